@@ -1,0 +1,83 @@
+# Every target does its own set-up: a bare machine needs only make and a python3 with pip.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+# A uv that is on PATH but does not run (a pyenv shim) counts as missing.
+UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
+# Another version can be asked for: make test PYTHON=3.13
+PYTHON := $(file < .python-version)
+BIN := .venv/bin
+DATA := $(abspath $(wildcard ../shared/data))
+
+.PHONY: help env demo test lint docs bench build lock clean
+
+help:
+	@echo "make demo   integrate the demonstration data, write tables and pictures to demo/"
+	@echo "make test   run all tests"
+	@echo "make lint   ruff, mypy, import floors      make docs   build the documentation"
+	@echo "make bench  compare with other methods     make lock   renew requirements/*.txt"
+
+env: .venv/.ready
+
+demo: .venv/.ready
+	$(BIN)/muport demo
+
+# Real data are used where they lie beside the checkout; MUPORT_DATA= (empty) leaves those tests out.
+test bench: export MUPORT_DATA ?= $(DATA)
+
+# One thread a worker: two workers with two threads each would fight for the cores.
+test: export OMP_NUM_THREADS ?= 1
+test: .venv/.ready
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
+
+lint: .venv/.ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict src
+	$(BIN)/lint-imports --no-logo
+
+docs: .venv-docs/.ready
+	.venv-docs/bin/sphinx-build -W --keep-going --nitpicky -b html docs docs/_build/html
+
+bench: .venv-bench/.ready .venv-scbiot/.ready
+	.venv-bench/bin/python -m benchmarks $(ARGS)
+
+build: $(UV)
+	$(UV) build --clear --build-constraints requirements/test.txt --require-hashes
+	$(UV) tool run twine@7.0.0 check --strict dist/*
+
+# --- environments ---------------------------------------------------------------------------------------------------
+.venv/.ready: requirements/test.txt
+.venv-docs/.ready: requirements/docs.txt
+.venv-bench/.ready: requirements/bench.txt
+
+# The build backend is one of the locked requirements, so our own install fetches nothing.
+%/.ready: pyproject.toml .python-version | $(UV)
+	$(UV) venv --quiet --clear --no-project --python $(PYTHON) $*
+	$(UV) pip install --python $*/bin/python --require-hashes --requirement $(filter requirements/%,$^)
+	$(UV) pip install --python $*/bin/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Its pins exclude ours, so scBIOT is measured from an environment of its own.
+.venv-scbiot/.ready: benchmarks/requirements-scbiot.txt benchmarks/scbiot_env.sh | $(UV)
+	benchmarks/scbiot_env.sh .venv-scbiot
+	touch $@
+
+.uv/bin/uv: requirements/uv.txt
+	python3 -m pip install --quiet --upgrade --target .uv --require-hashes --requirement $<
+	touch $@
+
+# --- locks: exact versions with hashes, no address of an index --------------------------------------------------------
+COMPILE = $(UV) pip compile --quiet --universal --python-version $(PYTHON) \
+	--generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_ARGS)
+
+lock: $(UV)
+	$(COMPILE) pyproject.toml --extra metrics --group test --group dev -o requirements/test.txt
+	$(COMPILE) pyproject.toml --extra metrics --group doc -o requirements/docs.txt
+	$(COMPILE) pyproject.toml --extra metrics --group bench -o requirements/bench.txt
+	echo uv | $(COMPILE) - -o requirements/uv.txt
+
+clean:
+	rm -rf .venv .venv-docs .venv-bench .venv-scbiot .uv dist demo docs/_build docs/generated docs/tutorials \
+		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage
