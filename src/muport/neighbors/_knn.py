@@ -1,0 +1,200 @@
+"""k nearest neighbours: exact by faiss or torch, approximate by pynndescent."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from muport.neighbors._arrays import as_points, faiss_threads
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Neighbors", "knn"]
+
+_EXACT_UP_TO = 5e11  # multiplications of an exact search (points x queries x coordinates) that "auto" accepts
+_BLOCK = 2**26  # distances held at once by the torch search
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Nearest neighbours of every query, nearest first.
+
+    Attributes
+    ----------
+    distances
+        (n, k) float32, Euclidean, or one minus the cosine.
+    indices
+        (n, k) int64 rows of ``x``.
+    """
+
+    distances: np.ndarray
+    indices: np.ndarray
+
+
+def knn(
+    x: Any,
+    k: int,
+    *,
+    query: Any | None = None,
+    method: Literal["auto", "exact", "approximate"] = "auto",
+    metric: Literal["euclidean", "cosine"] = "euclidean",
+    include_self: bool = False,
+    random_state: int = 0,
+    n_threads: int | None = None,
+    device: str | None = None,
+) -> Neighbors:
+    """Find the k nearest rows of ``x`` for every row of ``query``, or for every row of ``x`` among the others.
+
+    Parameters
+    ----------
+    x
+        (n, d) points; a CUDA tensor is searched on its device.
+    k
+        Neighbours of each query, at most n (n - 1 without oneself).
+    query
+        (q, d) points; ``x`` itself by default.
+    method
+        ``"exact"`` (faiss, or torch on a device), ``"approximate"`` (pynndescent) or ``"auto"``: exact up to about
+        100,000 points of 50 coordinates among themselves.
+    metric
+        ``"euclidean"`` or ``"cosine"``. A zero vector is at cosine distance 1 from everything.
+    include_self
+        Without ``query``: whether a point is its own first neighbour, at distance 0.
+    random_state
+        Seed of the approximate search; the exact one draws nothing.
+    n_threads
+        Threads; all by default.
+    device
+        Torch device of an exact search, e.g. ``"cuda"``.
+
+    Returns
+    -------
+    Neighbors
+        Distances (q, k) and indices (q, k).
+
+    Raises
+    ------
+    ValueError
+        For NaN or infinite entries, shapes that do not fit, ``k`` out of range or an unknown option.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from muport.neighbors import knn
+    >>> knn(np.array([[0.0], [1.0], [3.0]]), k=1).indices.ravel().tolist()
+    [1, 0, 1]
+    """
+    for name, value, options in (
+        ("method", method, ("auto", "exact", "approximate")),
+        ("metric", metric, ("euclidean", "cosine")),
+    ):
+        if value not in options:
+            raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, options))}.")
+    if device is None and getattr(x, "is_cuda", False):
+        device = str(x.device)
+    points = as_points(x, "x")
+    queries = points if query is None else as_points(query, "query")
+    drop_self = query is None and not include_self
+    _check_k(k, points, queries, drop_self)
+    if metric == "cosine":
+        queries = _unit(queries)
+        points = queries if query is None else _unit(points)
+    found = _search(points, queries, k + drop_self, method, device, random_state, n_threads)
+    if query is None:
+        found = _self_first(*found, keep=include_self)
+    distances, indices = found
+    if metric == "cosine":
+        distances = _cosine_distance(distances, points, queries, indices)
+    return Neighbors(np.ascontiguousarray(distances, np.float32), np.ascontiguousarray(indices, np.int64))
+
+
+def _check_k(k: int, points: np.ndarray, queries: np.ndarray, drop_self: bool) -> None:
+    if points.shape[1] != queries.shape[1]:
+        raise ValueError(f"query has {queries.shape[1]} coordinates, but x has {points.shape[1]}.")
+    most = len(points) - drop_self
+    if not 1 <= k <= most:
+        raise ValueError(f"k={k} is out of range: x has {len(points)} points, so k must be between 1 and {most}.")
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    unit: np.ndarray = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
+    return unit
+
+
+def _cosine_distance(distances: np.ndarray, points: np.ndarray, queries: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """One minus the cosine: half the squared distance of unit vectors, 1 where either vector is zero."""
+    empty = ~queries.any(axis=1)[:, None] | ~points.any(axis=1)[indices]
+    return np.where(empty, 1.0, distances**2 / 2)
+
+
+def _search(
+    points: np.ndarray, queries: np.ndarray, k: int, method: str, device: str | None, seed: int, n_threads: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Euclidean distances (q, k) and indices (q, k), nearest first."""
+    if method == "auto":
+        method = "exact" if device or points.size * len(queries) <= _EXACT_UP_TO else "approximate"
+    # Below a few tens of points a neighbour graph costs more than it saves and cannot always hold k neighbours.
+    if method == "approximate" and len(points) > 10 * k:
+        return _approximate(points, queries, k, seed, n_threads)
+    return _torch(points, queries, k, device) if device else _faiss(points, queries, k, n_threads)
+
+
+def _faiss(points: np.ndarray, queries: np.ndarray, k: int, n_threads: int | None) -> tuple[np.ndarray, np.ndarray]:
+    import faiss
+
+    # |x - y|^2 is computed as |x|^2 + |y|^2 - 2xy: centred, so that float32 keeps its digits far from the origin.
+    centre = points.mean(axis=0, dtype=np.float64).astype(np.float32)
+    with faiss_threads(n_threads):
+        index = faiss.IndexFlatL2(points.shape[1])
+        index.add(points - centre)
+        squared, indices = index.search(queries - centre, k)
+    return np.sqrt(np.maximum(squared, 0)), indices
+
+
+def _torch(points: np.ndarray, queries: np.ndarray, k: int, device: str) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
+    x, q = (torch.from_numpy(one).to(device) for one in (points, queries))
+    centre = x.mean(dim=0)
+    x, q = x - centre, q - centre
+    norms = x.square().sum(1)
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for block in torch.split(q, max(1, _BLOCK // len(x))):
+        squared = torch.addmm(norms[None], block, x.T, alpha=-2) + block.square().sum(1, keepdim=True)
+        nearest = squared.topk(k, dim=1, largest=False)
+        parts.append((nearest.values, nearest.indices))
+    squared, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+    return squared.clamp(min=0).sqrt().cpu().numpy(), indices.cpu().numpy()
+
+
+def _approximate(
+    points: np.ndarray, queries: np.ndarray, k: int, seed: int, n_threads: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    from pynndescent import NNDescent
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = NNDescent(
+            points, n_neighbors=max(k, 15), random_state=seed, n_jobs=-1 if n_threads is None else n_threads
+        )
+        if queries is points:
+            indices, distances = graph.neighbor_graph
+        else:
+            graph.prepare()
+            indices, distances = graph.query(queries, k=k)
+    return distances[:, :k], indices[:, :k]
+
+
+def _self_first(distances: np.ndarray, indices: np.ndarray, *, keep: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Put oneself first at distance 0, or take oneself out; among duplicates the search may miss oneself."""
+    own = indices == np.arange(len(indices))[:, None]
+    own[~own.any(axis=1), -1] = True
+    order = np.argsort(~own, axis=1, kind="stable")
+    distances, indices = np.take_along_axis(distances, order, 1), np.take_along_axis(indices, order, 1)
+    distances[:, 0], indices[:, 0] = 0, np.arange(len(indices))
+    return (distances, indices) if keep else (distances[:, 1:], indices[:, 1:])

@@ -1,0 +1,149 @@
+"""Nearest neighbours against scikit-learn, and the checks of their input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.neighbors import NearestNeighbors
+
+from muport.neighbors import as_points, knn
+
+RNG = np.random.default_rng(0)
+X, Q = RNG.normal(size=(300, 8)), RNG.normal(size=(40, 8))
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_exact_is_scikit_learn(metric: Any, device: str | None) -> None:
+    tree = NearestNeighbors(n_neighbors=6, metric=metric, algorithm="brute").fit(X)
+    for query in (None, Q):
+        distances, indices = tree.kneighbors(query)
+        found = knn(X, 6, query=query, metric=metric, device=device)
+        assert np.array_equal(found.indices, indices)
+        assert np.allclose(found.distances, distances, atol=1e-5)
+        assert found.distances.dtype == np.float32
+        assert found.indices.dtype == np.int64
+
+
+def test_a_point_is_its_own_first_neighbour_only_on_request() -> None:
+    own = knn(X, 5, include_self=True)
+    assert np.array_equal(own.indices[:, 0], np.arange(300))
+    assert (own.distances[:, 0] == 0).all()
+    assert np.array_equal(own.indices[:, 1:], knn(X, 4).indices)
+
+
+def test_duplicates_are_neighbours_and_never_oneself() -> None:
+    found = knn(np.repeat(X[:5], 10, axis=0), 9)
+    assert (found.indices != np.arange(50)[:, None]).all()
+    assert (found.indices // 10 == np.arange(50)[:, None] // 10).all()
+    assert found.distances.max() < 1e-2
+
+
+def test_digits_are_kept_far_from_the_origin() -> None:
+    """Whole coordinates are exact in float32 after centring: so must be the neighbours."""
+    points = RNG.integers(0, 50, (3000, 64)).astype(np.float64)
+    far = knn(points + 4096, 1, query=points + 4096.125)
+    assert np.allclose(far.distances, 1.0, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_approximate_finds_most_neighbours_and_is_seeded() -> None:
+    exact, first, second = knn(X, 10), knn(X, 10, method="approximate"), knn(X, 10, method="approximate")
+    recall = np.mean([len(set(i) & set(j)) / 10 for i, j in zip(exact.indices, first.indices, strict=True)])
+    assert recall >= 0.95
+    assert np.array_equal(first.indices, second.indices)
+    query = knn(X, 10, query=Q, method="approximate")
+    assert query.indices.shape == (40, 10)
+
+
+def test_threads_do_not_change_the_result() -> None:
+    one, two = knn(X, 7, n_threads=1), knn(X, 7, n_threads=2)
+    assert np.array_equal(one.indices, two.indices)
+    assert np.array_equal(one.distances, two.distances)
+
+
+def test_zero_vectors_have_cosine_distance_one() -> None:
+    points = np.vstack([np.zeros((1, 8)), X[:20]])
+    found = knn(points, 20, metric="cosine")
+    assert np.allclose(found.distances[0], 1)
+    assert np.isfinite(found.distances).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 60), st.integers(1, 12))
+def test_permuted_points_have_permuted_neighbours(seed: int, n: int, d: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(n, d))
+    k = int(rng.integers(1, n))
+    order = rng.permutation(n)
+    plain, moved = knn(points, k), knn(points[order], k)
+    assert np.allclose(plain.distances[order], moved.distances, atol=1e-4)
+    assert (np.diff(plain.distances, axis=1) >= 0).all()
+
+
+def test_points_are_converted_once() -> None:
+    ready = np.ascontiguousarray(X, dtype=np.float32)
+    assert as_points(ready) is ready
+    for other in (np.asfortranarray(X), X.astype(np.float16), torch.as_tensor(X), (100 * X).astype(int)):
+        points = as_points(other)
+        assert points.dtype == np.float32
+        assert points.flags.c_contiguous
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"x": np.where(np.arange(2400).reshape(300, 8) == 9, np.nan, X), "k": 3}, r"x has a NaN .* \(1, 1\) \(1 in all\)"),
+    ({"x": X * 1e300, "k": 3}, "x has a NaN or infinite entry"),
+    ({"x": X, "k": 3, "query": np.full((2, 8), np.inf)}, "query has a NaN or infinite entry"),
+    ({"x": X, "k": 300}, "k must be between 1 and 299"),
+    ({"x": X, "k": 0}, "k=0 is out of range"),
+    ({"x": X, "k": 3, "query": Q[:, :3]}, "query has 3 coordinates"),
+    ({"x": X[0], "k": 1}, "two axes"),
+    ({"x": X[:0], "k": 1}, "none of them empty"),
+    ({"x": X, "k": 1, "metric": "hamming"}, "metric='hamming' is unknown"),
+    ({"x": X, "k": 1, "method": "fast"}, "method='fast' is unknown"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        knn(**arguments)
+
+
+def test_sparse_and_text_are_type_errors() -> None:
+    from scipy.sparse import csr_matrix
+
+    with pytest.raises(TypeError, match="sparse"):
+        as_points(csr_matrix(X))
+    with pytest.raises(TypeError, match="numeric"):
+        as_points([["a", "b"]])
+
+
+@pytest.mark.parametrize("first", ["torch", "faiss"])
+def test_faiss_and_torch_live_together_in_either_order(first: str) -> None:
+    """Two OpenMP runtimes in one process have crashed or hung: try each import order in a process of its own."""
+    code = f"""
+import {first}
+import faiss, torch
+import numpy as np
+from muport.neighbors import kmeans, knn
+from muport.ot import solve
+x = np.random.default_rng(0).normal(size=(2000, 20)).astype(np.float32)
+knn(x, 5); kmeans(x, 10); (torch.as_tensor(x) @ torch.as_tensor(x).T).sum(); solve(x[:50], x[50:90], scale="std")
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "alive", done.stderr
+
+
+def test_importing_neighbors_does_not_import_faiss_or_torch() -> None:
+    code = "import sys, muport.neighbors; print(sorted({'faiss', 'torch', 'pynndescent'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,227 @@
+"""The facade: costs, checks, the result type, exact and Gromov transport."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import ot
+import pytest
+import torch
+
+from muport.ot import cost_matrix, solve
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(9, 3)), RNG.normal(size=(7, 3)) + 1
+
+
+def test_cost_is_that_of_scipy() -> None:
+    from scipy.spatial.distance import cdist
+
+    x, y = torch.as_tensor(X), torch.as_tensor(Y)
+    for metric in ("sqeuclidean", "cosine"):
+        assert np.allclose(cost_matrix(x, y, metric=metric), cdist(X, Y, metric), atol=1e-12)
+    far = cost_matrix((x + 1e4).float(), (y + 1e4).float()).numpy()
+    assert np.abs(far - cdist(X, Y, "sqeuclidean")).max() < 0.05
+
+
+def test_cost_scale_clip_and_penalty() -> None:
+    x, y = torch.as_tensor(X), torch.as_tensor(Y)
+    raw = cost_matrix(x, y)
+    assert torch.allclose(cost_matrix(x, y, scale="std"), raw / raw.std(correction=0))
+    assert torch.allclose(cost_matrix(x, y, scale="median"), raw / np.median(raw.numpy()))
+    clipped = cost_matrix(x, y, clip_quantile=0.5)
+    assert float(clipped.max()) == pytest.approx(np.quantile(raw.numpy(), 0.5, method="higher"))
+    assert torch.equal(clipped, raw.clamp(max=clipped.max()))
+    penalty = torch.zeros(9, 7, dtype=torch.float64)
+    penalty[0] = 3.0
+    assert torch.allclose(cost_matrix(x, y, scale="std", penalty=penalty)[0], raw[0] / raw.std(correction=0) + 3)
+    batch = cost_matrix(torch.stack([x, 5 * x]), torch.stack([y, 5 * y]), scale="std")
+    assert torch.allclose(batch[0], batch[1])
+
+
+@pytest.mark.parametrize("scale", ["std", "median"])
+def test_constant_cost_is_not_divided_by_zero(scale: Any) -> None:
+    result = solve(np.zeros((4, 2)), np.zeros((3, 2)), scale=scale)
+    assert torch.allclose(result.plan, torch.full((4, 3), 1 / 12, dtype=torch.float64))
+
+
+def test_input_types_shapes_and_device_are_kept() -> None:
+    single, batch = solve(X.astype(np.float32), Y), solve(np.stack([X, X + 1]), np.stack([Y, Y]))
+    assert single.plan.dtype == torch.float32
+    assert single.plan.shape == (9, 7)
+    assert batch.plan.shape == (2, 9, 7)
+    assert batch.mass.shape == (2,)
+    assert batch[-1].plan.shape == (9, 7)
+    assert len(list(batch)) == 2
+    with pytest.raises(IndexError):
+        batch[2]
+    with pytest.raises(TypeError, match="one problem"):
+        len(single)
+
+
+@pytest.mark.parametrize("method", ["sinkhorn", "exact"])
+def test_apply_and_barycentre_are_those_of_the_plan(method: Any) -> None:
+    result = solve(X, Y, method=method, scale="std")
+    v, y = torch.as_tensor(RNG.normal(size=7)), torch.as_tensor(Y)
+    plan = result.plan
+    assert torch.allclose(result.apply(v), plan @ v)
+    assert torch.allclose(result.apply(y), plan @ y)
+    assert torch.allclose(result.apply(torch.as_tensor(X), transpose=True), plan.mT @ torch.as_tensor(X))
+    expected = plan @ y / plan.sum(1, keepdim=True)
+    projected = result.barycentric_projection(y)
+    assert isinstance(projected, torch.Tensor)
+    assert torch.allclose(projected, expected, atol=1e-8)
+
+
+def test_row_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = solve(X, Y, reg=0.3)
+    monkeypatch.setattr("muport.ot._result._BUDGET", 15)
+    parts = solve(X, Y, reg=0.3)
+    assert torch.equal(whole.plan, parts.plan)
+    assert torch.allclose(
+        whole.apply(torch.as_tensor(X), transpose=True), parts.apply(torch.as_tensor(X), transpose=True)
+    )
+
+
+def test_barycentre_of_rows_without_mass() -> None:
+    a = np.full(9, 1 / 8)
+    a[0] = 0
+    y = torch.as_tensor(Y)
+    result = solve(X, Y, a=a, reg=0.1)
+    tiny = np.where(a == 0, 1e-9, a)
+    near = solve(X, Y, a=tiny / tiny.sum(), reg=0.1)
+    assert torch.allclose(result.barycentric_projection(y)[0], near.barycentric_projection(y)[0], atol=1e-5)
+    exact = solve(X, Y, a=a, method="exact")
+    assert torch.allclose(exact.barycentric_projection(y)[0], y.mean(0))
+
+
+def test_list_of_clouds_gives_a_list_of_barycentres() -> None:
+    result = solve([X, X[:4]], [Y, Y[:2]], reg=0.1)
+    projected = result.barycentric_projection([torch.as_tensor(Y), torch.as_tensor(Y[:2])])
+    assert [tuple(one.shape) for one in projected] == [(9, 3), (4, 3)]
+
+
+def test_exact_is_pot_emd() -> None:
+    cost = ot.dist(X, Y)
+    a, b = ot.unif(9), ot.unif(7)
+    result = solve(X, Y, method="exact")
+    assert float(result.cost) == pytest.approx(ot.emd2(a, b, cost))
+    assert float(result.value) == pytest.approx(float(result.cost))
+    assert bool(result.converged)
+    assert result.f is not None
+    assert result.g is not None
+    dual = float((torch.as_tensor(a) * result.f).sum() + (torch.as_tensor(b) * result.g).sum())
+    assert dual == pytest.approx(float(result.cost))
+    both = solve([X, X[:4]], [Y, Y[:2]], method="exact")
+    assert float(both.cost[0]) == pytest.approx(float(result.cost))
+    assert both[1].plan.shape == (4, 2)
+
+
+def test_exact_respects_forbidden_pairs() -> None:
+    mask = ot.solve(ot.dist(X, Y)).plan > 0.05
+    result = solve(X, Y, method="exact", penalty=mask)
+    assert float(result.plan[torch.as_tensor(mask)].max()) == 0
+    assert float(result.marginal_error) <= 1e-9
+
+
+def test_gromov_finds_an_isometry() -> None:
+    turn, _ = np.linalg.qr(RNG.normal(size=(3, 3)))
+    order = RNG.permutation(9)
+    result = solve(X, X[order] @ turn + 4, method="gromov", reg=0, n_restarts=20)
+    assert float(result.value) == pytest.approx(0, abs=1e-6)
+    assert np.array_equal(order[result.plan.argmax(1).numpy()], np.arange(9))
+
+
+def test_entropic_gromov_agrees_with_pot() -> None:
+    cx, cy = ot.dist(X, X), ot.dist(Y, Y)
+    cx, cy = cx / cx.max(), cy / cy.max()
+    expected, log = ot.gromov.entropic_gromov_wasserstein(cx, cy, epsilon=0.05, tol=1e-11, max_iter=2000, log=True)
+    result = solve(cx=cx, cy=cy, method="gromov", reg=0.05)
+    assert bool(result.converged)
+    assert np.abs(result.plan.numpy() - expected).max() <= 1e-5
+    assert float(result.value) == pytest.approx(log["gw_dist"], abs=1e-6)
+
+
+@pytest.mark.parametrize("reg", [0.0, 0.5])
+def test_fused_gromov_agrees_with_pot(reg: float) -> None:
+    cost, cx, cy = ot.dist(X, Y), ot.dist(X, X), ot.dist(Y, Y)
+    if reg:
+        plan, log = ot.gromov.entropic_fused_gromov_wasserstein(
+            cost, cx, cy, alpha=0.1, epsilon=reg, tol=1e-11, max_iter=2000, log=True
+        )
+    else:
+        plan, log = ot.gromov.fused_gromov_wasserstein(cost, cx, cy, alpha=0.1, log=True)
+    result = solve(X, Y, method="fused_gromov", alpha=0.1, reg=reg)
+    assert np.abs(result.plan.numpy() - plan).max() <= 1e-5
+    assert float(result.value) == pytest.approx(float(log["fgw_dist"]), rel=1e-5)
+
+
+def test_gromov_restarts_are_seeded() -> None:
+    first, second = (solve(X, Y, method="gromov", reg=0, n_restarts=5, random_state=1).plan for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def _with(array: np.ndarray, value: float) -> np.ndarray:
+    bad = array.copy()
+    bad.flat[1] = value
+    return bad
+
+
+A, B, C = np.full(9, 1 / 9), np.full(7, 1 / 7), ot.dist(X, Y)
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"x": _with(X, np.nan), "y": Y}, r"x has a NaN or infinite entry at \(0, 1\)"),
+    ({"x": X, "y": _with(Y, np.inf)}, "y has a NaN or infinite entry"),
+    ({"cost": _with(C, np.nan)}, "cost has a NaN or infinite entry"),
+    ({"cost": _with(C, -np.inf)}, "cost has a NaN or infinite entry"),
+    ({"x": X, "y": Y, "a": _with(A, np.nan)}, "a has a NaN or infinite entry"),
+    ({"x": X, "y": Y, "a": _with(A, -0.1)}, r"a has a negative entry at \(1,\)"),
+    ({"x": X, "y": Y, "b": _with(B, -0.1)}, "b has a negative entry"),
+    ({"x": X, "y": Y, "b": 0 * B}, "b has no mass"),
+    ({"x": X, "y": Y, "a": B}, r"a has shape \(7,\), but the cost asks for \(9,\)"),
+    ({"x": X, "y": Y, "a": 2 * A}, "equal sums"),
+    ({"x": X, "y": Y[:, :2]}, "must agree"),
+    ({"x": X[0], "y": Y}, "x has shape"),
+    ({"x": X}, "Two point clouds"),
+    ({"x": X, "y": Y, "cost": C}, "not both"),
+    ({"x": X, "y": Y, "penalty": C.T}, "penalty has shape"),
+    ({"x": X, "y": Y, "metric": "manhattan"}, "metric='manhattan' is unknown: use one of 'sqeuclidean', 'cosine'"),
+    ({"x": X, "y": Y, "scale": "max"}, "scale='max' is unknown"),
+    ({"x": X, "y": Y, "reg_type": "l2"}, "reg_type='l2' is unknown"),
+    ({"x": X, "y": Y, "method": "emd"}, "method='emd' is unknown"),
+    ({"x": X, "y": Y, "reg": 0.0}, "reg=0.0 must be positive"),
+    ({"x": X, "y": Y, "reg": np.array([0.1, 0.2])}, "reg has shape"),
+    ({"x": X, "y": Y, "reg_m": -1.0}, "reg_m=-1.0 must be a number >= 0"),
+    ({"x": X, "y": Y, "clip_quantile": 1.5}, "clip_quantile=1.5 is outside"),
+    ({"x": X, "y": Y, "eps_scaling": 2.0}, "eps_scaling=2.0 must be"),
+    ({"x": X, "y": Y, "init": (A, A)}, "init has shapes"),
+    ({"x": X, "y": Y, "init": (_with(A, np.nan), B)}, "init has a NaN"),
+    ({"x": X, "y": Y, "method": "exact", "reg_m": 1.0}, "needs method='sinkhorn'"),
+    ({"x": [X], "y": [Y, Y]}, "one common length"),
+    ({"x": [X, X], "y": [Y, Y], "a": [A, -A]}, r"a\[1\] has a negative entry"),
+    ({"x": [X], "y": [Y], "method": "gromov"}, "one problem"),
+    ({"cx": C, "cy": C, "method": "gromov"}, "a structure is square"),
+    ({"x": X, "method": "gromov"}, "structure cy or the points y"),
+    ({"x": X, "y": Y, "method": "gromov", "n_restarts": 0}, "n_restarts=0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        solve(**arguments)
+
+
+def test_not_numeric_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="cost must be"):
+        solve(cost=np.array([["a", "b"]]))
+    with pytest.raises(TypeError, match="not lists"):
+        solve(X, Y, a=[0.5] * 9)  # type: ignore[list-item]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_agrees_with_the_cpu() -> None:
+    x, y = torch.as_tensor(X), torch.as_tensor(Y)
+    on_gpu = solve(x.cuda(), y.cuda(), reg=0.1, reg_m=0.5)
+    assert on_gpu.plan.is_cuda
+    assert torch.allclose(on_gpu.plan.cpu(), solve(x, y, reg=0.1, reg_m=0.5).plan, atol=1e-9)
