@@ -1,0 +1,22 @@
+"""The hall of the models: MuData and AnnData read as plain arrays, registered, saved and loaded."""
+
+from muport.data._base import MuDataModel
+from muport.data._fields import JoinedLabels, JoinedObs
+from muport.data._manager import UnionDataset, UnionManager, register
+from muport.data._rows import Rows, read_rows
+from muport.data._setup import Setup
+from muport.data._state import pack, unpack
+
+__all__ = [
+    "JoinedLabels",
+    "JoinedObs",
+    "MuDataModel",
+    "Rows",
+    "Setup",
+    "UnionDataset",
+    "UnionManager",
+    "pack",
+    "read_rows",
+    "register",
+    "unpack",
+]

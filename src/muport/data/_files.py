@@ -1,0 +1,224 @@
+"""Model files: one JSON document and one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+SCHEMA_VERSION = 1
+DOCUMENT = "model.json"
+_TOKEN = "[0-9a-f]{12}"
+_KEYS = ("schema_version", "class", "versions", "init_params", "registry", "attributes", "state", "tensors", "data")
+
+
+def write_model(
+    folder: Path,
+    prefix: str,
+    document: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray[Any, Any]],
+    overwrite: bool,
+    data: tuple[str, Callable[[Path], None]] | None,
+) -> None:
+    """Write a model; an interruption leaves the earlier model, or none, and never half a file.
+
+    Files are written and synced in a folder beside `folder`, then moved. Into an existing folder the JSON document
+    moves last, and the new tensors take a name that the earlier document does not use.
+
+    Parameters
+    ----------
+    folder
+        Where the model goes.
+    prefix
+        Put before each file name.
+    document
+        JSON document without its ``schema_version``, ``tensors``, ``data`` and ``checksum``.
+    tensors
+        Arrays by name.
+    overwrite
+        Replace a model that is there.
+    data
+        File name and writer of the data to keep with the model.
+
+    Raises
+    ------
+    ValueError
+        If `folder` exists and `overwrite` is False, or `prefix` is not part of a plain file name.
+    """
+    _check_name(f"{prefix}{DOCUMENT}", "prefix")
+    if folder.exists() and not overwrite:
+        raise ValueError(f"{str(folder)!r} already exists: choose another directory, or pass overwrite=True.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        names = _write_staged(staging, folder, prefix, document, tensors, data)
+        if folder.exists():
+            _move_into(staging, folder, names)
+            _remove_superseded(folder, names)
+        else:
+            staging.chmod(0o777 & ~_umask())
+            staging.replace(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_staged(
+    staging: Path,
+    folder: Path,
+    prefix: str,
+    document: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray[Any, Any]],
+    data: tuple[str, Callable[[Path], None]] | None,
+) -> list[str]:
+    content = to_safetensors(dict(tensors))
+    token = hashlib.sha256(content).hexdigest()[:12]
+    names = [_free_name(folder, f"{prefix}model", ".safetensors", token)]
+    (staging / names[0]).write_bytes(content)
+    if data is not None:
+        stem, suffix = os.path.splitext(data[0])
+        names.append(_free_name(folder, f"{prefix}{stem}", suffix, token))
+        data[1](staging / names[1])
+    entries = {name: _describe(array) for name, array in tensors.items()}
+    whole = {
+        "schema_version": SCHEMA_VERSION,
+        **document,
+        "tensors": {"file": names[0], "entries": entries},
+        "data": names[1] if data is not None else None,
+    }
+    whole["checksum"] = _checksum(whole)
+    names.append(f"{prefix}{DOCUMENT}")
+    (staging / names[-1]).write_text(json.dumps(whole, indent=1, allow_nan=False), encoding="utf-8")
+    for name in names:
+        _sync(staging / name)
+    return names
+
+
+def read_model(folder: Path, prefix: str) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+    """Read and verify a model: its JSON document, and its tensors.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        If the schema is newer, a key is missing, or a checksum, shape or dtype does not match; names the file.
+    """
+    _check_name(f"{prefix}{DOCUMENT}", "prefix")
+    path = folder / f"{prefix}{DOCUMENT}"
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} does not exist: {str(folder)!r} holds no saved model with {prefix=}.")
+    document = _parse(path)
+    place = document["tensors"]
+    name = _check_name(str(place.get("file")), f"{path.name}: tensors.file")
+    return document, _read_tensors(folder / name, place.get("entries") or {})
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is not a JSON document: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("schema_version"), int):
+        raise ValueError(f"{str(path)!r} has no schema_version: it is not a saved model.")
+    if document["schema_version"] > SCHEMA_VERSION:
+        raise ValueError(
+            f"{str(path)!r} has schema_version {document['schema_version']}, newer than "
+            f"{SCHEMA_VERSION}: upgrade muport."
+        )
+    if missing := [key for key in (*_KEYS, "checksum") if key not in document]:
+        raise ValueError(f"{str(path)!r} lacks {missing}: it is damaged.")
+    if document.pop("checksum") != _checksum(document):
+        raise ValueError(f"{str(path)!r} does not match its checksum: it was changed or damaged after it was saved.")
+    return document
+
+
+def _read_tensors(path: Path, entries: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} does not exist: the saved model is incomplete.")
+    tensors = {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if set(file.keys()) != set(entries):
+                raise ValueError(f"{str(path)!r} holds other tensors than the model lists: it was changed or damaged.")
+            for name, expected in entries.items():
+                if list(file.get_slice(name).get_shape()) != expected["shape"]:
+                    raise ValueError(f"tensor {name!r} of {str(path)!r} has another shape than the model lists.")
+                tensors[name] = file.get_tensor(name)
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is not a safetensors file, or damaged: {error}") from error
+    for name, expected in entries.items():
+        if _describe(tensors[name]) != expected:
+            raise ValueError(
+                f"tensor {name!r} of {str(path)!r} does not match its checksum: it was changed or damaged."
+            )
+    return tensors
+
+
+def _describe(array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": digest}
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _check_name(name: str, what: str) -> str:
+    if not name or name != Path(name).name or "\\" in name or "\0" in name:
+        raise ValueError(f"{what}: {name!r} is not a plain file name; a model's files lie in its own directory.")
+    return name
+
+
+def data_path(folder: Path, document: Mapping[str, Any]) -> Path | None:
+    """Return the file of the data that were saved with the model, if any."""
+    if document["data"] is None:
+        return None
+    return folder / _check_name(str(document["data"]), "data")
+
+
+def _free_name(folder: Path, stem: str, suffix: str, token: str) -> str:
+    plain = f"{stem}{suffix}"
+    return f"{stem}.{token}{suffix}" if (folder / plain).exists() else plain
+
+
+def _move_into(staging: Path, folder: Path, names: list[str]) -> None:
+    for name in names:
+        (staging / name).replace(folder / name)
+    _sync(folder)
+
+
+def _remove_superseded(folder: Path, names: list[str]) -> None:
+    for name in names[:-1]:
+        stem, suffix = os.path.splitext(name)
+        stem = re.sub(rf"\.{_TOKEN}$", "", stem)
+        pattern = re.compile(rf"{re.escape(stem)}(\.{_TOKEN})?{re.escape(suffix)}")
+        for path in folder.iterdir():
+            if pattern.fullmatch(path.name) and path.name not in names:
+                path.unlink()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,78 @@
+"""A representation of any kind, brought once to float32 rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Rows converted at a time, so that a sparse, float64 or on-disk input never has a second full copy.
+_BLOCK = 65_536
+
+
+def width(values: Any, name: str) -> int:
+    """Return the number of columns of a representation; refuse what is not (n, d) with d >= 1."""
+    shape = tuple(getattr(values, "shape", ()))
+    if len(shape) != 2 or shape[1] < 1:
+        raise ValueError(f"{name} has shape {shape}, expected (n_cells, d) with d >= 1.")
+    return int(shape[1])
+
+
+def ready(values: Any) -> NDArray[np.float32] | None:
+    """Return a read-only view of values that already are finite float32 rows, or None: large data need no copy then."""
+    if type(values) is not np.ndarray or values.dtype != np.float32 or not values.flags.c_contiguous:
+        return None
+    if not np.isfinite(values.sum(dtype=np.float64)):
+        return None
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
+def fill(out: NDArray[np.float32], values: Any, name: str, obs_names: pd.Index) -> None:
+    """Write a representation into `out` as float32, block by block, and refuse NaN and Inf.
+
+    Parameters
+    ----------
+    out
+        (n, d) array to write into.
+    values
+        (n, d) ndarray, sparse matrix (made dense here), DataFrame, or an array on disk, of any real dtype.
+    name
+        How messages call it, for example ``"obsm['X_pca'] of 'rna'"``.
+    obs_names
+        Names of the n cells, for messages.
+
+    Raises
+    ------
+    TypeError
+        If the values are not real numbers.
+    ValueError
+        If a value is NaN or Inf; names the array, the number of values and the first cell.
+    """
+    if isinstance(values, pd.DataFrame):
+        values = values.to_numpy()
+    if np.dtype(getattr(values, "dtype", float)).kind not in "fiub":
+        raise TypeError(f"{name} has dtype {values.dtype}, expected real numbers: convert it with .astype('float32').")
+    bad, first = 0, -1
+    for start in range(0, out.shape[0], _BLOCK):
+        block = values[start : start + _BLOCK]
+        block = block.toarray() if sparse.issparse(block) else np.asarray(block)
+        target = out[start : start + _BLOCK]
+        with np.errstate(over="ignore"):
+            target[:] = block
+        # a finite sum proves finite values and needs no temporary array
+        if not np.isfinite(target.sum(dtype=np.float64)):
+            finite = np.isfinite(target)
+            first = first if bad else start + int(np.flatnonzero(~finite.all(axis=1))[0])
+            bad += int((~finite).sum())
+    if bad:
+        raise ValueError(
+            f"{name} holds {bad} NaN or Inf values in float32, first in cell {obs_names[first]!r}: leave such cells "
+            "out or impute the values."
+        )
