@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pytest
+from scipy import sparse
+
+from muport import datasets
+
+
+def counts(n: int = 60, p: int = 80) -> anndata.AnnData:
+    rng = np.random.default_rng(0)
+    kind = np.arange(n) % 2
+    rate = np.where(kind[:, None] == np.arange(p) % 2, 3.0, 0.5)
+    return anndata.AnnData(sparse.csr_matrix(rng.poisson(rate).astype(np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "d"),
+    [("counts", "X_pca", 10), ("log", "X_pca", 10), ("protein", "X_pca", 10), ("peaks", "X_lsi", 10)],
+)
+def test_recipes_find_the_two_kinds(kind, key, d):
+    adata = counts()
+    before = adata.X.copy()
+    datasets.represent(adata, kind, n_comps=d)
+    rep = adata.obsm[key]
+    assert rep.shape == (60, d)
+    assert rep.dtype == np.float32
+    first = rep[:, 0]
+    between = abs(first[::2].mean() - first[1::2].mean())
+    assert between > 3 * first[::2].std()
+    assert (adata.X != before).nnz == 0
+
+
+def test_features_are_kept_and_a_pca_of_the_file_stays():
+    adata = anndata.AnnData(np.eye(4, dtype=np.float32))
+    datasets.represent(adata, "features")
+    assert (adata.obsm["X_pca"] == np.eye(4)).all()
+    adata.obsm["X_pca"] = 2 * np.eye(4)
+    datasets.represent(adata, "log")
+    assert (adata.obsm["X_pca"] == 2 * np.eye(4)).all()
+
+
+def test_unknown_kind_and_name():
+    with pytest.raises(ValueError, match="kind='reads'"):
+        datasets.represent(counts(), "reads")
+    with pytest.raises(KeyError, match="snare_mouse_cortex"):
+        datasets.load("snare")
+
+
+def test_missing_folder_and_file(monkeypatch, tmp_path):
+    monkeypatch.delenv("MUPORT_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="MUPORT_DATA"):
+        datasets.load("mesc_scmerge")
+    with pytest.raises(FileNotFoundError, match=r"mesc_scmerge\.h5ad"):
+        datasets.load("mesc_scmerge", path=tmp_path)
+    assert datasets.available() == ()
+
+
+def test_load_names_batch_and_type(tmp_path):
+    adata = counts()
+    adata.obs["donor"], adata.obs["cell_type"] = [f"d{i % 3}" for i in range(60)], "B"
+    adata.write_h5ad(tmp_path / "kang_distinct_3donor.h5ad")
+    assert datasets.available(tmp_path) == ("kang_distinct_3donor",)
+    loaded = datasets.load("kang_distinct_3donor", tmp_path)
+    assert loaded.obs["batch"].tolist() == adata.obs["donor"].tolist()
+    assert loaded.obsm["X_pca"].shape == (60, 50)
+
+
+@pytest.mark.skipif("mesc_scmerge" not in datasets.available(), reason="MUPORT_DATA names no folder of real data")
+def test_real_file():
+    adata = datasets.load("mesc_scmerge")
+    assert adata.shape == (300, 2026)
+    assert adata.obs["batch"].nunique() == 2
+    assert adata.obsm["X_pca"].shape == (300, 50)
+
+
+def test_pbmc68k_reduced():
+    adata = datasets.pbmc68k_reduced()
+    assert adata.shape == (700, 765)
+    assert adata.obs["batch"].nunique() == 3
+    assert adata.obs["cell_type"].nunique() == 10
+    assert adata.obsm["X_pca"].shape == (700, 50)
