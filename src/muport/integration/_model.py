@@ -1,0 +1,473 @@
+"""The Integration model: MuData in, one latent space and labels out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from scvi.model._utils import parse_device_args
+
+from muport._constants import REGISTRY_KEYS, UNLABELED_CATEGORY
+from muport.data import MuDataModel, register
+from muport.integration._cells import canonical
+from muport.integration._fit import Fit, Options, fit
+from muport.integration._knobs import Knobs
+from muport.integration._pool import pooled
+from muport.integration._query import new_maps
+from muport.integration._scbiot import fit_scbiot
+from muport.integration._state import GroupMap, IntegrationState, standardise, transform
+from muport.integration._threads import single_threaded
+from muport.integration._transfer import fit_labels, label_probabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import anndata
+    import mudata
+    from numpy.typing import NDArray
+
+    from muport.data import Rows
+
+__all__ = ["Integration"]
+
+_ALGORITHMS = {"shared": fit, "scbiot": fit_scbiot}
+_HISTORY = ("theta", "move", "change")
+
+
+class Integration(MuDataModel):
+    """Batches, and unpaired modalities in a shared space, brought together by optimal transport.
+
+    Every group of cells (a batch, or a batch of one modality) is summarised by prototypes, which are transported onto
+    centres that all groups share: unbalanced, so that a type that a group lacks is not dragged along. Displacements are
+    taken from the original prototypes, shrunk where groups disagree, joined with a Bures map of each group's shape,
+    refined between mutual nearest prototypes, and sharpened. Where a permutation test finds no batch effect, cells stay
+    where they are. One map serves training cells and new ones.
+
+    Parameters
+    ----------
+    mdata
+        MuData or AnnData set up with :meth:`setup_mudata` or :meth:`setup_anndata`.
+    strength
+        How far cells move toward the other groups, 0..1; 0 leaves all where they are.
+    conservation
+        How much of the input's structure is kept, 0..1; 0 keeps nothing back.
+    prototypes
+        How finely groups are resolved, 0..1; 0 moves each as one block.
+    sharpen
+        Pull toward cluster centres, 0..1; 0 for none. It makes clusters crisper at the cost of structure within them:
+        use .3 or less before velocity or trajectories.
+    supervision
+        Weight of known labels in the transport, 0..1; 0 ignores them. Labels act if ``labels_key`` was set up and at
+        least two groups hold some.
+    projector
+        Residual refinement between mutual nearest neighbours of different groups, 0..1; 0 for none.
+    reference
+        ``"auto"`` and ``"union"`` let all groups meet half-way; ``"largest"`` keeps the largest group (batch of a
+        modality) in place, and the name of a batch, or of a modality beside others, keeps that one in place. Sharpening
+        acts on all cells: with ``sharpen=0`` the reference does not move at all.
+    algorithm
+        ``"shared"``, or ``"scbiot"`` for the scBIOT paper's loop with its mathematics repaired, which scores lower.
+    registry
+        Registry of data, in place of `mdata`.
+
+    Raises
+    ------
+    ValueError
+        If a knob is outside 0..1, or `reference` or `algorithm` is unknown.
+
+    Examples
+    --------
+    >>> import muport
+    >>> mdata = muport.datasets.simulated_multiome(n_cells=300, random_state=0)
+    >>> mdata["rna"].obsm["X_pca"] = mdata["rna"].X[:, :10].toarray()
+    >>> rna = mdata["rna"].copy()
+    >>> muport.Integration.setup_anndata(rna, use_rep="X_pca", batch_key="batch")
+    >>> model = muport.Integration(rna)
+    >>> model.train(progress=False)
+    >>> model.get_latent_representation().shape
+    (300, 10)
+
+    References
+    ----------
+    Zhang and Qin, scBIOT: Eqs 1-22 of its extended methods. The differences are listed on the methods page.
+    """
+
+    _state_class: ClassVar[type] = IntegrationState
+
+    def __init__(
+        self,
+        mdata: mudata.MuData | anndata.AnnData | None = None,
+        strength: float = 0.5,
+        conservation: float = 0.5,
+        prototypes: float = 0.5,
+        sharpen: float = 0.5,
+        supervision: float = 0.5,
+        projector: float = 0.5,
+        reference: str = "auto",
+        algorithm: str = "shared",
+        registry: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(mdata, registry)
+        self._knobs = Knobs(strength, conservation, prototypes, sharpen, supervision, projector)
+        if algorithm not in _ALGORITHMS:
+            raise ValueError(f"algorithm={algorithm!r} is unknown: use one of {', '.join(map(repr, _ALGORITHMS))}.")
+        self._algorithm = algorithm
+        self._reference = self._check_reference(reference)
+        #: Scores of the last fit: mix, overlap, strain, trustworthiness, iteration, transported_mass and others.
+        self.metrics_: dict[str, float] = {}
+        self._model_summary_string = f"Integration with {self._knobs}, reference={reference!r}, {algorithm=}"
+        self.init_params_ = self._get_init_params(locals())
+
+    _saved_attributes: ClassVar[tuple[str, ...]] = (*MuDataModel._saved_attributes, "metrics_")
+
+    @property
+    def _batches(self) -> tuple[str, ...]:
+        state = self.registry_["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
+        return tuple(str(name) for name in state["categorical_mapping"])
+
+    def _check_reference(self, reference: str) -> str:
+        modalities = self._modalities if len(self._modalities) > 1 else ()
+        known = ("auto", "union", "largest", *self._batches, *modalities)
+        if reference not in known:
+            raise ValueError(f"reference={reference!r} is unknown: use one of {', '.join(map(repr, known))}.")
+        return reference
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: mudata.MuData,
+        use_rep: Mapping[str, str] | str | None = {"rna": "X_pca"},
+        batch_key: str | None = "batch",
+        labels_key: str | None = None,
+        unlabeled_category: str = UNLABELED_CATEGORY,
+        shared_rep: Mapping[str, str] | str | None = None,
+        paired: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register a MuData. A name in two modalities is one cell; modalities may hold different cells.
+
+        Parameters
+        ----------
+        mdata
+            Object to register; it is checked whole before anything is written to it.
+        use_rep
+            Modality -> ``obsm`` key of its own representation, or one key for all. With one modality this is the space
+            that is integrated. With several it informs label transfer within each modality; None for no such space.
+        batch_key
+            Column with the batch of each cell, in ``mdata.obs`` or in the modalities. None: one batch (per modality).
+        labels_key
+            Column with the type of each cell, wherever it is known.
+        unlabeled_category
+            Value of that column for cells without a label; missing values mean the same.
+        shared_rep
+            ``obsm`` key (or modality -> key) of a space that the modalities share; needed with several modalities.
+        paired
+            None: a name in two modalities is one cell, and the counts are logged. False: such a name is an error.
+            True: every cell must be in every modality.
+        kwargs
+            For scvi-tools, which passes ``source_registry`` when it transfers a set-up.
+
+        Raises
+        ------
+        KeyError
+            If a modality, ``obsm`` key or column is missing; says which exist.
+        ValueError
+            If representations are not finite or not of one width, cells have no batch, repeat or collide.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        register(cls, mdata, setup_method_args, **kwargs)
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: anndata.AnnData,
+        use_rep: str = "X_pca",
+        batch_key: str | None = "batch",
+        labels_key: str | None = None,
+        unlabeled_category: str = UNLABELED_CATEGORY,
+        **kwargs: Any,
+    ) -> None:
+        """Register an AnnData: the same as a MuData of one modality.
+
+        Parameters
+        ----------
+        adata
+            Object to register.
+        use_rep
+            ``obsm`` key of the representation that is integrated.
+        batch_key
+            Column of ``obs`` with the batch of each cell. None: one batch.
+        labels_key
+            Column of ``obs`` with the type of each cell.
+        unlabeled_category
+            Value of that column for cells without a label; missing values mean the same.
+        kwargs
+            For scvi-tools, as in :meth:`setup_mudata`.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As :meth:`setup_mudata`.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        register(cls, adata, setup_method_args, **kwargs)
+
+    def train(
+        self,
+        max_iter: int = 15,
+        approximate: bool = False,
+        accelerator: str = "auto",
+        devices: int | str = "auto",
+        random_state: int = 0,
+        progress: bool = True,
+    ) -> None:
+        """Fit the integration, and, if labels are known, what :meth:`predict` needs.
+
+        Parameters
+        ----------
+        max_iter
+            Most outer iterations.
+        approximate
+            Stop the inner transport after at most 10 sweeps.
+        accelerator, devices
+            As in Lightning. A GPU serves the transport and the neighbour search.
+        random_state
+            Seed; the same seed gives the same result, bit by bit.
+        progress
+            Show a progress bar.
+
+        Raises
+        ------
+        ValueError
+            If `max_iter` is not a positive integer, `random_state` is negative or no integer, `reference` names every
+            group, or the model was loaded without data.
+        """
+        if isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1:
+            raise ValueError(f"max_iter={max_iter!r} must be an integer of at least 1.")
+        if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
+            raise ValueError(f"random_state={random_state!r} must be an integer of at least 0.")
+        _, _, device = parse_device_args(accelerator, devices, return_device="torch", validate_single_device=True)
+        rows = self._rows()
+        label = rows.label[rows.cell] if rows.labels else None
+        fixed = self._fixed_groups(rows)
+        pool, pools = pooled(rows.x, rows.group, rows.groups, _blocks(rows, fixed), self._knobs, random_state)
+        cells = canonical(rows.x, pool[rows.group], pools, label)
+        in_place = {pools[pool[group]] for group in fixed}
+        reference = tuple(i for i, name in enumerate(cells.names) if name in in_place)
+        options = Options(int(max_iter), approximate, reference, random_state, str(device))
+        with single_threaded():
+            found = _with_progress(self._algorithm, cells, self._knobs, options, progress)
+            del cells
+            member = tuple(found.state.groups.index(pools[p]) for p in pool)
+            state = replace(found.state, groups=rows.groups, member=member)
+            self.state_ = state if label is None else _with_labels(state, rows, label, options)
+        self.metrics_ = found.metrics
+        self.history_ = {
+            name: pd.DataFrame({name: [row[i] for row in found.history]}).rename_axis("iteration")
+            for i, name in enumerate(_HISTORY)
+        }
+        self.settings_ = {"max_iter": int(max_iter), "approximate": approximate, "random_state": random_state}
+        self.is_trained_ = True
+        self.to_device(device)
+
+    def _fixed_groups(self, rows: Rows) -> tuple[int, ...]:
+        """Codes of the groups that stay in place."""
+        wanted = self._reference
+        if wanted in ("auto", "union"):
+            return ()
+        if wanted == "largest":
+            return (int(np.bincount(rows.group).argmax()),)
+        batch, modality = _of_group(rows)
+        chosen = [wanted in (rows.batches[b], rows.modalities[m]) for b, m in zip(batch, modality, strict=True)]
+        if all(chosen) and len(chosen) > 1:
+            raise ValueError(f"reference={wanted!r} names all of {list(rows.groups)}: nothing would be left to move.")
+        return tuple(np.flatnonzero(chosen).tolist())
+
+    @property
+    def _search_device(self) -> str | None:
+        device = str(self.device)
+        return None if device == "cpu" else device
+
+    def _mapped(self, rows: Rows, sharpness: float | None = None) -> NDArray[np.float32]:
+        """(n_rows, d) rows integrated; groups that the model does not know are mapped first."""
+        state: IntegrationState = self._fitted()
+        if rows.x.shape[1] != len(state.center):
+            raise ValueError(f"the cells have {rows.x.shape[1]} coordinates, but the model has {len(state.center)}.")
+        if sharpness is not None:
+            state = replace(state, sharpness=sharpness)
+        with single_threaded():
+            maps = (*state.maps, *self._new_maps(rows, state))
+            return transform(rows.x, _codes(rows, state), state, maps=maps, device=self._search_device)
+
+    def _new_maps(self, rows: Rows, state: IntegrationState) -> tuple[GroupMap, ...]:
+        unknown = _unknown(rows, state)
+        if not unknown:
+            return ()
+        codes = np.array([unknown.index(name) if name in unknown else -1 for name in rows.groups])[rows.group]
+        chosen = codes >= 0
+        cells = canonical(rows.x[chosen], codes[chosen], unknown, scaling=(state.center, state.scale))
+        options = Options(
+            self.settings_["max_iter"], self.settings_["approximate"], (), self.settings_["random_state"],
+            str(self.device),
+        )  # fmt: skip
+        found = dict(zip(cells.names, new_maps(cells, state, self._knobs, options), strict=True))
+        return tuple(found[name] for name in unknown)
+
+    def get_latent_representation(self, mdata: mudata.MuData | anndata.AnnData | None = None) -> NDArray[np.float32]:
+        """Return integrated coordinates.
+
+        Parameters
+        ----------
+        mdata
+            Cells to map; those the model was set up with by default. Other cells go through :meth:`map_query`.
+
+        Returns
+        -------
+        (n_obs, d) float32, row i for ``mdata.obs_names[i]``, in the coordinates of the input. A cell measured in
+        several modalities is at the mean of its rows.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before :meth:`train`.
+        """
+        self._fitted()
+        rows = self._rows(mdata)
+        return rows.to_cells(self._mapped(rows))
+
+    def map_query(self, mdata: mudata.MuData | anndata.AnnData) -> NDArray[np.float32]:
+        """Map new cells without refitting. The model and `mdata` stay as they are.
+
+        Cells of a known batch go through its map: as in training, a cell's place does not depend on the cells that come
+        with it. A new batch is transported onto the fitted centres first, so it should hold enough cells to tell.
+
+        Parameters
+        ----------
+        mdata
+            New cells with the ``obsm`` keys and batch column of the set-up; labels are not needed, and one of the
+            modalities is enough. It need not be set up.
+
+        Returns
+        -------
+        (n_obs, d) float32 in the order of ``mdata.obs_names``.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As :meth:`setup_mudata`, and if the width differs from the model's.
+        """
+        return self.get_latent_representation(mdata)
+
+    def predict(
+        self,
+        soft: bool = False,
+        threshold: float | None = None,
+        mdata: mudata.MuData | anndata.AnnData | None = None,
+    ) -> pd.Series | pd.DataFrame:
+        """Predict the label of every cell from the labelled cells around it.
+
+        Votes of the nearest labelled cells in the integrated space are joined with a classifier in the modality's own
+        representation (``use_rep``), where that is another space; the confidence is calibrated on held-out labels.
+        No cell votes for itself, but a cell whose label is known has taught the classifier.
+
+        Parameters
+        ----------
+        soft
+            Return probabilities.
+        threshold
+            Confidence below which a cell is given the unlabelled category.
+        mdata
+            Cells to label; those the model was set up with by default.
+
+        Returns
+        -------
+        A categorical Series over ``mdata.obs_names``, named as ``labels_key``; or, if `soft`, a DataFrame of
+        probabilities (cells by labels) whose rows sum to 1. No cell is left out.
+
+        Raises
+        ------
+        ValueError
+            If no labels were set up, none is known, `threshold` is outside 0..1, or is given with ``soft=True``.
+        """
+        state: IntegrationState = self._fitted()
+        if state.labels is None:
+            raise ValueError(
+                f"there are no labels to predict: labels_key={self._setup.labels_key!r}. Set the data up with a "
+                "labels_key that holds at least one label."
+            )
+        if not isinstance(soft, bool):
+            raise TypeError(f"soft={type(soft).__name__} must be True or False: pass cells as mdata=.")
+        if threshold is not None and soft:
+            raise ValueError(f"threshold={threshold!r} is for soft=False: probabilities are not rejected.")
+        if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
+            raise ValueError(f"threshold={threshold!r} must be a number between 0 and 1.")
+        rows = self._rows(mdata)
+        z = standardise(self._mapped(rows, sharpness=0.0), state.center, state.scale)
+        p = rows.to_cells(label_probabilities(z, state.labels, _views(rows), rows.cell))
+        p /= p.sum(axis=1, keepdims=True)
+        names = state.labels.names
+        if soft:
+            return pd.DataFrame(p, index=rows.obs_names, columns=list(names))
+        chosen = p.argmax(axis=1)
+        unlabeled = self._setup.unlabeled_category
+        categories = [*names, *([unlabeled] if unlabeled not in names else [])]
+        if threshold is not None:
+            chosen = np.where(p.max(axis=1) < threshold, categories.index(unlabeled), chosen)
+        values = pd.Categorical.from_codes(chosen, categories=categories)
+        return pd.Series(values, index=rows.obs_names, name=self._setup.labels_key).cat.remove_unused_categories()
+
+
+def _of_group(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(G,) batch and modality of each group."""
+    first = np.unique(rows.group, return_index=True)[1]
+    return rows.batch[first], rows.modality[first]
+
+
+def _blocks(rows: Rows, fixed: tuple[int, ...]) -> dict[str, NDArray[np.int64]]:
+    """Modality -> its groups, which may be pooled; not with one modality, nor if only some of them stay in place."""
+    if len(rows.modalities) < 2:
+        return {}
+    _, modality = _of_group(rows)
+    blocks = {name: np.flatnonzero(modality == code) for code, name in enumerate(rows.modalities)}
+    return {name: groups for name, groups in blocks.items() if np.isin(groups, fixed).mean() in (0, 1)}
+
+
+def _codes(rows: Rows, state: IntegrationState) -> NDArray[np.int64]:
+    """(n_rows,) position of each row's map; those of unknown groups come after the fitted ones."""
+    position = dict(zip(state.groups, state.member, strict=True))
+    position |= {name: len(state.maps) + i for i, name in enumerate(_unknown(rows, state))}
+    codes: NDArray[np.int64] = np.array([position[name] for name in rows.groups], dtype=np.int64)[rows.group]
+    return codes
+
+
+def _unknown(rows: Rows, state: IntegrationState) -> tuple[str, ...]:
+    return tuple(name for name in rows.groups if name not in state.groups)
+
+
+def _views(rows: Rows) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float32] | None]]:
+    """Rows of each modality, and its own representation where that is not the integrated space."""
+    views = {}
+    for code, name in enumerate(rows.modalities):
+        own = rows.own.get(name)
+        shared = own is None or np.shares_memory(own, rows.x)
+        views[name] = (np.flatnonzero(rows.modality == code), None if shared else own)
+    return views
+
+
+def _with_labels(state: IntegrationState, rows: Rows, label: NDArray[np.int64], options: Options) -> IntegrationState:
+    # votes are taken before sharpening, which moves cells of a small type into their neighbours' centres
+    z = transform(rows.x, _codes(rows, state), replace(state, sharpness=0.0), device=options.search_device)
+    z = standardise(z, state.center, state.scale)
+    return replace(state, labels=fit_labels(z, label, rows.labels, _views(rows), options.seed, rows.cell))
+
+
+def _with_progress(algorithm: str, cells: Any, knobs: Knobs, options: Options, show: bool) -> Fit:
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, disable=not show, transient=True) as bar:
+        task = bar.add_task("start", total=options.max_iter + 5)
+        return _ALGORITHMS[algorithm](
+            cells, knobs, options, lambda stage: bar.update(task, advance=1, description=stage)
+        )

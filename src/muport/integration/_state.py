@@ -1,0 +1,238 @@
+"""The fitted state, and the one map that every cell goes through: in memory, new, or a chunk of a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from muport.integration._prototypes import soft_assign
+from muport.integration._threads import each
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+__all__ = ["GroupMap", "IntegrationState", "Labels", "Reference", "transform"]
+
+_BLOCK = 2**14  # cells mapped together
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMap:
+    """Map of one group, in standardised coordinates.
+
+    Attributes
+    ----------
+    position
+        (P, d) prototypes.
+    shift
+        (P, d) displacement of each.
+    anchor
+        (P, d) point about which the shape changes near each.
+    trust
+        (P,) share of the change of shape that is applied near each.
+    shape
+        (d, d) change of a residual about its anchor, A - I of the Bures map.
+    """
+
+    position: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    anchor: NDArray[np.float32]
+    trust: NDArray[np.float32]
+    shape: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What a new group is transported onto, in standardised coordinates.
+
+    Attributes
+    ----------
+    centers
+        (K, d) unit vectors of the shared centres.
+    weight
+        (K,) their masses.
+    target
+        (K, d) where the cells of each meet.
+    usual
+        (K,) mean share of a group's cells.
+    covariance
+        (d, d) shape of the residuals.
+    image
+        (P, d) fitted prototypes where the map puts them.
+    landmarks
+        (L, d) a sample of mapped cells, before sharpening.
+    shaped, refined
+        Share of the change of shape, and of the projector's shift, that was kept.
+    """
+
+    centers: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    target: NDArray[np.float32]
+    usual: NDArray[np.float32]
+    covariance: NDArray[np.float64]
+    image: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    shaped: float = 1.0
+    refined: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Labelled cells that vote, and how their votes become probabilities.
+
+    Attributes
+    ----------
+    names
+        Labels, in the order of the codes.
+    position
+        (L, d) where the integration puts them.
+    code
+        (L,) their labels.
+    weight
+        (L,) how many cells each stands for.
+    temperature
+        Modality -> power to which likelihoods are raised; fitted by leave-one-out on the labelled cells.
+    reach
+        Distance beyond which a cell is farther from the labelled cells than 99 % of themselves are from each other.
+    own
+        Modality -> (d_m + 1, C) weights of a linear classifier in its own representation, the last row the intercepts;
+        they hold log probabilities beyond the label frequencies.
+    """
+
+    names: tuple[str, ...]
+    position: NDArray[np.float32]
+    code: NDArray[np.int64]
+    weight: NDArray[np.float32]
+    temperature: dict[str, float]
+    reach: float
+    own: dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class IntegrationState:
+    """Everything a fitted integration knows; its size does not grow with the cells.
+
+    Attributes
+    ----------
+    center
+        (d,) mean that is taken off first.
+    scale
+        Root mean square distance to it, by which coordinates are divided.
+    groups
+        Names of the groups.
+    member
+        Position in `maps` of each group's map: groups that nothing sets apart share one.
+    maps
+        The maps.
+    sharp
+        (S, d) centres of the sharpening; empty if it is off.
+    sharpness
+        Share of the way to them.
+    reference
+        What new groups are transported onto.
+    evidence
+        Evidence for a batch effect, 0..1.
+    labels
+        Voting cells; None without labels.
+    """
+
+    center: NDArray[np.float32]
+    scale: float
+    groups: tuple[str, ...]
+    member: tuple[int, ...]
+    maps: tuple[GroupMap, ...]
+    sharp: NDArray[np.float32]
+    sharpness: float
+    reference: Reference
+    evidence: float
+    labels: Labels | None = None
+
+
+def standardise(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    """Coordinates relative to `center`, in units of `scale`."""
+    out: NDArray[np.float32] = x - center
+    out /= np.float32(scale)
+    return out
+
+
+def move(x: NDArray[np.float32], group: GroupMap, device: str | None = None) -> NDArray[np.float32]:
+    """Map standardised cells (n, d) of one group, without sharpening (Eqs 7 and 16)."""
+    near, weight = soft_assign(x, group.position, device=device)
+    y: NDArray[np.float32] = np.matmul(x - group.anchor[near[:, 0]], group.shape.T)
+    y *= group.trust[near[:, 0], None]
+    y += x
+    # one neighbour at a time: the (n, 4, d) block of all displacements would be the largest array of the method
+    for rank in range(near.shape[1]):
+        y -= weight[:, rank, None] * group.shift[near[:, rank]]
+    return y
+
+
+def sharpen(
+    y: NDArray[np.float32], centers: NDArray[np.float32], sharpness: float, device: str | None = None
+) -> NDArray[np.float32]:
+    """Pull standardised cells toward the kernel mean of the nearest centres (a smooth form of Eqs 10-12)."""
+    if sharpness == 0 or len(centers) == 0:
+        return y
+    near, weight = soft_assign(y, centers, n_neighbors=5, device=device)
+    out = (1 - np.float32(sharpness)) * y
+    for rank in range(near.shape[1]):
+        out += np.float32(sharpness) * weight[:, rank, None] * centers[near[:, rank]]
+    return out
+
+
+def transform(
+    x: NDArray[np.float32],
+    group: NDArray[np.int64],
+    state: IntegrationState,
+    *,
+    maps: tuple[GroupMap, ...] | None = None,
+    device: str | None = None,
+) -> NDArray[np.float32]:
+    """Map cells: a function of each cell's coordinates, its group and the fitted state, and of nothing else.
+
+    Parameters
+    ----------
+    x
+        (n, d) float32 cells in the coordinates of the input.
+    group
+        (n,) codes into `maps`.
+    state
+        The fitted state.
+    maps
+        Maps of the groups; the fitted ones by default.
+    device
+        Torch device of the neighbour search; faiss on the CPU by default.
+
+    Returns
+    -------
+    (n, d) float32 cells in the coordinates of the input.
+    """
+    chosen = state.maps if maps is None else maps
+    out = np.empty_like(x)
+
+    def map_block(task: tuple[int, NDArray[np.int64]]) -> None:
+        code, rows = task
+        if _is_identity(chosen[code]) and state.sharpness == 0:
+            out[rows] = x[rows]
+            return
+        y = move(standardise(x[rows], state.center, state.scale), chosen[code], device)
+        out[rows] = sharpen(y, state.sharp, state.sharpness, device) * np.float32(state.scale) + state.center
+
+    each(map_block, _blocks(group, len(chosen)), len(x))
+    return out
+
+
+def _blocks(group: NDArray[np.int64], n_groups: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Rows of each group, a block at a time: memory does not grow with the group."""
+    for code in range(n_groups):
+        rows = np.flatnonzero(group == code)
+        for low in range(0, len(rows), _BLOCK):
+            yield code, rows[low : low + _BLOCK]
+
+
+def _is_identity(one: GroupMap) -> bool:
+    return not one.shift.any() and not one.shape.any()

@@ -1,0 +1,53 @@
+"""Known labels in the transport: a prototype pays for a centre whose cells have other labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from muport.integration._couple import share
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from muport.integration._couple import Coupling
+    from muport.integration._prototypes import Prototypes
+
+__all__ = ["label_penalty", "prototype_labels"]
+
+_MOST = 2.0  # penalty at full supervision, in units of 2 - 2 cos
+
+
+def prototype_labels(label: NDArray[np.int64], nearest: NDArray[np.int64], n_prototypes: int) -> NDArray[np.float32]:
+    """(P, C) share of each prototype's cells with each label; rows sum to the labelled share.
+
+    Parameters
+    ----------
+    label
+        (N,) codes, -1 where unknown.
+    nearest
+        (N,) prototype of each cell.
+    n_prototypes
+        Number of prototypes, P.
+    """
+    known, n_labels = label >= 0, int(label.max(initial=0)) + 1
+    counted = np.bincount(nearest[known] * n_labels + label[known], minlength=n_prototypes * n_labels)
+    total = np.maximum(np.bincount(nearest, minlength=n_prototypes), 1)
+    part: NDArray[np.float32] = (counted.reshape(n_prototypes, n_labels) / total[:, None]).astype(np.float32)
+    return part
+
+
+def label_penalty(
+    known: NDArray[np.float32], prototypes: Prototypes, coupling: Coupling, supervision: float
+) -> NDArray[np.float32]:
+    """(P, K) addition to the cost: the probability that labels of the prototype and of the centre's cells disagree.
+
+    Unlabelled prototypes, and centres without labelled cells, pay and cost nothing.
+    """
+    held = (share(prototypes)[:, None] * coupling.plan).T @ known
+    labelled = held.sum(axis=1, keepdims=True)
+    part = np.divide(held, labelled, out=np.zeros_like(held), where=labelled > 0)
+    disagree = known.sum(axis=1, keepdims=True) * (labelled > 0).T - known @ part.T
+    penalty: NDArray[np.float32] = (_MOST * supervision * np.maximum(disagree, 0)).astype(np.float32)
+    return penalty
