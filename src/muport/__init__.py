@@ -1,0 +1,34 @@
+"""Optimal transport for single-cell data on MuData.
+
+Names are loaded when they are first used: ``import muport`` alone imports neither torch nor scvi-tools.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from muport import datasets, metrics, neighbors, ot, pl
+    from muport.integration import Integration
+
+__all__ = ["Integration", "datasets", "metrics", "neighbors", "ot", "pl"]
+
+# Public class -> the package that defines it; every other name of __all__ is a sub-package.
+_CLASSES: dict[str, str] = {"Integration": "muport.integration"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("muport")
+    if name in _CLASSES:
+        return getattr(import_module(_CLASSES[name]), name)
+    if name in __all__:
+        return import_module(f"muport.{name}")
+    raise AttributeError(f"module 'muport' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

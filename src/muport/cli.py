@@ -1,0 +1,95 @@
+"""The command line: ``muport`` or ``python -m muport``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import muport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["main"]
+
+#: What a user can mend is told in one line; anything else is a bug, and shows where it happened.
+_USER_ERRORS = (OSError, KeyError, TypeError, ValueError)
+_ERROR, _INTERRUPTED = 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command.
+
+    Parameters
+    ----------
+    argv
+        Arguments without the program's name; those of the process by default.
+
+    Returns
+    -------
+    Exit code: 0 done, 1 failed, 130 interrupted. Arguments that cannot be understood end the process with code 2.
+
+    Examples
+    --------
+    >>> main(["--version"])  # doctest: +SKIP
+    muport 0.1.0
+    """
+    args = _parser().parse_args(argv)
+    call: Callable[[argparse.Namespace], None] = args.call
+    try:
+        call(args)
+    except _USER_ERRORS as error:
+        if args.debug:
+            raise
+        # a KeyError quotes its own text; a message of several lines is one line here
+        told = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"muport {args.command}: error: {' '.join(str(told).split())}", file=sys.stderr)
+        return _ERROR
+    except KeyboardInterrupt:
+        print(f"muport {args.command}: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="muport", description="Optimal transport for single-cell data on MuData.")
+    parser.add_argument("--version", action="version", version=f"muport {muport.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show where an error happened")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for add in (_add_demo,):
+        add(commands)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = (
+        "Integrate the batches of one modality, then unpaired RNA and ATAC cells, on embedded data; on real files "
+        "where the environment variable MUPORT_DATA names their folder. Prints scores; writes data, model, pictures."
+    )
+    demo = commands.add_parser("demo", help="integrate the demonstration data", description=text)
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="FOLDER",
+        help="where to write (default: %(default)s); an earlier demonstration there is replaced",
+    )  # fmt: skip
+    demo.add_argument("--force", action="store_true", help="write into a folder that holds other files, too")
+    demo.add_argument(
+        "--seed", type=_seed, default=0, help="seed of simulation, fit and pictures (default: %(default)s)"
+    )
+    demo.set_defaults(call=_demo)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or (value := int(text)) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer from 0 to {2**32 - 1}")
+    return value
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    # imported here, so that --help need not wait for torch and scanpy
+    from muport._demo import run
+
+    run(args.out, Console(), force=args.force, seed=args.seed)
