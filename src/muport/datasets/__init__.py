@@ -1,7 +1,17 @@
 """Data to try, test and measure on: simulated with everything known, and measured."""
 
+from muport.datasets._cohort import simulated_cohort
 from muport.datasets._real import BATCH_DATASETS, available, load, names, pbmc68k_reduced
 from muport.datasets._recipes import represent
 from muport.datasets._simulate import simulated_multiome
 
-__all__ = ["BATCH_DATASETS", "available", "load", "names", "pbmc68k_reduced", "represent", "simulated_multiome"]
+__all__ = [
+    "BATCH_DATASETS",
+    "available",
+    "load",
+    "names",
+    "pbmc68k_reduced",
+    "represent",
+    "simulated_cohort",
+    "simulated_multiome",
+]
