@@ -1,0 +1,1 @@
+"""Velocity fields from optimal transport between cells of successive times."""
