@@ -1,0 +1,292 @@
+"""One step of EM for a block of problems: cells to moments (E), moments to parameters (M)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from muport.gmm._mixture import joint_log_density
+
+__all__ = ["Direct", "Engine", "Features", "Moments", "PriorTerms", "State", "maximise", "pick"]
+
+_FAINT = -60.0  # log-responsibilities below are raised to this: no denormal numbers, which are a hundred times slower
+_DEAD = 1e-10  # share of a patient's weight below which a component holds nothing
+_SINGULAR = 1e-10  # smallest pivot, relative to the largest, of a covariance that has full rank
+_FLOOR = 1e-14  # smallest pivot, relative to the patient's mean variance, that a factor may have
+_ROBUST = 1e-2  # what "robust" adds to a singular covariance, as a share of the patient's mean variance
+
+
+@dataclass(frozen=True)
+class State:
+    """Parameters of a block: weights (B, K), means (B, K, d), covariances and their Cholesky factors (B, K, d, d).
+
+    Diagonal covariances are variances (B, K, d), with standard deviations as factors.
+    """
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+    factor: Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Weighted moments of the cells about an origin: mass (B, K), first (B, K, d), second (B, K, d, d) or (B, K, d)."""
+
+    mass: Tensor
+    first: Tensor
+    second: Tensor
+    origin: Tensor
+
+
+@dataclass(frozen=True)
+class PriorTerms:
+    """Pooled weights (B, K), means (B, K, d) and covariances, and how many cells each of the three counts."""
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+    alpha: float
+    kappa: float
+    nu: float
+
+
+def pick[Part: (State, PriorTerms)](part: Part, rows: Tensor) -> Part:
+    """Return some problems of a block."""
+    values = {field.name: getattr(part, field.name) for field in fields(part)}
+    return type(part)(**{name: v[rows] if isinstance(v, Tensor) else v for name, v in values.items()})
+
+
+class Engine(Protocol):
+    """What turns parameters into log-likelihoods and moments."""
+
+    def expectation(self, state: State) -> tuple[Tensor, Moments]:
+        """Mean log-likelihood per cell (B,), and moments under the responsibilities."""
+        ...
+
+    def pick(self, rows: Tensor) -> Self:
+        """The same for some problems of the block."""
+        ...
+
+
+class Direct:
+    """E step from the offsets of cells to the means: twice the work of `Features`, but no cancellation."""
+
+    def __init__(self, x: Tensor, weight: Tensor, budget: int) -> None:
+        self.x, self.weight, self.budget = x, weight, budget
+
+    def expectation(self, state: State) -> tuple[Tensor, Moments]:
+        """Mean log-likelihood per cell (B,), and moments about the means of ``state``."""
+        step = max(1, self.budget // state.means.numel())
+        parts = [
+            self._piece(x, w, state) for x, w in zip(self.x.split(step, 1), self.weight.split(step, 1), strict=True)
+        ]
+        likelihood, mass, first, second = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
+        return likelihood / self.weight.sum(1), Moments(mass, first, second, state.means)
+
+    def _piece(self, x: Tensor, weight: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        joint, offset = joint_log_density(x, state.weights, state.means, state.factor)
+        likelihood, r = _posterior(joint, weight)
+        return likelihood, *moments(r, offset, full=state.factor.ndim == 4)
+
+    def pick(self, rows: Tensor) -> Self:
+        """The same for some problems of the block."""
+        return type(self)(self.x[rows], self.weight[rows], self.budget)
+
+
+class Features:
+    """E step as a product with the features (1, x, x x'), in which both log-densities and moments are linear.
+
+    The features of a block that fits in the budget are computed once; else a piece of the cells at a time, every time.
+    """
+
+    def __init__(self, x: Tensor, weight: Tensor, full: bool, budget: int, kept: Tensor | None = None) -> None:
+        self.x, self.weight, self.full, self.budget = x, weight, full, budget
+        d = x.shape[2]
+        self.pairs = (
+            torch.triu_indices(d, d, device=x.device) if full else torch.arange(d, device=x.device).expand(2, d)
+        )
+        self.step = max(1, budget // (len(x) * (1 + d + self.pairs.shape[1])))
+        self.kept = self._features(x) if kept is None and self.step >= x.shape[1] else kept
+
+    def expectation(self, state: State) -> tuple[Tensor, Moments]:
+        """Mean log-likelihood per cell (B,), and moments about 0."""
+        theta = self._natural(state)
+        likelihood, total = torch.zeros_like(self.weight[:, 0]), torch.zeros_like(theta)
+        for x, weight in zip(self.x.split(self.step, 1), self.weight.split(self.step, 1), strict=True):
+            features = self._features(x) if self.kept is None else self.kept
+            part, r = _posterior(theta @ features, weight)
+            likelihood += part
+            total += r @ features.mT
+        d = self.x.shape[2]
+        second = total[..., 1 + d :]
+        if self.full:
+            square = second.new_empty(*second.shape[:2], d, d)
+            square[..., self.pairs[0], self.pairs[1]] = second
+            square[..., self.pairs[1], self.pairs[0]] = second
+            second = square
+        moved = Moments(total[..., 0], total[..., 1 : 1 + d], second, torch.zeros_like(state.means))
+        return likelihood / self.weight.sum(1), moved
+
+    def pick(self, rows: Tensor) -> Self:
+        """The same for some problems of the block."""
+        kept = None if self.kept is None else self.kept[rows]
+        budget = self.budget * len(rows) // len(self.x)
+        return type(self)(self.x[rows], self.weight[rows], self.full, budget, kept)
+
+    def _features(self, x: Tensor) -> Tensor:
+        """(B, F, m) features of cells (B, m, d)."""
+        flat = x.mT
+        return torch.cat(
+            [torch.ones_like(flat[:, :1]), flat, flat[:, self.pairs[0]] * flat[:, self.pairs[1]]], dim=1
+        )  # fmt: skip
+
+    def _natural(self, state: State) -> Tensor:
+        """(B, K, F) coefficients of the joint log-density: its constant, S^-1 m, and -S^-1 / 2."""
+        if self.full:
+            inverse = torch.cholesky_inverse(state.factor)
+            slope = (inverse @ state.means[..., None]).squeeze(-1)
+            # An entry off the diagonal stands for two.
+            quadratic = -0.5 * inverse[..., self.pairs[0], self.pairs[1]] * (1.0 + (self.pairs[0] != self.pairs[1]))
+            log_det = state.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        else:
+            inverse = state.factor.square().reciprocal()
+            slope, quadratic, log_det = inverse * state.means, -0.5 * inverse, state.factor.log().sum(-1)
+        d = state.means.shape[2]
+        constant = state.weights.log() - log_det - 0.5 * d * math.log(2 * math.pi) - 0.5 * (slope * state.means).sum(-1)
+        return torch.cat([constant.clamp(min=-1e300)[..., None], slope, quadratic], dim=-1)
+
+
+def _posterior(joint: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over cells of weight x log p(x), (B,), and weighted responsibilities (B, K, m); overwrites ``joint``."""
+    top = joint.amax(dim=1, keepdim=True)
+    r = joint.sub_(top).clamp_(min=_FAINT).exp_()
+    total = r.sum(dim=1, keepdim=True)
+    likelihood = ((total.log() + top).squeeze(1) * weight).sum(dim=1)
+    return likelihood, r.mul_(weight[:, None] / total)
+
+
+def moments(r: Tensor, offset: Tensor, full: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Mass, first and second moments of offsets (B, K, m, d) under weighted responsibilities (B, K, m)."""
+    weighted = r[..., None] * offset
+    second = weighted.mT @ offset if full else (weighted * offset).sum(2)
+    return r.sum(-1), weighted.sum(2), second
+
+
+def maximise(
+    moments: Moments, prior: PriorTerms | None, spread: Tensor, eps: float, handling: str
+) -> tuple[State, Tensor]:
+    r"""M step: weights, means and covariances from moments.
+
+    With a prior of pooled means m_0 and covariances S_0, the maximum a posteriori is
+
+    .. math:: m = (\sum r x + \kappa m_0) / (n_k + \kappa), \quad
+        S = (\sum r (x - m)(x - m)' + \kappa (m - m_0)(m - m_0)' + \nu S_0) / (n_k + \nu) + \epsilon I
+
+    Parameters
+    ----------
+    moments
+        Of the E step.
+    prior
+        Pooled mixture; maximum likelihood without.
+    spread
+        (B,) mean variance of each problem's cells.
+    eps
+        Added to the diagonal of every covariance.
+    handling
+        ``"guarded"``, ``"robust"`` or ``"strict"``.
+
+    Returns
+    -------
+    State
+        New parameters.
+    Tensor
+        (B, K) which covariances were singular before ``eps``; all False for ``"guarded"``, which does not look.
+    """
+    mass, total = moments.mass, moments.mass.sum(1, keepdim=True)
+    held = mass > _DEAD * total
+    alpha, kappa, nu = (prior.alpha, prior.kappa, prior.nu) if prior else (0.0, 0.0, 0.0)
+    pooled = prior.weights if prior else 0.0
+    weights = torch.where(held, mass, 0.0) + alpha * pooled
+    count = torch.where(held, mass, 0.0 if kappa else 1.0)[..., None]
+    first = moments.first if prior is None else moments.first + kappa * (prior.means - moments.origin)
+    shift = first / (count + kappa)
+    full = moments.second.ndim == 4
+    scatter = moments.second - _cross(moments.first, shift, full) + count_outer(mass, shift, full)
+    if prior is not None:
+        scatter = scatter + kappa * outer(moments.origin + shift - prior.means, full) + nu * prior.covariances
+    divisor = torch.where(held, mass, 0.0 if nu else 1.0) + nu
+    covariance = scatter / (divisor[..., None, None] if full else divisor[..., None])
+    exists = held | torch.tensor(prior is not None and nu > 0, device=mass.device)
+    covariance = torch.where(exists[(...,) + (None,) * (covariance.ndim - 2)], covariance, _unit(covariance))
+    covariance, factor, singular = _stabilise(covariance, spread, eps, handling)
+    state = State(weights / weights.sum(1, keepdim=True), moments.origin + shift, covariance, factor)
+    return state, singular & held
+
+
+def outer(a: Tensor, full: bool) -> Tensor:
+    """Products a a' (or their diagonals) over the last axis."""
+    return a[..., :, None] * a[..., None, :] if full else a.square()
+
+
+def count_outer(mass: Tensor, a: Tensor, full: bool) -> Tensor:
+    """Mass times a a'."""
+    return mass[(...,) + (None,) * (1 + full)] * outer(a, full)
+
+
+def _cross(a: Tensor, b: Tensor, full: bool) -> Tensor:
+    """A b' + b a', or their diagonals."""
+    if not full:
+        return 2 * a * b
+    product = a[..., :, None] * b[..., None, :]
+    return product + product.mT
+
+
+def _unit(covariance: Tensor) -> Tensor:
+    d = covariance.shape[-1]
+    one = torch.eye(d, dtype=covariance.dtype, device=covariance.device)
+    return one if covariance.ndim == 4 else one.diagonal()
+
+
+def _stabilise(covariance: Tensor, spread: Tensor, eps: float, handling: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Covariances with eps (and more where they need it) on the diagonal, their factors, and which were singular."""
+    unit = _unit(covariance)
+    tail = (...,) + (None,) * (covariance.ndim - 2)
+    singular = torch.zeros(covariance.shape[:2], dtype=torch.bool, device=covariance.device)
+    if handling != "guarded":
+        singular = _is_singular(covariance)
+    if handling == "robust":
+        covariance = covariance + (singular * _ROBUST * spread[:, None])[tail] * unit
+    covariance = covariance + eps * unit
+    factor, broken = _factorise(covariance, spread)
+    jitter = 1e-8 * spread.clamp(min=1e-12)[:, None]
+    while bool(broken.any()):
+        covariance = covariance + (broken * jitter)[tail] * unit
+        factor, broken = _factorise(covariance, spread)
+        jitter = 10 * jitter
+    return covariance, factor, singular
+
+
+def _factorise(covariance: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factors (standard deviations), and which covariances (B, K) are not safely positive definite."""
+    floor = _FLOOR * spread.clamp(min=1e-12)[:, None]
+    if covariance.ndim == 3:
+        return covariance.clamp(min=1e-300).sqrt(), ~(covariance.amin(-1) > floor)
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    pivot = factor.diagonal(dim1=-2, dim2=-1).amin(-1)
+    return factor, (info > 0) | ~(pivot.square() > floor)
+
+
+def _is_singular(covariance: Tensor) -> Tensor:
+    """Which covariances (B, K) lack full rank, judged by the pivots of their Cholesky factors."""
+    variance = covariance if covariance.ndim == 3 else covariance.diagonal(dim1=-2, dim2=-1)
+    largest = variance.amax(-1)
+    if covariance.ndim == 3:
+        return ~(variance.amin(-1) > _SINGULAR * largest)
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    pivot = factor.diagonal(dim1=-2, dim2=-1).amin(-1).square()
+    return (info > 0) | ~(pivot > _SINGULAR * largest)
