@@ -63,3 +63,19 @@ class Fake(MuDataModel):
 
     def map_query(self, mdata: MuData | AnnData) -> np.ndarray:
         return self.get_latent_representation(mdata)
+
+
+class Timed(Fake):
+    """The same with every column that a model may ask for."""
+
+    @classmethod
+    def setup_mudata(cls, mdata, use_rep="X_joint", batch_key=None, labels_key=None, unlabeled_category="unknown",
+                     time_key=None, spatial_key=None, sample_key=None, weight_key=None, concatenate=False,
+                     **kwargs: Any) -> None:  # fmt: skip
+        register(cls, mdata, cls._get_setup_method_args(**locals()), **kwargs)
+
+    @classmethod
+    def setup_anndata(cls, adata, use_rep="X_pca", batch_key=None, labels_key=None, unlabeled_category="unknown",
+                      time_key=None, spatial_key=None, sample_key=None, weight_key=None,
+                      **kwargs: Any) -> None:  # fmt: skip
+        register(cls, adata, cls._get_setup_method_args(**locals()), **kwargs)

@@ -1,7 +1,7 @@
 """The hall of the models: MuData and AnnData read as plain arrays, registered, saved and loaded."""
 
 from muport.data._base import MuDataModel
-from muport.data._fields import JoinedLabels, JoinedObs
+from muport.data._fields import JoinedLabels, JoinedNumbers, JoinedObs
 from muport.data._manager import UnionDataset, UnionManager, register
 from muport.data._rows import Rows, read_rows
 from muport.data._setup import Setup
@@ -9,6 +9,7 @@ from muport.data._state import pack, unpack
 
 __all__ = [
     "JoinedLabels",
+    "JoinedNumbers",
     "JoinedObs",
     "MuDataModel",
     "Rows",

@@ -79,11 +79,24 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
         prefix = REGISTRY_KEYS.REP_PREFIX
         return tuple(key.removeprefix(prefix) for key in self.registry_["field_registries"] if key.startswith(prefix))
 
-    def _rows(self, data: mudata.MuData | anndata.AnnData | None = None, *, require_batch: bool = True) -> Rows:
+    def _rows(
+        self,
+        data: mudata.MuData | anndata.AnnData | None = None,
+        *,
+        require_batch: bool = True,
+        require_time: bool = True,
+        require_sample: bool = True,
+    ) -> Rows:
         """Return the model's own data as arrays, or new cells: of one modality or more, labelled or not."""
         if data is not None:
             return read_rows(
-                data, self._setup, modalities=self._modalities, require_labels=False, require_batch=require_batch
+                data,
+                self._setup,
+                modalities=self._modalities,
+                require_labels=False,
+                require_batch=require_batch,
+                require_time=require_time,
+                require_sample=require_sample,
             )
         if self.adata is None:
             raise ValueError(f"this {type(self).__name__} was loaded without data: pass the data to the method.")

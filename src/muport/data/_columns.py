@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     import anndata
     from numpy.typing import NDArray
 
@@ -33,18 +31,18 @@ class Column:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Piece:
+    """A column of one ``obs``: its place, the position of its cells in the object (None: all, in order), its values."""
+
     place: str
     cell: NDArray[np.int64] | None
-    codes: NDArray[np.int64]
-    categories: tuple[str, ...]
+    values: pd.Series
 
 
-def joined_column(data: mudata.MuData | anndata.AnnData, key: str, mods: Mapping[str, anndata.AnnData]) -> Column:
-    """Gather ``obs[key]`` of all cells, one coding for all, without touching `data`.
+def pieces(data: mudata.MuData | anndata.AnnData, key: str) -> list[Piece]:
+    """List the columns that tell ``obs[key]`` of the cells: the object's own, and, for its gaps, those of modalities.
 
-    ``data.obs[key]`` comes first; cells that miss it there take it from the modalities, matched by name. A key with a
-    modality prefix, ``"rna:batch"``, is that modality's column only. Values become strings, sorted.
+    A key with a modality prefix, ``"rna:batch"``, is that modality's column only.
 
     Parameters
     ----------
@@ -52,8 +50,37 @@ def joined_column(data: mudata.MuData | anndata.AnnData, key: str, mods: Mapping
         Object whose ``obs_names`` are the cells.
     key
         Name of the column, with or without a modality prefix.
-    mods
-        Modalities by name.
+
+    Raises
+    ------
+    KeyError
+        If no ``obs`` has the column; lists the columns that exist.
+    """
+    found = [Piece("obs", None, data.obs[key])] if key in data.obs else []
+    if isinstance(data, mudata.MuData) and not (found and found[0].values.notna().all()):
+        prefix, _, bare = key.partition(":")
+        for name, adata in data.mod.items():
+            column = bare if name == prefix and bare in adata.obs else key
+            if column in adata.obs:
+                cell = data.obs_names.get_indexer(adata.obs_names).astype(np.int64)
+                found.append(Piece(name, cell, adata.obs[column]))
+    if not found:
+        raise KeyError(f"column {key!r} is in no obs; the columns are {_columns(data)}.")
+    return found
+
+
+def joined_column(data: mudata.MuData | anndata.AnnData, key: str) -> Column:
+    """Gather ``obs[key]`` of all cells, one coding for all, without touching `data`.
+
+    ``data.obs[key]`` comes first; cells that miss it there take it from the modalities, matched by name. Values become
+    strings, sorted.
+
+    Parameters
+    ----------
+    data
+        Object whose ``obs_names`` are the cells.
+    key
+        Name of the column, with or without a modality prefix.
 
     Raises
     ------
@@ -62,9 +89,7 @@ def joined_column(data: mudata.MuData | anndata.AnnData, key: str, mods: Mapping
     ValueError
         If two modalities give the same cell different values.
     """
-    sources = list(_sources(data, key, mods))
-    if not sources:
-        raise KeyError(f"column {key!r} is in no obs; the columns are {_columns(data, mods)}.")
+    sources = [_as_source(piece) for piece in pieces(data, key)]
     names = tuple(sorted({c for s in sources for c in s.categories}))
     position = {name: i for i, name in enumerate(names)}
     joined = np.full(data.n_obs, -1, dtype=np.int64)
@@ -74,23 +99,16 @@ def joined_column(data: mudata.MuData | anndata.AnnData, key: str, mods: Mapping
     return _drop_unused(joined, names)
 
 
-def _sources(data: mudata.MuData | anndata.AnnData, key: str, mods: Mapping[str, anndata.AnnData]) -> Iterator[_Source]:
-    if key in data.obs:
-        top = _as_source("obs", None, data.obs[key])
-        yield top
-        if (top.codes >= 0).all():
-            return
-    if not isinstance(data, mudata.MuData):
-        return
-    prefix, _, bare = key.partition(":")
-    for name, adata in mods.items():
-        column = bare if name == prefix and bare in adata.obs else key
-        if column in adata.obs:
-            cell = data.obs_names.get_indexer(adata.obs_names).astype(np.int64)
-            yield _as_source(name, cell, adata.obs[column])
+@dataclass(frozen=True)
+class _Source:
+    place: str
+    cell: NDArray[np.int64] | None
+    codes: NDArray[np.int64]
+    categories: tuple[str, ...]
 
 
-def _as_source(place: str, cell: NDArray[np.int64] | None, values: pd.Series) -> _Source:
+def _as_source(piece: Piece) -> _Source:
+    values = piece.values
     if isinstance(values.dtype, pd.CategoricalDtype):
         codes, categories = values.cat.codes.to_numpy(), values.cat.categories
     else:
@@ -98,7 +116,7 @@ def _as_source(place: str, cell: NDArray[np.int64] | None, values: pd.Series) ->
     texts, merged = np.unique([str(c) for c in categories], return_inverse=True)
     # the last entry is what code -1 points at
     lookup = np.append(merged, -1).astype(np.int64)
-    return _Source(place, cell, lookup[codes], tuple(str(t) for t in texts))
+    return _Source(piece.place, piece.cell, lookup[codes], tuple(str(t) for t in texts))
 
 
 def _merge(
@@ -136,8 +154,8 @@ def _drop_unused(codes: NDArray[np.int64], names: tuple[str, ...]) -> Column:
     return Column(lookup[codes], tuple(name for name, keep in zip(names, used, strict=False) if keep))
 
 
-def _columns(data: mudata.MuData | anndata.AnnData, mods: Mapping[str, anndata.AnnData]) -> list[str]:
+def _columns(data: mudata.MuData | anndata.AnnData) -> list[str]:
     found = [str(c) for c in data.obs.columns]
     if isinstance(data, mudata.MuData):
-        found += [f"{name}:{column}" for name, adata in mods.items() for column in adata.obs.columns]
+        found += [f"{name}:{column}" for name, adata in data.mod.items() for column in adata.obs.columns]
     return [c for c in found if "_scvi_" not in c]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scvi.data.fields import CategoricalObsField, MuDataObsmField, ObsmField
+from scvi.data.fields import CategoricalObsField, MuDataObsmField, NumericalObsField, ObsmField
 
 from muport._constants import REGISTRY_KEYS, SINGLE_BATCH
-from muport.data._columns import Column
-from muport.data._rows import read_column
+from muport.data._columns import Column, joined_column
+from muport.data._numbers import joined_numbers
 from muport.data._setup import Setup, locate, modalities_of
 
 if TYPE_CHECKING:
@@ -60,10 +60,14 @@ class JoinedObs(CategoricalObsField):  # type: ignore[misc]
     _required = True
 
     def _column(self, data: mudata.MuData | anndata.AnnData, required: bool) -> Column:
-        mods = modalities_of(data, Setup(use_rep="any"))
-        key = None if self.is_default else self._original_attr_key
-        column = read_column(data, key, mods, required)
-        return column if column is not None else self._absent(data.n_obs)
+        if self.is_default:
+            return self._absent(data.n_obs)
+        try:
+            return joined_column(data, self._original_attr_key)
+        except KeyError:
+            if required:
+                raise
+            return self._absent(data.n_obs)
 
     def _absent(self, n_cells: int) -> Column:
         return Column(np.zeros(n_cells, dtype=np.int64), (SINGLE_BATCH,))
@@ -120,8 +124,35 @@ class JoinedLabels(JoinedObs):
         return {**super()._write(data, column, categories), "unlabeled_category": self._unlabeled_category}
 
 
+class JoinedNumbers(NumericalObsField):  # type: ignore[misc]
+    """One column of finite numbers over all cells, gathered by name; the user's columns stay as they are.
+
+    Parameters
+    ----------
+    registry_key
+        Key of the field in the registry; the numbers are ``obs["_scvi_<registry_key>"]``, float64.
+    attr_key
+        Name of the column, with or without a modality prefix.
+    """
+
+    def __init__(self, registry_key: str, attr_key: str) -> None:
+        super().__init__(registry_key, f"_scvi_{registry_key}")
+        self._original_attr_key = attr_key
+
+    def register_field(self, adata: mudata.MuData | anndata.AnnData) -> dict[str, Any]:
+        """Write the numbers; return the name of the column."""
+        adata.obs[self.attr_key] = joined_numbers(adata, self._original_attr_key, f"{self.registry_key}_key")
+        return {JoinedObs.ORIGINAL_ATTR_KEY: self._original_attr_key}
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], adata_target: mudata.MuData | anndata.AnnData, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Write the numbers of new data."""
+        return self.register_field(adata_target)
+
+
 def fields_of(data: mudata.MuData | anndata.AnnData, setup: Setup) -> list[Any]:
-    """List the fields of an object: representations by modality, then the joined batch and label columns."""
+    """List the fields of an object: representations by modality, then the joined columns that the set-up names."""
     mods = modalities_of(data, setup)
     where = locate(mods, setup)
     several = mods[next(iter(where.space))] is not data
@@ -134,8 +165,15 @@ def fields_of(data: mudata.MuData | anndata.AnnData, setup: Setup) -> list[Any]:
         else ObsmField(name, key, correct_data_format=False)
         for name, (m, key) in keys.items()
     ]
+    columns = (
+        (JoinedObs, REGISTRY_KEYS.SAMPLE_KEY, setup.sample_key),
+        (JoinedObs, REGISTRY_KEYS.SPATIAL_KEY, setup.spatial_key),
+        (JoinedNumbers, REGISTRY_KEYS.TIME_KEY, setup.time_key),
+        (JoinedNumbers, REGISTRY_KEYS.WEIGHT_KEY, setup.weight_key),
+    )
     return [
         *reps,
         JoinedObs(REGISTRY_KEYS.BATCH_KEY, setup.batch_key),
         JoinedLabels(REGISTRY_KEYS.LABELS_KEY, setup.labels_key, setup.unlabeled_category),
+        *(kind(name, key) for kind, name, key in columns if key is not None),
     ]

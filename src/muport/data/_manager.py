@@ -127,11 +127,23 @@ def register(
     rows = read_rows(data, setup, require_labels=source is None)
     if data.is_view:
         raise ValueError(f"data is a view, which cannot be registered: pass {type(data).__name__.lower()}.copy().")
-    manager = UnionManager(fields_of(data, setup), setup_method_args)
+    fields = fields_of(data, setup)
+    if source is not None:
+        _check_source(fields, source)
+    manager = UnionManager(fields, setup_method_args)
     with _undone_on_error(data):
         manager.register_fields(data, **kwargs)
     cls.register_manager(manager)
     logger.info("%s is set up: %s.", cls.__name__, rows.summary())
+
+
+def _check_source(fields: list[Any], source: dict[str, Any]) -> None:
+    here, there = sorted(f.registry_key for f in fields), sorted(source["field_registries"])
+    if here != there:
+        raise ValueError(
+            f"the data give the fields {here}, but the model was set up with {there}: use_rep must name a space of the "
+            "same kind, in mdata.obsm or in the modalities."
+        )
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport._constants import SINGLE_BATCH
-from muport.data._columns import Column, joined_column
+from muport._constants import JOINT_MODALITY
+from muport.data._annotations import read_annotations
 from muport.data._matrix import fill, ready, width
 from muport.data._setup import Location, Setup, locate, modalities_of
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import mudata
     import pandas as pd
     from numpy.typing import NDArray
+
+    Modalities = Mapping[str, anndata.AnnData | mudata.MuData]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,18 @@ class Rows:
         Names of the cells, in the order of the object.
     own
         Modality -> its own representation (n_rows of it, d_m) float32, in the order of its rows; None if not given.
+    time
+        (n_cells,) float64: time of each cell, finite; None if the set-up names no time.
+    spatial
+        (n_cells,) int64 codes into `spatials`; None if the set-up names no regions.
+    spatials
+        Names of the regions present, sorted.
+    sample
+        (n_cells,) int64 codes into `samples`; None if the set-up names no samples.
+    samples
+        Names of the samples present, sorted.
+    weight
+        (n_cells,) float64 of at least 0, some above; None if the set-up names no weights.
     """
 
     x: NDArray[np.float32]
@@ -67,6 +81,12 @@ class Rows:
     labels: tuple[str, ...]
     obs_names: pd.Index
     own: dict[str, NDArray[np.float32] | None]
+    time: NDArray[np.float64] | None = None
+    spatial: NDArray[np.int64] | None = None
+    spatials: tuple[str, ...] = ()
+    sample: NDArray[np.int64] | None = None
+    samples: tuple[str, ...] = ()
+    weight: NDArray[np.float64] | None = None
 
     @property
     def n_cells(self) -> int:
@@ -107,7 +127,10 @@ class Rows:
         parts = ", ".join(f"{name} {n}" for name, n in zip(self.modalities, count, strict=True))
         text = f"{self.n_cells} cells ({parts}"
         text += f"; {self.n_paired} in more than one)" if len(self.modalities) > 1 else ")"
-        return f"{text}, {len(self.batches)} batches, {int((self.label >= 0).sum())} cells in {len(self.labels)} labels"
+        text += f", {len(self.batches)} batches, {int((self.label >= 0).sum())} cells in {len(self.labels)} labels"
+        if self.sample is not None:
+            text += f", {len(self.samples)} samples"
+        return text if self.time is None else f"{text}, time {self.time.min():g} to {self.time.max():g}"
 
 
 def read_rows(
@@ -117,6 +140,8 @@ def read_rows(
     modalities: Sequence[str] | None = None,
     require_labels: bool = True,
     require_batch: bool = True,
+    require_time: bool = True,
+    require_sample: bool = True,
 ) -> Rows:
     """Check the data against `setup` and return them as arrays; `data` and its views are left as they are.
 
@@ -129,11 +154,16 @@ def read_rows(
     setup
         What the user asked for.
     modalities
-        Modalities of a fitted model, when `data` are new cells: then one of them is enough.
+        Modalities of a fitted model, when `data` are new cells: then one of them is enough, and the columns of regions
+        and weights may be missing.
     require_labels
         If False, a missing label column means that no cell is labelled.
     require_batch
         If False, a missing batch column means that all cells are one batch.
+    require_time
+        If False, a missing time column means no time.
+    require_sample
+        If False, a missing sample column means no samples.
 
     Returns
     -------
@@ -145,9 +175,10 @@ def read_rows(
     KeyError
         If a modality, ``obsm`` key or column is missing; lists those that exist.
     ValueError
-        If cells repeat, take part nowhere, have no batch, or if a representation is not finite or not of one width.
+        If cells repeat, take part nowhere, have no batch, sample, region, time or weight, or if a representation is not
+        finite or not of one width.
     TypeError
-        If `data` is neither MuData nor AnnData, or a representation is not numeric.
+        If `data` is neither MuData nor AnnData, or a representation, time or weight is not numeric.
 
     Examples
     --------
@@ -161,35 +192,77 @@ def read_rows(
     where = locate(mods, setup, modalities)
     obs_names = _check_names(data, mods)
     cells = {m: _positions(obs_names, mods[m].obs_names, m) for m in where.space}
-    _check_cells(obs_names, cells, setup)
-    batch, label = _annotations(data, setup, mods, require_labels, require_batch)
-    x = _stack(mods, where)
-    sizes = [len(c) for c in cells.values()]
-    cell = np.concatenate(list(cells.values()))
-    modality = np.repeat(np.arange(len(sizes)), sizes)
-    row_batch = batch.codes[cell]
-    several = len(modalities if modalities is not None else sizes) > 1
-    group, groups = _groups(modality, tuple(where.space), row_batch, batch.names, several)
+    _check_cells(obs_names, cells, setup, where)
+    required = {
+        "labels_key": require_labels,
+        "batch_key": require_batch,
+        "time_key": require_time,
+        "sample_key": require_sample,
+        "spatial_key": modalities is None,
+        "weight_key": modalities is None,
+    }
+    known = read_annotations(data, setup, [name for name, needed in required.items() if not needed])
+    block = _side_by_side(mods, where, cells) if where.concatenate else _one_below_the_other(mods, where, cells)
+    row_batch = known.batch.codes[block.cell]
+    several = not where.concatenate and len(modalities if modalities is not None else cells) > 1
+    group, groups = _groups(block.modality, block.modalities, row_batch, known.batch.names, several)
     return Rows(
-        x=x,
-        cell=cell,
-        modality=modality,
-        modalities=tuple(where.space),
+        x=block.x,
+        cell=block.cell,
+        modality=block.modality,
+        modalities=block.modalities,
         batch=row_batch,
-        batches=batch.names,
+        batches=known.batch.names,
         group=group,
         groups=groups,
-        label=label.codes,
-        labels=label.names,
+        label=known.label.codes,
+        labels=known.label.names,
         obs_names=obs_names,
-        own=_own(mods, where, x, sizes),
+        own=block.own,
+        time=known.time,
+        spatial=known.spatial.codes if known.spatial else None,
+        spatials=known.spatial.names if known.spatial else (),
+        sample=known.sample.codes if known.sample else None,
+        samples=known.sample.names if known.sample else (),
+        weight=known.weight,
     )
 
 
-def _check_names(data: mudata.MuData | anndata.AnnData, mods: Mapping[str, anndata.AnnData]) -> pd.Index:
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """The working space and where its rows come from, as in `Rows`."""
+
+    x: NDArray[np.float32]
+    cell: NDArray[np.int64]
+    modality: NDArray[np.int64]
+    modalities: tuple[str, ...]
+    own: dict[str, NDArray[np.float32] | None]
+
+
+def _one_below_the_other(mods: Modalities, where: Location, cells: Mapping[str, NDArray[np.int64]]) -> _Block:
+    sizes = [len(c) for c in cells.values()]
+    x = _stack(mods, where)
+    modality = np.repeat(np.arange(len(sizes)), sizes)
+    return _Block(x, np.concatenate(list(cells.values())), modality, tuple(where.space), _own(mods, where, x, sizes))
+
+
+def _side_by_side(mods: Modalities, where: Location, cells: Mapping[str, NDArray[np.int64]]) -> _Block:
+    parts = {m: (mods[m].obsm[key], f"obsm[{key!r}] of {m!r}") for m, key in where.space.items()}
+    ends = np.cumsum([0, *(width(values, name) for values, name in parts.values())])
+    n_cells = len(next(iter(cells.values())))
+    x = np.empty((n_cells, ends[-1]), dtype=np.float32)
+    for (m, (values, name)), start, stop in zip(parts.items(), ends[:-1], ends[1:], strict=True):
+        own = np.empty((n_cells, stop - start), dtype=np.float32)
+        fill(own, values, name, mods[m].obs_names)
+        x[cells[m], start:stop] = own
+    code = np.zeros(n_cells, dtype=np.int64)
+    return _Block(x, np.arange(n_cells), code, (JOINT_MODALITY,), {JOINT_MODALITY: x})
+
+
+def _check_names(data: mudata.MuData | anndata.AnnData, mods: Modalities) -> pd.Index:
     if data.n_obs == 0:
         raise ValueError("data has no cells.")
-    for name, part in {"data": data, **mods}.items():
+    for name, part in {"data": data, **getattr(data, "mod", {}), **mods}.items():
         if not part.obs_names.is_unique:
             repeated = part.obs_names[part.obs_names.duplicated()].unique()
             raise ValueError(
@@ -212,13 +285,19 @@ def _positions(obs_names: pd.Index, names: pd.Index, modality: str) -> NDArray[n
     return position
 
 
-def _check_cells(obs_names: pd.Index, cells: Mapping[str, NDArray[np.int64]], setup: Setup) -> None:
+def _check_cells(obs_names: pd.Index, cells: Mapping[str, NDArray[np.int64]], setup: Setup, where: Location) -> None:
     count = np.bincount(np.concatenate(list(cells.values())), minlength=len(obs_names))
     if (count == 0).any():
         lost = obs_names[count == 0]
         raise ValueError(
             f"{len(lost)} cells are in none of the participating modalities {list(cells)}, for example {list(lost[:3])}"
             ": add their modality to use_rep and shared_rep, or subset the data to the participating cells."
+        )
+    if where.concatenate and (count < len(cells)).any():
+        single = obs_names[count < len(cells)]
+        raise ValueError(
+            f"use_rep puts {list(cells)} side by side, but {len(single)} cells are not in every one of them, for "
+            f"example {list(single[:3])}: subset the data to the cells in all, or name one modality or a joint space."
         )
     if setup.paired is False and (count > 1).any():
         shared = obs_names[count > 1]
@@ -234,43 +313,7 @@ def _check_cells(obs_names: pd.Index, cells: Mapping[str, NDArray[np.int64]], se
         )
 
 
-def _annotations(
-    data: mudata.MuData | anndata.AnnData,
-    setup: Setup,
-    mods: Mapping[str, anndata.AnnData],
-    require_labels: bool,
-    require_batch: bool,
-) -> tuple[Column, Column]:
-    batch = read_column(data, setup.batch_key, mods, require_batch)
-    if batch is None:
-        batch = Column(np.zeros(data.n_obs, dtype=np.int64), (SINGLE_BATCH,))
-    if missing := int((batch.codes < 0).sum()):
-        first = data.obs_names[int(np.flatnonzero(batch.codes < 0)[0])]
-        raise ValueError(
-            f"batch_key={setup.batch_key!r}: {missing} cells have no batch (NaN), for example {first!r}: give them "
-            "one, or leave them out."
-        )
-    label = read_column(data, setup.labels_key, mods, require_labels)
-    if label is None:
-        label = Column(np.full(data.n_obs, -1, dtype=np.int64), ())
-    return batch, label.without(setup.unlabeled_category)
-
-
-def read_column(
-    data: mudata.MuData | anndata.AnnData, key: str | None, mods: Mapping[str, anndata.AnnData], required: bool
-) -> Column | None:
-    """Gather a column, or return None where none is asked for, or it is absent and not required."""
-    if key is None:
-        return None
-    try:
-        return joined_column(data, key, mods)
-    except KeyError:
-        if required:
-            raise
-        return None
-
-
-def _stack(mods: Mapping[str, anndata.AnnData], where: Location) -> NDArray[np.float32]:
+def _stack(mods: Modalities, where: Location) -> NDArray[np.float32]:
     parts = {m: (mods[m].obsm[key], f"obsm[{key!r}] of {m!r}") for m, key in where.space.items()}
     widths = {m: width(values, name) for m, (values, name) in parts.items()}
     if len(set(widths.values())) > 1:
@@ -288,7 +331,7 @@ def _stack(mods: Mapping[str, anndata.AnnData], where: Location) -> NDArray[np.f
 
 
 def _own(
-    mods: Mapping[str, anndata.AnnData], where: Location, x: NDArray[np.float32], sizes: Sequence[int]
+    mods: Modalities, where: Location, x: NDArray[np.float32], sizes: Sequence[int]
 ) -> dict[str, NDArray[np.float32] | None]:
     own: dict[str, NDArray[np.float32] | None] = {}
     for m, stop, size in zip(where.space, np.cumsum(sizes), sizes, strict=True):

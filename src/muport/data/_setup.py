@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NoReturn
 
 import anndata
 import mudata
 
-from muport._constants import SINGLE_MODALITY, UNLABELED_CATEGORY
+from muport._constants import JOINT_MODALITY, SINGLE_MODALITY, UNLABELED_CATEGORY
+
+_COLUMNS = ("batch_key", "labels_key", "time_key", "spatial_key", "sample_key", "weight_key")
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,8 @@ class Setup:
     Parameters
     ----------
     use_rep
-        Modality -> ``obsm`` key of its own representation; a plain string is that key in every modality; None if
-        `shared_rep` alone is given.
+        Modality -> ``obsm`` key of its own representation; a plain string is a key of ``mdata.obsm``, a space of all
+        cells, or else that key in every modality; None if `shared_rep` alone is given.
     batch_key
         Column with the batch of each cell. None: one batch.
     labels_key
@@ -33,6 +35,16 @@ class Setup:
     paired
         None: a name in two modalities is one cell. False: such a name is an error. True: every cell must be in every
         modality.
+    time_key
+        Column with the time of each cell, as numbers. None: no time.
+    spatial_key
+        Column with the region of each cell. None: no regions.
+    sample_key
+        Column with the sample (patient) of each cell. None: no samples.
+    weight_key
+        Column with the weight of each cell, numbers of at least 0. None: no weights.
+    concatenate
+        Put the representations of several modalities side by side, one row per cell; every cell must be in all.
 
     Raises
     ------
@@ -53,11 +65,16 @@ class Setup:
     unlabeled_category: str = UNLABELED_CATEGORY
     shared_rep: Mapping[str, str] | str | None = None
     paired: bool | None = None
+    time_key: str | None = None
+    spatial_key: str | None = None
+    sample_key: str | None = None
+    weight_key: str | None = None
+    concatenate: bool = False
 
     def __post_init__(self) -> None:
         _check_keys("use_rep", self.use_rep)
         _check_keys("shared_rep", self.shared_rep)
-        for name in ("batch_key", "labels_key"):
+        for name in _COLUMNS:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{name}={value!r} must be the name of a column or None.")
@@ -65,6 +82,8 @@ class Setup:
             raise TypeError(f"unlabeled_category={self.unlabeled_category!r} must be a string.")
         if self.paired is not None and not isinstance(self.paired, bool):
             raise TypeError(f"paired={self.paired!r} must be None, True or False.")
+        if not isinstance(self.concatenate, bool):
+            raise TypeError(f"concatenate={self.concatenate!r} must be True or False.")
         if self.use_rep is None and self.shared_rep is None:
             raise ValueError("use_rep=None and shared_rep=None: give the obsm key of at least one of them.")
 
@@ -89,17 +108,27 @@ def _check_keys(name: str, value: object) -> None:
 
 @dataclass(frozen=True)
 class Location:
-    """Modality -> ``obsm`` key of the working space, and of the modality's own representation."""
+    """Modality -> ``obsm`` key of the working space, and of the modality's own representation.
+
+    Where `concatenate` is True, the working space is the representations of all modalities side by side.
+    """
 
     space: dict[str, str]
     own: dict[str, str]
+    concatenate: bool = False
 
 
 def modalities_of(
     data: mudata.MuData | anndata.AnnData, setup: Setup, expected: Sequence[str] | None = None
-) -> dict[str, anndata.AnnData]:
-    """Name the modalities of `data`; a plain AnnData is one modality, named after `use_rep` if that names just one."""
+) -> dict[str, anndata.AnnData | mudata.MuData]:
+    """Name the modalities of `data`.
+
+    A plain AnnData is one modality, named after `use_rep` if that names just one. A MuData whose own ``obsm`` holds the
+    space is one too, named ``"joint"``: its rows are all cells.
+    """
     if isinstance(data, mudata.MuData):
+        if _is_joint(data, setup, expected):
+            return {JOINT_MODALITY: data}
         # a model set up on an AnnData may be asked about a MuData that holds nothing else
         alone = len(data.mod) == 1 and tuple(expected or ()) == (SINGLE_MODALITY,)
         return dict(zip((SINGLE_MODALITY,), data.mod.values(), strict=True)) if alone else dict(data.mod)
@@ -109,12 +138,27 @@ def modalities_of(
     names = tuple(expected or (named if isinstance(named, Mapping) else (SINGLE_MODALITY,)))
     if len(names) > 1:
         raise ValueError(
-            f"data is an AnnData, but modalities {list(names)} take part: pass MuData({{{names[0]!r}: adata}})."
+            f"data is an AnnData, but modalities {list(names)} take part: pass a MuData that says which of them it is, "
+            "MuData({modality: adata})."
         )
     return {names[0]: data}
 
 
-def locate(mods: Mapping[str, anndata.AnnData], setup: Setup, expected: Sequence[str] | None = None) -> Location:
+def _is_joint(data: mudata.MuData, setup: Setup, expected: Sequence[str] | None) -> bool:
+    key = setup.use_rep
+    if setup.shared_rep is not None or not isinstance(key, str):
+        return False
+    if expected is not None:
+        return tuple(expected) == (JOINT_MODALITY,) and JOINT_MODALITY not in data.mod
+    # mdata.obsm also holds a mask of cells under the name of each modality
+    if key not in data.obsm or key in data.mod:
+        return False
+    return not (len(data.mod) == 1 and key in next(iter(data.mod.values())).obsm)
+
+
+def locate(
+    mods: Mapping[str, anndata.AnnData | mudata.MuData], setup: Setup, expected: Sequence[str] | None = None
+) -> Location:
     """Find the ``obsm`` keys of the participating modalities.
 
     Parameters
@@ -124,8 +168,8 @@ def locate(mods: Mapping[str, anndata.AnnData], setup: Setup, expected: Sequence
     setup
         What the user asked for.
     expected
-        Modalities of a fitted model. Then `mods` are new cells: one of those modalities is enough, and a modality's own
-        representation may be absent where a shared one is given.
+        Modalities of a fitted model. Then `mods` are new cells: one of those modalities is enough (all of them where
+        they stand side by side), and a modality's own representation may be absent where a shared one is given.
 
     Raises
     ------
@@ -135,10 +179,13 @@ def locate(mods: Mapping[str, anndata.AnnData], setup: Setup, expected: Sequence
         If several modalities take part without a shared representation.
     """
     asked_space, asked_own = _asked(mods, setup, expected)
+    concatenate = setup.concatenate and setup.shared_rep is None and len(asked_own) > 1
     if expected is not None:
         present = [m for m in expected if m in mods]
         if not present:
             raise KeyError(f"none of the model's modalities {list(expected)} is in the data, which has {list(mods)}.")
+        if concatenate:
+            present = list(expected)
         asked_space = {m: asked_space[m] for m in present}
         asked_own = {
             m: k for m, k in asked_own.items() if m in present and (setup.shared_rep is None or k in mods[m].obsm)
@@ -146,20 +193,17 @@ def locate(mods: Mapping[str, anndata.AnnData], setup: Setup, expected: Sequence
     for argument, asked in (("use_rep", asked_own), ("shared_rep", asked_space)):
         for modality, key in asked.items():
             _check_exists(argument if setup.shared_rep is not None else "use_rep", modality, key, mods)
-    return Location(asked_space, asked_own)
+    return Location(asked_space, asked_own, concatenate)
 
 
 def _asked(
-    mods: Mapping[str, anndata.AnnData], setup: Setup, expected: Sequence[str] | None
+    mods: Mapping[str, anndata.AnnData | mudata.MuData], setup: Setup, expected: Sequence[str] | None
 ) -> tuple[dict[str, str], dict[str, str]]:
     names = list(mods if expected is None else expected)
     if setup.shared_rep is None:
         own = _spread(setup.use_rep, names)
-        if len(own) > 1:
-            raise ValueError(
-                f"use_rep names {len(own)} modalities ({', '.join(own)}), whose spaces differ: give shared_rep, the "
-                "obsm key of a representation they share (for example one PCA of RNA and gene activity)."
-            )
+        if len(own) > 1 and not setup.concatenate:
+            _refuse_several(setup.use_rep, own, mods)
         return own, own
     named = dict(setup.use_rep) if isinstance(setup.use_rep, Mapping) else {}
     if isinstance(setup.shared_rep, str):
@@ -176,18 +220,38 @@ def _asked(
     return space, _spread(setup.use_rep, list(space))
 
 
+def _refuse_several(
+    use_rep: Mapping[str, str] | str | None,
+    own: Mapping[str, str],
+    mods: Mapping[str, anndata.AnnData | mudata.MuData],
+) -> NoReturn:
+    held = {m: sorted(a.obsm.keys()) for m, a in mods.items()}
+    if isinstance(use_rep, str) and not any(use_rep in keys for keys in held.values()):
+        raise KeyError(f"use_rep={use_rep!r} is neither in mdata.obsm nor in a modality; their obsm holds {held}.")
+    raise ValueError(
+        f"use_rep names {len(own)} modalities ({', '.join(own)}), whose spaces differ: give shared_rep, the obsm key "
+        "of a representation they share (for example one PCA of RNA and gene activity), where the model takes one; "
+        "or the key of a joint space in mdata.obsm; or one modality, {modality: key}."
+    )
+
+
 def _spread(keys: Mapping[str, str] | str | None, names: Sequence[str]) -> dict[str, str]:
     if isinstance(keys, str):
         return dict.fromkeys(names, keys)
     return dict(keys or {})
 
 
-def _check_exists(argument: str, modality: str, key: str, mods: Mapping[str, anndata.AnnData]) -> None:
+def _check_exists(argument: str, modality: str, key: str, mods: Mapping[str, anndata.AnnData | mudata.MuData]) -> None:
     if modality not in mods:
         raise KeyError(f"{argument} names modality {modality!r}, but the data has {list(mods)}: correct {argument}.")
-    if key not in mods[modality].obsm:
-        held = sorted(mods[modality].obsm.keys())
-        hint = "; pass use_rep=None to use shared_rep alone" if argument == "use_rep" and len(mods) > 1 else ""
-        raise KeyError(
-            f"{argument}: obsm[{key!r}] is not in modality {modality!r}, which has {held}: compute it first{hint}."
-        )
+    part = mods[modality]
+    if key in part.obsm:
+        return
+    if isinstance(part, mudata.MuData):
+        held = sorted(k for k in part.obsm if k not in part.mod)
+        raise KeyError(f"{argument}={key!r} is not in mdata.obsm, which has {held}: write the joint space there first.")
+    hint = "; pass use_rep=None to use shared_rep alone" if argument == "use_rep" and len(mods) > 1 else ""
+    raise KeyError(
+        f"{argument}: obsm[{key!r}] is not in modality {modality!r}, which has {sorted(part.obsm.keys())}: compute it "
+        f"first{hint}."
+    )
