@@ -1,6 +1,7 @@
 """Data to try, test and measure on: simulated with everything known, and measured."""
 
 from muport.datasets._cohort import simulated_cohort
+from muport.datasets._dynamics import simulated_dynamics
 from muport.datasets._real import BATCH_DATASETS, available, load, names, pbmc68k_reduced
 from muport.datasets._recipes import represent
 from muport.datasets._simulate import simulated_multiome
@@ -13,5 +14,6 @@ __all__ = [
     "pbmc68k_reduced",
     "represent",
     "simulated_cohort",
+    "simulated_dynamics",
     "simulated_multiome",
 ]
