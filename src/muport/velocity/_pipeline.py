@@ -1,0 +1,199 @@
+"""From cells and times to a fitted field: windows, transport, network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from muport.neighbors import knn
+from muport.velocity._train import fit_field
+from muport.velocity._transport import RawVelocity, ot_velocity
+from muport.velocity._windows import Windows, spatial_windows, time_windows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from muport.velocity._train import FieldFit
+
+__all__ = ["Cells", "Settings", "fit_network", "raw_velocity", "windows_of"]
+
+_WIDTH = 128  # cells of a block of a time bin
+_NEIGHBORS = 30  # of which the transport to a cell that is not one of them costs more
+_CHOICES = {
+    "windows": ("time", "spatial"),
+    "difference": ("central", "forward"),
+    "tail_handling": ("force", "drop", "split"),
+}
+_AT_LEAST = {  # the least value, and whether it must be a whole number
+    "n_clusters": (1, True), "window_size": (2, True), "min_window_size": (2, True), "tail_threshold": (0, True),
+    "lambda_time": (0, False), "lambda_knn": (0, False), "n_steps": (1, True), "batch_size": (1, True),
+    "lambda_smooth": (0, False), "lambda_curl": (0, False), "lambda_divergence": (0, False), "k_smooth": (1, True),
+    "n_bootstrap": (0, True), "random_state": (0, True), "hidden_dim": (1, True), "n_latent": (1, True),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells as the method sees them.
+
+    Attributes
+    ----------
+    x
+        (n, d) float32 coordinates.
+    time
+        (n,) float64 times, in the user's unit.
+    batch, spatial
+        (n,) int64 codes, or None: one batch; clusters to be found.
+    """
+
+    x: NDArray[np.float32]
+    time: NDArray[np.float64]
+    batch: NDArray[np.int64] | None = None
+    spatial: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `train` was asked for; the meaning of each stands there.
+
+    Raises
+    ------
+    ValueError
+        If a value is outside its range; names it.
+    """
+
+    windows: Literal["time", "spatial"] = "time"
+    difference: Literal["central", "forward"] = "central"
+    window_fraction: float = 0.05
+    window_size: int | None = None
+    n_clusters: int | None = None
+    overlap_fraction: float = 0.5
+    min_window_size: int = 20
+    tail_handling: Literal["force", "drop", "split"] = "force"
+    tail_threshold: int = 10
+    reg: float | None = None
+    reg_scale: float = 0.5
+    tau: float = 1.0
+    lambda_time: float = 0.0
+    lambda_knn: float = 0.0
+    n_steps: int = 400
+    batch_size: int = 512
+    lr: float | None = None
+    hidden_dim: int = 128
+    n_latent: int = 32
+    lambda_smooth: float = 0.0
+    lambda_curl: float = 0.0
+    lambda_divergence: float = 0.0
+    k_smooth: int = 15
+    use_time: bool = True
+    n_bootstrap: int = 20
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            _check(f.name, getattr(self, f.name))
+
+
+def _check(name: str, value: Any) -> None:
+    if name in _CHOICES:
+        if value not in _CHOICES[name]:
+            raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, _CHOICES[name]))}.")
+        return
+    if value is None and name in ("n_clusters", "window_size", "reg", "lr"):
+        return
+    if name == "use_time":
+        if not isinstance(value, bool):
+            raise TypeError(f"use_time={value!r} must be True or False.")
+        return
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not np.isfinite(value):
+        raise ValueError(f"{name}={value!r} must be a finite number.")
+    if name in _AT_LEAST:
+        least, whole = _AT_LEAST[name]
+        if value < least or (whole and int(value) != value):
+            raise ValueError(f"{name}={value!r} must be {'an integer' if whole else 'a number'} of at least {least}.")
+    elif name == "overlap_fraction":
+        if not 0 <= value < 1:
+            raise ValueError(f"overlap_fraction={value!r} must be at least 0 and below 1.")
+    elif name in ("window_fraction", "tau"):
+        if not 0 < value <= 1:
+            raise ValueError(f"{name}={value!r} must be above 0 and at most 1.")
+    elif value <= 0:
+        raise ValueError(f"{name}={value!r} must be positive.")
+
+
+def windows_of(cells: Cells, settings: Settings) -> Windows:
+    """Pair the windows that `settings` ask for."""
+    if settings.windows == "time":
+        return time_windows(
+            cells.time,
+            cells.batch,
+            fraction=settings.window_fraction,
+            width=settings.window_size or _WIDTH,
+            random_state=settings.random_state,
+        )
+    return spatial_windows(
+        cells.x,
+        cells.time,
+        cells.spatial,
+        cells.batch,
+        n_clusters=settings.n_clusters,
+        window_size=settings.window_size,
+        overlap_fraction=settings.overlap_fraction,
+        min_window_size=settings.min_window_size,
+        tail_handling=settings.tail_handling,
+        tail_threshold=settings.tail_threshold,
+        random_state=settings.random_state,
+    )
+
+
+def raw_velocity(cells: Cells, windows: Windows, settings: Settings, device: str = "cpu") -> RawVelocity:
+    """Transport the windows that are paired."""
+    near = knn(cells.x, min(_NEIGHBORS, len(cells.x) - 1)).indices if settings.lambda_knn > 0 else None
+    return ot_velocity(
+        cells.x,
+        cells.time,
+        windows,
+        reg=settings.reg,
+        reg_scale=settings.reg_scale,
+        tau=settings.tau,
+        lambda_time=settings.lambda_time,
+        lambda_knn=settings.lambda_knn,
+        neighbors=near,
+        difference=settings.difference,
+        device=device,
+    )
+
+
+def fit_network(
+    cells: Cells,
+    raw: RawVelocity,
+    settings: Settings,
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> FieldFit:
+    """Fit the field to the raw velocities."""
+    near = knn(cells.x, min(settings.k_smooth, len(cells.x) - 1)).indices if settings.lambda_smooth > 0 else None
+    return fit_field(
+        cells.x,
+        cells.time,
+        raw,
+        n_steps=settings.n_steps,
+        batch_size=settings.batch_size,
+        hidden_dim=settings.hidden_dim,
+        n_latent=settings.n_latent,
+        lr=settings.lr,
+        lambda_smooth=settings.lambda_smooth,
+        lambda_curl=settings.lambda_curl,
+        lambda_divergence=settings.lambda_divergence,
+        neighbors=near,
+        use_time=settings.use_time,
+        n_bootstrap=settings.n_bootstrap,
+        random_state=settings.random_state,
+        device=device,
+        progress=progress,
+    )
