@@ -141,8 +141,8 @@ def _span(basis: Tensor, v: Tensor) -> Tensor:
 
 
 def _shorten(v: Tensor, most: Tensor) -> Tensor:
-    length = v.norm(dim=1).clamp(min=1e-30)
-    return v * (most / length).clamp(max=1.0)[:, None]
+    share: Tensor = (most / v.norm(dim=1).clamp(min=1e-30)).clamp(max=1.0)
+    return v * share[:, None]
 
 
 def _components(points: NDArray[np.float32], near: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:

@@ -137,7 +137,8 @@ class _Step:
     def _coefficient(self, v: Tensor) -> Tensor | float:
         if self._length_scale is None:
             return self._diffusion
-        return self._diffusion * self._length_scale * v.norm(dim=1, keepdim=True)
+        speed: Tensor = v.norm(dim=1, keepdim=True)
+        return self._diffusion * self._length_scale * speed
 
     def _eta(self, x: Tensor, rows: Tensor) -> Tensor:
         # Drawn for all paths, on the CPU: neither the end of one path nor the device changes another's noise.
