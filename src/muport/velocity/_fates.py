@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse import csgraph
-from scipy.sparse import linalg as sparse_linalg
 
 from muport.neighbors import as_points, knn
 from muport.velocity._chain import Absorption, absorption, stochastic
@@ -20,21 +19,28 @@ __all__ = ["Absorption", "absorption", "cell_kernel", "committor", "fate_probabi
 
 _TINY = 1e-300
 _STEP = 1.0  # median displacement of a step, in median distances to the k-th neighbour
-_MASS = 0.9  # of the mass that has flowed to its ends is looked at: the rest sits on stragglers
+_MASS = 0.98  # of the mass that has flowed to its ends is looked at: the rest sits on stragglers
 _SETTLED = 1e-4  # change of the mass in one step, in total variation
 _MOST_STEPS = 2_000
-_RISE = 2.0  # an end holds at least this many times its share of the cells,
-_SURE_RISE = 5.0  # and from here on it is an end without asking whether it turns
+_RISE = 2.0  # an end holds at least this many times its share of the cells
+_LEAK = 0.01  # of its mass a set passes on in a step, beyond which it is no end by itself
+_BALANCED = 1e-3  # change of a column's factor at which the balance is met
+_MOST_BALANCING = 100
 
 
 def cell_kernel(
-    x: Any, velocity: Any, *, time: Any | None = None, k: int = 15, step: float | None = None
+    x: Any, velocity: Any, *, time: Any | None = None, k: int = 15, step: float | None = None, balance: float = 0.95
 ) -> sp.csr_matrix:
     """Transition matrix between cells: from each cell to the neighbours of the point the flow takes it to.
 
     With y_i = x_i + step * v_i and N_i the k cells nearest to y_i,
     P_ij ~ exp(-(|y_i - x_j|^2 - min_N |y_i - x|^2) / w_i) for j in N_i, where w_i is the mean of the numerator over
     N_i: the width tunes itself, and no row can underflow. Flow that leaves the data comes back to its nearest cells.
+
+    In many dimensions a few cells (hubs) are neighbours of most, and would decide alone which way the flow goes at a
+    fork. So P becomes the plan of an unbalanced transport from the flowed cells to the cells, along the same entries:
+    P_ij = u_i P_ij b_j, rows to 1 exactly, columns to 1 as far as b_j = (sum_i u_i P_ij)^-balance allows. It rests on
+    cells being sampled alike everywhere: a branch is then entered by as many cells as it passes on.
 
     Parameters
     ----------
@@ -50,6 +56,9 @@ def cell_kernel(
     step
         Duration of one step in units of time. By default the median displacement of the cells that move equals the
         median distance of a cell to its k-th neighbour: shorter steps stay in the noise, longer ones cut corners.
+    balance
+        How far columns are brought to 1, from 0 (not at all) to below 1; cells where the flow begins or ends, which
+        cannot be balanced, bound it.
 
     Returns
     -------
@@ -79,6 +88,8 @@ def cell_kernel(
     duration = _step_of(points, flow, k) if step is None else float(step)
     if not 0 < duration < np.inf:
         raise ValueError(f"step={step} must be a positive, finite duration.")
+    if not 0 <= balance < 1:
+        raise ValueError(f"balance={balance} must be at least 0 and below 1.")
     found = knn(points, k, query=points + np.float32(duration) * flow)
     weight = _self_tuned(found.distances)
     if time is not None:
@@ -86,7 +97,26 @@ def cell_kernel(
     weight /= weight.sum(axis=1, keepdims=True)
     matrix = sp.csr_matrix((weight.ravel(), found.indices.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
     matrix.sort_indices()
-    return matrix
+    return _balanced(matrix, balance)
+
+
+def _balanced(kernel: sp.csr_matrix, balance: float) -> sp.csr_matrix:
+    """Unbalanced Sinkhorn scaling of the stored entries; rows sum to 1."""
+    if balance == 0:
+        return kernel
+    transposed = kernel.T.tocsr()
+    factor = np.ones(kernel.shape[0])
+    for _ in range(_MOST_BALANCING):
+        column = transposed @ (1 / (kernel @ factor))
+        # a cell that nothing flows to has no entry to scale
+        new = np.where(column > 0, np.maximum(column, _TINY) ** -balance, 1.0)
+        change = np.abs(np.log(new / factor)).max()
+        factor = new
+        if change < _BALANCED:
+            break
+    scaled = sp.csr_matrix(sp.diags(1 / (kernel @ factor)) @ kernel @ sp.diags(factor))
+    scaled.sort_indices()
+    return scaled
 
 
 def _step_of(x: NDArray[np.float32], velocity: NDArray[np.float32], k: int) -> float:
@@ -124,15 +154,15 @@ def terminal_states(kernel: Any, *, min_mass: float = 0.01) -> NDArray[np.int64]
     """Find the cells where the flow ends.
 
     Every cell starts with equal mass, and the mass follows the kernel until it settles (a change below 1e-4 a step).
-    The fewest cells that hold 90 % of it fall into strongly connected sets. A set is an end if it holds at least
-    ``min_mass`` and at least twice its share of the cells, and if its mass does not turn in circles: below five times
-    its share, the slowest mode of the kernel on it, with eigenvalue r exp(i a), must not turn by a radian before it
-    fades (|a| < -log r). A cycle has no end.
+    The fewest cells that hold 98 % of it fall into strongly connected sets; a set that passes more than 1 % of its
+    mass to another in a step is joined to the one it feeds most. A set is an end if it holds at least ``min_mass`` and
+    at least twice its share of the cells. Mass on a cycle stays spread, as does mass that does not flow: neither is an
+    end.
 
     Parameters
     ----------
     kernel
-        (n, n) row-stochastic matrix, e.g. of :func:`cell_kernel`.
+        (n, n) row-stochastic matrix of :func:`cell_kernel`. Without its balance the mass of a cycle gathers on hubs.
     min_mass
         Least share of the mass of an end: rarer fates are not found.
 
@@ -161,20 +191,32 @@ def terminal_states(kernel: Any, *, min_mass: float = 0.01) -> NDArray[np.int64]
     mass = _settled_mass(matrix)
     order = np.argsort(-mass, kind="stable")
     held = np.sort(order[: int(np.searchsorted(np.cumsum(mass[order]), _MASS)) + 1])
-    inner = matrix[held][:, held]
-    count, part = csgraph.connected_components(inner, directed=True, connection="strong")
-    share, cells = np.bincount(part, mass[held], count), np.bincount(part, minlength=count)
-    rise = share * n / cells
+    part = _gathered(matrix[held][:, held], mass[held])
+    share, cells = np.bincount(part, mass[held]), np.bincount(part)
+    ends = np.flatnonzero((share >= min_mass) & (share * n >= _RISE * cells))
+    code = np.full(len(share), -1, np.int64)
+    code[ends[np.argsort(-share[ends], kind="stable")]] = np.arange(len(ends))
     codes = np.full(n, -1, np.int64)
-    code = 0
-    for one in np.argsort(-share, kind="stable"):
-        rows = part == one
-        if share[one] < min_mass or rise[one] < _RISE:
-            continue
-        if rise[one] >= _SURE_RISE or not _turns(inner[rows][:, rows]):
-            codes[held[rows]] = code
-            code += 1
+    codes[held] = code[part]
     return codes
+
+
+def _gathered(kernel: sp.csr_matrix, mass: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Strongly connected set of every cell, once each set is joined to the one it leaks to."""
+    n = kernel.shape[0]
+    count, part = csgraph.connected_components(kernel, directed=True, connection="strong")
+    if count == 1:
+        return np.asarray(part, np.int64)
+    member = sp.csr_matrix((np.ones(n), (np.arange(n), part)), shape=(n, count))
+    between = sp.csr_matrix(member.T @ sp.diags(mass) @ kernel @ member)
+    between = sp.csr_matrix(between - sp.diags(between.diagonal()))
+    leaks = between.max(axis=1).toarray().ravel() > _LEAK * np.bincount(part, mass, count)
+    source = np.flatnonzero(leaks)
+    fed = np.asarray(between.argmax(axis=1)).ravel()[source]
+    joined = sp.csr_matrix((np.ones(len(source)), (source, fed)), shape=(count, count))
+    _, group = csgraph.connected_components(joined, directed=False)
+    whole: NDArray[np.int64] = np.asarray(group, np.int64)[part]
+    return whole
 
 
 def _settled_mass(kernel: sp.csr_matrix) -> NDArray[np.float64]:
@@ -189,25 +231,6 @@ def _settled_mass(kernel: sp.csr_matrix) -> NDArray[np.float64]:
         if change < _SETTLED / 2:
             break
     return mass
-
-
-def _turns(kernel: sp.csr_matrix) -> bool:
-    """Whether the slowest mode of a closed set turns by a radian before it fades."""
-    n = kernel.shape[0]
-    if n < 3:
-        return False
-    if n <= 500:
-        values = np.linalg.eigvals(kernel.toarray())
-    else:
-        try:
-            start = np.random.default_rng(0).random(n)
-            values = sparse_linalg.eigs(kernel, k=4, v0=start, tol=1e-3, return_eigenvectors=False)
-        except sparse_linalg.ArpackNoConvergence as error:
-            values = error.eigenvalues
-    if len(values) < 2:
-        return False
-    slow = values[np.argsort(-np.abs(values))][1]
-    return bool(abs(np.angle(slow)) > -np.log(max(abs(slow), _TINY)) and abs(slow.imag) > 1e-9)
 
 
 def fate_probabilities(kernel: Any, terminal: Any, *, tol: float = 1e-8, max_iter: int = 5_000) -> NDArray[np.float64]:
