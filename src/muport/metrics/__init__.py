@@ -1,7 +1,22 @@
-"""Scores of integrated cells and of transferred labels."""
+"""Scores of integrated cells, of transferred labels, and of velocities and fates."""
 
+from muport.metrics._clones import clonal_agreement
 from muport.metrics._matching import foscttm
 from muport.metrics._neighborhood import batch_mixing, knn_labels
 from muport.metrics._transfer import TransferScores, confusion_counts, label_transfer
+from muport.metrics._velocity import VelocityError, cbdir, direction_free, iccoh, velocity_error
 
-__all__ = ["TransferScores", "batch_mixing", "confusion_counts", "foscttm", "knn_labels", "label_transfer"]
+__all__ = [
+    "TransferScores",
+    "VelocityError",
+    "batch_mixing",
+    "cbdir",
+    "clonal_agreement",
+    "confusion_counts",
+    "direction_free",
+    "foscttm",
+    "iccoh",
+    "knn_labels",
+    "label_transfer",
+    "velocity_error",
+]
