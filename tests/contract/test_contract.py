@@ -16,24 +16,77 @@ import pytest
 from anndata import AnnData
 from mudata import MuData
 
-ARGS = {"use_rep": {"rna": "X_own", "atac": "X_own"}, "labels_key": "rna:cell_type", "shared_rep": "X_shared"}
+SHARED = {"use_rep": {"rna": "X_own", "atac": "X_own"}, "labels_key": "rna:cell_type", "shared_rep": "X_shared"}
+SINGLE = {"use_rep": "X_pca", "labels_key": "cell_type"}
+TIMED = {"time_key": "pseudotime", "batch_key": "batch"}
+COHORT = {"sample_key": "sample", "labels_key": "condition"}
+QUIET = {"accelerator": "cpu", "random_state": 0, "progress": False}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model class, where it is imported from, and how it is trained quickly."""
+    """A model class, where it is imported from, how it is set up and trained quickly, and what is expected of it.
+
+    `mudata` and `anndata` are arguments of the set-up methods, `space` is the ``obsm`` key of the working space, and
+    `column` one that no cell may miss. `joint` tells that the space is one of all cells, in ``mdata.obsm``.
+    """
 
     module: str
     name: str
     train: dict[str, Any] = field(default_factory=dict)
+    mudata: dict[str, Any] = field(default_factory=lambda: SHARED)
+    anndata: dict[str, Any] = field(default_factory=lambda: SINGLE)
+    space: str = "X_shared"
+    joint: bool = False
+    width: int = 6
+    n_batch: int = 3
+    n_labels: int = 4
+    column: str = "batch"
+
+    def data(self, prefix: str = "", n: int = 150, both: int = 20, batches: tuple[str, ...] = ("b0", "b1")) -> MuData:
+        """Two modalities of which the model takes what it is set up with."""
+        return self.completed(two_modalities(prefix, n, both, batches))
+
+    def completed(self, data: MuData) -> MuData:
+        """Add the joint space, which is computed from all modalities, if the model takes one and it is not there."""
+        return with_joint(data) if self.joint and "X_joint" not in data.obsm else data
 
 
 CASES = {
     "fake": Case("fake_model", "Fake"),
-    "Integration": Case(
-        "muport.integration",
-        "Integration",
-        {"max_iter": 3, "accelerator": "cpu", "random_state": 0, "progress": False},
+    "timed fake": Case(
+        "fake_model",
+        "Timed",
+        mudata={"use_rep": "X_joint", "labels_key": "rna:cell_type", **TIMED, "sample_key": "sample"},
+        anndata={**SINGLE, **TIMED},
+        space="X_joint",
+        joint=True,
+        column="sample",
+    ),
+    "Integration": Case("muport.integration", "Integration", {"max_iter": 3, **QUIET}),
+    "Velocity": Case(
+        "muport.velocity",
+        "Velocity",
+        {"n_steps": 30, **QUIET},
+        mudata={"use_rep": "X_joint", "labels_key": "rna:cell_type", **TIMED},
+        anndata={**SINGLE, **TIMED},
+        space="X_joint",
+        joint=True,
+        width=32,
+        column="pseudotime",
+    ),
+    "GMM": Case(
+        "muport.gmm",
+        "GMM",
+        {"k_comps": 2, **QUIET},
+        mudata={"use_rep": "X_joint", **COHORT},
+        anndata={"use_rep": "X_pca", **COHORT},
+        space="X_joint",
+        joint=True,
+        width=5,
+        n_batch=1,
+        n_labels=3,
+        column="sample",
     ),
 }
 
@@ -62,6 +115,22 @@ def two_modalities(prefix: str = "", n: int = 150, both: int = 20, batches: tupl
     return MuData({"rna": rna, "atac": atac})
 
 
+def annotate(obs: pd.DataFrame, x: np.ndarray) -> None:
+    """Add a time along the first axis, six samples and their two conditions."""
+    obs["pseudotime"] = 1 / (1 + np.exp(-x[:, 0] / 2))
+    patient = np.arange(len(obs)) % 6
+    obs["sample"], obs["condition"] = [f"p{i}" for i in patient], np.array(["ctrl", "stim"])[patient % 2]
+
+
+def with_joint(mdata: MuData) -> MuData:
+    """Write a space of all cells, in which conditions differ a little, and the columns of the cells."""
+    frames = [pd.DataFrame(a.obsm["X_shared"], index=a.obs_names) for a in mdata.mod.values()]
+    x = pd.concat(frames).groupby(level=0).mean().loc[mdata.obs_names].to_numpy()
+    annotate(mdata.obs, x)
+    mdata.obsm["X_joint"] = (x + 0.5 * (mdata.obs["condition"] == "stim").to_numpy()[:, None]).astype(np.float32)
+    return mdata
+
+
 @pytest.fixture(params=CASES, scope="module")
 def case(request, fake) -> Case:
     case = CASES[request.param]
@@ -78,15 +147,15 @@ def cls(case) -> type:
 
 
 def trained(cls: type, case: Case, mdata: MuData) -> Any:
-    cls.setup_mudata(mdata, **ARGS)
+    cls.setup_mudata(mdata, **case.mudata)
     model = cls(mdata)
     model.train(**case.train)
     return model
 
 
 @pytest.fixture(scope="module")
-def data() -> MuData:
-    return two_modalities()
+def data(case) -> MuData:
+    return case.data()
 
 
 @pytest.fixture(scope="module")
@@ -99,25 +168,24 @@ def latent(model) -> np.ndarray:
     return model.get_latent_representation()
 
 
-def test_latent_is_rows_of_obs(model, data, latent):
-    assert latent.shape == (data.n_obs, 6)
+def test_latent_is_rows_of_obs(case, model, data, latent):
+    assert latent.shape == (data.n_obs, case.width)
     assert latent.dtype == np.float32
     assert np.isfinite(latent).all()
     data.obsm["X_test"] = latent
     del data.obsm["X_test"]
 
 
-def test_training_writes_nothing_but_the_setup(cls, case, data):
-    mine = two_modalities()
+def test_training_writes_nothing_but_the_setup(cls, case):
+    mine, fresh = case.data(), case.data()
     model = trained(cls, case, mine)
     model.get_latent_representation()
-    assert [c for c in mine.obs.columns if not c.startswith("_scvi_")] == []
-    assert not mine.obsm.keys() - {"rna", "atac"}
     assert mine.uns.keys() == {"_scvi_uuid", "_scvi_manager_uuid"}
-    for name, adata in two_modalities().mod.items():
-        pd.testing.assert_frame_equal(mine[name].obs, adata.obs)
-        assert mine[name].obsm.keys() == adata.obsm.keys()
-        assert all(np.array_equal(mine[name].obsm[k], adata.obsm[k]) for k in adata.obsm)
+    mine.obs = mine.obs[[c for c in mine.obs.columns if not c.startswith("_scvi_")]]
+    for mine_part, part in [(mine, fresh), *((mine[m], fresh[m]) for m in fresh.mod)]:
+        pd.testing.assert_frame_equal(mine_part.obs, part.obs)
+        assert mine_part.obsm.keys() == part.obsm.keys()
+        assert all(np.array_equal(mine_part.obsm[k], part.obsm[k]) for k in part.obsm)
 
 
 def test_same_seed_same_latent_and_the_global_generators_stay(cls, case, latent):
@@ -127,7 +195,7 @@ def test_same_seed_same_latent_and_the_global_generators_stay(cls, case, latent)
         old = np.random.get_state()[1].tolist()  # noqa: NPY002
         return old, torch.get_rng_state().tolist(), random.getstate()
 
-    mine = two_modalities()
+    mine = case.data()
     before = states()
     again = trained(cls, case, mine)
     assert states() == before
@@ -152,8 +220,8 @@ def test_given_data(cls, model, data, latent, tmp_path):
     assert again._model_summary_string == model._model_summary_string
 
 
-def test_no_data_then_new_cells(cls, model, tmp_path):
-    query = two_modalities("q", 60, 7)
+def test_no_data_then_new_cells(cls, case, model, tmp_path):
+    query = case.data("q", 60, 7)
     model.save(tmp_path / "m", prefix="p_")
     again = cls.load(tmp_path / "m", adata=False, prefix="p_")
     assert np.array_equal(again.map_query(query), model.map_query(query))
@@ -170,7 +238,7 @@ def test_saved_again_is_the_same_file(cls, model, tmp_path):
 def test_a_fresh_process_maps_the_same(case, model, tmp_path):
     if case.module == "fake_model":
         pytest.skip("not importable elsewhere")
-    query = two_modalities("q", 60, 7)
+    query = case.data("q", 60, 7)
     model.save(tmp_path / "m")
     query.copy().write(tmp_path / "q.h5mu")
     code = (
@@ -194,15 +262,15 @@ def test_changed_files_are_refused(cls, model, tmp_path):
     cls.load(tmp_path / "m", adata=False)
 
 
-def test_rows_follow_names_without_update(model):
-    query = two_modalities("q", 60, 7)
+def test_rows_follow_names_without_update(case, model):
+    query = case.data("q", 60, 7)
     expected = model.map_query(query)
     query.mod["rna"] = query.mod["rna"][::-1].copy()
     assert np.allclose(model.map_query(query), expected, atol=1e-5)
 
 
-def test_permuted_cells_permute_the_result(model):
-    query = two_modalities("q", 60, 0)
+def test_permuted_cells_permute_the_result(case, model):
+    query = case.data("q", 60, 0)
     order = np.random.default_rng(0).permutation(query.n_obs)
     permuted = query[order].copy()
     expected = pd.DataFrame(model.map_query(query), index=query.obs_names)
@@ -220,45 +288,56 @@ QUERIES = {
 
 
 @pytest.mark.parametrize("kind", QUERIES)
-def test_queries(model, kind):
-    query = QUERIES[kind](two_modalities("q", 60, 7))
+def test_queries(case, model, kind):
+    query = two_modalities("q", 60, 7)
     for adata in query.mod.values():
-        if not query.is_view:
-            del adata.obs["cell_type"]
+        del adata.obs["cell_type"]
+    query = case.completed(QUERIES[kind](case.completed(query)))
     view = query.is_view
+    if not view and "condition" in query.obs:
+        del query.obs["condition"]
+    columns = list(query.obs.columns)
     z = model.map_query(query)
-    assert z.shape == (query.n_obs, 6)
+    assert z.shape == (query.n_obs, case.width)
     assert z.dtype == np.float32
     assert np.isfinite(z).all()
     assert query.is_view == view
-    assert not any(c.startswith("_scvi") for c in query.obs.columns)
+    assert list(query.obs.columns) == columns
 
 
-def test_collisions_and_missing_batches_are_refused(cls):
-    mdata = two_modalities()
+def test_collisions_are_refused(cls, case):
+    if case.joint:
+        pytest.skip("a joint space has one row per name")
     with pytest.raises(ValueError, match=r"paired=False.*20 names"):
-        cls.setup_mudata(mdata, **ARGS, paired=False)
-    mdata["rna"].obs.loc["r0", "batch"] = np.nan
-    with pytest.raises(ValueError, match=r"batch.*1 cells.*r0"):
-        cls.setup_mudata(mdata, **ARGS)
-    assert "_scvi_batch" not in mdata.obs
+        cls.setup_mudata(case.data(), **case.mudata, paired=False)
+
+
+def test_missing_values_are_refused(cls, case):
+    mdata = case.data()
+    for obs in (mdata.obs, mdata["rna"].obs):
+        if case.column in obs:
+            obs.loc["r0", case.column] = np.nan
+    with pytest.raises(ValueError, match=rf"{case.column}.*1 cells.*r0"):
+        cls.setup_mudata(mdata, **case.mudata)
+    assert not any(c.startswith("_scvi") for c in mdata.obs.columns)
 
 
 def test_anndata(cls, case, tmp_path):
     adata = cells([f"c{i}" for i in range(120)], 2, 0.0, ["b0", "b1"])
-    cls.setup_anndata(adata, use_rep="X_pca", labels_key="cell_type")
+    annotate(adata.obs, adata.obsm["X_pca"])
+    cls.setup_anndata(adata, **case.anndata)
     model = cls(adata)
     model.train(**case.train)
     z = model.get_latent_representation()
-    assert z.shape == (120, 6)
+    assert z.shape == (120, case.width)
     model.save(tmp_path / "m", save_anndata=True)
     assert np.array_equal(cls.load(tmp_path / "m").get_latent_representation(), z)
-    assert model.map_query(MuData({"rna": adata[:30].copy()})).shape == (30, 6)
+    assert model.map_query(MuData({"rna": adata[:30].copy()})).shape == (30, case.width)
 
 
-def test_an_untrained_model_says_so(cls, capsys):
-    mdata = two_modalities()
-    cls.setup_mudata(mdata, **ARGS)
+def test_an_untrained_model_says_so(cls, case, capsys):
+    mdata = case.data()
+    cls.setup_mudata(mdata, **case.mudata)
     model = cls(mdata)
     for call in (model.get_latent_representation, lambda: model.map_query(mdata)):
         with pytest.raises(ValueError, match=r"train\(\)") as caught:
@@ -270,25 +349,25 @@ def test_an_untrained_model_says_so(cls, capsys):
     assert "Not Trained" in capsys.readouterr().out
 
 
-def test_what_scvi_tools_offers(model, data, capsys):
-    assert model.summary_stats.n_batch == 3
+def test_what_scvi_tools_offers(case, model, data, capsys):
+    assert model.summary_stats.n_batch == case.n_batch
     assert model.registry_["model_name"] == type(model).__name__
     assert model.get_from_registry(data, "batch").shape[0] == data.n_obs
     model.view_anndata_setup()
-    assert "X_shared" in capsys.readouterr().out
+    assert case.space in capsys.readouterr().out
     model.to_device("cpu")
     assert str(model.device) == "cpu"
     assert isinstance(model.history_, dict)
 
 
 def test_two_models_on_one_object(cls, case, model, data, latent):
-    other = two_modalities()
-    cls.setup_mudata(other, **ARGS)
+    other = case.data()
+    cls.setup_mudata(other, **case.mudata)
     first = cls(other)
-    cls.setup_mudata(other, **{**ARGS, "labels_key": None})
+    cls.setup_mudata(other, **{**case.mudata, "labels_key": None})
     second = cls(other)
     first.train(**case.train)
-    assert first.summary_stats.n_labels == 4
+    assert first.summary_stats.n_labels == case.n_labels
     assert second.summary_stats.n_labels == 1
     assert np.array_equal(first.get_latent_representation(), latent)
 
