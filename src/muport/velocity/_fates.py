@@ -33,7 +33,8 @@ def cell_kernel(
 ) -> sp.csr_matrix:
     """Transition matrix between cells: from each cell to the neighbours of the point the flow takes it to.
 
-    With y_i = x_i + step * v_i and N_i the k cells nearest to y_i,
+    With y_i = x_i + step * v_i and N_i the k other cells nearest to y_i (y_i shares the noise of x_i, and would find
+    cell i too near),
     P_ij ~ exp(-(|y_i - x_j|^2 - min_N |y_i - x|^2) / w_i) for j in N_i, where w_i is the mean of the numerator over
     N_i: the width tunes itself, and no row can underflow. Flow that leaves the data comes back to its nearest cells.
 
@@ -52,7 +53,7 @@ def cell_kernel(
         (n,) times that orient the moves without forbidding any: each is weighted by 1 / (1 + exp(-(t_j - t_i) / s)),
         s the median over cells of the spread (standard deviation) of time among a cell's k candidates.
     k
-        Cells to move to; all of them if there are fewer.
+        Cells to move to; all others if there are fewer.
     step
         Duration of one step in units of time. By default the median displacement of the cells that move equals the
         median distance of a cell to its k-th neighbour: shorter steps stay in the noise, longer ones cut corners.
@@ -68,7 +69,8 @@ def cell_kernel(
     Raises
     ------
     ValueError
-        For shapes that do not fit, NaN, velocity that is zero everywhere, or ``k`` or ``step`` out of range.
+        For shapes that do not fit, NaN, a single cell, velocity that is zero everywhere, or ``k``, ``step`` or
+        ``balance`` out of range.
 
     Examples
     --------
@@ -76,7 +78,7 @@ def cell_kernel(
     >>> from muport.velocity import cell_kernel
     >>> x = np.arange(6.0)[:, None]
     >>> cell_kernel(x, np.ones_like(x), k=1, step=2.0).indices.tolist()
-    [2, 3, 4, 5, 5, 5]
+    [2, 3, 4, 5, 5, 4]
     """
     points, flow = as_points(x, "x"), as_points(velocity, "velocity")
     if flow.shape != points.shape:
@@ -84,18 +86,20 @@ def cell_kernel(
     if k < 1:
         raise ValueError(f"k={k} must be at least 1.")
     n = len(points)
-    k = min(k, n)
+    if n < 2:
+        raise ValueError("x has one cell: a chain needs at least two.")
+    k = min(k, n - 1)
     duration = _step_of(points, flow, k) if step is None else float(step)
     if not 0 < duration < np.inf:
         raise ValueError(f"step={step} must be a positive, finite duration.")
     if not 0 <= balance < 1:
         raise ValueError(f"balance={balance} must be at least 0 and below 1.")
-    found = knn(points, k, query=points + np.float32(duration) * flow)
-    weight = _self_tuned(found.distances)
+    distances, indices = _others(points, points + np.float32(duration) * flow, k)
+    weight = _self_tuned(distances)
     if time is not None:
-        weight = weight * _oriented(_numbers(time, n, "time"), found.indices)
+        weight = weight * _oriented(_numbers(time, n, "time"), indices)
     weight /= weight.sum(axis=1, keepdims=True)
-    matrix = sp.csr_matrix((weight.ravel(), found.indices.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
+    matrix = sp.csr_matrix((weight.ravel(), indices.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
     matrix.sort_indices()
     return _balanced(matrix, balance)
 
@@ -123,10 +127,18 @@ def _step_of(x: NDArray[np.float32], velocity: NDArray[np.float32], k: int) -> f
     speed = np.linalg.norm(velocity, axis=1)
     if not speed.any():
         raise ValueError("velocity is zero in every cell: there is no flow to follow.")
-    if len(x) == 1:
-        return 1.0
-    local = float(np.median(knn(x, min(k, len(x) - 1)).distances[:, -1]))
+    local = float(np.median(knn(x, k).distances[:, -1]))
     return _STEP * (local or 1.0) / float(np.median(speed[speed > 0]))
+
+
+def _others(
+    x: NDArray[np.float32], query: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Distances (n, k) and indices (n, k) of the k cells nearest to each flowed cell, without the cell itself."""
+    found = knn(x, k + 1, query=query)
+    own = found.indices == np.arange(len(x))[:, None]
+    own[~own.any(axis=1), -1] = True
+    return found.distances[~own].reshape(-1, k), found.indices[~own].reshape(-1, k)
 
 
 def _self_tuned(distances: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ type Role = Literal["initial", "terminal", "branching", "cycling", "transient"]
 _TINY = 1e-300
 _CELLS_PER_MICROSTATE = 20
 _MOST_MICROSTATES = 200
+_LEAST_CELLS = 5  # of a microstate
 _POINTS_PER_CENTER = 256  # cells that k-means fits on, per microstate
 _NEAREST = 5  # microstates that a cell's membership is interpolated from
 _MOST_STATES = 12
@@ -37,7 +38,7 @@ class MetaStates:
     Attributes
     ----------
     membership
-        (n, m) soft membership of every cell, rows sum to 1.
+        (n, m) soft membership of every cell, rows sum to 1; each state is the largest of some cell.
     transition
         (m, m) coarse chain K of one step of the kernel, rows sum to 1.
     stationary
@@ -76,11 +77,12 @@ def meta_states(
        (Wu and Noé, 2020, J. Nonlinear Sci. 30, 23). With rates r_k = -log s_k and r_1 = 0, the number of slow functions
        is the k <= 11 of the largest ratio r_(k+1) / r_k. They tell one state from another for each end of the data
        (two for a line, A for a star of A arms); one state more, ``n_states``, lets a junction be a state of its own.
-    3. Memberships: the corners of the simplex that the functions span, found one by one as the point farthest from those
-       before (inner simplex: Weber and Kube, 2005), negative ones clipped; a cell's is a mean over its nearest
-       microstates.
-    4. With memberships X, D = 1/n: the flux F = X' D P X, its antisymmetric part F - F' (the graph) and the chain
-       K = (X' D X)^-1 F (Galerkin), clipped at 0 and brought to rows of 1.
+    3. Memberships: the corners of the simplex that the functions span, found one by one as the point farthest from
+       those before (inner simplex: Weber and Kube, 2005), negative ones clipped; a cell's is a mean over its nearest
+       microstates. A corner that is no cell's main state is dropped.
+    4. With X the indicators of each cell's main state and D = 1/n: the flux F = X' D P X, its antisymmetric part F - F'
+       (the graph) and the chain K = (X' D X)^-1 F (Galerkin). Soft indicators would lend a state the flux of its
+       neighbours, and let mass leave where the flow ends.
 
     Roles, by the net flux. Of the flows between a and b those below a tenth of the lesser of the two net fluxes through
     a and b are noise. A state is
@@ -133,13 +135,13 @@ def meta_states(
             f"n_states={m} is out of range: with {len(centers)} microstates it must be between 2 and {len(centers)}."
         )
     membership = _to_cells(points, centers, _corners(functions[:, :m]))
-    n = len(points)
-    flow = membership.T @ (matrix @ membership) / n
+    held, main = np.unique(membership.argmax(axis=1), return_inverse=True)
+    flow = _between(matrix, main, len(held))
     order = _downstream(flow - flow.T)
-    membership, flow = membership[:, order], flow[np.ix_(order, order)]
-    mass = membership.mean(axis=0)
-    transition = _galerkin(membership.T @ membership / n, flow)
-    flux = flow - flow.T
+    membership, flow = membership[:, held[order]], flow[np.ix_(order, order)]
+    membership /= membership.sum(axis=1, keepdims=True)
+    mass = flow.sum(axis=1)
+    transition, flux = flow / mass[:, None], flow - flow.T
     stationary = _limit(transition, mass)
     score = float(np.square(singular[:m]).sum())
     return MetaStates(membership, transition, stationary, mass, flux, _roles(flux, mass), singular, score)
@@ -157,7 +159,12 @@ def _microstates(
             f"{count} microstates are out of range: {n} cells and {least} states need between {least} and {n}."
         )
     found = kmeans(x, count, random_state=seed, max_points_per_center=_POINTS_PER_CENTER, n_threads=1)
-    return found.labels, found.centers
+    # a few stray cells that others hardly flow to would be a slow function of their own
+    large = np.bincount(found.labels) >= _LEAST_CELLS
+    if large.all() or large.sum() < 2 * least:
+        return found.labels, found.centers
+    centers = found.centers[large]
+    return knn(centers, 1, query=x, n_threads=1).indices[:, 0], centers
 
 
 def _between(kernel: sp.csr_matrix, label: NDArray[np.int64], count: int) -> NDArray[np.float64]:
@@ -222,13 +229,6 @@ def _downstream(flux: NDArray[np.float64]) -> NDArray[np.int64]:
     laplacian = np.diag(weight.sum(axis=1)) - weight
     potential = np.linalg.pinv(laplacian, hermitian=True) @ -(weight * np.sign(flux)).sum(axis=1)
     return np.argsort(potential.round(9), kind="stable")
-
-
-def _galerkin(overlap: NDArray[np.float64], flow: NDArray[np.float64]) -> NDArray[np.float64]:
-    chain = np.maximum(np.linalg.pinv(overlap, hermitian=True) @ flow, 0)
-    total = chain.sum(axis=1, keepdims=True)
-    rows: NDArray[np.float64] = np.where(total > 0, chain / np.maximum(total, _TINY), np.eye(len(chain)))
-    return rows
 
 
 def _limit(transition: NDArray[np.float64], mass: NDArray[np.float64]) -> NDArray[np.float64]:
