@@ -40,7 +40,7 @@ def simulated_cohort(
     patient_offset: float = 0.3,
     composition_noise: float = 0.5,
     noise: float = 3.0,
-    separation: float = 6.0,
+    separation: float = 15.0,
     random_state: int = 0,
 ) -> anndata.AnnData:
     r"""Simulate the cells of patients in two or more conditions, with the cause of every difference known.

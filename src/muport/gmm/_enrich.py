@@ -1,0 +1,124 @@
+"""Gene sets of the user's own among ranked features, through decoupler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import ArrayLike
+
+__all__ = ["enrichment"]
+
+
+def enrichment(
+    scores: ArrayLike,
+    features: Sequence[str],
+    sets: Mapping[str, Iterable[str]] | pd.DataFrame,
+    names: Sequence[str] | None = None,
+    *,
+    method: str = "ulm",
+    min_features: int = 5,
+) -> pd.DataFrame:
+    """Test which sets of features have high or low scores, with a method of decoupler; nothing is downloaded.
+
+    Parameters
+    ----------
+    scores
+        (g, r) scores of g features on r axes or components, such as :func:`axis_loadings` gives.
+    features
+        (g,) names of the features.
+    sets
+        Name of a set -> its features; or a table with the columns ``source`` (set), ``target`` (feature) and, if
+        wanted, ``weight``.
+    names
+        (r,) names of the columns of `scores`; 0, 1, ... by default.
+    method
+        A method of ``decoupler.mt``: ``"ulm"`` (t statistic of a linear model), ``"gsea"``, ``"ora"``, ``"zscore"`` ...
+    min_features
+        Sets with fewer features among these are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each column of `scores` and each set: ``item``, ``set``, ``score``, ``padj`` (of Benjamini and
+        Hochberg over the sets of an item; NaN-free, 1 where the method has no test), ``n_features``; by item, the
+        largest |score| first. The sign of a learnt axis is a convention, so a score's sign is relative to it.
+
+    Raises
+    ------
+    ImportError
+        If decoupler is not installed.
+    ValueError
+        If shapes do not fit, a name occurs twice, the method is unknown, or no set has enough features.
+    """
+    found = _decoupler()
+    matrix = np.atleast_2d(np.asarray(scores, dtype=np.float64).T)
+    columns = [str(feature) for feature in features]
+    items = [str(i) for i in range(len(matrix))] if names is None else [str(name) for name in names]
+    if matrix.shape != (len(items), len(columns)) or not np.isfinite(matrix).all():
+        raise ValueError(
+            f"scores must be finite and of shape ({len(columns)} features, {len(items)} names), not {matrix.T.shape}."
+        )
+    if len(set(columns)) < len(columns):
+        twice = pd.Index(columns)
+        raise ValueError(f"features: {twice[twice.duplicated()][0]!r} occurs twice; make the names unique first.")
+    if not hasattr(found.mt, method):
+        raise ValueError(f"method={method!r} is none of decoupler.mt; try 'ulm', 'gsea', 'ora' or 'zscore'.")
+    net, sizes = _network(sets, columns, min_features)
+    # decoupler drops empty rows, and an item without any score has nothing to test
+    told = (matrix != 0).any(axis=1)
+    table = pd.DataFrame(matrix, index=items, columns=columns)[told]
+    if table.empty:
+        raise ValueError("scores are all 0: nothing can be tested.")
+    score, padj = getattr(found.mt, method)(table, net, tmin=min_features, empty=False)
+    return _tidy(score, padj, sizes)
+
+
+def _decoupler() -> Any:
+    try:
+        import decoupler
+    except ImportError as error:
+        raise ImportError("enrichment needs decoupler: pip install 'muport[enrich]'") from error
+    return decoupler
+
+
+def _network(
+    sets: Mapping[str, Iterable[str]] | pd.DataFrame, columns: list[str], least: int
+) -> tuple[pd.DataFrame, pd.Series]:
+    if isinstance(sets, pd.DataFrame):
+        if not {"source", "target"} <= set(sets.columns):
+            raise ValueError(f"sets: the table needs columns 'source' and 'target', it has {list(sets.columns)}.")
+        net = sets[[name for name in ("source", "target", "weight") if name in sets.columns]]
+    else:
+        pairs = [(str(name), str(feature)) for name, members in sets.items() for feature in members]
+        net = pd.DataFrame(pairs, columns=["source", "target"])
+    net = net.drop_duplicates(["source", "target"])
+    sizes = net[net["target"].isin(columns)].groupby("source").size()
+    kept = sizes[sizes >= least]
+    if kept.empty:
+        raise ValueError(
+            f"sets: none of {net['source'].nunique()} has min_features={least} of the {len(columns)} features "
+            f"({columns[0]!r}, ...); check that both use the same names."
+        )
+    return net[net["source"].isin(kept.index)], kept
+
+
+def _tidy(score: pd.DataFrame, padj: pd.DataFrame | None, sizes: pd.Series) -> pd.DataFrame:
+    items, sets = score.shape
+    chance = np.ones(score.size) if padj is None else padj.fillna(1.0).to_numpy().ravel()
+    table = pd.DataFrame(
+        {
+            "item": np.repeat(score.index.to_numpy(), sets),
+            "set": np.tile(score.columns.to_numpy(), items),
+            "score": score.fillna(0.0).to_numpy().ravel(),
+            "padj": chance,
+            "n_features": np.tile(sizes.reindex(score.columns).to_numpy(), items),
+        }
+    )
+    place = np.repeat(np.arange(items), sets)
+    return table.iloc[np.lexsort((-table["score"].abs(), place))].reset_index(drop=True)
