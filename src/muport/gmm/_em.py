@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muport.gmm._clouds import Clouds, blocks, make_clouds
+from muport.gmm._clouds import Clouds, as_cells, as_codes, as_weight, blocks, make_clouds
 from muport.gmm._mixture import CovarianceType, Mixtures, log_density, responsibilities
-from muport.gmm._prior import Prior
+from muport.gmm._prior import NU, Prior, spread_over
 from muport.gmm._starts import kmeans_start, n_trials
-from muport.gmm._steps import Direct, Engine, Features, Moments, PriorTerms, State, maximise, moments, pick
+from muport.gmm._steps import Direct, Engine, Features, PriorTerms, State, maximise, pick
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "EMResult", "Prior", "SingularityHandling", "fit_candidates", "fit_mixtures", "log_density", "responsibilities",
+    "EMResult", "Prior", "SingularityHandling", "fit_candidates", "fit_mixtures", "log_density", "pooled_prior",
+    "responsibilities",
 ]  # fmt: skip
 
 type SingularityHandling = Literal["guarded", "robust", "strict"]
 
-_BUDGET = {"cpu": 2**20, "cuda": 2**27}  # float64 numbers of a block: what the caches of a core, or a device, hold
+_BUDGET = {"cpu": 2**21, "cuda": 2**27}  # float64 numbers of a block: what the caches of a core, or a device, hold
 _FAR = 1e10  # squared size of the data over eps, up to which moments about 0 are exact enough
+_MOST = 2**25  # features of a block: 256 MiB
 _DROP = 0.75  # a block is repacked when so few of its problems are still open
 
 
@@ -116,7 +118,7 @@ def fit_mixtures(
 
     Dempster, Laird & Rubin (1977); with a prior the maximum a posteriori of Fraley & Raftery (2007). A patient's
     fit ends when its mean log-likelihood per cell has changed by less than ``tol``, as in scikit-learn. Time is
-    O(n K d^2) an iteration, memory O(n d) plus a block of constant size. The same seed gives the same result.
+    O(n K d^2) an iteration, memory O(n d) plus a block of at most half a gigabyte. The same seed gives the same result.
 
     Parameters
     ----------
@@ -222,6 +224,69 @@ def fit_candidates(
     return _fit(clouds, number, settings, prior, None, names)
 
 
+def pooled_prior(
+    x: ArrayLike,
+    sample: ArrayLike | None,
+    candidates: Sequence[int],
+    *,
+    weight: ArrayLike | None = None,
+    covariance_type: CovarianceType = "full",
+    max_iter: int = 100,
+    tol: float = 1e-3,
+    eps: float = 1e-4,
+    nu: float = NU,
+    max_cells: int = 20_000,
+    random_state: int = 0,
+    device: str = "cpu",
+) -> dict[int, Prior]:
+    """Fit the mixtures of all patients' cells together, to shrink each patient's mixture to.
+
+    Parameters
+    ----------
+    x, sample, weight, covariance_type, max_iter, tol, eps, random_state, device
+        As for `fit_mixtures`.
+    candidates
+        Numbers of components to fit a prior for.
+    nu
+        Cells that the pooled mixture counts, see `Prior`.
+    max_cells
+        Most cells to fit on, drawn evenly over patients.
+
+    Returns
+    -------
+    dict
+        A `Prior` for each number of components; components that held no cells have the pooled covariance of all cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from muport.gmm._em import fit_mixtures, pooled_prior
+    >>> x, sample = np.random.default_rng(0).normal(size=(90, 5)), np.repeat([0, 1, 2], 30)
+    >>> prior = pooled_prior(x, sample, [2])
+    >>> fit_mixtures(x, sample, 2, prior=prior).mixtures.means.shape
+    (3, 2, 5)
+    """
+    cells = as_cells(x)
+    codes = as_codes(sample, len(cells))
+    mass = as_weight(weight, codes)
+    rows = spread_over(codes, max_cells, random_state)
+    rows = rows[mass[rows] > 0]
+    fits = fit_candidates(
+        cells[rows], None, candidates, weight=mass[rows], covariance_type=covariance_type, max_iter=max_iter, tol=tol,
+        eps=eps, random_state=random_state, device=device,
+    )  # fmt: skip
+    return {int(k): _as_prior(fit.mixtures, cells[rows], nu) for k, fit in zip(candidates, fits, strict=True)}
+
+
+def _as_prior(mixtures: Mixtures, x: NDArray[np.float64], nu: float) -> Prior:
+    weights, means, covariances = mixtures.weights[0], mixtures.means[0].copy(), mixtures.covariances[0].copy()
+    none = weights == 0
+    if none.any():
+        whole = np.atleast_2d(np.cov(x.T, bias=True)) + mixtures.eps * np.eye(x.shape[1])
+        means[none], covariances[none] = x.mean(0), whole if covariances.ndim == 3 else whole.diagonal()
+    return Prior(weights, means, covariances, mixtures.covariance_type, nu)
+
+
 def _fit(
     clouds: Clouds,
     number: NDArray[np.int64],
@@ -239,7 +304,7 @@ def _fit(
     _check_init(init, p, number, d, settings.covariance_type)
     out = _Output(len(problems), int(number.max()), d, settings)
     kind = problems.k * 2 + (restart > 0)
-    features = 1 + d + (d * (d + 1) // 2 if settings.covariance_type == "full" else d)
+    features = _n_features(d, settings.covariance_type == "full")
     budget = _BUDGET.get(clouds.x.device.type, _BUDGET["cpu"])
     for rows in blocks(clouds.size[patient], kind, np.full(len(problems), features), budget):
         _solve(rows, clouds, problems, settings, priors, init, out, budget)
@@ -304,17 +369,29 @@ def _solve(
     spread = ((weight[:, None] @ x.square()).squeeze(1) / total).mean(1)
     prior = _terms(priors[k], shift) if k in priors else None
     start = init if init is not None else priors[k].mixture if prior and not problems.restart[rows[0]] else None
+    engine = _engine(x, weight, settings, budget)
     state = (
         _from_mixtures(start, patients, k, shift)
         if start is not None
-        else _from_kmeans(x, weight, k, _random(problems, rows, k, settings.seed).to(x.device), prior, spread, settings)
+        else _from_kmeans(engine, k, _random(problems, rows, k, settings.seed).to(x.device), prior, spread, settings)
     )
-    # Moments about 0 lose as many digits as the cells lie far out in units of the smallest possible variance.
-    near = bool(x.abs().max() ** 2 <= _FAR * settings.eps)
-    full = settings.covariance_type == "full"
-    engine: Engine = Features(x, weight, full, budget) if near else Direct(x, weight, budget)
     final = _iterate(rows, engine, state, prior, spread, shift, settings, out)
     out.likelihood[rows] = engine.expectation(final)[0].cpu().numpy()
+
+
+def _engine(x: Tensor, weight: Tensor, settings: Settings, budget: int) -> Engine:
+    """The faster of the two, where it is exact enough and its features fit in memory."""
+    full = settings.covariance_type == "full"
+    d = x.shape[2]
+    # Moments about 0 lose as many digits as the cells lie far out in units of the smallest possible variance.
+    near = bool(x.abs().max() ** 2 <= _FAR * settings.eps)
+    if near and weight.numel() * _n_features(d, full) <= _MOST:
+        return Features(x, weight, full)
+    return Direct(x, weight, full, budget)
+
+
+def _n_features(d: int, full: bool) -> int:
+    return 1 + d + (d * (d + 1) // 2 if full else d)
 
 
 def _iterate(
@@ -366,13 +443,11 @@ def _random(problems: Problems, rows: NDArray[np.int64], k: int, seed: int) -> T
 
 
 def _from_kmeans(
-    x: Tensor, weight: Tensor, k: int, random: Tensor, prior: PriorTerms | None, spread: Tensor, settings: Settings
+    engine: Engine, k: int, random: Tensor, prior: PriorTerms | None, spread: Tensor, settings: Settings
 ) -> State:
     """Parameters from the clusters of k-means."""
-    member, centers = kmeans_start(x, weight, k, random)
-    full = settings.covariance_type == "full"
-    mass, first, second = moments(member, x[:, None] - centers[:, :, None], full)
-    return maximise(Moments(mass, first, second, centers), prior, spread, settings.eps, "guarded")[0]
+    found = engine.moments(*kmeans_start(engine.x, engine.weight, k, random))
+    return maximise(found, prior, spread, settings.eps, "guarded")[0]
 
 
 def _from_mixtures(start: Mixtures, patients: NDArray[np.int64], k: int, shift: Tensor) -> State:
@@ -391,8 +466,7 @@ def _terms(prior: Prior, shift: Tensor) -> PriorTerms:
     )
     many = len(shift)
     return PriorTerms(
-        weights.expand(many, -1), means - shift[:, None], covariances.expand(many, *covariances.shape),
-        prior.alpha, prior.kappa, prior.nu,
+        weights.expand(many, -1), means - shift[:, None], covariances.expand(many, *covariances.shape), prior.nu
     )  # fmt: skip
 
 

@@ -31,22 +31,20 @@ def kmeans_start(x: Tensor, weight: Tensor, k: int, random: Tensor, n_iter: int 
     Returns
     -------
     Tensor
-        (B, K) x m one-hot memberships (B, K, m), weighted; centres beyond the distinct points hold nothing.
+        Weights of the points at their nearest centre (B, K, m), else 0; centres beyond the distinct points hold none.
     Tensor
         (B, K, d) centres.
     """
     squared = x.square().sum(-1)
     centers, alive = _spread(x, squared, weight, k, random)
-    labels = _assign(x, centers, alive)
+    member = _members(x, weight, centers, alive)
     for _ in range(n_iter):
-        member = _one_hot(labels, k) * weight[:, None]
         mass = member.sum(-1, keepdim=True)
         centers = torch.where(mass > 0, member @ x / mass.clamp(min=1e-300), centers)
-        moved = _assign(x, centers, alive)
-        if torch.equal(moved, labels):
+        before, member = member, _members(x, weight, centers, alive)
+        if torch.equal(before, member):
             break
-        labels = moved
-    return _one_hot(labels, k) * weight[:, None], centers
+    return member, centers
 
 
 def n_trials(k: int) -> int:
@@ -79,11 +77,10 @@ def _draw(mass: Tensor, random: Tensor) -> Tensor:
     return torch.searchsorted(total, random * total[:, -1:], right=True).clamp(max=mass.shape[1] - 1)
 
 
-def _assign(x: Tensor, centers: Tensor, alive: Tensor) -> Tensor:
-    """Nearest existing centre of every point, (B, m)."""
+def _members(x: Tensor, weight: Tensor, centers: Tensor, alive: Tensor) -> Tensor:
+    """Weights of the points at their nearest existing centre (B, K, m), shared where two are equally near."""
     offset = centers.square().sum(-1).masked_fill(~alive, torch.inf)
-    return torch.baddbmm(offset[..., None], centers, x.mT, alpha=-2).argmin(dim=1)
-
-
-def _one_hot(labels: Tensor, k: int) -> Tensor:
-    return (labels[:, None] == torch.arange(k, device=labels.device)[:, None]).double()
+    distance = torch.baddbmm(offset[..., None], centers, x.mT, alpha=-2)
+    # Faster than argmin across a short axis that is not the last.
+    nearest = (distance == distance.amin(dim=1, keepdim=True)).to(weight)
+    return nearest.mul_(weight[:, None] / nearest.sum(dim=1, keepdim=True))

@@ -45,13 +45,11 @@ class Moments:
 
 @dataclass(frozen=True)
 class PriorTerms:
-    """Pooled weights (B, K), means (B, K, d) and covariances, and how many cells each of the three counts."""
+    """Pooled weights (B, K), means (B, K, d) and covariances, and how many cells they count."""
 
     weights: Tensor
     means: Tensor
     covariances: Tensor
-    alpha: float
-    kappa: float
     nu: float
 
 
@@ -62,10 +60,17 @@ def pick[Part: (State, PriorTerms)](part: Part, rows: Tensor) -> Part:
 
 
 class Engine(Protocol):
-    """What turns parameters into log-likelihoods and moments."""
+    """What turns parameters into log-likelihoods and moments: cells x (B, m, d) and their weights (B, m)."""
+
+    x: Tensor
+    weight: Tensor
 
     def expectation(self, state: State) -> tuple[Tensor, Moments]:
         """Mean log-likelihood per cell (B,), and moments under the responsibilities."""
+        ...
+
+    def moments(self, r: Tensor, centers: Tensor) -> Moments:
+        """Moments under weighted memberships (B, K, m); ``centers`` (B, K, d) may serve as their origin."""
         ...
 
     def pick(self, rows: Tensor) -> Self:
@@ -76,8 +81,8 @@ class Engine(Protocol):
 class Direct:
     """E step from the offsets of cells to the means: twice the work of `Features`, but no cancellation."""
 
-    def __init__(self, x: Tensor, weight: Tensor, budget: int) -> None:
-        self.x, self.weight, self.budget = x, weight, budget
+    def __init__(self, x: Tensor, weight: Tensor, full: bool, budget: int) -> None:
+        self.x, self.weight, self.full, self.budget = x, weight, full, budget
 
     def expectation(self, state: State) -> tuple[Tensor, Moments]:
         """Mean log-likelihood per cell (B,), and moments about the means of ``state``."""
@@ -88,40 +93,45 @@ class Direct:
         likelihood, mass, first, second = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
         return likelihood / self.weight.sum(1), Moments(mass, first, second, state.means)
 
+    def moments(self, r: Tensor, centers: Tensor) -> Moments:
+        """Moments about given centres (B, K, d) under weighted memberships (B, K, m)."""
+        step = max(1, self.budget // centers.numel())
+        full = self.full
+        pieces = zip(self.x.split(step, 1), r.split(step, 2), strict=True)
+        parts = [_moments(part, x[:, None] - centers[:, :, None], full) for x, part in pieces]
+        return Moments(*(torch.stack(part).sum(0) for part in zip(*parts, strict=True)), centers)
+
     def _piece(self, x: Tensor, weight: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         joint, offset = joint_log_density(x, state.weights, state.means, state.factor)
         likelihood, r = _posterior(joint, weight)
-        return likelihood, *moments(r, offset, full=state.factor.ndim == 4)
+        return likelihood, *_moments(r, offset, self.full)
 
     def pick(self, rows: Tensor) -> Self:
         """The same for some problems of the block."""
-        return type(self)(self.x[rows], self.weight[rows], self.budget)
+        return type(self)(self.x[rows], self.weight[rows], self.full, self.budget)
 
 
 class Features:
-    """E step as a product with the features (1, x, x x'), in which both log-densities and moments are linear.
+    """E step as a product with the features (1, x, x x'), in which both log-densities and moments are linear."""
 
-    The features of a block that fits in the budget are computed once; else a piece of the cells at a time, every time.
-    """
-
-    def __init__(self, x: Tensor, weight: Tensor, full: bool, budget: int, kept: Tensor | None = None) -> None:
-        self.x, self.weight, self.full, self.budget = x, weight, full, budget
+    def __init__(self, x: Tensor, weight: Tensor, full: bool, kept: Tensor | None = None) -> None:
+        self.x, self.weight, self.full = x, weight, full
         d = x.shape[2]
-        self.pairs = (
-            torch.triu_indices(d, d, device=x.device) if full else torch.arange(d, device=x.device).expand(2, d)
-        )
-        self.step = max(1, budget // (len(x) * (1 + d + self.pairs.shape[1])))
-        self.kept = self._features(x) if kept is None and self.step >= x.shape[1] else kept
+        pairs = torch.triu_indices(d, d) if full else torch.arange(d).expand(2, d)
+        self.pairs = pairs.to(x.device)
+        self.features = self._features() if kept is None else kept
 
     def expectation(self, state: State) -> tuple[Tensor, Moments]:
         """Mean log-likelihood per cell (B,), and moments about 0."""
-        theta = self._natural(state)
-        likelihood, total = torch.zeros_like(self.weight[:, 0]), torch.zeros_like(theta)
-        for x, weight in zip(self.x.split(self.step, 1), self.weight.split(self.step, 1), strict=True):
-            features = self._features(x) if self.kept is None else self.kept
-            part, r = _posterior(theta @ features, weight)
-            likelihood += part
-            total += r @ features.mT
+        likelihood, r = _posterior(self._natural(state) @ self.features, self.weight)
+        return likelihood / self.weight.sum(1), self._unpack(r @ self.features.mT)
+
+    def moments(self, r: Tensor, centers: Tensor) -> Moments:
+        """Moments about 0 under weighted memberships (B, K, m)."""
+        return self._unpack(r @ self.features.mT)
+
+    def _unpack(self, total: Tensor) -> Moments:
+        """Moments from sums of features (B, K, F)."""
         d = self.x.shape[2]
         second = total[..., 1 + d :]
         if self.full:
@@ -129,21 +139,27 @@ class Features:
             square[..., self.pairs[0], self.pairs[1]] = second
             square[..., self.pairs[1], self.pairs[0]] = second
             second = square
-        moved = Moments(total[..., 0], total[..., 1 : 1 + d], second, torch.zeros_like(state.means))
-        return likelihood / self.weight.sum(1), moved
+        first = total[..., 1 : 1 + d]
+        return Moments(total[..., 0], first, second, torch.zeros_like(first))
 
     def pick(self, rows: Tensor) -> Self:
         """The same for some problems of the block."""
-        kept = None if self.kept is None else self.kept[rows]
-        budget = self.budget * len(rows) // len(self.x)
-        return type(self)(self.x[rows], self.weight[rows], self.full, budget, kept)
+        return type(self)(self.x[rows], self.weight[rows], self.full, self.features[rows])
 
-    def _features(self, x: Tensor) -> Tensor:
-        """(B, F, m) features of cells (B, m, d)."""
-        flat = x.mT
-        return torch.cat(
-            [torch.ones_like(flat[:, :1]), flat, flat[:, self.pairs[0]] * flat[:, self.pairs[1]]], dim=1
-        )  # fmt: skip
+    def _features(self) -> Tensor:
+        """(B, F, m) features of the cells."""
+        flat = self.x.mT.contiguous()
+        many, d, m = flat.shape
+        out = flat.new_empty(many, 1 + d + self.pairs.shape[1], m)
+        out[:, 0], out[:, 1 : 1 + d] = 1.0, flat
+        if not self.full:
+            torch.mul(flat, flat, out=out[:, 1 + d :])
+            return out
+        low = 1 + d
+        for row in range(d):
+            torch.mul(flat[:, row : row + 1], flat[:, row:], out=out[:, low : low + d - row])
+            low += d - row
+        return out
 
     def _natural(self, state: State) -> Tensor:
         """(B, K, F) coefficients of the joint log-density: its constant, S^-1 m, and -S^-1 / 2."""
@@ -170,7 +186,7 @@ def _posterior(joint: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return likelihood, r.mul_(weight[:, None] / total)
 
 
-def moments(r: Tensor, offset: Tensor, full: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(r: Tensor, offset: Tensor, full: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Mass, first and second moments of offsets (B, K, m, d) under weighted responsibilities (B, K, m)."""
     weighted = r[..., None] * offset
     second = weighted.mT @ offset if full else (weighted * offset).sum(2)
@@ -182,10 +198,11 @@ def maximise(
 ) -> tuple[State, Tensor]:
     r"""M step: weights, means and covariances from moments.
 
-    With a prior of pooled means m_0 and covariances S_0, the maximum a posteriori is
+    With a prior of pooled weights w_0, means m_0 and covariances S_0 that count as :math:`\nu` cells, the maximum a
+    posteriori is
 
-    .. math:: m = (\sum r x + \kappa m_0) / (n_k + \kappa), \quad
-        S = (\sum r (x - m)(x - m)' + \kappa (m - m_0)(m - m_0)' + \nu S_0) / (n_k + \nu) + \epsilon I
+    .. math:: w = (n_k + \nu w_0) / (n + \nu), \quad m = (\sum r x + \nu m_0) / (n_k + \nu), \quad
+        S = (\sum r (x - m)(x - m)' + \nu (m - m_0)(m - m_0)' + \nu S_0) / (n_k + \nu) + \epsilon I
 
     Parameters
     ----------
@@ -208,42 +225,33 @@ def maximise(
         (B, K) which covariances were singular before ``eps``; all False for ``"guarded"``, which does not look.
     """
     mass, total = moments.mass, moments.mass.sum(1, keepdim=True)
-    held = mass > _DEAD * total
-    alpha, kappa, nu = (prior.alpha, prior.kappa, prior.nu) if prior else (0.0, 0.0, 0.0)
-    pooled = prior.weights if prior else 0.0
-    weights = torch.where(held, mass, 0.0) + alpha * pooled
-    count = torch.where(held, mass, 0.0 if kappa else 1.0)[..., None]
-    first = moments.first if prior is None else moments.first + kappa * (prior.means - moments.origin)
-    shift = first / (count + kappa)
     full = moments.second.ndim == 4
-    scatter = moments.second - _cross(moments.first, shift, full) + count_outer(mass, shift, full)
+    nu = prior.nu if prior else 0.0
+    held = mass > _DEAD * total
+    weights, first, second = torch.where(held, mass, 0.0), moments.first, moments.second
+    divisor = torch.where(held | (nu > 0), mass + nu, 1.0)
     if prior is not None:
-        scatter = scatter + kappa * outer(moments.origin + shift - prior.means, full) + nu * prior.covariances
-    divisor = torch.where(held, mass, 0.0 if nu else 1.0) + nu
-    covariance = scatter / (divisor[..., None, None] if full else divisor[..., None])
-    exists = held | torch.tensor(prior is not None and nu > 0, device=mass.device)
-    covariance = torch.where(exists[(...,) + (None,) * (covariance.ndim - 2)], covariance, _unit(covariance))
+        weights = weights + nu * prior.weights
+        offset = prior.means - moments.origin
+        first = first + nu * offset
+        second = second + nu * (prior.covariances + _outer(offset, full))
+    shift = first / divisor[..., None]
+    # The moments about the new mean, pooled cells among the others.
+    covariance = second / _raised(divisor, second) - _outer(shift, full)
+    covariance = torch.where(_raised(held | (nu > 0), second), covariance, _unit(second))
     covariance, factor, singular = _stabilise(covariance, spread, eps, handling)
     state = State(weights / weights.sum(1, keepdim=True), moments.origin + shift, covariance, factor)
     return state, singular & held
 
 
-def outer(a: Tensor, full: bool) -> Tensor:
-    """Products a a' (or their diagonals) over the last axis."""
+def _outer(a: Tensor, full: bool) -> Tensor:
+    """Products a a', or their diagonals."""
     return a[..., :, None] * a[..., None, :] if full else a.square()
 
 
-def count_outer(mass: Tensor, a: Tensor, full: bool) -> Tensor:
-    """Mass times a a'."""
-    return mass[(...,) + (None,) * (1 + full)] * outer(a, full)
-
-
-def _cross(a: Tensor, b: Tensor, full: bool) -> Tensor:
-    """A b' + b a', or their diagonals."""
-    if not full:
-        return 2 * a * b
-    product = a[..., :, None] * b[..., None, :]
-    return product + product.mT
+def _raised(a: Tensor, like: Tensor) -> Tensor:
+    """Values (B, K) with axes of length one for those of ``like`` beyond."""
+    return a[(...,) + (None,) * (like.ndim - 2)]
 
 
 def _unit(covariance: Tensor) -> Tensor:
@@ -255,17 +263,16 @@ def _unit(covariance: Tensor) -> Tensor:
 def _stabilise(covariance: Tensor, spread: Tensor, eps: float, handling: str) -> tuple[Tensor, Tensor, Tensor]:
     """Covariances with eps (and more where they need it) on the diagonal, their factors, and which were singular."""
     unit = _unit(covariance)
-    tail = (...,) + (None,) * (covariance.ndim - 2)
     singular = torch.zeros(covariance.shape[:2], dtype=torch.bool, device=covariance.device)
     if handling != "guarded":
         singular = _is_singular(covariance)
     if handling == "robust":
-        covariance = covariance + (singular * _ROBUST * spread[:, None])[tail] * unit
+        covariance = covariance + _raised(singular * _ROBUST * spread[:, None], covariance) * unit
     covariance = covariance + eps * unit
     factor, broken = _factorise(covariance, spread)
     jitter = 1e-8 * spread.clamp(min=1e-12)[:, None]
     while bool(broken.any()):
-        covariance = covariance + (broken * jitter)[tail] * unit
+        covariance = covariance + _raised(broken * jitter, covariance) * unit
         factor, broken = _factorise(covariance, spread)
         jitter = 10 * jitter
     return covariance, factor, singular
