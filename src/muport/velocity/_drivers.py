@@ -103,6 +103,9 @@ def _matrix(values: Any, name: str, *, dense: bool = False) -> Any:
     """`values` with two axes and finite entries: an array, or CSC where sparse, so that blocks of columns are cheap."""
     if sp.issparse(values) and not dense:
         matrix = sp.csc_matrix(values)
+        if not matrix.has_canonical_format:
+            matrix = matrix.copy()
+            matrix.sum_duplicates()
         entries = matrix.data
     else:
         matrix = entries = np.asarray(values.toarray() if sp.issparse(values) else values)
@@ -168,14 +171,14 @@ def to_features(velocity: Any, loadings: Any) -> NDArray[np.float32]:
     --------
     >>> import numpy as np
     >>> from muport.velocity import to_features
-    >>> to_features(np.array([[1.0, 2.0]]), np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])).round(1).tolist()
-    [[1.0, 2.200000047683716, 2.0]]
+    >>> to_features(np.array([[1.0, 2.0]]), np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])).tolist()
+    [[1.0, 1.5, 2.0]]
     """
     flow, weights = (_matrix(x, name, dense=True) for x, name in ((velocity, "velocity"), (loadings, "loadings")))
     if flow.shape[1] != weights.shape[1]:
         raise ValueError(
-            f"velocity has {flow.shape[1]} coordinates, but loadings has {weights.shape[1]}: give one column of loadings "
-            "for each, genes as rows."
+            f"velocity has {flow.shape[1]} coordinates, but loadings has {weights.shape[1]}: give one column "
+            "of loadings for each, genes as rows."
         )
     moved: NDArray[np.float32] = flow.astype(np.float32) @ weights.astype(np.float32).T
     return moved
