@@ -121,7 +121,8 @@ class Mixtures:
         """(P,) free parameters: K d + K d (d + 1) / 2 (or K d) + K - 1, of the components that are not padding."""
         d = self.means.shape[2]
         each = d + (d * (d + 1) // 2 if self.covariance_type == "full" else d)
-        return self.n_components * (each + 1) - 1
+        number: NDArray[np.int64] = self.n_components * (each + 1) - 1
+        return number
 
 
 def log_density(
@@ -246,7 +247,7 @@ def _blockwise(x: Tensor, mixtures: Mixtures, scale: NDArray[np.float64], device
     """(B, m, K) joint log-densities, a piece of the cells at a time."""
     weights, means, factor = (torch.from_numpy(part).to(device) for part in (mixtures.weights, mixtures.means, scale))
     step = max(1, _BUDGET // (means.numel()))
-    pieces = [joint_log_density(piece, weights, means, factor)[0] for piece in x.split(step, dim=1)]
+    pieces = [joint_log_density(piece, weights, means, factor)[0] for piece in torch.split(x, step, 1)]
     return torch.cat(pieces, dim=2).mT
 
 

@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport.gmm._clouds import as_cells, as_codes, as_weight
+from muport.gmm._em import fit_candidates
 from muport.gmm._mixture import Mixtures
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
 
     from muport.gmm._mixture import CovarianceType
 
-__all__ = ["Prior", "spread_over"]
+__all__ = ["Prior", "pooled_prior", "spread_over"]
 
-NU = 20.0
+_LEAST, _PER_DIMENSION = 20.0, 2.0  # cells that a prior counts: the more, the more entries a covariance has
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,7 @@ class Prior:
     means: NDArray[np.float64]
     covariances: NDArray[np.float64]
     covariance_type: CovarianceType = "full"
-    nu: float = NU
+    nu: float = _LEAST
 
     def __post_init__(self) -> None:
         if not 0 <= self.nu < np.inf:
@@ -79,3 +83,67 @@ def spread_over(sample: NDArray[np.int64], most: int, random_state: int) -> NDAr
     first = np.concatenate([[0], np.cumsum(np.bincount(sample))[:-1]])
     rank = np.arange(len(sample)) - first[sample[order]]
     return np.sort(order[rank < cap])
+
+
+def pooled_prior(
+    x: ArrayLike,
+    sample: ArrayLike | None,
+    candidates: Sequence[int],
+    *,
+    weight: ArrayLike | None = None,
+    covariance_type: CovarianceType = "full",
+    max_iter: int = 100,
+    tol: float = 1e-3,
+    eps: float = 1e-4,
+    nu: float | None = None,
+    max_cells: int = 20_000,
+    random_state: int = 0,
+    device: str = "cpu",
+) -> dict[int, Prior]:
+    """Fit the mixtures of all patients' cells together, to shrink each patient's mixture to.
+
+    Parameters
+    ----------
+    x, sample, weight, covariance_type, max_iter, tol, eps, random_state, device
+        As for `fit_mixtures`.
+    candidates
+        Numbers of components to fit a prior for.
+    nu
+        Cells that the pooled mixture counts, see `Prior`; by default twice the dimensions, at least 20.
+    max_cells
+        Most cells to fit on, drawn evenly over patients.
+
+    Returns
+    -------
+    dict
+        A `Prior` for each number of components; components that held no cells have the pooled covariance of all cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from muport.gmm._em import fit_mixtures
+    >>> from muport.gmm._prior import pooled_prior
+    >>> x, sample = np.random.default_rng(0).normal(size=(90, 5)), np.repeat([0, 1, 2], 30)
+    >>> prior = pooled_prior(x, sample, [2])
+    >>> fit_mixtures(x, sample, 2, prior=prior).mixtures.means.shape
+    (3, 2, 5)
+    """
+    cells = as_cells(x)
+    codes = as_codes(sample, len(cells))
+    mass = as_weight(weight, codes)
+    rows = spread_over(codes, max_cells, random_state)
+    rows = rows[mass[rows] > 0]
+    fits = fit_candidates(
+        cells[rows], None, candidates, weight=mass[rows], covariance_type=covariance_type, max_iter=max_iter, tol=tol,
+        eps=eps, random_state=random_state, device=device,
+    )  # fmt: skip
+    return {int(k): _as_prior(fit.mixtures, cells[rows], nu) for k, fit in zip(candidates, fits, strict=True)}
+
+
+def _as_prior(mixtures: Mixtures, x: NDArray[np.float64], nu: float) -> Prior:
+    weights, means, covariances = mixtures.weights[0], mixtures.means[0].copy(), mixtures.covariances[0].copy()
+    none = weights == 0
+    if none.any():
+        whole = np.atleast_2d(np.cov(x.T, bias=True)) + mixtures.eps * np.eye(x.shape[1])
+        means[none], covariances[none] = x.mean(0), whole if covariances.ndim == 3 else whole.diagonal()
+    return Prior(weights, means, covariances, mixtures.covariance_type, nu)

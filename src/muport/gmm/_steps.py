@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Protocol, Self
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class PriorTerms:
 
 def pick[Part: (State, PriorTerms)](part: Part, rows: Tensor) -> Part:
     """Return some problems of a block."""
-    values = {field.name: getattr(part, field.name) for field in fields(part)}
+    values: dict[str, Any] = vars(part)
     return type(part)(**{name: v[rows] if isinstance(v, Tensor) else v for name, v in values.items()})
 
 
@@ -88,7 +88,8 @@ class Direct:
         """Mean log-likelihood per cell (B,), and moments about the means of ``state``."""
         step = max(1, self.budget // state.means.numel())
         parts = [
-            self._piece(x, w, state) for x, w in zip(self.x.split(step, 1), self.weight.split(step, 1), strict=True)
+            self._piece(x, w, state)
+            for x, w in zip(torch.split(self.x, step, 1), torch.split(self.weight, step, 1), strict=True)
         ]
         likelihood, mass, first, second = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
         return likelihood / self.weight.sum(1), Moments(mass, first, second, state.means)
@@ -97,9 +98,10 @@ class Direct:
         """Moments about given centres (B, K, d) under weighted memberships (B, K, m)."""
         step = max(1, self.budget // centers.numel())
         full = self.full
-        pieces = zip(self.x.split(step, 1), r.split(step, 2), strict=True)
+        pieces = zip(torch.split(self.x, step, 1), torch.split(r, step, 2), strict=True)
         parts = [_moments(part, x[:, None] - centers[:, :, None], full) for x, part in pieces]
-        return Moments(*(torch.stack(part).sum(0) for part in zip(*parts, strict=True)), centers)
+        mass, first, second = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
+        return Moments(mass, first, second, centers)
 
     def _piece(self, x: Tensor, weight: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         joint, offset = joint_log_density(x, state.weights, state.means, state.factor)
@@ -251,7 +253,7 @@ def _outer(a: Tensor, full: bool) -> Tensor:
 
 def _raised(a: Tensor, like: Tensor) -> Tensor:
     """Values (B, K) with axes of length one for those of ``like`` beyond."""
-    return a[(...,) + (None,) * (like.ndim - 2)]
+    return a.reshape(a.shape + (1,) * (like.ndim - 2))
 
 
 def _unit(covariance: Tensor) -> Tensor:
