@@ -11,13 +11,12 @@ from scipy.sparse import csgraph
 from scipy.sparse import linalg as sparse_linalg
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 __all__ = ["Absorption", "absorption", "stochastic"]
 
 _DIRECT = 4_000  # transient cells up to which the system is factorised: beyond, a factor fills in
+_PLAIN_STEPS = 500  # iterations before a preconditioner is made
 _LEAST_REACH = 1e-3  # probability to be absorbed below which a cell counts as reaching no terminal
 
 
@@ -36,7 +35,7 @@ class Absorption:
     residual
         Largest entry of (I - Q) q - R.
     n_iter
-        Iterations of the solver; 0 of a direct one.
+        Iterations of the solvers over all columns; 0 of a direct one.
     converged
         Whether the residual is below the tolerance.
     """
@@ -52,8 +51,9 @@ class Absorption:
 def absorption(kernel: Any, terminal: Any, *, tol: float = 1e-8, max_iter: int = 5_000) -> Absorption:
     """Solve (I - Q) q = R, Q the kernel among transient cells and R their moves into each terminal set.
 
-    Up to 4,000 transient cells by a sparse factorisation, beyond by BiCGSTAB, then by the iteration q <- Q q + R, whose
-    error only falls: memory and the cost of an iteration are linear in the entries of the kernel.
+    Up to 4,000 transient cells by a sparse factorisation. Beyond by BiCGSTAB, a few tens of iterations where the chain
+    drifts; should that not do, preconditioned by an incomplete factorisation, and at last by the iteration
+    q <- Q q + R, whose error only falls. Memory and the cost of an iteration are linear in the entries of the kernel.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def absorption(kernel: Any, terminal: Any, *, tol: float = 1e-8, max_iter: int =
     tol
         Largest residual.
     max_iter
-        Iterations of each solver.
+        Iterations of each solver and column.
 
     Returns
     -------
@@ -127,9 +127,12 @@ def _solve(
     if n <= _DIRECT:
         q = sparse_linalg.splu(system.tocsc()).solve(target)
     else:
-        # a column's norm bounds its largest entry, so this meets the tolerance
-        columns = [_bicgstab(system, column, tol, max_iter) for column in target.T]
-        q, n_iter = np.stack([one for one, _ in columns], axis=1), max(made for _, made in columns)
+        q, n_iter = _bicgstab(system, target, tol, min(max_iter, _PLAIN_STEPS), None)
+        if _residual(system, q, target) > tol:
+            factor = sparse_linalg.spilu(system.tocsc(), drop_tol=1e-2, fill_factor=3)
+            before = sparse_linalg.LinearOperator(system.shape, factor.solve)
+            q, made = _bicgstab(system, target, tol, max_iter, before)
+            n_iter += made
     residual = _residual(system, q, target)
     if residual > tol:
         q, made = _stationary(inner, target, np.clip(np.nan_to_num(q), 0, 1), tol, max_iter)
@@ -143,17 +146,21 @@ def _residual(system: sp.csr_matrix, q: NDArray[np.float64], target: NDArray[np.
 
 
 def _bicgstab(
-    system: sp.csr_matrix, column: NDArray[np.float64], tol: float, max_iter: int
+    system: sp.csr_matrix, target: NDArray[np.float64], tol: float, max_iter: int, before: Any
 ) -> tuple[NDArray[np.float64], int]:
+    """Solution of every column, and all iterations; `before` is a preconditioner."""
     made = 0
 
     def count(_: NDArray[np.float64]) -> None:
         nonlocal made
         made += 1
 
-    callback: Callable[[NDArray[np.float64]], None] = count
-    q, _ = sparse_linalg.bicgstab(system, column, rtol=0.0, atol=tol / 2, maxiter=max_iter, callback=callback)
-    return q, made
+    # the norm of a column's residual bounds its largest entry, so this meets the tolerance
+    columns = [
+        sparse_linalg.bicgstab(system, column, rtol=0.0, atol=tol / 2, maxiter=max_iter, M=before, callback=count)[0]
+        for column in target.T
+    ]
+    return np.stack(columns, axis=1), made
 
 
 def _stationary(
