@@ -106,9 +106,7 @@ def knn_field(x: ArrayLike, velocity: ArrayLike, k: int = 15) -> VectorField:
     """
     points, arrows = as_points(x, "x"), as_points(velocity, "velocity")
     if points.shape != arrows.shape:
-        raise ValueError(
-            f"velocity has shape {arrows.shape}, but x has {points.shape}: pass one per cell."
-        )
+        raise ValueError(f"velocity has shape {arrows.shape}, but x has {points.shape}: pass one per cell.")
     if not 1 <= k <= len(points):
         raise ValueError(f"k_velocity={k} is out of range: use 1 to {len(points)}, the number of cells.")
 

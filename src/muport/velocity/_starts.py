@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["candidates", "explicit", "in_cluster", "within"]
+__all__ = ["candidates", "explicit", "in_cluster", "source_range", "within"]
 
 
 def explicit(cells: ArrayLike, n: int) -> NDArray[np.int64]:
@@ -55,3 +55,13 @@ def candidates(*conditions: NDArray[np.bool_], time: NDArray[np.float64]) -> NDA
             f"The time of the cells runs from {time.min():g} to {time.max():g}."
         )
     return rows
+
+
+def source_range(
+    time: NDArray[np.float64], cluster: object, low: float, high: float
+) -> tuple[float | None, float | None]:
+    """Bounds of time, from shares of its range; none where a cluster is the source."""
+    if cluster is not None:
+        return None, None
+    first, span = float(time.min()), float(np.ptp(time))
+    return first + low * span, first + high * span
