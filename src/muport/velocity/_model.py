@@ -10,7 +10,9 @@ import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scvi.model._utils import parse_device_args
 
+from muport._constants import UNLABELED_CATEGORY
 from muport.data import MuDataModel, register
+from muport.velocity._answers import FateMixin, FlowMixin, Population
 from muport.velocity._pipeline import Cells, Settings, fit_network, raw_velocity, windows_of
 from muport.velocity._state import VelocityState, evaluate, landmarks, nearest_time, query, signal_and_noise
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Velocity"]
 
 
-class Velocity(MuDataModel):
+class Velocity(FlowMixin, FateMixin, MuDataModel):
     """A velocity field v(x, t) from optimal transport between cells of neighbouring times.
 
     Cells are dealt into blocks of successive time bins, blocks are transported onto those before and after them, and
@@ -251,7 +253,7 @@ class Velocity(MuDataModel):
         settings = Settings(**given, **self._design)
         _, _, device = parse_device_args(accelerator, devices, return_device="torch", validate_single_device=True)
         rows = self._rows()
-        cells = _cells(rows)
+        cells = Cells.of(rows)
         columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, disable=not progress, transient=True) as bar:
             task = bar.add_task("windows", total=settings.n_steps + 10)
@@ -448,10 +450,40 @@ class Velocity(MuDataModel):
         state: VelocityState = self._fitted()
         return state.fit.field().to(self.device)
 
+    def _population(self) -> Population:
+        state: VelocityState = self._fitted()
+        if self.adata is None:
+            known = state.landmarks
+            names = pd.Index([f"landmark_{i}" for i in range(len(known.x))])
+            return Population(known.x, known.time, _names(known.label, known.labels), names)
+        rows = self._rows()
+        order = np.argsort(rows.cell, kind="stable")
+        assert rows.time is not None
+        return Population(rows.x[order], rows.time, _names(rows.label, rows.labels), rows.obs_names)
+
+    def _features(self, layer: str | None, modality: str | None) -> tuple[Any, pd.Index]:
+        if self.adata is None:
+            raise ValueError("features need the cells: load the model with its data.")
+        holder = self.adata
+        mods = getattr(self.adata, "mod", None)
+        if mods is not None:
+            name = modality or self._modalities[0]
+            if name not in mods:
+                raise KeyError(f"modality={name!r} has no features: use one of {list(mods)}.")
+            holder = mods[name]
+        if layer is not None and layer not in holder.layers:
+            raise KeyError(f"layer={layer!r} is not there; there are {list(holder.layers)}.")
+        position = holder.obs_names.get_indexer(self.adata.obs_names)
+        if (position < 0).any():
+            raise ValueError(f"{int((position < 0).sum())} cells are not in modality {name!r}: name one that has all.")
+        values = holder.X if layer is None else holder.layers[layer]
+        same = np.array_equal(position, np.arange(len(position)))
+        return (values if same else values[position]), holder.var_names
+
     def _transported(self, rows: Rows) -> RawVelocity:
         """Raw velocities of the cells of the fit: a function of the data and the settings, so they are not saved."""
         if self._raw is None or len(self._raw.weight) != len(rows.x):
-            settings, cells = Settings(**self.settings_), _cells(rows)
+            settings, cells = Settings(**self.settings_), Cells.of(rows)
             self._raw = raw_velocity(cells, windows_of(cells, settings), settings, str(self.device))
         return self._raw
 
@@ -461,12 +493,5 @@ def _need_time(time_key: object) -> None:
         raise TypeError(f"time_key={time_key!r} must be the name of a column: muport.pp.pseudotime computes one.")
 
 
-def _cells(rows: Rows) -> Cells:
-    time = rows.time
-    assert time is not None
-    return Cells(
-        rows.x,
-        time[rows.cell],
-        rows.batch if len(rows.batches) > 1 else None,
-        None if rows.spatial is None else rows.spatial[rows.cell],
-    )
+def _names(codes: NDArray[np.int64], names: tuple[str, ...]) -> NDArray[np.str_] | None:
+    return np.array([*names, UNLABELED_CATEGORY])[codes] if names else None

@@ -55,6 +55,12 @@ class Cells:
     batch: NDArray[np.int64] | None = None
     spatial: NDArray[np.int64] | None = None
 
+    @classmethod
+    def of(cls, rows: Any) -> Cells:
+        """From the rows that the data side reads, which have a time."""
+        batch = rows.batch if len(rows.batches) > 1 else None
+        return cls(rows.x, rows.time[rows.cell], batch, None if rows.spatial is None else rows.spatial[rows.cell])
+
 
 @dataclass(frozen=True)
 class Settings:

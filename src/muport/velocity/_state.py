@@ -84,7 +84,8 @@ def landmarks(
 def nearest_time(x: NDArray[np.float32], known: Landmarks, k: int = 15) -> NDArray[np.float64]:
     """(n,) median time of the nearest landmarks: the time of cells whose own is not known."""
     near = knn(known.x, min(k, len(known.x)), query=x).indices
-    return np.median(known.time[near], axis=1)
+    found: NDArray[np.float64] = np.median(known.time[near], axis=1)
+    return found
 
 
 def evaluate(
