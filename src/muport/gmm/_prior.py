@@ -137,7 +137,8 @@ def pooled_prior(
         cells[rows], None, candidates, weight=mass[rows], covariance_type=covariance_type, max_iter=max_iter, tol=tol,
         eps=eps, random_state=random_state, device=device,
     )  # fmt: skip
-    return {int(k): _as_prior(fit.mixtures, cells[rows], nu) for k, fit in zip(candidates, fits, strict=True)}
+    strength = max(_LEAST, _PER_DIMENSION * cells.shape[1]) if nu is None else nu
+    return {int(k): _as_prior(fit.mixtures, cells[rows], strength) for k, fit in zip(candidates, fits, strict=True)}
 
 
 def _as_prior(mixtures: Mixtures, x: NDArray[np.float64], nu: float) -> Prior:

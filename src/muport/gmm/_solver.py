@@ -222,11 +222,12 @@ def _iterate(
 
 
 def _random(problems: Problems, rows: NDArray[np.int64], k: int, seed: int) -> Tensor:
-    """(B, k, trials) uniform numbers that depend on the seed and on each problem's number alone."""
-    generator = torch.Generator().manual_seed(seed)
-    trials = n_trials(k)
-    numbers = torch.rand((len(problems), k, trials), generator=generator, dtype=torch.float64)
-    return numbers[torch.from_numpy(rows)]
+    """(B, k, trials) uniform numbers that depend on the seed, k, the patient and the restart alone."""
+    state = np.random.SeedSequence((seed, k)).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    many, starts = int(problems.patient.max()) + 1, int(problems.restart.max()) + 1
+    numbers = torch.rand((starts, many, k, n_trials(k)), generator=generator, dtype=torch.float64)
+    return numbers[torch.from_numpy(problems.restart[rows]), torch.from_numpy(problems.patient[rows])]
 
 
 def _from_kmeans(

@@ -55,8 +55,8 @@ class PriorTerms:
 
 def pick[Part: (State, PriorTerms)](part: Part, rows: Tensor) -> Part:
     """Return some problems of a block."""
-    values: dict[str, Any] = vars(part)
-    return type(part)(**{name: v[rows] if isinstance(v, Tensor) else v for name, v in values.items()})
+    values: dict[str, Any] = {name: v[rows] if isinstance(v, Tensor) else v for name, v in vars(part).items()}
+    return type(part)(**values)
 
 
 class Engine(Protocol):
@@ -87,10 +87,8 @@ class Direct:
     def expectation(self, state: State) -> tuple[Tensor, Moments]:
         """Mean log-likelihood per cell (B,), and moments about the means of ``state``."""
         step = max(1, self.budget // state.means.numel())
-        parts = [
-            self._piece(x, w, state)
-            for x, w in zip(torch.split(self.x, step, 1), torch.split(self.weight, step, 1), strict=True)
-        ]
+        pieces = zip(torch.split(self.x, step, 1), torch.split(self.weight, step, 1), strict=True)
+        parts = [self._piece(x, weight, state) for x, weight in pieces]
         likelihood, mass, first, second = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
         return likelihood / self.weight.sum(1), Moments(mass, first, second, state.means)
 
@@ -294,8 +292,8 @@ def _is_singular(covariance: Tensor) -> Tensor:
     """Which covariances (B, K) lack full rank, judged by the pivots of their Cholesky factors."""
     variance = covariance if covariance.ndim == 3 else covariance.diagonal(dim1=-2, dim2=-1)
     largest = variance.amax(-1)
-    if covariance.ndim == 3:
-        return ~(variance.amin(-1) > _SINGULAR * largest)
-    factor, info = torch.linalg.cholesky_ex(covariance)
-    pivot = factor.diagonal(dim1=-2, dim2=-1).amin(-1).square()
-    return (info > 0) | ~(pivot > _SINGULAR * largest)
+    pivot, failed = variance.amin(-1), torch.zeros_like(largest, dtype=torch.bool)
+    if covariance.ndim == 4:
+        factor, info = torch.linalg.cholesky_ex(covariance)
+        pivot, failed = factor.diagonal(dim1=-2, dim2=-1).amin(-1).square(), info > 0
+    return failed | ~(pivot > _SINGULAR * largest)
