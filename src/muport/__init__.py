@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from muport import datasets, metrics, neighbors, ot, pl
+    from muport import datasets, metrics, neighbors, ot, pl, pp
     from muport.integration import Integration
 
-__all__ = ["Integration", "datasets", "metrics", "neighbors", "ot", "pl"]
+__all__ = ["Integration", "datasets", "metrics", "neighbors", "ot", "pl", "pp"]
 
 # Public class -> the package that defines it; every other name of __all__ is a sub-package.
 _CLASSES: dict[str, str] = {"Integration": "muport.integration"}

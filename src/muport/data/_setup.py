@@ -127,7 +127,7 @@ def modalities_of(
     space is one too, named ``"joint"``: its rows are all cells.
     """
     if isinstance(data, mudata.MuData):
-        if _is_joint(data, setup, expected):
+        if _names_joint(data, setup, expected):
             return {JOINT_MODALITY: data}
         # a model set up on an AnnData may be asked about a MuData that holds nothing else
         alone = len(data.mod) == 1 and tuple(expected or ()) == (SINGLE_MODALITY,)
@@ -144,16 +144,23 @@ def modalities_of(
     return {names[0]: data}
 
 
-def _is_joint(data: mudata.MuData, setup: Setup, expected: Sequence[str] | None) -> bool:
-    key = setup.use_rep
-    if setup.shared_rep is not None or not isinstance(key, str):
-        return False
-    if expected is not None:
-        return tuple(expected) == (JOINT_MODALITY,) and JOINT_MODALITY not in data.mod
-    # mdata.obsm also holds a mask of cells under the name of each modality
+def is_joint(data: mudata.MuData, key: str) -> bool:
+    """Tell whether `key`, given as a plain `use_rep`, is a space of all cells in ``mdata.obsm``.
+
+    The masks that ``mdata.obsm`` holds under the names of the modalities are none, and the only modality's own
+    representation of that name comes first.
+    """
     if key not in data.obsm or key in data.mod:
         return False
     return not (len(data.mod) == 1 and key in next(iter(data.mod.values())).obsm)
+
+
+def _names_joint(data: mudata.MuData, setup: Setup, expected: Sequence[str] | None) -> bool:
+    if setup.shared_rep is not None or not isinstance(setup.use_rep, str):
+        return False
+    if expected is not None:
+        return tuple(expected) == (JOINT_MODALITY,) and JOINT_MODALITY not in data.mod
+    return is_joint(data, setup.use_rep)
 
 
 def locate(
