@@ -1,0 +1,66 @@
+"""Streams, arrows and losses are drawn where the velocities lead."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+import muport
+
+
+@pytest.fixture
+def turning() -> AnnData:
+    """A disc whose cells turn around its middle."""
+    xy = np.random.default_rng(0).uniform(-1, 1, (800, 2))
+    xy = xy[np.hypot(*xy.T) < 1]
+    obs = pd.DataFrame({"kind": np.where(xy[:, 0] > 0, "a", "b"), "velot_confidence": np.hypot(*xy.T)})
+    obs.index = obs.index.astype(str)
+    v = np.stack([-xy[:, 1], xy[:, 0]], axis=1)
+    return AnnData(np.zeros((len(xy), 1)), obs=obs, obsm={"X_umap": xy, "velot_velocity_umap": v})
+
+
+def test_stream_follows_the_field(turning):
+    ax = muport.pl.velocity_stream(turning, color="kind")
+    lines = np.concatenate([c.get_segments() for c in ax.collections if hasattr(c, "get_segments")])
+    middle, step = lines.mean(axis=1), lines[:, 1] - lines[:, 0]
+    cross = middle[:, 0] * step[:, 1] - middle[:, 1] * step[:, 0]
+    moving = (np.hypot(*middle.T) > 0.2) & (np.hypot(*step.T) > 1e-6)
+    assert (cross[moving] > 0).mean() > 0.99
+    # no line where there is no cell
+    assert np.hypot(*middle.T).max() < 1.1
+
+
+def test_quiver_scales_to_the_picture(turning):
+    ax = muport.pl.velocity_quiver(turning, n_arrows=100, length=0.1)
+    arrows = next(c for c in ax.collections if hasattr(c, "U"))
+    assert len(arrows.U) == 100
+    assert np.hypot(arrows.U, arrows.V).mean() == pytest.approx(0.1 * np.ptp(turning.obsm["X_umap"][:, 0]), rel=0.2)
+    assert np.allclose(arrows.U * arrows.XY[:, 0] + arrows.V * arrows.XY[:, 1], 0, atol=1e-9)
+
+
+def test_resting_cells_have_no_arrows(turning):
+    turning.obsm["velot_velocity_umap"][:] = 0
+    muport.pl.velocity_stream(turning)
+    muport.pl.velocity_quiver(turning)
+
+
+def test_confidence(turning):
+    assert muport.pl.confidence(turning).get_title() == "confidence"
+
+
+def test_training_curves():
+    history = {"loss": pd.DataFrame({"loss": [4.0, 2.0, 1.0]}), "curl": np.zeros(3)}
+    ax = muport.pl.training_curves(history, smooth=2)
+    assert [line.get_label() for line in ax.lines] == ["loss"]
+    assert ax.lines[0].get_ydata().tolist() == [3.0, 1.5]
+    with pytest.raises(ValueError, match="no loss"):
+        muport.pl.training_curves({"curl": np.zeros(3)})
+
+
+def test_missing_keys_are_named(turning):
+    with pytest.raises(KeyError, match="velocity_key='v'.*velot_velocity_umap"):
+        muport.pl.velocity_stream(turning, velocity_key="v")
+    with pytest.raises(KeyError, match="X_tsne"):
+        muport.pl.velocity_quiver(turning, "X_tsne")
