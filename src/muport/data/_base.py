@@ -59,6 +59,8 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
     """
 
     _state_class: ClassVar[type]
+    #: Fields of `Setup` that the set-up methods of the class do not offer.
+    _setup_defaults: ClassVar[dict[str, Any]] = {}
     _saved_attributes: ClassVar[tuple[str, ...]] = ("is_trained_", "history_", "settings_")
 
     def __init__(
@@ -72,7 +74,7 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
 
     @property
     def _setup(self) -> Setup:
-        return Setup.from_args(self.registry_["setup_args"])
+        return Setup.from_args({**self._setup_defaults, **self.registry_["setup_args"]})
 
     @property
     def _modalities(self) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ def register(
     KeyError, TypeError, ValueError
         As :func:`read_rows`; and for a view, or categories that ``source_registry`` does not know.
     """
-    setup = Setup.from_args(setup_method_args["setup_args"])
+    setup = Setup.from_args({**getattr(cls, "_setup_defaults", {}), **setup_method_args["setup_args"]})
     source = kwargs.get("source_registry")
     rows = read_rows(data, setup, require_labels=source is None)
     if data.is_view:
