@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.func import jacrev, jvp, vmap
+from torch.func import jacrev, jvp, vjp, vmap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Field", "curl", "divergence", "jacobian"]
 
 _EXACT_UP_TO = 50  # dimensions whose Jacobian is written out; above, its invariants are estimated
-_BLOCK = 2**22  # entries of Jacobians held at once
+_BLOCK = 2**22  # entries of what is pulled back for the Jacobians, held at once
+_WIDTH = 128  # of the layers through which it is pulled
 _PROBES = 64  # random directions of the estimates
+
+
+def _linear(n_in: int, n_out: int) -> nn.Linear:
+    # Made without memory first: the constructor would draw the weights from the global generator.
+    return nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
 
 
 class Field(nn.Module):
@@ -56,9 +66,8 @@ class Field(nn.Module):
     ) -> None:
         super().__init__()
         self.d, self.hidden, self.n_latent, self.with_time = d, hidden, n_latent, with_time
-        sizes = [(d + with_time, hidden), (hidden, hidden), (hidden, n_latent), (n_latent, d)]
-        # skip_init: the constructor of a layer would draw from the global generator.
-        self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, *size) for size in sizes)
+        self.first, self.second = _linear(d + with_time, hidden), _linear(hidden, hidden)
+        self.narrow, self.last = _linear(hidden, n_latent), _linear(n_latent, d)
         for name, shape in (("x_center", (d,)), ("x_scale", ()), ("t_center", ()), ("t_scale", ()), ("v_scale", ())):
             self.register_buffer(name, torch.zeros(shape) if "center" in name else torch.ones(shape))
         self.register_buffer("member_weight", torch.zeros(n_members, d, n_latent))
@@ -68,7 +77,7 @@ class Field(nn.Module):
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
         """Draw the weights anew: uniform of variance 1 / (3 inputs), zero bias."""
-        for layer in self.layers:
+        for layer in (self.first, self.second, self.narrow, self.last):
             bound = 1 / math.sqrt(layer.in_features)
             layer.weight.uniform_(-bound, bound, generator=generator)
             layer.bias.zero_()
@@ -82,9 +91,8 @@ class Field(nn.Module):
 
     def encode(self, inputs: Tensor) -> Tensor:
         """Bottleneck (n, n_latent) of scaled inputs."""
-        first, second, third, _ = self.layers
         silu = nn.functional.silu
-        out: Tensor = third(silu(second(silu(first(inputs)))))
+        out: Tensor = self.narrow(silu(self.second(silu(self.first(inputs)))))
         return out
 
     def latent(self, x: Tensor, t: Tensor) -> Tensor:
@@ -93,7 +101,7 @@ class Field(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Velocity (n, d) at coordinates (n, d) and times (n,)."""
-        out: Tensor = self.layers[3](self.latent(x, t)) * self.v_scale
+        out: Tensor = self.last(self.latent(x, t)) * self.v_scale
         return out
 
     def members(self, x: Tensor, t: Tensor) -> Tensor:
@@ -109,7 +117,8 @@ def jacobian(field: nn.Module, x: Tensor, t: Tensor) -> Tensor:
         out: Tensor = field(point[None], when[None])[0]
         return out
 
-    return vmap(jacrev(one))(x, t)
+    out: Tensor = vmap(jacrev(one))(x, t)
+    return out
 
 
 def divergence(field: nn.Module, x: Tensor, t: Tensor, *, random_state: int = 0) -> Tensor:
@@ -151,23 +160,20 @@ def curl(field: nn.Module, x: Tensor, t: Tensor, *, random_state: int = 0) -> Te
     if x.shape[1] <= _EXACT_UP_TO:
         return _in_blocks(field, x, t, lambda jac: (jac - jac.mT).square().sum((1, 2)) / 2)
     total = torch.zeros_like(t, dtype=x.dtype)
-    _, pull = torch.func.vjp(lambda point: field(point, t), x)
+    pull = vjp(lambda point: field(point, t), x)[1]
     for signs in _signs(x, random_state):
         turn = jvp(lambda point: field(point, t), (x,), (signs,))[1] - pull(signs)[0]
         total = total + turn.square().sum(1) / 2
     return total / _PROBES
 
 
-def _in_blocks(field: nn.Module, x: Tensor, t: Tensor, invariant: object) -> Tensor:
-    assert callable(invariant)
-    step = max(1, _BLOCK // x.shape[1] ** 2)
-    blocks = zip(x.split(step), t.split(step), strict=True)
+def _in_blocks(field: nn.Module, x: Tensor, t: Tensor, invariant: Callable[[Tensor], Tensor]) -> Tensor:
+    """An invariant (n,) of the Jacobians, of which a block is held at once."""
+    step = max(1, _BLOCK // (x.shape[1] * max(x.shape[1], _WIDTH)))
+    blocks = zip(torch.split(x, step), torch.split(t, step), strict=True)
     return torch.cat([invariant(jacobian(field, *block)) for block in blocks])
 
 
 def _signs(x: Tensor, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randint(0, 2, x.shape, generator=generator) * 2 - 1).to(x)
-        for _ in range(_PROBES)
-    ]
+    return [(torch.randint(0, 2, x.shape, generator=generator) * 2 - 1).to(x) for _ in range(_PROBES)]

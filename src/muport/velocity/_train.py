@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,11 @@ __all__ = ["FieldFit", "fit_field", "one_thread"]
 
 _LR = 8e-3
 _DECAY = 1e-2
+_SPAN = 2.0  # largest standard deviation of the coordinates in one input unit: noise dimensions barely enter
+_TIMES = 0.5  # standard deviation of time in one input unit
 _DERIVATIVE_CELLS = 64  # cells of a batch at which curl and divergence are taken
-_RIDGE = 1e-3  # of the mean latent variance: pulls a member to the trained layer
-_CHUNK = 2**15
+_RIDGE = 1e-3  # of the mean latent variance: pulls a refit to the trained layer
+_CHUNK = 2**22  # latent entries of windows held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,7 @@ class FieldFit:
     state
         Every tensor of the :class:`Field`, by name.
     history
-        Loss of every step, by name: ``"loss"`` and its parts, unweighted.
+        Loss of every step, by name: ``"loss"``, and its parts before they are weighted.
     hidden_dim, n_latent, use_time
         Shape of the network.
     """
@@ -69,13 +72,37 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """Covered cells as the network sees them.
+
+    ``inputs`` (m, 2, d + 1) are the two places of a cell at which its velocity is taken, ``target`` (m, d) its raw
+    velocity, ``weight`` (m,) has mean 1, ``own`` (m, d + 1) and ``other`` (n, d + 1) are the inputs of the covered
+    and of all cells, ``near`` (m, k) the neighbours among all.
+    """
+
+    inputs: Tensor
+    target: Tensor
+    weight: Tensor
+    own: Tensor
+    other: Tensor
+    near: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Penalties:
+    smooth: float
+    curl: float
+    divergence: float
+
+
 def fit_field(
     x: Any,
     time: Any,
     raw: RawVelocity,
     *,
     n_steps: int = 400,
-    batch_size: int = 512,
+    batch_size: int = 256,
     hidden_dim: int = 128,
     n_latent: int = 32,
     lr: float | None = None,
@@ -91,13 +118,18 @@ def fit_field(
 ) -> FieldFit:
     """Fit v(x, t) to raw velocities by weighted least squares on random batches.
 
-    With x, t and v scaled to unit variance and w the time gaps scaled to mean 1, the loss is ::
+    A raw velocity is the mean of the true one over the gap between its two transports, which on a curve is less than
+    the velocity in the middle. The fit makes the same mean of the field match it, by Gauss's two-point rule: with c the
+    middle of the gap g, s = c -+ g / (2 sqrt 3) and places x_i + (s - t_i) v_i, ::
 
-        mean_i w_i |v(x_i, t_i) - v_i|^2 / d  +  lambda_smooth mean_ij |v_i - v_j|^2 / d
-            + lambda_curl mean_{i, a<b} (dv_b/dx_a - dv_a/dx_b)^2  +  lambda_divergence mean_i (sum_a dv_a/dx_a / d)^2
+        u_i = (v(x_i+, s+) + v(x_i-, s-)) / 2
+        mean_i w_i |u_i - v_i|^2 / d  +  lambda_smooth mean_ij |v(x_i) - v(x_j)|^2 / d
+            + lambda_curl mean_{i, a<b} (dv_b/dx_a - dv_a/dx_b)^2  +  lambda_divergence mean_i (sum_a dv_a/dx_a)^2 / d
 
-    j being a random one of the neighbours of i at each step. Then the last, affine layer is refitted in closed form,
-    and once more for each bootstrap member, on windows drawn with replacement.
+    with w the gaps scaled to mean 1, j a random neighbour of i at each step, and v, x in units of their own spread.
+    Then the last, affine layer is refitted in closed form (unless there are penalties), and once more for each
+    bootstrap member, on windows drawn with replacement: the members' spread is the uncertainty of the field, without
+    another training.
 
     Parameters
     ----------
@@ -116,11 +148,11 @@ def fit_field(
     n_latent
         Width of the bottleneck.
     lr
-        Largest learning rate.
+        Largest learning rate; .008 by default.
     lambda_smooth
         Weight of the differences between neighbours.
     lambda_curl, lambda_divergence
-        Weights of the derivatives, over all dimensions.
+        Weights of the derivatives, over all dimensions, at 64 cells of each batch.
     neighbors
         (n, k) nearest neighbours, for ``lambda_smooth``.
     use_time
@@ -132,7 +164,7 @@ def fit_field(
     device
         Torch device.
     progress
-        Called with the number of each finished step.
+        Called with the number of steps done, after each.
 
     Returns
     -------
@@ -142,7 +174,7 @@ def fit_field(
     Raises
     ------
     ValueError
-        For arrays that do not fit, options out of range or no covered cell.
+        For arrays that do not fit, options out of range, no covered cell or a loss that is not finite.
 
     Examples
     --------
@@ -157,93 +189,228 @@ def fit_field(
     (50,)
     """
     points, when = as_points(x), check_time(time, len(x))
-    covered = np.flatnonzero(raw.weight > 0)
+    _check(raw, points, n_steps, batch_size, hidden_dim, n_latent, lr, n_bootstrap)
+    penalties = _Penalties(lambda_smooth, lambda_curl, lambda_divergence)
+    near = _check_penalties(penalties, neighbors, len(points))
     generator = torch.Generator().manual_seed(random_state)
     field = Field(points.shape[1], hidden_dim, n_latent, use_time, n_bootstrap)
     field.reset(generator)
     _set_scales(field, points, when, raw)
-    field.to(device)
     with one_thread():
-        data = _Data.of(field, points, when, raw, covered, neighbors, device)
-        history = _descend(field, data, n_steps, batch_size, lr or _LR, (lambda_smooth, lambda_curl, lambda_divergence), generator, progress)
-        _refit(field, data, raw.block[covered], n_bootstrap, generator)
+        data = _prepare(field.to(device), points, when, raw, near)
+        history = _descend(field, data, penalties, n_steps, batch_size, lr or _LR, generator, progress)
+        penalised = any(value > 0 for value in vars(penalties).values())
+        _refit(field, data, raw.block[raw.weight > 0], n_bootstrap, generator, keep=penalised)
     state = {name: value.detach().cpu().numpy() for name, value in field.state_dict().items()}
     return FieldFit(state, history, hidden_dim, n_latent, use_time)
 
 
+def _check(
+    raw: RawVelocity,
+    x: NDArray[np.float32],
+    n_steps: int,
+    batch_size: int,
+    hidden_dim: int,
+    n_latent: int,
+    lr: float | None,
+    n_bootstrap: int,
+) -> None:
+    if raw.velocity.shape != x.shape:
+        raise ValueError(f"raw.velocity has shape {raw.velocity.shape}, but x has {x.shape}.")
+    if not (raw.weight > 0).any():
+        raise ValueError("raw covers no cell: the windows pair none; use larger windows or lower lambda_knn.")
+    for name, value, least in (
+        ("n_steps", n_steps, 2),
+        ("batch_size", batch_size, 1),
+        ("hidden_dim", hidden_dim, 1),
+        ("n_latent", n_latent, 1),
+        ("n_bootstrap", n_bootstrap, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name}={value} must be at least {least}.")
+    if lr is not None and not lr > 0:
+        raise ValueError(f"lr={lr} must be above 0.")
+
+
+def _check_penalties(penalties: _Penalties, neighbors: Any | None, n: int) -> NDArray[np.int64] | None:
+    for name, value in vars(penalties).items():
+        if not value >= 0:
+            raise ValueError(f"lambda_{name}={value} must not be negative.")
+    if penalties.smooth == 0:
+        return None
+    if neighbors is None:
+        raise ValueError("lambda_smooth needs neighbors: the (n, k) nearest neighbours of each cell.")
+    near = np.asarray(neighbors, np.int64)
+    if near.ndim != 2 or len(near) != n:
+        raise ValueError(f"neighbors has shape {near.shape}: it needs k positions of cells for each of {n} cells.")
+    return near
+
+
 def _set_scales(field: Field, x: NDArray[np.float32], when: NDArray[np.float64], raw: RawVelocity) -> None:
-    weight = raw.weight / raw.weight.sum()
+    """Centres, and one scale each for x, t and v: that of x is free of how the coordinates are turned."""
     center = x.mean(axis=0, dtype=np.float64)
-    spread = {
-        "x_scale": np.sqrt(((x - center) ** 2).mean(axis=0).max()),
-        "t_scale": when.std(),
-        "v_scale": np.sqrt((weight[:, None] * raw.velocity**2).sum(0).mean()),
-    }
+    spread = float(np.linalg.eigvalsh(np.atleast_2d(np.cov(x, rowvar=False)))[-1])
+    weight = raw.weight.astype(np.float64)
+    speed = float((weight @ raw.velocity.astype(np.float64) ** 2).mean() / weight.sum())
+    scales = {"x_scale": _SPAN * math.sqrt(max(spread, 0)), "t_scale": _TIMES * when.std(), "v_scale": math.sqrt(speed)}
     field.x_center.copy_(torch.from_numpy(center))
-    field.t_center.fill_(when.mean())
-    for name, value in spread.items():
+    field.t_center.fill_(float(when.mean()))
+    for name, value in scales.items():
         getattr(field, name).fill_(value if value > 0 else 1.0)
 
 
-@dataclass(frozen=True, eq=False)
-class _Data:
-    inputs: Tensor
-    target: Tensor
-    weight: Tensor
-    cells: Tensor
-    near: Tensor | None
+def _prepare(
+    field: Field, x: NDArray[np.float32], when: NDArray[np.float64], raw: RawVelocity, near: NDArray[np.int64] | None
+) -> _Data:
+    device = field.x_center.device
+    covered = np.flatnonzero(raw.weight > 0)
 
-    @classmethod
-    def of(cls, field: Field, x, when, raw, covered, neighbors, device) -> _Data:
-        tx = torch.from_numpy(x).to(device)
-        tt = torch.from_numpy(when.astype(np.float32)).to(device)
-        inputs = field.scale(tx, tt)
-        target = torch.from_numpy(raw.velocity).to(device) / field.v_scale
-        weight = torch.from_numpy(raw.weight).to(device)
-        weight = weight * len(covered) / weight.sum()
-        near = None if neighbors is None else torch.from_numpy(np.asarray(neighbors, np.int64)).to(device)
-        return cls(inputs, target, weight, torch.from_numpy(covered).to(device), near)
+    def scaled(points: NDArray[np.float32], times: NDArray[np.float64]) -> Tensor:
+        return field.scale(torch.from_numpy(points).to(device), torch.from_numpy(times.astype(np.float32)).to(device))
+
+    half = raw.weight[covered] / (2 * math.sqrt(3))
+    places = []
+    for sign in (-1, 1):
+        then = raw.midpoint[covered] + sign * half
+        step = (then - when[covered]).astype(np.float32)[:, None]
+        places.append(scaled(x[covered] + step * raw.velocity[covered], then))
+    everyone = scaled(np.array(x), when)
+    rows = torch.from_numpy(covered).to(device)
+    weight = torch.from_numpy(raw.weight[covered]).to(device)
+    return _Data(
+        torch.stack(places, dim=1),
+        torch.from_numpy(raw.velocity[covered]).to(device) / field.v_scale,
+        weight / weight.mean(),
+        everyone[rows],
+        everyone,
+        None if near is None else torch.from_numpy(near).to(device)[rows],
+    )
 
 
-def _descend(field, data, n_steps, batch_size, lr, lambdas, generator, progress):
+def _descend(
+    field: Field,
+    data: _Data,
+    penalties: _Penalties,
+    n_steps: int,
+    batch_size: int,
+    lr: float,
+    generator: torch.Generator,
+    progress: Callable[[int], None] | None,
+) -> dict[str, NDArray[np.float32]]:
+    """Train in place; return the loss and its parts of every step."""
+    device = data.inputs.device
     optimizer = torch.optim.AdamW(field.parameters(), lr=lr, weight_decay=_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=n_steps)
-    history = []
+    size = min(batch_size, len(data.inputs))
+    parts: list[Tensor] = []
     for step in range(n_steps):
-        rows = data.cells[torch.randint(len(data.cells), (min(batch_size,len(data.cells)),), generator=generator)]
+        rows = torch.randint(len(data.inputs), (size,), generator=generator).to(device)
         optimizer.zero_grad()
-        out = field.layers[3](field.encode(data.inputs[rows]))
-        loss = (data.weight[rows] * (out - data.target[rows]).square().mean(1)).mean()
-        loss.backward()
-        optimizer.step(); schedule.step()
-        history.append(loss.detach())
-    return {"loss": torch.stack(history).cpu().numpy()}
+        losses = _losses(field, data, penalties, rows, generator)
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        parts.append(torch.stack(list(losses.values())).detach())
+        if progress is not None:
+            progress(step + 1)
+    table = torch.stack(parts).cpu().numpy()
+    if not np.isfinite(table).all():
+        raise ValueError(f"the loss is not finite after {n_steps} steps: lower lr={lr:g} or the lambdas.")
+    weights = {"fit": 1.0} | vars(penalties)
+    history = {name: table[:, i] / weights[name] for i, name in enumerate(losses)}
+    return {"loss": table.sum(axis=1)} | history
+
+
+def _losses(
+    field: Field, data: _Data, penalties: _Penalties, rows: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Weighted parts of the loss on some covered cells."""
+    mean = _velocity(field, data.inputs[rows]).mean(dim=1)
+    out = {"fit": (data.weight[rows] * (mean - data.target[rows]).square().mean(dim=1)).mean()}
+    if penalties.smooth > 0 and data.near is not None:
+        pick = torch.randint(data.near.shape[1], (len(rows),), generator=generator).to(rows.device)
+        pair = torch.stack([data.own[rows], data.other[data.near[rows, pick]]])
+        out["smooth"] = penalties.smooth * _velocity(field, pair).diff(dim=0).square().mean()
+    if penalties.curl > 0 or penalties.divergence > 0:
+        jac = _scaled_jacobian(field, data.own[rows[:_DERIVATIVE_CELLS]])
+        d = jac.shape[1]
+        if penalties.curl > 0:
+            # Each pair of dimensions stands twice in the square, and once in the number of pairs d (d - 1) / 2.
+            out["curl"] = penalties.curl * (jac - jac.mT).square().sum((1, 2)).mean() / max(d * (d - 1), 1)
+        if penalties.divergence > 0:
+            out["divergence"] = penalties.divergence * jac.diagonal(dim1=1, dim2=2).sum(1).square().mean() / d
+    return out
+
+
+def _velocity(field: Field, inputs: Tensor) -> Tensor:
+    """Velocity in units of its scale, at scaled inputs (..., d + 1)."""
+    out: Tensor = field.last(field.encode(inputs))
+    return out
+
+
+class _Scaled(torch.nn.Module):
+    """The field in scaled coordinates, in which the penalties have no unit."""
+
+    def __init__(self, field: Field) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return _velocity(self.field, torch.cat([x, t], dim=-1))
+
+
+def _scaled_jacobian(field: Field, inputs: Tensor) -> Tensor:
+    return jacobian(_Scaled(field), inputs[:, : field.d], inputs[:, field.d :]) / _SPAN
 
 
 @torch.no_grad()
-def _refit(field, data, block, n_members, generator):
+def _refit(
+    field: Field, data: _Data, block: NDArray[np.int64], n_members: int, generator: torch.Generator, *, keep: bool
+) -> None:
+    """Weighted least squares for the last layer: on all windows, and on windows drawn with replacement by each member.
+
+    With ``keep`` the layer stays as trained, since a refit would undo the penalties; the members differ from it by as
+    much as their refits differ from that on all windows.
+
+    Per window only the moments of its cells are kept, so a draw costs nothing that grows with the cells.
+    """
+    gram, cross = _moments(field, data, block)
+    last = field.last
+    start = torch.cat([last.weight.T, last.bias[None]]).double()
+    ridge = _RIDGE * gram.sum(0).diagonal().mean() * torch.eye(len(start), dtype=torch.float64, device=start.device)
+
+    def solve(count: Tensor) -> Tensor:
+        left = torch.einsum("mb,bij->mij", count, gram) + ridge
+        out: Tensor = torch.linalg.solve(left, torch.einsum("mb,bij->mij", count, cross) + ridge @ start)
+        return out
+
+    full = solve(torch.ones(1, len(gram), dtype=torch.float64, device=start.device))[0]
+    center = start if keep else full
+    last.weight.copy_(center[:-1].T)
+    last.bias.copy_(center[-1])
+    if n_members == 0:
+        return
+    draw = torch.randint(len(gram), (n_members, len(gram)), generator=generator)
+    count = torch.zeros(draw.shape, dtype=torch.float64).scatter_add_(1, draw, torch.ones(draw.shape).double())
+    member = solve(count.to(start.device)) - full + center
+    field.member_weight.copy_(member[:, :-1].mT)
+    field.member_bias.copy_(member[:, -1])
+
+
+def _moments(field: Field, data: _Data, block: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Weighted moments z z' (b, L + 1, L + 1) and z v' (b, L + 1, d) of each window, z the latent and a one."""
     order = np.argsort(block, kind="stable")
     _, first, size = np.unique(block[order], return_index=True, return_counts=True)
-    cells = data.cells[torch.from_numpy(order)]
-    L = field.n_latent
-    z = torch.cat([field.encode(data.inputs[cells]), torch.ones(len(cells), 1)], 1)
-    v = data.target[cells]; w = data.weight[cells]
-    nb = len(first)
-    slot = torch.full((nb, int(size.max())), -1, dtype=torch.int64)
-    ar = torch.arange(len(cells)); owner = torch.from_numpy(np.repeat(np.arange(nb), size)); pos = ar - torch.from_numpy(np.repeat(first, size))
-    slot[owner, pos] = ar
-    ok = (slot >= 0).float(); slot = slot.clamp(min=0)
-    zb = z[slot]; wz = zb * (w[slot] * ok)[..., None]
-    gram = (zb.mT @ wz).double(); cross = (wz.mT @ v[slot]).double()
-    last = field.layers[3]
-    theta0 = torch.cat([last.weight.T, last.bias[None]], 0).double()
-    def solve(counts):
-        G = torch.einsum("mb,bij->mij", counts, gram); R = torch.einsum("mb,bij->mij", counts, cross)
-        ridge = _RIDGE * G.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(L + 1, dtype=G.dtype)
-        return torch.linalg.solve(G + ridge, R + ridge @ theta0)
-    full = solve(torch.ones(1, nb, dtype=torch.float64))[0]
-    last.weight.copy_(full[:-1].T); last.bias.copy_(full[-1])
-    draws = torch.randint(nb, (n_members, nb), generator=generator)
-    counts = torch.zeros(n_members, nb, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
-    th = solve(counts)
-    field.member_weight.copy_(th[:, :-1].mT); field.member_bias.copy_(th[:, -1])
+    slot = np.arange(size.max())
+    table = np.where(slot < size[:, None], order[(first[:, None] + slot).clip(max=len(order) - 1)], -1)
+    rows = torch.from_numpy(table).to(data.inputs.device)
+    step = max(1, _CHUNK // (rows.shape[1] * (field.n_latent + field.hidden)))
+    grams, crosses = [], []
+    for part in torch.split(rows, step):
+        cells = part.clamp(min=0)
+        latent = field.encode(data.inputs[cells]).mean(dim=2)
+        latent = torch.cat([latent, torch.ones_like(latent[..., :1])], dim=-1)
+        weighted = latent * (data.weight[cells] * (part >= 0))[..., None]
+        grams.append((weighted.mT @ latent).double())
+        crosses.append((weighted.mT @ data.target[cells]).double())
+    return torch.cat(grams), torch.cat(crosses)

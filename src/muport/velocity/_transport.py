@@ -37,6 +37,8 @@ class RawVelocity:
         (n, d) float32 displacement per unit of time; 0 where not covered.
     weight
         (n,) float32 time gap of the difference quotient, its weight in a fit; 0 where not covered.
+    midpoint
+        (n,) float64 time in the middle of that gap; the cell's own where not covered.
     confidence
         (n,) float32 in 0..1: share of the two sides, later and earlier, on which the cell has a partner window, times
         the number of windows it was in over the largest such number.
@@ -50,6 +52,7 @@ class RawVelocity:
 
     velocity: NDArray[np.float32]
     weight: NDArray[np.float32]
+    midpoint: NDArray[np.float64]
     confidence: NDArray[np.float32]
     growth: NDArray[np.float32]
     block: NDArray[np.int64]
@@ -62,6 +65,7 @@ class _Problem:
 
     x: Tensor
     time: Tensor
+    origin: float
     reg: float | None
     bandwidth: float
     tau: float
@@ -98,7 +102,7 @@ def ot_velocity(
     *,
     reg: float | None = None,
     reg_scale: float = 0.5,
-    tau: float = 1.0,
+    tau: float = 0.9,
     lambda_time: float = 0.0,
     lambda_knn: float = 0.0,
     neighbors: Any | None = None,
@@ -133,7 +137,8 @@ def ot_velocity(
     reg_scale
         Factor of that rule.
     tau
-        Relaxation of the source masses in (0, 1]; 1 is balanced. Growth can be read at about .95.
+        Relaxation of the source masses in (0, 1]. Balanced plans (1) carry mass across branches wherever two windows
+        hold different shares of them, by growth or by chance.
     lambda_time
         Added to the cost, in units of the largest cost of the window, where the later window's cell is the earlier.
     lambda_knn
@@ -170,10 +175,11 @@ def ot_velocity(
     _check_options(reg, reg_scale, tau, lambda_time, lambda_knn, difference)
     centred = torch.from_numpy(points - points.mean(axis=0)).to(device)
     near = _sorted_neighbors(neighbors, len(points), device) if lambda_knn > 0 else None
-    origin = when.mean()
+    origin = float(when.mean())
     problem = _Problem(
         centred,
         torch.from_numpy((when - origin).astype(np.float32)).to(device),
+        origin,
         reg,
         reg_scale * _bandwidth(centred, windows),
         tau,
@@ -347,11 +353,13 @@ def _combine(problem: _Problem, sums: _Sums, windows: Windows, central: bool, co
     covered &= gap > max(least, 0.0)
     velocity = torch.where(covered[:, None], step[:, :-1] / torch.where(covered, gap, 1)[:, None], 0)
     confidence = torch.where(covered, sides * seen / seen.max().clamp(min=1) if not central else sides, 0)
+    midpoint = torch.where(covered, (later[:, -1] + earlier[:, -1]) / 2, own[:, -1])
     growth = sums.growth[0] / sums.growth[1].clamp(min=1)
     inside = covered.numpy()
     return RawVelocity(
         velocity.numpy(),
         torch.where(covered, gap, 0).numpy(),
+        midpoint.double().numpy() + problem.origin,
         confidence.numpy(),
         growth.numpy(),
         np.where(inside, windows.block, -1),

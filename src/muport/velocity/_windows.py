@@ -31,7 +31,7 @@ class Windows:
     target
         (P, w) int64 positions of cells, filled up with -1.
     direction
-        (P,) int8: 1 if the target is later, -1 if it is earlier, 0 if a window at the edge of time is paired with itself.
+        (P,) int8: 1 if the target is later, -1 if earlier, 0 if a window at the edge of time is paired with itself.
     mutual
         (P,) bool: whether the plan also tells where the target's cells come from; otherwise it serves the source only.
     cluster
@@ -179,7 +179,9 @@ class _Groups:
     """Sets of cells that windows are cut from: each batch of each bin, then the unpaired cells and all cells of a bin.
 
     ``member`` are the positions in the order of time, set after set, and ``group`` the set of each; ``bin`` the time
-    bin of each set. The first ``n_batch`` sets are those of the batches, in which ``alone`` tells those without partner.
+    bin of each set. The first ``n_batch`` sets are those of the batches; ``following`` is the same batch in the next
+    bin, and ``linked`` tells which sets are paired with their later, and which with their earlier. ``left_over`` are
+    the sets of unpaired cells, ``whole`` those of all cells.
     """
 
     member: Ints
