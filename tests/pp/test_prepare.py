@@ -126,7 +126,7 @@ def emptied(adata: AnnData) -> None:
 BAD = {
     "logged": (logged, {}, ValueError, "no count.*normalised or logged.*put the counts in X"),
     "prepared": (lambda a: pp.prepare(a, **QUICK), {}, ValueError, r"set X = layers\['counts'\]"),
-    "negative": (lambda a: setattr(a, "X", -a.X), {}, ValueError, "X holds -1"),
+    "negative": (lambda a: setattr(a, "X", -a.X), {}, ValueError, "X holds -[0-9]+, which is no count"),
     "empty cells": (emptied, {}, ValueError, "2 cells have no counts.*'c0'.*filter_cells"),
     "two roots": (None, {"root_cell": 0, "root_cluster": "early"}, ValueError, "exactly one"),
     "unknown cluster": (None, {"root_cluster": "x"}, ValueError, "'x' has no cells"),
