@@ -1,0 +1,206 @@
+"""Conditions of patients from distances to training patients: balanced, calibrated kernel ridge classification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Calibration", "PENALTIES", "balanced_loss", "calibrate", "classify", "held_out", "inner_folds",
+           "probabilities", "ridge_scores"]  # fmt: skip
+
+PENALTIES = (0.01, 0.1, 1.0)  # of the squared norm, for a kernel of mean diagonal 1
+_LOG_SLOPE = (-3.0, 3.0)
+_MAX_FOLDS = 20
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How scores become probabilities.
+
+    Attributes
+    ----------
+    penalty
+        Position of the penalty in ``PENALTIES``.
+    slope
+        Factor of the scores before the softmax.
+    loss
+        Balanced log-loss (nats) of held-out patients; log C is chance.
+    """
+
+    penalty: int
+    slope: float
+    loss: float
+
+
+def classify(
+    train: ArrayLike, condition: ArrayLike, new: ArrayLike, *, group: ArrayLike | None = None, squared: bool = False
+) -> NDArray[np.float64]:
+    """Probabilities of the conditions of new patients, from distances to the training patients.
+
+    The distances are embedded about the mean of the class means (classical scaling, negative directions dropped), and a
+    ridge regression on the conditions, in which every condition weighs the same, gives scores.  Its penalty and the
+    slope of the softmax minimise the balanced log-loss of patients left out in turn, which also settles ties: patients
+    at equal distances get equal probabilities.
+
+    Parameters
+    ----------
+    train
+        (P, P) distances between the training patients.
+    condition
+        (P,) codes 0..C-1.
+    new
+        (Q, P) distances of new patients to the training patients.
+    group
+        (P,) patient of each sample, where one has several: they are left out together.
+    squared
+        Whether the distances are squared already.
+
+    Returns
+    -------
+    NDArray
+        (Q, C), rows sum to 1.
+
+    Raises
+    ------
+    ValueError
+        If there is one condition only, or shapes do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> at = np.array([0.0, 0.1, 0.2, 3.0, 3.1, 3.2])
+    >>> p = classify(abs(at[:, None] - at), [0, 0, 0, 1, 1, 1], abs(np.array([[0.0], [3.0]]) - at))
+    >>> p.argmax(axis=1).tolist()
+    [0, 1]
+    """
+    power = 1 if squared else 2
+    between, fresh = (np.asarray(x, dtype=np.float64) ** power for x in (train, new))
+    code = np.asarray(condition)
+    if between.shape != (len(code), len(code)) or fresh.ndim != 2 or fresh.shape[1] != len(code):
+        raise ValueError(f"train {between.shape}, condition {code.shape} and new {fresh.shape} do not fit each other.")
+    if len(np.unique(code)) < 2:
+        raise ValueError("condition has one value only: a prediction needs patients of at least two conditions.")
+    folds = inner_folds(code, code * 0 + np.arange(len(code)) if group is None else np.asarray(group))
+    found = calibrate(held_out(lambda _: between, code, folds), code)
+    return probabilities(ridge_scores(between, fresh, code)[found.penalty], found.slope)
+
+
+def inner_folds(
+    condition: NDArray[np.int64], group: NDArray[np.int64], n_folds: int = _MAX_FOLDS
+) -> list[NDArray[np.int64]]:
+    """Rows to hold out in turn: each group alone, or `n_folds` sets of groups with the conditions spread evenly.
+
+    Folds without which a condition would vanish are left out.
+    """
+    _, first, code = np.unique(group, return_index=True, return_inverse=True)
+    order = np.lexsort((np.arange(len(first)), condition[first]))
+    fold = np.empty(len(first), dtype=np.int64)
+    fold[order] = np.arange(len(first)) % min(n_folds, len(first))
+    sets = [np.flatnonzero(fold[code] == k) for k in range(int(fold.max()) + 1)]
+    size = np.bincount(condition)
+    return [rows for rows in sets if ((size > np.bincount(condition[rows], minlength=len(size))) | (size == 0)).all()]
+
+
+def ridge_scores(
+    train: NDArray[np.float64], new: NDArray[np.float64], condition: NDArray[np.int64], n_classes: int | None = None
+) -> NDArray[np.float64]:
+    """Scores (L, Q, C) of new patients for every penalty, from squared distances.
+
+    With K the kernel of the embedding, scaled to mean diagonal 1, Y the centred conditions and w balanced weights, the
+    scores are k' a with a = (K + penalty W^-1)^-1 Y, by one eigendecomposition of W^1/2 K W^1/2.
+
+    Parameters
+    ----------
+    train
+        (P, P) squared distances.
+    new
+        (Q, P) squared distances.
+    condition
+        (P,) codes.
+    n_classes
+        C; by default the largest code and 1.
+    """
+    classes = int(condition.max()) + 1 if n_classes is None else n_classes
+    size = np.bincount(condition, minlength=classes)
+    weight = 1 / size[condition]
+    weight /= weight.sum()
+    mean = train @ weight
+    shift = mean - weight @ mean
+    kernel = -0.5 * (train - mean[:, None] - shift)
+    fresh = -0.5 * (new - (new @ weight)[:, None] - shift)
+    root = np.sqrt(weight)
+    values, vectors = np.linalg.eigh(root[:, None] * (kernel + kernel.T) / 2 * root)
+    values = np.maximum(values, 0)
+    scale = max(values.sum(), _TINY * max(np.abs(train).max(initial=0), 1.0))
+    target = np.eye(classes)[condition] - (size > 0) / (size > 0).sum()
+    inside = vectors.T @ (root[:, None] * target)
+    alpha = [root[:, None] * (vectors @ (inside / (values / scale + one)[:, None])) for one in PENALTIES]
+    return np.stack([fresh / scale @ one for one in alpha])
+
+
+def held_out(
+    squared: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    condition: NDArray[np.int64],
+    folds: Sequence[NDArray[np.int64]],
+) -> NDArray[np.float64]:
+    """Scores (L, P, C) of training patients by classifiers, and distances, that did not see them; NaN outside folds.
+
+    Parameters
+    ----------
+    squared
+        Gives the (P, P) squared distances to use when the given rows are held out.
+    condition
+        (P,) codes.
+    folds
+        Rows to hold out in turn.
+    """
+    classes = int(condition.max()) + 1
+    scores = np.full((len(PENALTIES), len(condition), classes), np.nan)
+    for rows in folds:
+        rest = np.setdiff1d(np.arange(len(condition)), rows)
+        distance = squared(rows)
+        scores[:, rows] = ridge_scores(
+            distance[np.ix_(rest, rest)], distance[np.ix_(rows, rest)], condition[rest], classes
+        )
+    return scores
+
+
+def calibrate(scores: NDArray[np.float64], condition: NDArray[np.int64]) -> Calibration:
+    """Penalty and slope of least balanced log-loss of held-out scores (L, P, C)."""
+    seen = np.isfinite(scores).all((0, 2))
+    if not seen.any():
+        return Calibration(len(PENALTIES) - 1, 1.0, float(np.log(scores.shape[2])))
+    found = []
+    for one in scores:
+        best = minimize_scalar(
+            lambda log_slope, one=one: balanced_loss(probabilities(one[seen], np.exp(log_slope)), condition[seen]),
+            bounds=_LOG_SLOPE,
+            method="bounded",
+        )
+        found.append((float(best.fun), float(np.exp(best.x))))
+    penalty = min(range(len(found)), key=lambda index: found[index][0])
+    return Calibration(penalty, found[penalty][1], found[penalty][0])
+
+
+def probabilities(scores: NDArray[np.float64], slope: float) -> NDArray[np.float64]:
+    """Softmax of scores (Q, C) times a slope."""
+    logit = slope * scores
+    p = np.exp(logit - logit.max(axis=1, keepdims=True))
+    normalised: NDArray[np.float64] = p / p.sum(axis=1, keepdims=True)
+    return normalised
+
+
+def balanced_loss(p: NDArray[np.float64], condition: NDArray[np.int64]) -> float:
+    """Mean over conditions of the mean of -log p of the true one."""
+    own = -np.log(np.maximum(p[np.arange(len(p)), condition], _TINY))
+    weight = 1 / np.bincount(condition)[condition]
+    return float((own * weight).sum() / weight.sum())
