@@ -40,7 +40,7 @@ lint: .venv/.ready
 docs: .venv-docs/.ready
 	.venv-docs/bin/sphinx-build -W --keep-going --nitpicky -b html docs docs/_build/html
 
-bench: .venv-bench/.ready .venv-scbiot/.ready
+bench: .venv-bench/.ready .venv-scbiot/.ready .venv-velot/.ready
 	.venv-bench/bin/python -m benchmarks $(ARGS)
 
 build: $(UV)
@@ -64,6 +64,11 @@ build: $(UV)
 	benchmarks/scbiot_env.sh .venv-scbiot
 	touch $@
 
+# VelOT, and scVelo and CellRank of the versions that still run together.
+.venv-velot/.ready: benchmarks/requirements-velot.txt benchmarks/velot_env.sh | $(UV)
+	benchmarks/velot_env.sh .venv-velot
+	touch $@
+
 .uv/bin/uv: requirements/uv.txt
 	python3 -m pip install --quiet --upgrade --target .uv --require-hashes --requirement $<
 	touch $@
@@ -79,5 +84,5 @@ lock: $(UV)
 	echo uv | $(COMPILE) - -o requirements/uv.txt
 
 clean:
-	rm -rf .venv .venv-docs .venv-bench .venv-scbiot .uv dist demo docs/_build docs/generated docs/tutorials \
+	rm -rf .venv .venv-docs .venv-bench .venv-scbiot .venv-velot .uv dist demo docs/_build docs/generated docs/tutorials \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage

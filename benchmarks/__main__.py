@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-NAMES = ("transport", "integration", "scale", "identity", "transfer")
+NAMES = ("transport", "integration", "scale", "identity", "transfer", "velocity")
 
 
 def main() -> int:

@@ -1,0 +1,153 @@
+"""The velocity methods compared, each at its defaults: arrays in, arrays out.
+
+Input: ``X`` (n, d), ``time`` (n,), and where a method asks for them ``embedding`` (n, 2), ``spliced`` and ``unspliced``
+counts, ``fate`` (n,) names of terminal states, "" for none. Output: ``velocity`` (n, d), or ``fates`` (n, f) and
+``names`` (f,). Imports are inside: VelOT, scVelo and CellRank live in an environment of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import anndata
+    from numpy.typing import NDArray
+
+    type Arrays = Mapping[str, NDArray[np.generic]]
+
+NEIGHBORS = 30
+#: Package to import before the clock runs, and the distribution whose version is told.
+PACKAGE = {
+    "muport": ("muport.velocity", "muport"),
+    "muport_fates": ("muport.velocity", "muport"),
+    "velot": ("velot", "velot"),
+    "scvelo_stochastic": ("scvelo", "scvelo"),
+    "scvelo_dynamical": ("scvelo", "scvelo"),
+    "cellrank_fates": ("cellrank", "cellrank"),
+}
+
+
+def _adata(data: Arrays) -> anndata.AnnData:
+    import anndata as ad
+    import pandas as pd
+
+    X = np.ascontiguousarray(data["X"])
+    names = [f"cell{i}" for i in range(len(X))]
+    obs = pd.DataFrame({"pseudotime": np.asarray(data["time"], np.float64)}, index=names)
+    adata = ad.AnnData(np.zeros((len(X), 1), np.float32), obs=obs, obsm={"X_pca": X})
+    if "embedding" in data:
+        adata.obsm["X_umap"] = np.ascontiguousarray(data["embedding"])
+    if "fate" in data:
+        adata.obs["fate"] = pd.Categorical(np.where(data["fate"] == "", "transient", data["fate"]))
+    return adata
+
+
+def muport(data: Arrays) -> dict[str, NDArray[np.generic]]:
+    """Our ``Velocity``; the picture's velocities too where an embedding is given."""
+    from muport.velocity import Velocity
+
+    adata = _adata(data)
+    Velocity.setup_anndata(adata, use_rep="X_pca", time_key="pseudotime")
+    model = Velocity(adata)
+    model.train(accelerator="cpu", progress=False)
+    out = {"velocity": model.get_velocity()}
+    if "embedding" in data:
+        out["projected"] = model.project_to_embedding(adata.obsm["X_umap"])
+    return out
+
+
+def muport_fates(data: Arrays) -> dict[str, NDArray[np.generic]]:
+    """Our ``Velocity``'s fate probabilities."""
+    from muport.velocity import Velocity
+
+    adata = _adata(data)
+    Velocity.setup_anndata(adata, use_rep="X_pca", time_key="pseudotime", labels_key="fate")
+    model = Velocity(adata)
+    model.train(accelerator="cpu", progress=False)
+    names = np.unique(data["fate"][data["fate"] != ""])
+    fates = model.get_fates(list(names))
+    return {"fates": fates[list(names)].to_numpy(), "names": names, "velocity": model.get_velocity()}
+
+
+def velot(data: Arrays) -> dict[str, NDArray[np.generic]]:
+    """VelOT's ``tl.velocity`` after the neighbours that its ``pp`` computes."""
+    import scanpy as sc
+    import velot as vo
+
+    adata = _adata(data)
+    with contextlib.redirect_stdout(io.StringIO()):
+        sc.pp.neighbors(adata, n_neighbors=NEIGHBORS, use_rep="X_pca")
+        vo.tl.velocity(adata, project_umap="embedding" in data, verbose=False)
+    return {"velocity": np.asarray(adata.obsm["velot_velocity_pca"])}
+
+
+def _scvelo(data: Arrays, mode: str) -> dict[str, NDArray[np.generic]]:
+    """Its gene velocities, brought to the coordinates by its own graph and ``velocity_embedding``."""
+    import anndata as ad
+    import scanpy as sc
+    import scvelo as scv
+    from scipy import sparse
+
+    layers = {name: sparse.csr_matrix(data[name]) for name in ("spliced", "unspliced")}
+    adata = ad.AnnData(layers["spliced"].copy(), obsm={"X_pca": data["X"]}, layers=layers)
+    with contextlib.redirect_stdout(io.StringIO()):
+        scv.pp.filter_and_normalize(adata, min_shared_counts=20)
+        sc.pp.log1p(adata)
+        sc.pp.highly_variable_genes(adata, n_top_genes=2000, subset=True)
+        scv.pp.moments(adata, n_neighbors=NEIGHBORS, use_rep="X_pca", n_pcs=None)
+        if mode == "dynamical":
+            scv.tl.recover_dynamics(adata, n_jobs=1, show_progress_bar=False)
+        scv.tl.velocity(adata, mode=mode)
+        scv.tl.velocity_graph(adata, n_jobs=1, show_progress_bar=False)
+        scv.tl.velocity_embedding(adata, basis="pca", direct_pca_projection=False, autoscale=False)
+    return {"velocity": np.nan_to_num(np.asarray(adata.obsm["velocity_pca"]))}
+
+
+def scvelo_stochastic(data: Arrays) -> dict[str, NDArray[np.generic]]:
+    """scVelo, stochastic mode."""
+    return _scvelo(data, "stochastic")
+
+
+def scvelo_dynamical(data: Arrays) -> dict[str, NDArray[np.generic]]:
+    """scVelo, dynamical mode."""
+    return _scvelo(data, "dynamical")
+
+
+def cellrank_fates(data: Arrays) -> dict[str, NDArray[np.generic]]:
+    """CellRank's ``PseudotimeKernel`` and the absorption probabilities of the given terminal cells."""
+    import cellrank as cr
+    import scanpy as sc
+
+    adata = _adata(data)
+    sc.pp.neighbors(adata, n_neighbors=NEIGHBORS, use_rep="X_pca")
+    kernel = cr.kernels.PseudotimeKernel(adata, time_key="pseudotime")
+    kernel.compute_transition_matrix(show_progress_bar=False)
+    names = np.unique(data["fate"][data["fate"] != ""])
+    estimator = cr.estimators.GPCCA(kernel)
+    estimator.set_terminal_states({name: list(adata.obs_names[data["fate"] == name]) for name in names})
+    estimator.compute_fate_probabilities(use_petsc=False, show_progress_bar=False)
+    found = estimator.fate_probabilities
+    return {"fates": np.asarray(found[list(names)].X), "names": names}
+
+
+METHODS: dict[str, Callable[[Arrays], dict[str, NDArray[np.generic]]]] = {
+    "muport": muport,
+    "muport_fates": muport_fates,
+    "velot": velot,
+    "scvelo_stochastic": scvelo_stochastic,
+    "scvelo_dynamical": scvelo_dynamical,
+    "cellrank_fates": cellrank_fates,
+}
+
+
+def load(method: str) -> Callable[[Arrays], dict[str, NDArray[np.generic]]]:
+    """The function of ``method``, its package imported."""
+    importlib.import_module(PACKAGE[method][0])
+    return METHODS[method]
