@@ -9,13 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from muport import datasets, metrics, neighbors, ot, pl, pp
+    from muport import datasets, metrics, neighbors, ot, pl, pp, velocity
+    from muport.gmm import GMM
     from muport.integration import Integration
+    from muport.velocity import Velocity
 
-__all__ = ["Integration", "datasets", "metrics", "neighbors", "ot", "pl", "pp"]
+__all__ = ["GMM", "Integration", "Velocity", "datasets", "metrics", "neighbors", "ot", "pl", "pp", "velocity"]
 
 # Public class -> the package that defines it; every other name of __all__ is a sub-package.
-_CLASSES: dict[str, str] = {"Integration": "muport.integration"}
+_CLASSES: dict[str, str] = {
+    "GMM": "muport.gmm",
+    "Integration": "muport.integration",
+    "Velocity": "muport.velocity",
+}
 
 
 def __getattr__(name: str) -> Any:

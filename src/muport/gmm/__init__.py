@@ -1,3 +1,7 @@
 """Patients as Gaussian mixtures, their distances under a learnt metric, and predictions from these."""
 
-__all__: list[str] = []
+from muport.gmm._match import ComponentGroups
+from muport.gmm._model import GMM
+from muport.gmm._validate import CrossValidation, Tuning
+
+__all__ = ["GMM", "ComponentGroups", "CrossValidation", "Tuning"]

@@ -1,0 +1,625 @@
+"""The GMM model: a cohort in, distances between patients and predictions for new ones out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from scvi.model._utils import parse_device_args
+
+from muport.data import MuDataModel, Setup, read_rows, register
+from muport.gmm._answers import CohortMixin
+from muport.gmm._classifier import fit_classifier, predict
+from muport.gmm._cohort import GMMState, cohort_of, conditions_of, fitter, mixtures_of_new
+from muport.gmm._metric import MIXES, RIDGES
+from muport.gmm._mixture import responsibilities
+from muport.gmm._validate import CrossValidation, Tuning, cross_validate, tune
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import anndata
+    import mudata
+    from numpy.typing import NDArray
+
+    from muport.data import Rows
+    from muport.gmm._cohort import Cohort
+    from muport.gmm._mixture import Mixtures
+
+    type Data = mudata.MuData | anndata.AnnData
+
+__all__ = ["GMM"]
+
+
+class GMM(CohortMixin, MuDataModel):
+    """Patients as Gaussian mixtures, with a ground metric under which optimal transport tells their conditions apart.
+
+    Each patient's cells become a mixture, shrunk to that of the whole cohort. The plan between two mixtures is found
+    once; distances are then linear in W'W, and the axes W on which patients of different conditions differ most are
+    generalised eigenvectors. What moves (state) and how much of it there is (composition) stay two distances; they, and
+    the plain mean of the cells, are weighed by how well each tells training patients that it has not seen.
+
+    Parameters
+    ----------
+    mdata
+        MuData or AnnData set up with :meth:`setup_mudata` or :meth:`setup_anndata`.
+    registry
+        Registry of data, in place of `mdata`.
+
+    Examples
+    --------
+    >>> import muport
+    >>> adata = muport.datasets.simulated_cohort(n_patients=8, n_cells=60, n_dims=5, random_state=0)
+    >>> muport.GMM.setup_anndata(adata, sample_key="sample", labels_key="condition")
+    >>> model = muport.GMM(adata)
+    >>> model.train(k_comps=3, n_comps=2, progress=False)
+    >>> model.get_sample_distances().shape
+    (8, 8)
+
+    References
+    ----------
+    ggml-ot (its names and defaults are kept in :meth:`fit_gmm`); Delon and Desolneux (2020), A Wasserstein-type
+    distance in the space of Gaussian mixture models, SIAM J. Imaging Sciences 13.
+    """
+
+    _state_class: ClassVar[type] = GMMState
+    _setup_defaults: ClassVar[dict[str, Any]] = {"batch_key": None, "concatenate": True}
+
+    def __init__(self, mdata: Data | None = None, registry: dict[str, Any] | None = None) -> None:
+        super().__init__(mdata, registry)
+        #: Scores of the last fit: log-likelihood of a cell, share of converged fits, held-out loss of the metric.
+        self.metrics_: dict[str, float] = {}
+        self._model_summary_string = "GMM model"
+        self.init_params_ = self._get_init_params(locals())
+
+    _saved_attributes: ClassVar[tuple[str, ...]] = (*MuDataModel._saved_attributes, "metrics_")
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: mudata.MuData,
+        use_rep: Mapping[str, str] | str = {"rna": "X_pca"},
+        sample_key: str = "sample",
+        labels_key: str | None = None,
+        weight_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register a MuData.
+
+        Parameters
+        ----------
+        mdata
+            Object to register; it is checked whole before anything is written to it.
+        use_rep
+            Key of ``mdata.obsm``, such as the latent space of an integration, or modality -> ``obsm`` key. The
+            representations of several modalities are put side by side; every cell must then be in all of them.
+        sample_key
+            Column with the sample (patient) of each cell.
+        labels_key
+            Column with the condition, the same for all cells of a sample; missing where it is not known.
+        weight_key
+            Column with the weight of each cell.
+        kwargs
+            For scvi-tools, which passes ``source_registry`` when it transfers a set-up.
+
+        Raises
+        ------
+        KeyError
+            If a modality, ``obsm`` key or column is missing; says which exist.
+        TypeError, ValueError
+            If a representation is not finite, cells repeat, have no sample, or a sample has two conditions.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        cls._register(mdata, setup_method_args, **kwargs)
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: anndata.AnnData,
+        use_rep: str = "X_pca",
+        sample_key: str = "sample",
+        labels_key: str | None = None,
+        weight_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register an AnnData: the same as a MuData of one modality.
+
+        Parameters
+        ----------
+        adata
+            Object to register.
+        use_rep
+            ``obsm`` key of the representation.
+        sample_key, labels_key, weight_key
+            Columns of ``obs``, as in :meth:`setup_mudata`.
+        kwargs
+            For scvi-tools, as in :meth:`setup_mudata`.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            As :meth:`setup_mudata`.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        cls._register(adata, setup_method_args, **kwargs)
+
+    @classmethod
+    def _register(cls, data: Data, setup_method_args: dict[str, Any], **kwargs: Any) -> None:
+        key = setup_method_args["setup_args"]["sample_key"]
+        if not isinstance(key, str):
+            raise TypeError(f"sample_key={key!r} must be the name of the column with the sample of each cell.")
+        rows = cls._read(data, setup_method_args["setup_args"], required="source_registry" not in kwargs)
+        _condition(rows, str(setup_method_args["setup_args"]["labels_key"]))
+        register(cls, data, setup_method_args, **kwargs)
+
+    @classmethod
+    def _read(cls, data: Data, setup_args: dict[str, Any], required: bool) -> Rows:
+        return read_rows(data, Setup.from_args({**cls._setup_defaults, **setup_args}), require_labels=required)
+
+    def fit_gmm(
+        self,
+        component_sharing: Literal["sample_specific", "global", "auto"] = "sample_specific",
+        k_comps: int | Sequence[int] | None = None,
+        k_selection_metric: Literal["aic", "bic", "heldout_nll"] = "aic",
+        refit: Literal["none", "full"] = "none",
+        covariance_type: Literal["full", "diag"] = "full",
+        train_size: float = 0.5,
+        max_iter: int = 100,
+        tol: float = 1e-3,
+        n_init: int = 1,
+        eps: float = 1e-4,
+        singularity_handling: Literal["guarded", "robust", "strict"] = "guarded",
+        gmm_key: str | None = None,
+        verbose: bool = True,
+        *,
+        shrinkage: float | bool = True,
+        accelerator: str = "auto",
+        devices: int | str = "auto",
+        random_state: int = 0,
+    ) -> None:
+        """Fit the mixture of each patient.
+
+        Parameters
+        ----------
+        component_sharing
+            ``"sample_specific"``: a mixture for each patient. ``"global"``: one for all, of which each patient has its
+            own shares. ``"auto"``: global if the patients' cells stand at the same points.
+        k_comps
+            Components, or candidates; 1 to 10 by default.
+        k_selection_metric
+            How the number is chosen among candidates.
+        refit
+            ``"full"`` fits the chosen number to all cells; ``"none"`` keeps the fit of the share it was chosen on.
+        covariance_type
+            ``"full"`` or ``"diag"``.
+        train_size
+            Share of each patient's cells to fit the candidates on.
+        max_iter, tol
+            Iterations, and the gain of the mean log-likelihood below which they end.
+        n_init
+            Starts.
+        eps
+            Added to the diagonal of every covariance.
+        singularity_handling
+            ``"guarded"`` adds a small jitter to a nearly singular covariance, ``"robust"`` more, with a warning,
+            ``"strict"`` raises an error that names the patient and the component.
+        gmm_key
+            Key of ``uns`` under which the mixtures are written, and of ``obs`` and ``obsm`` for the components and
+            responsibilities of the cells (``<key>_comp``, ``<key>_resp``); nothing is written by default.
+        verbose
+            Show progress.
+        shrinkage
+            Cells that the cohort's mixture counts in each patient's own; True for twice the dimensions, at least 20,
+            False for the plain EM.
+        accelerator, devices
+            As in Lightning.
+        random_state
+            Seed.
+
+        Raises
+        ------
+        ValueError
+            If an option is out of range, or a component is singular under ``"strict"``.
+        """
+        given = locals()
+        names = (
+            "component_sharing", "k_comps", "k_selection_metric", "refit", "covariance_type", "train_size", "max_iter",
+            "tol", "n_init", "eps", "singularity_handling", "shrinkage", "random_state",
+        )  # fmt: skip
+        _, _, device = parse_device_args(accelerator, devices, return_device="torch", validate_single_device=True)
+        settings = {name: given[name] for name in names}
+        rows = self._rows()
+        sample = _sample(rows)
+        with _busy("mixtures", verbose):
+            cohort, found = cohort_of(
+                rows.x, sample, {**settings, "names": rows.samples, "device": str(device)}, _weight(rows)
+            )
+        condition = _condition(rows, str(self._setup.labels_key))
+        self.state_ = GMMState(cohort, rows.samples, condition, rows.labels)
+        self.settings_ = {"fit_gmm": settings}
+        self.metrics_ = {
+            "log_likelihood": float(cohort.log_likelihood.mean()),
+            "converged": cohort.converged,
+        }
+        columns = {name: scores.mean(axis=0) for name, scores in found.scores.items()}
+        index = pd.Index(found.candidates, name="k")
+        self.history_ = {name: pd.DataFrame({name: values}, index=index) for name, values in columns.items()}
+        self.is_trained_ = True
+        self.to_device(device)
+        if gmm_key is not None:
+            self._write(gmm_key, rows)
+
+    def train_gmm(
+        self,
+        n_comps: int = 5,
+        method: Literal["fisher", "nca", "triplet"] = "fisher",
+        ridge: float | Sequence[float] = RIDGES,
+        tau: float | Sequence[float] = 1.0,
+        offset: bool | Sequence[bool] = (False, True),
+        mix: float | Sequence[float] = MIXES,
+        bures: bool = False,
+        alpha: float = 1.0,
+        reg: float = 0.001,
+        reg_type: Literal["fro", "nuc", 1] = "fro",
+        lr: float = 0.1,
+        max_iter: int = 30,
+        entropic_reg: float = 0.0,
+        mi_reg: float = 0.0,
+        n_states: int | None = None,
+        group_key: str | None = None,
+        random_state: int = 0,
+    ) -> None:
+        """Learn the ground metric from the patients of known condition.
+
+        Of `ridge`, `tau`, `offset` and `mix` several values may be given: each combination is a view of the cohort, and
+        views are weighed by how well they tell patients that they have not seen.
+
+        Parameters
+        ----------
+        n_comps
+            Axes of the learnt subspace.
+        method
+            ``"fisher"``: the closed form. ``"nca"``: polished by neighbourhood components. ``"triplet"``: ggml-ot's
+            objective.
+        ridge
+            Weight of the cells' covariance within components, against that between patients of one condition.
+        tau
+            1 moves all mass; less lets mass without counterpart stay, so that composition is not read as movement.
+        offset
+            Whether to take from each patient the median shift of its components.
+        mix
+            Weight of the state distance against the composition's.
+        bures
+            Whether changes of covariance count.
+        alpha, reg, reg_type, lr, max_iter, entropic_reg, mi_reg
+            Of the polishing: margin of the triplets in units of the mean distance, weight and kind of the norm of W,
+            rate and number of steps, regularisation of the plans, and weight of the components' mutual information.
+        n_states
+            States that compositions are counted in; by default the median number of components.
+        group_key
+            Column with the person of each cell, where one has several samples: they are held out together.
+        random_state
+            Seed.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before :meth:`fit_gmm`.
+        ValueError
+            If fewer than two conditions are known, or an option is out of range.
+        """
+        state: GMMState = self._fitted()
+        training = {
+            "alpha": alpha, "reg": reg, "reg_type": reg_type, "lr": lr, "max_iter": max_iter,
+            "entropic_reg": entropic_reg, "mi_reg": mi_reg,
+        }  # fmt: skip
+        settings: dict[str, Any] = {
+            "n_comps": min(n_comps, state.cohort.mixtures.means.shape[2]) if n_comps > 0 else n_comps,
+            "method": method, "ridge": ridge, "tau": tau, "offset": offset, "mix": mix, "bures": bures,
+            "n_states": n_states, "training": training if method != "fisher" else None, "random_state": random_state,
+        }  # fmt: skip
+        known = self._known(state)
+        group = None if group_key is None else self._group(group_key)[known]
+        found = fit_classifier(state.cohort.mixtures.subset(known), state.condition[known], group=group, **settings)
+        self.state_ = replace(state, classifier=found)
+        self.settings_ = {**self.settings_, "train_gmm": {**settings, "group_key": group_key}}
+        weights = {f"weight_{name}": value for name, value in found.family_weights().items()}
+        self.metrics_ = {**self.metrics_, "loss": found.metric.loss, **weights}
+
+    def train(
+        self,
+        k_comps: int | Sequence[int] | None = None,
+        n_comps: int = 5,
+        method: Literal["fisher", "nca", "triplet"] = "fisher",
+        component_sharing: Literal["sample_specific", "global", "auto"] = "sample_specific",
+        k_selection_metric: Literal["aic", "bic", "heldout_nll"] = "bic",
+        covariance_type: Literal["full", "diag"] = "full",
+        shrinkage: float | bool = True,
+        group_key: str | None = None,
+        accelerator: str = "auto",
+        devices: int | str = "auto",
+        random_state: int = 0,
+        progress: bool = True,
+    ) -> None:
+        """Fit the mixtures, and, where conditions are known, the metric: :meth:`fit_gmm`, then :meth:`train_gmm`.
+
+        The mixtures are refitted to all cells once their number of components is chosen.
+
+        Parameters
+        ----------
+        k_comps
+            Components, or candidates; 1 to 10 by default.
+        n_comps
+            Axes of the learnt subspace.
+        method, group_key
+            As for :meth:`train_gmm`.
+        component_sharing, k_selection_metric, covariance_type, shrinkage, accelerator, devices
+            As for :meth:`fit_gmm`.
+        random_state
+            Seed; the same seed gives the same result, bit by bit.
+        progress
+            Show progress.
+
+        Raises
+        ------
+        ValueError
+            As these two.
+        """
+        self.fit_gmm(
+            component_sharing, k_comps, k_selection_metric, "full", covariance_type, verbose=progress,
+            shrinkage=shrinkage, accelerator=accelerator, devices=devices, random_state=random_state,
+        )  # fmt: skip
+        if self._setup.labels_key is not None:
+            with _busy("metric", progress):
+                self.train_gmm(n_comps, method, group_key=group_key, random_state=random_state)
+
+    def get_latent_representation(self, mdata: Data | None = None) -> NDArray[np.float32]:
+        """Return cells in the learnt subspace.
+
+        Parameters
+        ----------
+        mdata
+            Cells; those the model was set up with by default.
+
+        Returns
+        -------
+        (n_obs, n_comps) float32, ``x W'`` with the metric of least held-out loss; without a metric, the representation
+        itself, (n_obs, d).
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before :meth:`train`.
+        """
+        state: GMMState = self._fitted()
+        rows = self._rows(mdata, require_sample=False)
+        width = state.cohort.mixtures.means.shape[2]
+        if rows.x.shape[1] != width:
+            raise ValueError(f"the cells have {rows.x.shape[1]} coordinates, but the model has {width}.")
+        if state.classifier is None:
+            return rows.to_cells(rows.x)
+        return rows.to_cells(state.classifier.metric.latent(rows.x))
+
+    def map_query(self, mdata: Data) -> NDArray[np.float32]:
+        """Map new cells into the learnt subspace; what their patients have is told by :meth:`predict`.
+
+        Parameters
+        ----------
+        mdata
+            New cells with the representation of the set-up. They need not be set up; samples are not needed.
+
+        Returns
+        -------
+        (n_obs, n_comps) float32 in the order of ``mdata.obs_names``.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As :meth:`setup_mudata`, and if the width differs from the model's.
+        """
+        return self.get_latent_representation(mdata)
+
+    def get_responsibilities(self) -> NDArray[np.float32]:
+        """Return the probability of each component of its patient, for each cell of the fit.
+
+        Returns
+        -------
+        (n_obs, K) float32; rows sum to 1, and components that a patient does not have are 0.
+        """
+        state: GMMState = self._fitted()
+        rows = self._rows()
+        return rows.to_cells(responsibilities(rows.x, state.cohort.mixtures, _sample(rows)))
+
+    def predict(self, mdata_new: Data | None = None, soft: bool = False) -> pd.Series | pd.DataFrame:
+        """Predict the condition of each patient.
+
+        Parameters
+        ----------
+        mdata_new
+            Cells of new patients, with the representation and sample column of the set-up. By default the patients of
+            the fit: those whose condition was known have taught the answer.
+        soft
+            Return probabilities.
+
+        Returns
+        -------
+        A categorical Series over the patients, or, if `soft`, a DataFrame of probabilities (patients by conditions)
+        whose rows sum to 1.
+
+        Raises
+        ------
+        ValueError
+            If no metric was trained, or the width differs from the model's.
+        """
+        state: GMMState = self._fitted()
+        if state.classifier is None:
+            raise ValueError("there is no metric to predict with: set up a labels_key, and call train_gmm.")
+        if not isinstance(soft, bool):
+            raise TypeError(f"soft={type(soft).__name__} must be True or False: pass cells as mdata_new=.")
+        mixtures, names = self._mixtures(mdata_new)
+        p = predict(state.classifier, mixtures)
+        if soft:
+            return pd.DataFrame(p, index=names, columns=list(state.conditions))
+        chosen = pd.Categorical.from_codes(p.argmax(axis=1), categories=list(state.conditions))
+        return pd.Series(chosen, index=names, name=self._setup.labels_key)
+
+    def cross_validate(
+        self, n_folds: int | None = None, group_key: str | None = None, n_permutations: int = 0, random_state: int = 0
+    ) -> CrossValidation:
+        """Predict every patient of known condition from the others, with everything refitted without it.
+
+        Parameters
+        ----------
+        n_folds
+            Folds with the conditions spread evenly; each patient alone by default.
+        group_key
+            Column with the person of each cell, where one has several samples.
+        n_permutations
+            Repeats with permuted conditions, whose scores must be those of chance.
+        random_state
+            Seed of permutations and of the bootstrap.
+
+        Returns
+        -------
+        Probabilities, scores with 95 % intervals, and the confusion matrix, in the order of the samples.
+
+        Raises
+        ------
+        ValueError
+            If a condition would be left without a patient.
+        """
+        part = self._labelled(group_key)
+        settings, metric = self._fold_settings()
+        return cross_validate(
+            *part[:3], group=part[3], fitter=fitter(settings), n_folds=n_folds, n_permutations=n_permutations,
+            random_state=random_state, **metric,
+        )  # fmt: skip
+
+    def tune(
+        self,
+        grid: Mapping[str, Sequence[Any]],
+        n_folds: int | None = 5,
+        n_inner: int = 5,
+        group_key: str | None = None,
+        random_state: int = 0,
+    ) -> Tuning:
+        """Choose settings by cross-validation, and say what the choice is worth by a second one around it.
+
+        Parameters
+        ----------
+        grid
+            Name -> values: settings of :meth:`train_gmm`, and of :meth:`fit_gmm` with the prefix ``"fitter__"``
+            (``"fitter__k_comps"``).
+        n_folds, n_inner
+            Outer and inner folds; the choice of an outer fold never sees its patients.
+        group_key, random_state
+            As for :meth:`cross_validate`.
+
+        Returns
+        -------
+        The best setting, a table of all, and the cross-validation to expect for new patients.
+
+        Raises
+        ------
+        ValueError
+            If the grid is empty, or as for :meth:`cross_validate`.
+        """
+        part = self._labelled(group_key)
+        settings, _ = self._fold_settings()
+        return tune(
+            *part[:3], grid, group=part[3], make_fitter=lambda **how: fitter({**settings, **how}), n_folds=n_folds,
+            n_inner=n_inner, random_state=random_state,
+        )  # fmt: skip
+
+    def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64] | None]:
+        rows = self._rows()
+        return rows.x, _sample(rows), _weight(rows)
+
+    def _write(self, key: str, rows: Rows) -> None:
+        """Write the mixtures, and the components and responsibilities of the cells, into the data."""
+        state: GMMState = self._fitted()
+        r = rows.to_cells(responsibilities(rows.x, state.cohort.mixtures, _sample(rows)))
+        self.adata.obsm[f"{key}_resp"] = r
+        self.adata.obs[f"{key}_comp"] = pd.Categorical(r.argmax(axis=1).astype(str))
+        mixtures = state.cohort.mixtures
+        self.adata.uns[key] = {
+            "mu": mixtures.means, "var": mixtures.covariances, "pi": mixtures.weights,
+            "covariance_type": mixtures.covariance_type, "n_components": state.cohort.best_k,
+            "component_sharing": state.cohort.sharing, "samples": list(state.samples),
+        }  # fmt: skip
+
+    def _known(self, state: GMMState) -> NDArray[np.int64]:
+        """Samples of known condition."""
+        known = np.flatnonzero(state.condition >= 0)
+        if len(np.unique(state.condition[known])) < 2:
+            raise ValueError(
+                f"labels_key={self._setup.labels_key!r} tells {len(state.conditions)} conditions: a metric needs "
+                "patients of at least two."
+            )
+        return known
+
+    def _labelled(
+        self, group_key: str | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
+        """Cells, sample codes, conditions and groups of the samples of known condition."""
+        state: GMMState = self._fitted()
+        rows = self._rows()
+        known = self._known(state)
+        sample = _sample(rows)
+        chosen = np.isin(sample, known)
+        group = None if group_key is None else self._group(group_key)[known]
+        return rows.x[chosen], np.searchsorted(known, sample[chosen]), state.condition[known], group
+
+    def _fold_settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        told = self.settings_.get("train_gmm", {})
+        metric = {name: value for name, value in told.items() if name not in ("group_key", "random_state")}
+        return {**self.settings_["fit_gmm"], "refit": "full", "device": str(self.device)}, metric
+
+    def _group(self, key: str) -> NDArray[np.int64]:
+        """(P,) person of each sample."""
+        rows = self._rows()
+        people = self._read(self.adata, {**self.registry_["setup_args"], "labels_key": key}, required=True)
+        table = conditions_of(_sample(rows), people.label, rows.samples, people.labels, key)
+        if (table < 0).any():
+            raise ValueError(f"group_key={key!r}: {int((table < 0).sum())} samples have no person.")
+        return table
+
+    def _mixtures(self, data: Data | None) -> tuple[Mixtures, pd.Index]:
+        """Mixtures of the patients of the fit, or of new ones, and their names."""
+        state: GMMState = self._fitted()
+        cohort: Cohort = state.cohort
+        name = self._setup.sample_key
+        if data is None:
+            return cohort.mixtures, pd.Index(state.samples, name=name)
+        rows = self._rows(data)
+        width = cohort.mixtures.means.shape[2]
+        if rows.x.shape[1] != width:
+            raise ValueError(f"the cells have {rows.x.shape[1]} coordinates, but the model has {width}.")
+        settings = {**self.settings_["fit_gmm"], "device": str(self.device)}
+        new = mixtures_of_new(cohort, rows.x, _sample(rows), settings, _weight(rows))
+        return new, pd.Index(rows.samples, name=name)
+
+
+def _sample(rows: Rows) -> NDArray[np.int64]:
+    assert rows.sample is not None
+    return rows.sample[rows.cell]
+
+
+def _weight(rows: Rows) -> NDArray[np.float64] | None:
+    return None if rows.weight is None else rows.weight[rows.cell]
+
+
+def _condition(rows: Rows, key: str) -> NDArray[np.int64]:
+    if rows.sample is None:
+        return np.zeros(0, dtype=np.int64)
+    return conditions_of(rows.sample, rows.label, rows.samples, rows.labels, key)
+
+
+def _busy(what: str, show: bool) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    bar = Progress(*columns, disable=not show, transient=True)
+    bar.add_task(what, total=None)
+    return bar
