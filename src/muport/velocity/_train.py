@@ -268,11 +268,13 @@ def _prepare(
     def scaled(points: NDArray[np.float32], times: NDArray[np.float64]) -> Tensor:
         return field.scale(torch.from_numpy(points).to(device), torch.from_numpy(times.astype(np.float32)).to(device))
 
-    half = raw.weight[covered] / (2 * math.sqrt(3))
+    own = when[covered]
+    half = raw.weight[covered] / (2 * math.sqrt(3)) * (raw.midpoint is not None)
+    middle = own if raw.midpoint is None else raw.midpoint[covered]
     places = []
     for sign in (-1, 1):
-        then = raw.midpoint[covered] + sign * half
-        step = (then - when[covered]).astype(np.float32)[:, None]
+        then = middle + sign * half
+        step = (then - own).astype(np.float32)[:, None]
         places.append(scaled(x[covered] + step * raw.velocity[covered], then))
     everyone = scaled(np.array(x), when)
     rows = torch.from_numpy(covered).to(device)

@@ -37,8 +37,6 @@ class RawVelocity:
         (n, d) float32 displacement per unit of time; 0 where not covered.
     weight
         (n,) float32 time gap of the difference quotient, its weight in a fit; 0 where not covered.
-    midpoint
-        (n,) float64 time in the middle of that gap; the cell's own where not covered.
     confidence
         (n,) float32 in 0..1: share of the two sides, later and earlier, on which the cell has a partner window, times
         the number of windows it was in over the largest such number.
@@ -48,15 +46,17 @@ class RawVelocity:
         (n,) int64 window of each cell, the unit of resampling; -1 where not covered.
     converged
         Share of the transport problems that converged.
+    midpoint
+        (n,) float64 time in the middle of the gap, the cell's own where not covered; ``None`` if the gap is not known.
     """
 
     velocity: NDArray[np.float32]
     weight: NDArray[np.float32]
-    midpoint: NDArray[np.float64]
     confidence: NDArray[np.float32]
     growth: NDArray[np.float32]
     block: NDArray[np.int64]
     converged: float
+    midpoint: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -359,9 +359,9 @@ def _combine(problem: _Problem, sums: _Sums, windows: Windows, central: bool, co
     return RawVelocity(
         velocity.numpy(),
         torch.where(covered, gap, 0).numpy(),
-        midpoint.double().numpy() + problem.origin,
         confidence.numpy(),
         growth.numpy(),
         np.where(inside, windows.block, -1),
         converged,
+        midpoint.double().numpy() + problem.origin,
     )

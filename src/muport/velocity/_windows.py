@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     type Ints = NDArray[np.int64]
 
-__all__ = ["Windows", "check_time", "spatial_windows", "time_windows"]
+__all__ = ["Windows", "check_time", "deal", "pair_blocks", "spatial_windows", "time_bins", "time_windows"]
 
 _FEW = 10  # cells below which a bin, or a batch within it, is no sample of its own
 _LEAST = 20  # cells a bin is planned to hold, however small the fraction
@@ -113,12 +113,12 @@ def time_windows(
     shuffled = np.random.default_rng(random_state).permutation(len(when))
     order = shuffled[np.argsort(when[shuffled], kind="stable")]
     bins = np.empty(len(when), np.int64)
-    bins[order] = _bins(when[order], fraction)
+    bins[order] = time_bins(when[order], fraction)
     codes = np.zeros(len(when), np.int64) if batch is None else _codes(batch, "batch", len(when))
     groups = _time_groups(bins[order], codes[order])
-    table, first, count = _blocks(order[groups.member], groups.group, len(groups.bin), width)
+    table, first, count = deal(order[groups.member], groups.group, len(groups.bin), width)
     left, right, direction, mutual = groups.links()
-    source, target, link = _pair_blocks(left, right, first, count)
+    source, target, link = pair_blocks(left, right, first, count)
     block = np.empty(len(when), np.int64)
     own, slot = np.nonzero(table[: groups.n_batch_blocks(first)] >= 0)
     block[table[own, slot]] = own
@@ -149,7 +149,7 @@ def _codes(labels: Any, name: str, n: int) -> Ints:
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
-def _bins(when: NDArray[np.float64], fraction: float) -> Ints:
+def time_bins(when: NDArray[np.float64], fraction: float) -> Ints:
     """Bin of each cell, from its time in order: that of the mean rank of its ties, small ones given to a neighbour."""
     value, start, size = np.unique(when, return_index=True, return_counts=True)
     number = max(2, int(min(1 / fraction, len(when) / _LEAST)))
@@ -248,7 +248,7 @@ def _time_groups(bins: Ints, batch: Ints) -> _Groups:
     )
 
 
-def _blocks(cells: Ints, group: Ints, n_groups: int, width: int) -> tuple[Ints, Ints, Ints]:
+def deal(cells: Ints, group: Ints, n_groups: int, width: int) -> tuple[Ints, Ints, Ints]:
     """Deal the cells of each group in turn into blocks: table (blocks, w), first block and number of blocks of each."""
     size = np.bincount(group, minlength=n_groups)
     count = np.maximum(1, np.round(size / width)).astype(np.int64)
@@ -261,7 +261,7 @@ def _blocks(cells: Ints, group: Ints, n_groups: int, width: int) -> tuple[Ints, 
     return table, first, count
 
 
-def _pair_blocks(left: Ints, right: Ints, first: Ints, count: Ints) -> tuple[Ints, Ints, Ints]:
+def pair_blocks(left: Ints, right: Ints, first: Ints, count: Ints) -> tuple[Ints, Ints, Ints]:
     """Blocks of every link's two sets, r with r; the set of fewer blocks begins again. Also the link of each pair."""
     number = np.maximum(count[left], count[right])
     link = np.repeat(np.arange(len(left)), number)
