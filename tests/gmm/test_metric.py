@@ -117,7 +117,7 @@ def test_w_is_canonical():
 
 def test_the_axis_of_the_shift_is_found():
     mix, condition, axis = cohort(5, p=24, shift=3.0, rotate=True)
-    metric = fit_metric(mix, condition, n_comps=1, ridge=(1.0, 10.0), tau=0.5, offset=False, mix=1.0)
+    metric = fit_metric(mix, condition, n_comps=1, ridge=3.0, tau=0.5, offset=True, mix=1.0)
     assert abs(metric.w[0] @ axis) / np.linalg.norm(metric.w[0]) > 0.9
     assert metric.latent(np.ones((7, D))).shape == (7, 1)
 
