@@ -191,12 +191,13 @@ def test_restarts_never_make_it_worse() -> None:
 
 def test_same_seed_same_bits_and_global_seeds_left_alone() -> None:
     x, _ = problem(8)
-    before = torch.get_rng_state().clone()
+    before, threads = torch.get_rng_state().clone(), torch.get_num_threads()
     first, again, other = (fit_mixtures(x, None, 5, random_state=seed).mixtures for seed in (3, 3, 4))
     assert np.array_equal(first.means, again.means)
     assert np.array_equal(first.covariances, again.covariances)
     assert not np.array_equal(first.means, other.means)
     assert torch.equal(before, torch.get_rng_state())
+    assert torch.get_num_threads() == threads
 
 
 def test_more_cells_than_features_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,8 +178,9 @@ def _fit(
     kind = problems.k * 2 + (restart > 0)
     features = n_features(d, settings.covariance_type == "full")
     budget = block_budget(clouds.x.device.type)
-    for rows in blocks(clouds.size[patient], kind, np.full(len(problems), features), budget):
-        solve(rows, clouds, problems, settings, priors, init, out)
+    with single_thread(int(clouds.size.max()) * features):
+        for rows in blocks(clouds.size[patient], kind, np.full(len(problems), features), budget):
+            solve(rows, clouds, problems, settings, priors, init, out)
     # The best start of each patient and candidate.
     best = out.likelihood.reshape(p, c, -1).argmax(axis=2) + np.arange(p * c).reshape(p, c) * settings.n_init
     _report(best, out, settings.handling, names)

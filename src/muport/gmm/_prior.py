@@ -116,7 +116,7 @@ def pooled_prior(
     Returns
     -------
     dict
-        A `Prior` for each number of components; components that held no cells have the pooled covariance of all cells.
+        A `Prior` for each number of components; each covariance is shrunk to their mean.
 
     Examples
     --------
@@ -138,13 +138,22 @@ def pooled_prior(
         eps=eps, random_state=random_state, device=device,
     )  # fmt: skip
     strength = max(_LEAST, _PER_DIMENSION * cells.shape[1]) if nu is None else nu
-    return {int(k): _as_prior(fit.mixtures, cells[rows], strength) for k, fit in zip(candidates, fits, strict=True)}
+    return {
+        int(k): _as_prior(fit.mixtures, cells[rows], mass[rows].sum(), strength)
+        for k, fit in zip(candidates, fits, strict=True)
+    }
 
 
-def _as_prior(mixtures: Mixtures, x: NDArray[np.float64], nu: float) -> Prior:
-    weights, means, covariances = mixtures.weights[0], mixtures.means[0].copy(), mixtures.covariances[0].copy()
-    none = weights == 0
-    if none.any():
-        whole = np.atleast_2d(np.cov(x.T, bias=True)) + mixtures.eps * np.eye(x.shape[1])
-        means[none], covariances[none] = x.mean(0), whole if covariances.ndim == 3 else whole.diagonal()
+def _as_prior(mixtures: Mixtures, x: NDArray[np.float64], total: float, nu: float) -> Prior:
+    """The prior from the mixture of all cells, of that total weight.
+
+    Its own covariances are shrunk, to their mean over components, so that one of few cells is not taken at its word.
+    """
+    weights, means, covariances = mixtures.weights[0], mixtures.means[0].copy(), mixtures.covariances[0]
+    tail = (slice(None),) + (None,) * (covariances.ndim - 1)
+    count = (weights * total)[tail]
+    covariances = (count * covariances + nu * (weights[tail] * covariances).sum(0)) / np.maximum(count + nu, 1e-300)
+    means[weights == 0] = x.mean(axis=0)
+    if nu == 0:
+        covariances[weights == 0] = mixtures.covariances[0][weights == 0]
     return Prior(weights, means, covariances, mixtures.covariance_type, nu)

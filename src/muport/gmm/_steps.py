@@ -135,10 +135,10 @@ class Features:
         d = self.x.shape[2]
         second = total[..., 1 + d :]
         if self.full:
-            square = second.new_empty(*second.shape[:2], d, d)
-            square[..., self.pairs[0], self.pairs[1]] = second
-            square[..., self.pairs[1], self.pairs[0]] = second
-            second = square
+            square = torch.empty((d, d), dtype=torch.int64, device=total.device)
+            square[self.pairs[0], self.pairs[1]] = torch.arange(len(self.pairs[0]), device=total.device)
+            square[self.pairs[1], self.pairs[0]] = square[self.pairs[0], self.pairs[1]]
+            second = second.index_select(2, square.ravel()).view(*second.shape[:2], d, d)
         first = total[..., 1 : 1 + d]
         return Moments(total[..., 0], first, second, torch.zeros_like(first))
 
@@ -167,7 +167,8 @@ class Features:
             inverse = torch.cholesky_inverse(state.factor)
             slope = (inverse @ state.means[..., None]).squeeze(-1)
             # An entry off the diagonal stands for two.
-            quadratic = -0.5 * inverse[..., self.pairs[0], self.pairs[1]] * (1.0 + (self.pairs[0] != self.pairs[1]))
+            entries = inverse.flatten(2).index_select(2, self.pairs[0] * inverse.shape[-1] + self.pairs[1])
+            quadratic = entries * (-0.5 - 0.5 * (self.pairs[0] != self.pairs[1]))
             log_det = state.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         else:
             inverse = state.factor.square().reciprocal()
