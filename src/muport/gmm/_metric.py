@@ -376,8 +376,8 @@ def fit_metric(
     ridge
         Weight of the cells' covariance within components, against that of patients of one condition.
     tau
-        1 moves all mass; less lets mass without counterpart stay. Several values are compared on held-out patients, which
-        with few of them costs more than it gains: hence 1.
+        1 moves all mass; less lets mass without counterpart stay. Comparing several values on held-out patients,
+        of which there are few, costs more than it gains: hence 1.
     offset
         Whether to take from each patient the median shift of its components.
     mix
