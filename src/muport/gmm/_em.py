@@ -18,6 +18,7 @@ from muport.gmm._solver import (
     SingularityHandling,
     block_budget,
     n_features,
+    single_thread,
     solve,
 )
 
