@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Clouds", "as_cells", "as_codes", "as_weight", "blocks", "make_clouds"]
+__all__ = ["Clouds", "as_cells", "as_codes", "as_weight", "blocks", "make_clouds", "single_thread"]
 
+_SMALL = 2**23  # numbers of a problem up to which one thread is as fast
 _WASTE = 1.25  # a block's largest patient is at most so many times its smallest
 
 
@@ -126,6 +128,22 @@ def as_weight(weight: ArrayLike | None, codes: NDArray[np.int64]) -> NDArray[np.
     if len(none):
         raise ValueError(f"all cells of sample {none[0]} have weight 0 ({len(none)} such in all).")
     return mass
+
+
+@contextmanager
+def single_thread(largest: int) -> Iterator[None]:
+    """Keep torch to one thread where even the largest problem holds few numbers; then the threads given are back.
+
+    Threads inside products of small matrices wait for each other longer than they compute, the more so on a busy
+    machine.
+    """
+    before = torch.get_num_threads()
+    if largest <= _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def blocks(

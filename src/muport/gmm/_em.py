@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.gmm._clouds import Clouds, blocks, make_clouds
+from muport.gmm._clouds import Clouds, blocks, make_clouds, single_thread
 from muport.gmm._mixture import CovarianceType, Mixtures, log_density, responsibilities
 from muport.gmm._solver import (
     EMResult,
@@ -18,7 +18,6 @@ from muport.gmm._solver import (
     SingularityHandling,
     block_budget,
     n_features,
-    single_thread,
     solve,
 )
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muport.gmm._clouds import as_codes, blocks, make_clouds
+from muport.gmm._clouds import as_codes, blocks, make_clouds, single_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,10 +166,11 @@ def log_density(
     k, d = parts.means.shape[1:]
     out = np.empty((len(cells), k))
     scale = _factors(parts)
-    for chosen in blocks(clouds.size, np.zeros_like(present), np.full(len(present), k * d), _BUDGET):
-        rows, real = clouds.rows(chosen)
-        found = _blockwise(clouds.x[rows], parts.subset(chosen), scale[chosen], device)
-        out[clouds.order[rows[real].cpu().numpy()]] = found[real].cpu().numpy()
+    with single_thread(int(clouds.size.max()) * k * d):
+        for chosen in blocks(clouds.size, np.zeros_like(present), np.full(len(present), k * d), _BUDGET):
+            rows, real = clouds.rows(chosen)
+            found = _blockwise(clouds.x[rows], parts.subset(chosen), scale[chosen], device)
+            out[clouds.order[rows[real].cpu().numpy()]] = found[real].cpu().numpy()
     return out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +14,7 @@ from muport.gmm._starts import kmeans_start, n_trials
 from muport.gmm._steps import Direct, Engine, Features, PriorTerms, State, maximise, pick
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMResult", "Output", "Problems", "Settings", "SingularityHandling", "block_budget", "check_choice", "n_features",
-    "single_thread",
     "solve",
 ]  # fmt: skip
 
@@ -33,7 +31,6 @@ type SingularityHandling = Literal["guarded", "robust", "strict"]
 _BUDGET = {"cpu": 2**21, "cuda": 2**27}  # float64 numbers of a block: what the caches of a core, or a device, hold
 _FAR = 1e10  # squared size of the data over eps, up to which moments about 0 are exact enough
 _MOST = 2**25  # features of a block: 256 MiB
-_SMALL = 2**23  # numbers of a problem up to which one thread is as fast
 _DROP = 0.75  # a block is repacked when so few of its problems are still open
 
 
@@ -177,22 +174,6 @@ def _engine(x: Tensor, weight: Tensor, settings: Settings) -> Engine:
 def block_budget(device: str) -> int:
     """Most float64 numbers that the arrays of a block should hold."""
     return _BUDGET.get(device, _BUDGET["cpu"])
-
-
-@contextmanager
-def single_thread(largest: int) -> Iterator[None]:
-    """Keep torch to one thread where even the largest problem holds few numbers; then the threads given are back.
-
-    Threads inside products of small matrices wait for each other longer than they compute, the more so on a busy
-    machine.
-    """
-    before = torch.get_num_threads()
-    if largest <= _SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def n_features(d: int, full: bool) -> int:
