@@ -8,13 +8,12 @@ from muport.velocity._fates import cell_kernel, committor, fate_probabilities, t
 from muport.velocity._flow import integrate, simulate
 from muport.velocity._model import Velocity
 from muport.velocity._path_tools import compute_trajectories, simulate_flow
+from muport.velocity._picture_tools import project_to_embedding, project_to_umap
 from muport.velocity._search import gridsearch
 from muport.velocity._states import MetaStates, meta_states
 from muport.velocity._tools import (
     build_windows,
     compute_ot_velocity,
-    project_to_embedding,
-    project_to_umap,
     query_velocity,
     smooth_velocity,
     velocity,

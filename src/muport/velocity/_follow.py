@@ -52,8 +52,8 @@ class Trajectories:
     cell
         (n_paths, n_points) int64 row of the nearest cell of every point.
     origin, terminal
-        (n_paths,) cluster of the earliest and of the latest point in time, as the nearest cell has it; None without
-        clusters.
+        (n_paths,) cluster of the earliest and of the latest point in time, None without clusters. The cluster of a
+        point is that of most of its five nearest cells, of the start the cell's own.
     visited
         Clusters of each path in the order in which it comes to them, one after another without repeats.
     n_attempts
@@ -236,13 +236,17 @@ def describe(
     data: Manifold,
     attempts: int,
 ) -> Trajectories:
-    _, nearest = data.nearest(paths.x.reshape(-1, paths.x.shape[2]))
-    cell = nearest.reshape(paths.x.shape[:2])
-    # The start is its own cell, even where another one lies at the same place or the cell is not searched.
-    cell[:, 0] = start
+    flat, shape = paths.x.reshape(-1, paths.x.shape[2]), paths.x.shape[:2]
     if cells.labels is None:
+        cell = data.nearest(flat)[1].reshape(shape)
+        cell[:, 0] = start
         return Trajectories(paths, direction, start, cell, None, None, None, attempts, data.spacing)
-    names = cells.labels[cell]
+    known, codes = np.unique(cells.labels, return_inverse=True)
+    _, nearest, vote = data.vote(flat, codes)
+    cell, vote = nearest.reshape(shape), vote.reshape(shape)
+    # The start is its own cell, even where another one lies at the same place or the cell is not searched.
+    cell[:, 0], vote[:, 0] = start, codes[start]
+    names = known[vote]
     last = names[np.arange(len(names)), paths.length - 1]
     forward = direction > 0
     origin, terminal = np.where(forward, names[:, 0], last), np.where(forward, last, names[:, 0])

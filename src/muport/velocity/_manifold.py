@@ -19,6 +19,7 @@ __all__ = ["Manifold", "knn_field", "manifold", "stop_rule"]
 
 _MOST = 100_000  # cells that are searched
 _SAMPLE = 2_000  # cells whose distance to the nearest other gives the spacing
+_VOTES = 5  # nearest cells whose majority names the cluster of a place
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,19 @@ class Manifold:
         """Distance (n,) to, and row (n,) of, the nearest cell of each position (n, d)."""
         found = knn(self.points, 1, query=x, method="exact")
         return found.distances[:, 0], self.cell[found.indices[:, 0]]
+
+    def vote(
+        self, x: NDArray[np.float32], codes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+        """Distance (n,) to, and row (n,) of, the nearest cell, and the code (n,) most frequent among the five nearest.
+
+        Of codes that are equally frequent, that of the nearer cell. `codes` has one entry for each row of the data.
+        """
+        found = knn(self.points, min(_VOTES, len(self.points)), query=x, method="exact")
+        rows = self.cell[found.indices]
+        votes = codes[rows]
+        chosen = (votes[:, :, None] == votes[:, None, :]).sum(axis=2).argmax(axis=1)
+        return found.distances[:, 0], rows[:, 0], votes[np.arange(len(votes)), chosen]
 
 
 def manifold(x: ArrayLike, *, random_state: int = 0) -> Manifold:
@@ -72,14 +86,18 @@ def stop_rule(data: Manifold, *, most: float = 10.0, reached: NDArray[np.bool_] 
     most
         Distance to the nearest cell, in spacings, beyond which a path has left the data.
     reached
-        (n,) whether a cell is a target: a point whose nearest cell is one has arrived.
+        (n,) whether a cell is a target: a point has arrived where most of the five nearest cells are targets.
     """
 
     def stop(x: Tensor, t: Tensor) -> Tensor:
-        distance, cell = data.nearest(x.float().cpu().numpy())
+        points = x.float().cpu().numpy()
+        if reached is None:
+            distance, arrived = data.nearest(points)[0], np.zeros(len(points), bool)
+        else:
+            distance, _, vote = data.vote(points, reached.astype(np.int64))
+            arrived = vote == 1
         codes = np.where(distance > most * data.spacing, StopReason.OFF_MANIFOLD, 0).astype(np.int8)
-        if reached is not None:
-            codes[(codes == 0) & reached[cell]] = StopReason.TARGET
+        codes[(codes == 0) & arrived] = StopReason.TARGET
         return torch.from_numpy(codes).to(x.device)
 
     return stop

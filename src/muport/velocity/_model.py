@@ -190,11 +190,11 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         tail_threshold: int = 10,
         reg: float | None = None,
         reg_scale: float = 0.5,
-        tau: float = 1.0,
+        tau: float = 0.98,
         lambda_time: float = 0.0,
         lambda_knn: float = 0.0,
         n_steps: int = 400,
-        batch_size: int = 512,
+        batch_size: int = 256,
         lr: float | None = None,
         lambda_smooth: float = 0.0,
         lambda_curl: float = 0.0,
@@ -223,8 +223,8 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         reg_scale
             Factor of that rule.
         tau
-            Relaxation of the cells' masses in (0, 1]: 1 is balanced, .95 lets branches grow and shows
-            :meth:`get_growth`.
+            Relaxation of the cells' masses in (0, 1]. 1 is balanced, and carries mass across branches wherever two
+            windows hold different shares of them; below 1 branches may grow, and :meth:`get_growth` tells how much.
         lambda_time, lambda_knn
             Cost, as a share of the largest, of a move backward in time, and between cells that are no neighbours.
         n_steps, batch_size, lr

@@ -9,10 +9,11 @@ import numpy as np
 from muport.data import Setup, read_rows
 from muport.velocity import _store as store
 from muport.velocity._manifold import knn_field
+from muport.velocity._picture_tools import holder
 from muport.velocity._pipeline import Cells
 from muport.velocity._starts import source_range
 from muport.velocity._store import FLOW, TRAJECTORIES
-from muport.velocity._tools import field_of, holder
+from muport.velocity._tools import field_of
 from muport.velocity._trajectories import flow_particles, trace_trajectories
 
 if TYPE_CHECKING:

@@ -30,10 +30,11 @@ _CHOICES = {
 }
 _AT_LEAST = {  # the least value, and whether it must be a whole number
     "n_clusters": (1, True), "window_size": (2, True), "min_window_size": (2, True), "tail_threshold": (0, True),
-    "lambda_time": (0, False), "lambda_knn": (0, False), "n_steps": (1, True), "batch_size": (1, True),
+    "lambda_time": (0, False), "lambda_knn": (0, False), "n_steps": (2, True), "batch_size": (1, True),
     "lambda_smooth": (0, False), "lambda_curl": (0, False), "lambda_divergence": (0, False), "k_smooth": (1, True),
     "n_bootstrap": (0, True), "random_state": (0, True), "hidden_dim": (1, True), "n_latent": (1, True),
 }  # fmt: skip
+_AT_MOST = {"window_fraction": 0.5, "tau": 1.0}  # above 0
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,11 @@ class Settings:
     tail_threshold: int = 10
     reg: float | None = None
     reg_scale: float = 0.5
-    tau: float = 1.0
+    tau: float = 0.98
     lambda_time: float = 0.0
     lambda_knn: float = 0.0
     n_steps: int = 400
-    batch_size: int = 512
+    batch_size: int = 256
     lr: float | None = None
     hidden_dim: int = 128
     n_latent: int = 32
@@ -125,9 +126,9 @@ def _check(name: str, value: Any) -> None:
     elif name == "overlap_fraction":
         if not 0 <= value < 1:
             raise ValueError(f"overlap_fraction={value!r} must be at least 0 and below 1.")
-    elif name in ("window_fraction", "tau"):
-        if not 0 < value <= 1:
-            raise ValueError(f"{name}={value!r} must be above 0 and at most 1.")
+    elif name in _AT_MOST:
+        if not 0 < value <= _AT_MOST[name]:
+            raise ValueError(f"{name}={value!r} must be above 0 and at most {_AT_MOST[name]:g}.")
     elif value <= 0:
         raise ValueError(f"{name}={value!r} must be positive.")
 

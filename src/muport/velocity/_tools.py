@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muport.data import Setup, read_rows
 from muport.velocity import _store as store
+from muport.velocity._picture_tools import holder, project_to_embedding
 from muport.velocity._pipeline import Cells, Settings, fit_network, raw_velocity, windows_of
-from muport.velocity._project import project
 from muport.velocity._state import Landmarks, evaluate, query
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     type Data = anndata.AnnData | mudata.MuData
 
 __all__ = [
-    "build_windows", "compute_ot_velocity", "field_of", "holder", "project_to_embedding",
-    "project_to_umap", "query_velocity", "smooth_velocity", "velocity",
+    "build_windows", "compute_ot_velocity", "field_of", "query_velocity", "smooth_velocity", "velocity",
 ]  # fmt: skip
 
 _EPOCH = 1_024  # cells seen in an epoch, at most
@@ -35,6 +34,11 @@ _RULE = 10.0  # reg in units of the rule of time windows: the default of .05 is 
 _WINDOW_SETTINGS = (
     "windows", "window_fraction", "n_clusters", "window_size", "overlap_fraction", "min_window_size", "tail_handling",
     "tail_threshold", "random_state",
+)  # fmt: skip
+_CHECKED = (
+    "n_clusters", "window_size", "overlap_fraction", "min_window_size", "tail_handling", "tail_threshold", "reg",
+    "lambda_time", "lambda_knn", "hidden_dim", "lambda_smooth", "lambda_curl", "lambda_divergence", "k_smooth",
+    "random_state", "windows", "difference", "tau",
 )  # fmt: skip
 
 
@@ -127,7 +131,7 @@ def compute_ot_velocity(
     lambda_knn: float = 1.0,
     *,
     difference: Literal["central", "forward"] = "central",
-    tau: float = 1.0,
+    tau: float = 0.98,
     modality: str | None = None,
 ) -> Data:
     """Transport the windows and read the velocity of each cell from the plans.
@@ -150,7 +154,8 @@ def compute_ot_velocity(
     difference
         ``"central"``, or ``"forward"`` as in VelOT, which pulls cells toward the mean of their neighbours.
     tau
-        Relaxation of the masses in (0, 1]; below 1 branches may grow, and ``obs["velot_growth"]`` is written.
+        Relaxation of the masses in (0, 1]. 1 is balanced, as in VelOT; below 1 branches may grow, and
+        ``obs["velot_growth"]`` is written.
     modality
         For a MuData: the modality that holds the cells.
 
@@ -266,7 +271,7 @@ def smooth_velocity(
     transport = at.uns.get(store.TRANSPORT) if velocity_key == store.RAW else None
     steps = -(-min(len(cells.x), _EPOCH) // batch_size) if batch_size > 0 else 1
     settings = Settings(
-        n_steps=n_epochs * steps, batch_size=batch_size, lr=_PEAK * lr, hidden_dim=hidden_dim,
+        n_steps=max(2, _whole(n_epochs) * steps), batch_size=batch_size, lr=_PEAK * lr, hidden_dim=hidden_dim,
         lambda_smooth=lambda_smooth, lambda_curl=lambda_curl, lambda_divergence=lambda_divergence, k_smooth=k_smooth,
         use_time=use_pseudotime, random_state=random_state,
     )  # fmt: skip
@@ -320,84 +325,6 @@ def query_velocity(
     return found
 
 
-def project_to_embedding(
-    adata: Data,
-    velocity_key: str = "velot_velocity_pca",
-    velocity_key_umap: str = "velot_velocity_umap",
-    basis_pca: str = "X_pca",
-    basis_embedding: str = "X_umap",
-    n_neighbors: int = 30,
-    *,
-    modality: str | None = None,
-) -> Data:
-    """Carry velocities into a picture, such as UMAP, for drawing only.
-
-    Parameters
-    ----------
-    adata
-        Cells with velocities.
-    velocity_key
-        Key of ``obsm`` with the velocities in the basis.
-    velocity_key_umap
-        Key of ``obsm`` under which those in the picture are written.
-    basis_pca
-        Key of ``obsm`` with the basis.
-    basis_embedding
-        Key of ``obsm`` with the picture.
-    n_neighbors
-        Neighbours from which the map between the two is read.
-    modality
-        For a MuData: the modality that holds the cells.
-
-    Returns
-    -------
-    `adata`, in which ``obsm[velocity_key_umap]`` is written.
-
-    Raises
-    ------
-    KeyError
-        If a key does not exist.
-    ValueError
-        If shapes do not fit.
-    """
-    at = holder(adata, modality)
-    for name, key in (("velocity_key", velocity_key), ("basis_pca", basis_pca), ("basis_embedding", basis_embedding)):
-        if key not in at.obsm:
-            raise KeyError(f"{name}={key!r} is not in obsm; there are {sorted(at.obsm.keys())}.")
-    at.obsm[velocity_key_umap] = project(
-        at.obsm[basis_pca], at.obsm[velocity_key], np.asarray(at.obsm[basis_embedding]), n_neighbors=n_neighbors
-    )
-    return adata
-
-
-def project_to_umap(
-    adata: Data,
-    velocity_key: str = "velot_velocity_pca",
-    velocity_key_umap: str = "velot_velocity_umap",
-    basis_pca: str = "X_pca",
-    basis_umap: str = "X_umap",
-    n_neighbors: int = 30,
-    *,
-    modality: str | None = None,
-) -> Data:
-    """Carry velocities into a UMAP: :func:`project_to_embedding` with `basis_umap` as the picture.
-
-    Parameters
-    ----------
-    adata, velocity_key, velocity_key_umap, basis_pca, n_neighbors, modality
-        As for :func:`project_to_embedding`.
-    basis_umap
-        Key of ``obsm`` with the UMAP.
-
-    Returns
-    -------
-    `adata`, in which ``obsm[velocity_key_umap]`` is written.
-    """
-    return project_to_embedding(
-        adata, velocity_key, velocity_key_umap, basis_pca, basis_umap, n_neighbors, modality=modality
-    )
-
-
 def velocity(
     adata: Data,
     basis: str = "X_pca",
@@ -426,7 +353,7 @@ def velocity(
     *,
     windows: Literal["time", "spatial"] = "time",
     difference: Literal["central", "forward"] = "central",
-    tau: float = 1.0,
+    tau: float = 0.98,
     time_key: str = "pseudotime",
     batch_key: str | None = None,
     modality: str | None = None,
@@ -478,6 +405,9 @@ def velocity(
             f"project_basis={project_basis!r} is not in obsm, which has {sorted(at.obsm.keys())}: compute it, or pass "
             "project_umap=False."
         )
+    # all of it is checked before anything is written
+    given = dict(locals())
+    Settings(**{name: given[name] for name in _CHECKED}, n_steps=1 + _whole(n_epochs), use_time=use_pseudotime)
     build_windows(
         adata, basis, n_clusters, window_size, overlap_fraction, min_window_size, spatial_key, tail_handling,
         tail_threshold, random_state, windows=windows, time_key=time_key, batch_key=batch_key, modality=modality,
@@ -495,15 +425,10 @@ def velocity(
     return adata
 
 
-def holder(data: Data, modality: str | None) -> Data:
-    """The object whose ``obsm`` holds the cells: `data`, or one of its modalities."""
-    if modality is None:
-        return data
-    mods = getattr(data, "mod", {})
-    if modality not in mods:
-        raise KeyError(f"modality={modality!r} is not there; there are {list(mods)}.")
-    chosen: anndata.AnnData = mods[modality]
-    return chosen
+def _whole(n_epochs: int) -> int:
+    if isinstance(n_epochs, bool) or not isinstance(n_epochs, int | np.integer) or n_epochs < 1:
+        raise ValueError(f"n_epochs={n_epochs!r} must be an integer of at least 1.")
+    return int(n_epochs)
 
 
 def field_of(at: Data) -> tuple[Any, Cells, str]:

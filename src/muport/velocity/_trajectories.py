@@ -75,7 +75,7 @@ def trace_trajectories(
     start_cluster
         Cluster to start from.
     target_cluster
-        Keep only paths that come to this cluster, and end them there.
+        Keep only paths that come to this cluster, and end them there: where most of the five nearest cells are of it.
     start_time, end_time
         Bounds of the start cells' time.
     n_trajectories
