@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from muport.gmm._metric import (
-    composition_distances,
-    couple,
-    discriminant,
-    distances,
-    fit_candidates,
-    fit_metric,
-    make_reference,
-    pair_weights,
-    state_distances,
-)
+from muport.gmm._coupled import couple, discriminant, make_reference, pair_weights
+from muport.gmm._metric import composition_distances, distances, fit_candidates, fit_metric, state_distances
 from muport.gmm._mixture import Mixtures
 from muport.gmm._triplet import norm, polish, triplet_loss
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from muport.gmm._metric import GroundMetric, composition_distances, couple, fit_candidates
+from muport.gmm._coupled import couple
+from muport.gmm._metric import GroundMetric, composition_distances, fit_candidates
 from muport.gmm._predict import Calibration, calibrate, held_out, inner_folds, probabilities, ridge_scores
 
 if TYPE_CHECKING:

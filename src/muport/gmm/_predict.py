@@ -49,8 +49,8 @@ def classify(
     The distances are embedded about the mean of the class means (classical scaling, negative directions dropped), and a
     ridge regression on the conditions, in which every condition weighs the same, gives scores.  Its penalty and the
     slope of the softmax minimise the balanced log-loss of patients left out in turn, which also settles ties: patients
-    at equal distances get equal probabilities.  A condition that lies between two others on one line is masked, as in any
-    linear regression on indicators: give ordered conditions two at a time.
+    at equal distances get equal probabilities.  A condition that lies between two others on one line is masked, as in
+    any linear regression on indicators: give ordered conditions two at a time.
 
     Parameters
     ----------

@@ -1,0 +1,245 @@
+"""Plans between patients, what they move as a function of W, and the closed form of the W that separates conditions.
+
+The plan P between the components of two patients does not need W.  It is computed once in the whole space; then
+
+    D_ij(W) = tr(W A_ij W'),   A_ij = sum_kl P_kl [(m_k - m_l)(m_k - m_l)' + (R_k - R_l)(R_k - R_l)'] / sum_kl P_kl,
+
+is linear in W'W.  R are the symmetric roots of the covariances: the second term is the squared Bures distance where
+covariances commute and an upper bound of it elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.linalg import eigh
+
+from muport.gmm._bures import roots
+from muport.gmm._distance import plans, typical_cost
+from muport.neighbors import kmeans
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from muport.gmm._mixture import Mixtures
+
+__all__ = ["Coupled", "Reference", "canonical", "couple", "discriminant", "make_reference", "pair_weights"]
+
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """States that all patients share, found in the components of the training patients.
+
+    Attributes
+    ----------
+    means
+        (M, d) float64 centres of the states.
+    within
+        (d, d) float64 mean covariance of the components.
+    """
+
+    means: NDArray[np.float64]
+    within: NDArray[np.float64]
+
+    def membership(self, mix: Mixtures) -> NDArray[np.float64]:
+        """(P, K, M) probabilities of the states, by the Mahalanobis distance of component means."""
+        whitener = np.linalg.inv(np.linalg.cholesky(self.within))
+        offset = (mix.means[:, :, None] - self.means) @ whitener.T
+        logit = -0.5 * np.square(offset).sum(-1)
+        p = np.exp(logit - logit.max(axis=2, keepdims=True))
+        shared: NDArray[np.float64] = p / p.sum(axis=2, keepdims=True)
+        return shared
+
+    def composition(self, mix: Mixtures) -> NDArray[np.float64]:
+        """(P, M) share of each patient's cells in each state."""
+        share: NDArray[np.float64] = (mix.weights[:, :, None] * self.membership(mix)).sum(1)
+        return share
+
+    def centred(self, mix: Mixtures) -> Mixtures:
+        """Mixtures without the patients' offsets, the weighted medians of the components' shifts from their states."""
+        shift = mix.means - self.membership(mix) @ self.means
+        order = np.argsort(shift, axis=1)
+        mass = np.take_along_axis(np.broadcast_to(mix.weights[:, :, None], shift.shape), order, 1).cumsum(1)
+        middle = (mass < 0.5).sum(axis=1, keepdims=True).clip(max=shift.shape[1] - 1)
+        median = np.take_along_axis(np.take_along_axis(shift, order, 1), middle, 1)
+        return replace(mix, means=mix.means - median)
+
+
+def make_reference(mix: Mixtures, n_states: int | None = None, random_state: int = 0) -> Reference:
+    """Cluster the components of all patients, weighted by their cells, in the space where they are round.
+
+    Parameters
+    ----------
+    mix
+        Mixtures of the training patients.
+    n_states
+        Number of states; by default the median number of components of a patient.
+    random_state
+        Seed of the clustering.
+    """
+    alive = mix.weights > 0
+    weight, means = mix.weights[alive], mix.means[alive]
+    within = (mix.weights[:, :, None, None] * mix.full()).sum((0, 1)) / len(mix)
+    within = within + 1e-9 * max(np.trace(within) / len(within), _TINY) * np.eye(len(within))
+    factor = np.linalg.cholesky(within)
+    wanted = int(np.median(mix.n_components)) if n_states is None else n_states
+    white = np.linalg.solve(factor, means.T).T
+    found = kmeans(white.astype(np.float32), min(wanted, len(white)), weights=weight, random_state=random_state)
+    return Reference(np.asarray(found.centers, dtype=np.float64) @ factor.T, within)
+
+
+@dataclass(frozen=True, eq=False)
+class Coupled:
+    """Transport plans between patients and what they move.
+
+    Attributes
+    ----------
+    a, b
+        (Pa K, d, c) and (Pb K, d, c) features of the components: the mean, and the root of the covariance.
+    plan
+        (Pa, Pb, K, K), each of sum 1.
+    """
+
+    a: NDArray[np.float64]
+    b: NDArray[np.float64]
+    plan: NDArray[np.float64]
+
+    def squared(self, w: NDArray[np.float64]) -> NDArray[np.float64]:
+        """D_ij(W), (Pa, Pb)."""
+        first, second = (np.einsum("rd,ndc->nrc", w, one).reshape(len(one), -1) for one in (self.a, self.b))
+        mass = self.mass
+        cross = (first @ second.T) * mass
+        each = np.square(first).sum(1)[:, None] * mass - 2 * cross + np.square(second).sum(1) * mass
+        shape = self.plan.shape
+        squared = each.reshape(shape[0], shape[2], shape[1], shape[3]).sum((1, 3))
+        np.maximum(squared, 0, out=squared)
+        found: NDArray[np.float64] = squared
+        return found
+
+    @property
+    def mass(self) -> NDArray[np.float64]:
+        """The plans as one matrix (Pa K, Pb K)."""
+        return self.plan.transpose(0, 2, 1, 3).reshape(len(self.a), len(self.b))
+
+    def among(self, rows: NDArray[np.int64]) -> Coupled:
+        """Plans between some of the patients of one set."""
+        k = self.plan.shape[2]
+        part = (rows[:, None] * k + np.arange(k)).ravel()
+        return Coupled(self.a[part], self.b[part], self.plan[np.ix_(rows, rows)])
+
+    def scatter(self, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum over pairs of weight_ij A_ij, (d, d), for symmetric weights and one set of patients.
+
+        It is 2 F' L F with L the Laplacian of the graph of components that the weighted plans make.
+        """
+        k = self.plan.shape[2]
+        graph = self.mass * np.repeat(np.repeat(weight, k, 0), k, 1)
+        flat = self.a.reshape(len(self.a), -1)
+        laplace = graph.sum(1)[:, None] * flat - graph @ flat
+        scatter: NDArray[np.float64] = 2 * np.einsum("ndc,nec->de", self.a, laplace.reshape(self.a.shape))
+        return scatter
+
+
+def couple(
+    a: Mixtures,
+    b: Mixtures | None = None,
+    *,
+    tau: float = 1.0,
+    bures: bool = False,
+    scale: float | None = None,
+) -> tuple[Coupled, float]:
+    """Plans between all patients in the whole space, and the price unit they were made with.
+
+    Parameters
+    ----------
+    a, b
+        Mixtures; `b` is `a` by default.
+    tau
+        Balance of :func:`muport.gmm._distance.plans`.
+    bures
+        Whether A has the part of the covariances; the plan always has.
+    scale
+        Price unit of the training patients.
+    """
+    first, second = _features(a), None if b is None else _features(b)
+    other = first if second is None else second
+    flat = [torch.from_numpy(one.reshape(len(one), -1)) for one in (first, other)]
+    costs = torch.cdist(flat[0], flat[1], compute_mode="donot_use_mm_for_euclid_dist").square().numpy()
+    mix_b = a if b is None else b
+    shape = (*a.weights.shape, *mix_b.weights.shape)
+    costs = costs.reshape(shape).transpose(0, 2, 1, 3)
+    unit = typical_cost(costs, a, mix_b) if scale is None else scale
+    plan = plans(a, b, costs=np.ascontiguousarray(costs), tau=tau, scale=unit)
+    plan = plan / plan.sum((2, 3), keepdims=True)
+    cut = slice(None) if bures else slice(1)
+    return Coupled(first[:, :, cut], other[:, :, cut], plan), unit
+
+
+def _features(mix: Mixtures) -> NDArray[np.float64]:
+    """(P K, d, 1 + d) means and roots of the covariances."""
+    root = roots(torch.from_numpy(mix.full())).numpy()
+    both = np.concatenate([mix.means[..., None], root], axis=3)
+    return both.reshape(-1, *both.shape[2:])
+
+
+def pair_weights(condition: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (P, P) of the pairs of one condition and of different ones; i = j has none, conditions count the same."""
+    same = condition[:, None] == condition
+    size = same.sum(1)
+    equal = np.where(same, 1 / np.maximum(size * (size - 1), 1)[:, None], 0.0)
+    np.fill_diagonal(equal, 0)
+    other = np.where(same, 0.0, 1 / (size[:, None] * size[None]))
+    return equal / max(equal.sum(), _TINY), other / max(other.sum(), _TINY)
+
+
+def discriminant(
+    coupled: Coupled,
+    condition: NDArray[np.int64],
+    within: NDArray[np.float64],
+    *,
+    n_comps: int = 5,
+    ridge: float = 1.0,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Axes on which patients of different conditions differ most, for how patients of one condition differ.
+
+    The leading solutions of B v = g (C + ridge tr(C) / tr(S) S) v, with B and C the mean A over pairs of different and
+    of the same condition and S the mean covariance within components.
+
+    Parameters
+    ----------
+    coupled
+        Plans between the training patients.
+    condition
+        (P,) codes.
+    within
+        (d, d) S.
+    n_comps
+        Axes.
+    ridge
+        Weight of S.
+
+    Returns
+    -------
+    w (n_comps, d), canonical, whose axes v' / sqrt(v' noise v) weigh sqrt(g); and the ratios g (n_comps,), falling.
+    """
+    equal, other = pair_weights(condition)
+    between, noise = coupled.scatter(other), coupled.scatter(equal)
+    size = max(np.trace(noise), 1e-6 * np.trace(between), _TINY)
+    noise = noise + ridge * size / np.trace(within) * within
+    noise += 1e-9 * np.trace(noise) / len(noise) * np.eye(len(noise))
+    values, vectors = eigh(between, noise)
+    w, ratios = vectors.T[::-1][:n_comps], values[::-1][:n_comps]
+    return canonical(w * np.sqrt(np.maximum(ratios, 0))[:, None]), ratios
+
+
+def canonical(w: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same W'W with orthogonal rows, the longest first, the largest entry of each positive."""
+    _, size, axes = np.linalg.svd(w, full_matrices=False)
+    sign = np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], 1))
+    rows: NDArray[np.float64] = axes * sign * size[:, None]
+    return rows
