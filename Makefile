@@ -40,7 +40,7 @@ lint: .venv/.ready
 docs: .venv-docs/.ready
 	.venv-docs/bin/sphinx-build -W --keep-going --nitpicky -b html docs docs/_build/html
 
-bench: .venv-bench/.ready .venv-scbiot/.ready .venv-velot/.ready
+bench: .venv-bench/.ready .venv-scbiot/.ready .venv-velot/.ready .venv-ggmlot/.ready
 	.venv-bench/bin/python -m benchmarks $(ARGS)
 
 build: $(UV)
@@ -69,6 +69,10 @@ build: $(UV)
 	benchmarks/velot_env.sh .venv-velot
 	touch $@
 
+.venv-ggmlot/.ready: benchmarks/requirements-ggmlot.txt benchmarks/ggmlot_env.sh | $(UV)
+	benchmarks/ggmlot_env.sh .venv-ggmlot
+	touch $@
+
 .uv/bin/uv: requirements/uv.txt
 	python3 -m pip install --quiet --upgrade --target .uv --require-hashes --requirement $<
 	touch $@
@@ -84,5 +88,5 @@ lock: $(UV)
 	echo uv | $(COMPILE) - -o requirements/uv.txt
 
 clean:
-	rm -rf .venv .venv-docs .venv-bench .venv-scbiot .venv-velot .uv dist demo docs/_build docs/generated docs/tutorials \
+	rm -rf .venv .venv-docs .venv-bench .venv-ggmlot .venv-scbiot .venv-velot .uv dist demo docs/_build docs/generated docs/tutorials \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-NAMES = ("transport", "integration", "scale", "identity", "transfer", "velocity")
+NAMES = ("transport", "integration", "scale", "identity", "transfer", "velocity", "cohort")
 
 
 def main() -> int:
