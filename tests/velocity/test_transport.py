@@ -48,14 +48,16 @@ def test_forward_difference_is_the_barycentre_of_pots_plan(reg):
 
 
 def test_units_are_those_of_x_per_time():
-    x, time = moving()
+    x, time = moving(3_000)
     windows = time_windows(time)
+    balanced = ot_velocity(x, time, windows, tau=1)
+    assert balanced.velocity.mean(axis=0) == pytest.approx([6, 0, 0, 0], abs=0.15)
     raw = ot_velocity(x, time, windows)
-    assert raw.velocity.mean(axis=0) == pytest.approx([6, 0, 0, 0], abs=0.25)
+    assert raw.velocity.mean(axis=0) == pytest.approx([6, 0, 0, 0], abs=0.6)
     slower = ot_velocity(x, 10 * time + 3, windows)
-    np.testing.assert_allclose(10 * slower.velocity, raw.velocity, atol=1e-2)
+    np.testing.assert_allclose(10 * slower.velocity, raw.velocity, atol=5e-2)
     larger = ot_velocity(100 * x, time, windows)
-    np.testing.assert_allclose(larger.velocity / 100, raw.velocity, atol=1e-2)
+    np.testing.assert_allclose(larger.velocity / 100, raw.velocity, atol=5e-2)
     # The difference spans two bins, in the first and the last bin one.
     np.testing.assert_allclose(np.median(raw.weight), 0.1, rtol=0.1)
 

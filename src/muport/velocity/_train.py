@@ -266,7 +266,7 @@ def _prepare(
     covered = np.flatnonzero(raw.weight > 0)
 
     def scaled(points: NDArray[np.float32], times: NDArray[np.float64]) -> Tensor:
-        return field.scale(torch.from_numpy(points).to(device), torch.from_numpy(times.astype(np.float32)).to(device))
+        return field.scale(torch.tensor(points).to(device), torch.from_numpy(times.astype(np.float32)).to(device))
 
     own = when[covered]
     half = raw.weight[covered] / (2 * math.sqrt(3)) * (raw.midpoint is not None)
