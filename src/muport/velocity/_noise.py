@@ -132,7 +132,7 @@ def tangent_noise(x: ArrayLike, k: int = 30, rank: int | None = None, *, random_
     r = rank or _rank(spectrum.mean(dim=0), found.distances[:, 1:], k + 1, d, rng)
     basis = directions[:, :, : min(r, directions.shape[2])]
     along, across = _reach(points, found.indices, center, basis)
-    return TangentNoise(center, basis.contiguous(), torch.from_numpy(points[anchor]), along, across)
+    return TangentNoise(center, basis.contiguous(), torch.tensor(points[anchor]), along, across)
 
 
 def _span(basis: Tensor, v: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def _shorten(v: Tensor, most: Tensor) -> Tensor:
 def _components(points: NDArray[np.float32], near: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
     """Means (A, d), principal directions (A, d, q) and normalised spectra (A, q) of neighbourhoods, q = min(k, d)."""
     k, d = near.shape[1], points.shape[1]
-    data = torch.from_numpy(points)
+    data = torch.tensor(points)
     parts = []
     for block in torch.split(torch.from_numpy(near), max(1, _BLOCK // (k * d))):
         cloud = data[block]
@@ -184,7 +184,7 @@ def _reach(
     points: NDArray[np.float32], near: NDArray[np.int64], center: Tensor, basis: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Largest distance along (A,) and root mean square distance across (A,) the tangent spaces, of the neighbours."""
-    data = torch.from_numpy(points)
+    data = torch.tensor(points)
     along, across = [], []
     for rows in torch.split(torch.arange(len(near)), max(1, _BLOCK // (near.shape[1] * points.shape[1]))):
         offset = data[torch.from_numpy(near)[rows]] - center[rows, None]

@@ -85,7 +85,7 @@ def project(
             "all three must be of the same cells, and velocity of the same coordinates as x."
         )
     near = _neighbors(points, n_neighbors, neighbors)
-    data = [torch.from_numpy(value) for value in (points, arrows, picture)]
+    data = [torch.tensor(value) for value in (points, arrows, picture)]
     size = max(1, _BLOCK // (near.shape[1] * (points.shape[1] + picture.shape[1]) + points.shape[1] ** 2))
     rows = torch.split(torch.arange(len(points)), size)
     parts = [_push(*_local(data, near, block), kernel=method == "kernel") for block in rows]
