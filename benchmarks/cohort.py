@@ -319,33 +319,35 @@ def speed(with_ggmlot: bool) -> tuple[list[list[object]], list[str]]:
 
 
 def main() -> None:
-    """Run, print, and write the page when nothing was left out."""
+    """Run, print, and write the page of each part that is complete."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--datasets", nargs="+", choices=COHORTS, default=list(COHORTS))
     parser.add_argument("--without-ggmlot", action="store_true")
     asked = parser.parse_args()
     methods = [name for name in METHODS if not (asked.without_ggmlot and name == "ggml-ot")]
-    pages, lines = [], []
-    if "speed" in asked.parts:
-        rows, judged = speed(not asked.without_ggmlot)
-        lines += judged
+    complete = set(asked.datasets) == set(COHORTS) and not asked.without_ggmlot
+    for part in asked.parts:
+        title, lines, figures = _page(part, asked.datasets, methods)
+        page = [NOTE, setting("scikit-learn", "numpy", "torch"), "## Targets\n", *lines, "\n## Figures\n", figures]
+        report(f"cohort_{part}", f"Patients: {title}", page, write=complete or part == "permuted")
+
+
+def _page(part: str, cohorts: list[str], methods: list[str]) -> tuple[str, list[str], str]:
+    """Title, verdicts and table of a part."""
+    if part == "speed":
+        rows, lines = speed("ggml-ot" in methods)
         header = ["task", "muport, s", "other", "other, s", "ratio", "peak, MiB"]
-        pages += ["\n## Speed\n", table(header, rows, digits=2)]
-    if "accuracy" in asked.parts:
-        rows, judged = accuracy(asked.datasets, methods)
-        lines += judged
+        return "speed", lines, table(header, rows, digits=2)
+    if part == "accuracy":
+        rows, lines = accuracy(cohorts, methods)
         header = ["cohort", "method", "balanced accuracy", "interval", "AUROC", "interval", "seconds"]
-        pages += ["\n## Accuracy\n", table(header, rows)]
-    if "permuted" in asked.parts:
-        rows = permuted(asked.datasets)
-        header = ["cohort", "balanced accuracy", "range", "AUROC", "range"]
-        pages += [f"\n## Conditions dealt anew, {N_PERMUTATIONS} times\n", table(header, rows)]
-        chance = float(np.mean([row[1] for row in rows]))
-        lines.append(verdict("balanced accuracy with permuted conditions, mean", chance, 0.55, at_most=True))
-    parts = [NOTE, setting("scikit-learn", "numpy", "torch"), "## Targets\n", *lines, *pages]
-    complete = set(asked.parts) == set(PARTS) and set(asked.datasets) == set(COHORTS) and not asked.without_ggmlot
-    report("cohort", "Patients", parts, write=complete)
+        return "accuracy", lines, table(header, rows)
+    rows = permuted(cohorts)
+    header = ["cohort", "balanced accuracy", "range", "AUROC", "range"]
+    chance = float(np.mean([row[1] for row in rows]))
+    lines = [verdict("balanced accuracy with permuted conditions, mean", chance, 0.55, at_most=True)]
+    return f"conditions dealt anew, {N_PERMUTATIONS} times", lines, table(header, rows)
 
 
 PARTS = ("speed", "accuracy", "permuted")

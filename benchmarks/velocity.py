@@ -202,21 +202,24 @@ HEADERS = {
 
 
 def main() -> None:
-    """Run, print, and write the page when no part was left out."""
+    """Run, print, and write the page of each part."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="few and small cases; writes nothing")
     args = parser.parse_args()
     calls = {"simulated": simulate, "real": real, "clones": lambda _: clones(), "speed": speed}
-    targets, figures = [], []
     for part in args.parts:
         rows, lines = calls[part](args.quick)
         title, header = HEADERS[part]
-        targets += lines
-        figures += [f"\n## {title}\n", table(header, rows)]
-    parts = [NOTE, setting("scanpy", "torch", "numpy"), "## Targets\n", *targets, *figures]
-    whole = not args.quick and set(args.parts) == set(PARTS)
-    report("velocity", "Velocity", parts, write=whole)
+        page = [
+            NOTE,
+            setting("scanpy", "torch", "numpy"),
+            "## Targets\n",
+            *lines,
+            "\n## Figures\n",
+            table(header, rows),
+        ]
+        report(f"velocity_{part}", f"Velocity: {title}", page, write=not args.quick)
 
 
 if __name__ == "__main__":
