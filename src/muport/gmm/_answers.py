@@ -11,7 +11,14 @@ import pandas as pd
 from muport.gmm._cells_distance import emd_cells, sliced
 from muport.gmm._distance import mw2
 from muport.gmm._enrich import enrichment
-from muport.gmm._interpret import axis_loadings, component_shifts, condition_effects, rank_features
+from muport.gmm._interpret import (
+    axis_loadings,
+    component_shifts,
+    component_types,
+    condition_effects,
+    group_responsibilities,
+    rank_features,
+)
 from muport.gmm._match import ComponentGroups, match_components
 from muport.gmm._metric import distances
 
@@ -20,7 +27,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from muport.data import Rows
     from muport.gmm._cohort import GMMState
+    from muport.gmm._interpret import ComponentTypes
 
 __all__ = ["CohortMixin"]
 
@@ -35,8 +44,16 @@ class CohortMixin:
 
         def _fitted(self) -> GMMState: ...
 
+        def get_responsibilities(self) -> NDArray[np.float32]: ...
+
     @abstractmethod
     def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64] | None]: ...
+
+    @abstractmethod
+    def _own_rows(self) -> Rows: ...
+
+    @abstractmethod
+    def _labels(self, key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]: ...
 
     def _w(self, learnt: bool) -> NDArray[np.float64] | None:
         classifier = self._fitted().classifier
@@ -73,6 +90,9 @@ class CohortMixin:
             values = mw2(state.cohort.mixtures, w=w)
         elif metric in ("sliced", "emd"):
             x, sample, weight = self._cells()
+            if weight is not None:
+                # cells without weight are as if they were not there
+                x, sample, weight = x[weight > 0], sample[weight > 0], weight[weight > 0]
             between = sliced if metric == "sliced" else emd_cells
             values = between(x, sample, weight=weight, w=w, random_state=random_state)
         elif metric == "learnt":
@@ -121,7 +141,7 @@ class CohortMixin:
         Parameters
         ----------
         n_groups
-            Groups; the median number of components of a patient by default.
+            Groups; the most components that a patient has by default.
         random_state
             Seed.
 
@@ -130,6 +150,38 @@ class CohortMixin:
         Group of each component, with the groups' Wasserstein barycentres and the patients' shares of them.
         """
         return match_components(self._fitted().cohort.mixtures, n_groups, random_state=random_state)
+
+    def get_component_types(
+        self, types_key: str, groups: ComponentGroups | None = None, random_state: int = 0
+    ) -> ComponentTypes:
+        """Tell which cell types the matched components hold, every cell by its responsibilities.
+
+        Parameters
+        ----------
+        types_key
+            Column with the type of each cell; cells without one are left out.
+        groups
+            From :meth:`match_components`; computed if not given.
+        random_state
+            Seed of the matching.
+
+        Returns
+        -------
+        Shares of the types in each group, with its mass, purity and entropy.
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+        ValueError
+            If no cell has a type.
+        """
+        found = groups if groups is not None else self.match_components(random_state=random_state)
+        sample = self._own_rows().sample
+        assert sample is not None
+        code, types = self._labels(types_key)
+        r = group_responsibilities(self.get_responsibilities(), sample, found)
+        return component_types(r, np.array([*types, None], dtype=object)[code])
 
     def test_components(
         self, groups: ComponentGroups | None = None, n_permutations: int = 999, random_state: int = 0

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Cohort", "GMMState", "cohort_of", "conditions_of", "fitter", "mixtures_of_new"]
+__all__ = ["Cohort", "GMMState", "cohort_of", "conditions_of", "fitter", "known_conditions", "mixtures_of_new"]
 
-_EM = ("covariance_type", "max_iter", "tol", "n_init", "eps", "singularity_handling", "random_state", "device")
+_EM = ("covariance_type", "max_iter", "tol", "n_init", "eps", "singularity_handling", "names", "random_state", "device")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,33 +121,63 @@ def mixtures_of_new(
 
 
 def fitter(
-    settings: dict[str, Any],
+    settings: dict[str, Any], weighted: bool = False
 ) -> Callable[[NDArray[np.float64], NDArray[np.int64]], Callable[[NDArray[np.float64], NDArray[np.int64]], Mixtures]]:
-    """What cross-validation fits in each fold: the cohort of the training patients, and new ones by it."""
+    """What cross-validation fits in each fold: the cohort of the training patients, and new ones by it.
+
+    If `weighted`, the last column of the cells is their weight.
+    """
+
+    def parted(cells: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        return (cells[:, :-1], cells[:, -1]) if weighted else (cells, None)
 
     def fit(
         x: NDArray[np.float64], sample: NDArray[np.int64]
     ) -> Callable[[NDArray[np.float64], NDArray[np.int64]], Mixtures]:
-        cohort, _ = cohort_of(x, sample, settings)
+        values, weight = parted(x)
+        cohort, _ = cohort_of(values, sample, settings, weight)
 
         def transform(cells: NDArray[np.float64], code: NDArray[np.int64]) -> Mixtures:
             # training patients, too, are taken as if they were new: all are treated alike
-            return mixtures_of_new(cohort, cells, code, settings)
+            new, mass = parted(cells)
+            return mixtures_of_new(cohort, new, code, settings, mass)
 
         return transform
 
     return fit
 
 
-def conditions_of(
-    sample: NDArray[np.int64], label: NDArray[np.int64], samples: tuple[str, ...], labels: tuple[str, ...], key: str
-) -> NDArray[np.int64]:
-    """(P,) condition of each sample, -1 where no cell has one.
+def known_conditions(condition: NDArray[np.int64], key: str | None) -> NDArray[np.int64]:
+    """Patients of known condition, of which there must be two or more.
 
     Raises
     ------
     ValueError
-        If the cells of a sample have two conditions; names it.
+        If there are not.
+    """
+    known = np.flatnonzero(condition >= 0)
+    if (number := len(np.unique(condition[known]))) < 2:
+        raise ValueError(
+            f"labels_key={key!r} tells {number} conditions of {len(known)} patients: a metric needs patients of at "
+            "least two; fit_gmm does without."
+        )
+    return known
+
+
+def conditions_of(
+    sample: NDArray[np.int64],
+    label: NDArray[np.int64],
+    samples: tuple[str, ...],
+    labels: tuple[str, ...],
+    key: str,
+    what: str = "condition",
+) -> NDArray[np.int64]:
+    """(P,) condition, or other `what`, of each sample, -1 where no cell has one; `key` names it in messages.
+
+    Raises
+    ------
+    ValueError
+        If the cells of a sample have two; names it.
     """
     table = np.zeros((len(samples), len(labels)), dtype=np.int64)
     known = label >= 0
@@ -157,8 +187,8 @@ def conditions_of(
         first = several[0]
         names = [labels[i] for i in np.flatnonzero(table[first])]
         raise ValueError(
-            f"labels_key={key!r}: {len(several)} samples have cells of several conditions, for example "
-            f"{samples[first]!r} {names}: give each sample one condition, or make a sample of each part."
+            f"{key}: {len(several)} samples have cells of more than one {what}, for example {samples[first]!r} "
+            f"{names}: give each sample one {what}, or make a sample of each part."
         )
     if not len(labels):
         return np.full(len(samples), -1, dtype=np.int64)

@@ -12,11 +12,11 @@ from scvi.model._utils import parse_device_args
 
 from muport.data import MuDataModel, Setup, read_rows, register
 from muport.gmm._answers import CohortMixin
-from muport.gmm._classifier import fit_classifier, predict
-from muport.gmm._cohort import GMMState, cohort_of, conditions_of, fitter, mixtures_of_new
+from muport.gmm._classifier import fit_classifier
+from muport.gmm._cohort import GMMState, cohort_of, conditions_of, known_conditions
 from muport.gmm._metric import MIXES, RIDGES
 from muport.gmm._mixture import responsibilities
-from muport.gmm._validate import CrossValidation, Tuning, cross_validate, tune
+from muport.gmm._prediction import PredictionMixin, sample_of, weight_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows
-    from muport.gmm._cohort import Cohort
-    from muport.gmm._mixture import Mixtures
 
     type Data = mudata.MuData | anndata.AnnData
 
 __all__ = ["GMM"]
 
+_METHODS = ("fisher", "nca", "triplet")
 
-class GMM(CohortMixin, MuDataModel):
+
+class GMM(CohortMixin, PredictionMixin, MuDataModel):
     """Patients as Gaussian mixtures, with a ground metric under which optimal transport tells their conditions apart.
 
     Each patient's cells become a mixture, shrunk to that of the whole cohort. The plan between two mixtures is found
@@ -229,13 +229,15 @@ class GMM(CohortMixin, MuDataModel):
             "component_sharing", "k_comps", "k_selection_metric", "refit", "covariance_type", "train_size", "max_iter",
             "tol", "n_init", "eps", "singularity_handling", "shrinkage", "random_state",
         )  # fmt: skip
+        if gmm_key is not None and (not isinstance(gmm_key, str) or not gmm_key):
+            raise TypeError(f"gmm_key={gmm_key!r} must be a key to write to, or None to write nothing.")
         _, _, device = parse_device_args(accelerator, devices, return_device="torch", validate_single_device=True)
         settings = {name: given[name] for name in names}
         rows = self._rows()
-        sample = _sample(rows)
+        sample = sample_of(rows)
         with _busy("mixtures", verbose):
             cohort, found = cohort_of(
-                rows.x, sample, {**settings, "names": rows.samples, "device": str(device)}, _weight(rows)
+                rows.x, sample, {**settings, "names": rows.samples, "device": str(device)}, weight_of(rows)
             )
         condition = _condition(rows, str(self._setup.labels_key))
         self.state_ = GMMState(cohort, rows.samples, condition, rows.labels)
@@ -312,16 +314,17 @@ class GMM(CohortMixin, MuDataModel):
             If fewer than two conditions are known, or an option is out of range.
         """
         state: GMMState = self._fitted()
+        _check_metric(n_comps, method)
         training = {
             "alpha": alpha, "reg": reg, "reg_type": reg_type, "lr": lr, "max_iter": max_iter,
             "entropic_reg": entropic_reg, "mi_reg": mi_reg,
         }  # fmt: skip
         settings: dict[str, Any] = {
-            "n_comps": min(n_comps, state.cohort.mixtures.means.shape[2]) if n_comps > 0 else n_comps,
+            "n_comps": min(n_comps, state.cohort.mixtures.means.shape[2]),
             "method": method, "ridge": ridge, "tau": tau, "offset": offset, "mix": mix, "bures": bures,
             "n_states": n_states, "training": training if method != "fisher" else None, "random_state": random_state,
         }  # fmt: skip
-        known = self._known(state)
+        known = self._known()
         group = None if group_key is None else self._group(group_key)[known]
         found = fit_classifier(state.cohort.mixtures.subset(known), state.condition[known], group=group, **settings)
         self.state_ = replace(state, classifier=found)
@@ -368,6 +371,10 @@ class GMM(CohortMixin, MuDataModel):
         ValueError
             As these two.
         """
+        if self._setup.labels_key is not None:
+            # what would fail after the mixtures fails before them
+            known_conditions(_condition(self._rows(), self._setup.labels_key), self._setup.labels_key)
+            _check_metric(n_comps, method)
         self.fit_gmm(
             component_sharing, k_comps, k_selection_metric, "full", covariance_type, verbose=progress,
             shrinkage=shrinkage, accelerator=accelerator, devices=devices, random_state=random_state,
@@ -400,7 +407,7 @@ class GMM(CohortMixin, MuDataModel):
         if rows.x.shape[1] != width:
             raise ValueError(f"the cells have {rows.x.shape[1]} coordinates, but the model has {width}.")
         if state.classifier is None:
-            return rows.to_cells(rows.x)
+            return np.array(rows.to_cells(rows.x))
         return rows.to_cells(state.classifier.metric.latent(rows.x))
 
     def map_query(self, mdata: Data) -> NDArray[np.float32]:
@@ -430,118 +437,33 @@ class GMM(CohortMixin, MuDataModel):
         (n_obs, K) float32; rows sum to 1, and components that a patient does not have are 0.
         """
         state: GMMState = self._fitted()
-        rows = self._rows()
-        return rows.to_cells(responsibilities(rows.x, state.cohort.mixtures, _sample(rows)))
-
-    def predict(self, mdata_new: Data | None = None, soft: bool = False) -> pd.Series | pd.DataFrame:
-        """Predict the condition of each patient.
-
-        Parameters
-        ----------
-        mdata_new
-            Cells of new patients, with the representation and sample column of the set-up. By default the patients of
-            the fit: those whose condition was known have taught the answer.
-        soft
-            Return probabilities.
-
-        Returns
-        -------
-        A categorical Series over the patients, or, if `soft`, a DataFrame of probabilities (patients by conditions)
-        whose rows sum to 1.
-
-        Raises
-        ------
-        ValueError
-            If no metric was trained, or the width differs from the model's.
-        """
-        state: GMMState = self._fitted()
-        if state.classifier is None:
-            raise ValueError("there is no metric to predict with: set up a labels_key, and call train_gmm.")
-        if not isinstance(soft, bool):
-            raise TypeError(f"soft={type(soft).__name__} must be True or False: pass cells as mdata_new=.")
-        mixtures, names = self._mixtures(mdata_new)
-        p = predict(state.classifier, mixtures)
-        if soft:
-            return pd.DataFrame(p, index=names, columns=list(state.conditions))
-        chosen = pd.Categorical.from_codes(p.argmax(axis=1), categories=list(state.conditions))
-        return pd.Series(chosen, index=names, name=self._setup.labels_key)
-
-    def cross_validate(
-        self, n_folds: int | None = None, group_key: str | None = None, n_permutations: int = 0, random_state: int = 0
-    ) -> CrossValidation:
-        """Predict every patient of known condition from the others, with everything refitted without it.
-
-        Parameters
-        ----------
-        n_folds
-            Folds with the conditions spread evenly; each patient alone by default.
-        group_key
-            Column with the person of each cell, where one has several samples.
-        n_permutations
-            Repeats with permuted conditions, whose scores must be those of chance.
-        random_state
-            Seed of permutations and of the bootstrap.
-
-        Returns
-        -------
-        Probabilities, scores with 95 % intervals, and the confusion matrix, in the order of the samples.
-
-        Raises
-        ------
-        ValueError
-            If a condition would be left without a patient.
-        """
-        part = self._labelled(group_key)
-        settings, metric = self._fold_settings()
-        return cross_validate(
-            *part[:3], group=part[3], fitter=fitter(settings), n_folds=n_folds, n_permutations=n_permutations,
-            random_state=random_state, **metric,
-        )  # fmt: skip
-
-    def tune(
-        self,
-        grid: Mapping[str, Sequence[Any]],
-        n_folds: int | None = 5,
-        n_inner: int = 5,
-        group_key: str | None = None,
-        random_state: int = 0,
-    ) -> Tuning:
-        """Choose settings by cross-validation, and say what the choice is worth by a second one around it.
-
-        Parameters
-        ----------
-        grid
-            Name -> values: settings of :meth:`train_gmm`, and of :meth:`fit_gmm` with the prefix ``"fitter__"``
-            (``"fitter__k_comps"``).
-        n_folds, n_inner
-            Outer and inner folds; the choice of an outer fold never sees its patients.
-        group_key, random_state
-            As for :meth:`cross_validate`.
-
-        Returns
-        -------
-        The best setting, a table of all, and the cross-validation to expect for new patients.
-
-        Raises
-        ------
-        ValueError
-            If the grid is empty, or as for :meth:`cross_validate`.
-        """
-        part = self._labelled(group_key)
-        settings, _ = self._fold_settings()
-        return tune(
-            *part[:3], grid, group=part[3], make_fitter=lambda **how: fitter({**settings, **how}), n_folds=n_folds,
-            n_inner=n_inner, random_state=random_state,
-        )  # fmt: skip
+        rows = self._own_rows()
+        return rows.to_cells(responsibilities(rows.x, state.cohort.mixtures, sample_of(rows)))
 
     def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64] | None]:
-        rows = self._rows()
-        return rows.x, _sample(rows), _weight(rows)
+        rows = self._own_rows()
+        return rows.x, sample_of(rows), weight_of(rows)
+
+    def _labels(self, key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        """Read another column: codes of the cells, -1 where missing, and names."""
+        rows = self._read(self.adata, {**self.registry_["setup_args"], "labels_key": key}, required=True)
+        return rows.label, rows.labels
+
+    def _own_rows(self) -> Rows:
+        """Cells of the fit: a model that was loaded may have been given others."""
+        rows, state = self._rows(), self._fitted()
+        if rows.samples != state.samples:
+            other = sorted(set(rows.samples) ^ set(state.samples))
+            raise ValueError(
+                f"the data of this model have not the samples of its fit: {other[:3]} are in one of them only. Load it "
+                "with the data of the fit, or pass new patients to predict."
+            )
+        return rows
 
     def _write(self, key: str, rows: Rows) -> None:
         """Write the mixtures, and the components and responsibilities of the cells, into the data."""
         state: GMMState = self._fitted()
-        r = rows.to_cells(responsibilities(rows.x, state.cohort.mixtures, _sample(rows)))
+        r = rows.to_cells(responsibilities(rows.x, state.cohort.mixtures, sample_of(rows)))
         self.adata.obsm[f"{key}_resp"] = r
         self.adata.obs[f"{key}_comp"] = pd.Categorical(r.argmax(axis=1).astype(str))
         mixtures = state.cohort.mixtures
@@ -551,71 +473,18 @@ class GMM(CohortMixin, MuDataModel):
             "component_sharing": state.cohort.sharing, "samples": list(state.samples),
         }  # fmt: skip
 
-    def _known(self, state: GMMState) -> NDArray[np.int64]:
-        """Samples of known condition."""
-        known = np.flatnonzero(state.condition >= 0)
-        if len(np.unique(state.condition[known])) < 2:
-            raise ValueError(
-                f"labels_key={self._setup.labels_key!r} tells {len(state.conditions)} conditions: a metric needs "
-                "patients of at least two."
-            )
-        return known
-
-    def _labelled(
-        self, group_key: str | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
-        """Cells, sample codes, conditions and groups of the samples of known condition."""
-        state: GMMState = self._fitted()
-        rows = self._rows()
-        known = self._known(state)
-        sample = _sample(rows)
-        chosen = np.isin(sample, known)
-        group = None if group_key is None else self._group(group_key)[known]
-        return rows.x[chosen], np.searchsorted(known, sample[chosen]), state.condition[known], group
-
-    def _fold_settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        told = self.settings_.get("train_gmm", {})
-        metric = {name: value for name, value in told.items() if name not in ("group_key", "random_state")}
-        return {**self.settings_["fit_gmm"], "refit": "full", "device": str(self.device)}, metric
-
-    def _group(self, key: str) -> NDArray[np.int64]:
-        """(P,) person of each sample."""
-        rows = self._rows()
-        people = self._read(self.adata, {**self.registry_["setup_args"], "labels_key": key}, required=True)
-        table = conditions_of(_sample(rows), people.label, rows.samples, people.labels, key)
-        if (table < 0).any():
-            raise ValueError(f"group_key={key!r}: {int((table < 0).sum())} samples have no person.")
-        return table
-
-    def _mixtures(self, data: Data | None) -> tuple[Mixtures, pd.Index]:
-        """Mixtures of the patients of the fit, or of new ones, and their names."""
-        state: GMMState = self._fitted()
-        cohort: Cohort = state.cohort
-        name = self._setup.sample_key
-        if data is None:
-            return cohort.mixtures, pd.Index(state.samples, name=name)
-        rows = self._rows(data)
-        width = cohort.mixtures.means.shape[2]
-        if rows.x.shape[1] != width:
-            raise ValueError(f"the cells have {rows.x.shape[1]} coordinates, but the model has {width}.")
-        settings = {**self.settings_["fit_gmm"], "device": str(self.device)}
-        new = mixtures_of_new(cohort, rows.x, _sample(rows), settings, _weight(rows))
-        return new, pd.Index(rows.samples, name=name)
-
-
-def _sample(rows: Rows) -> NDArray[np.int64]:
-    assert rows.sample is not None
-    return rows.sample[rows.cell]
-
-
-def _weight(rows: Rows) -> NDArray[np.float64] | None:
-    return None if rows.weight is None else rows.weight[rows.cell]
-
 
 def _condition(rows: Rows, key: str) -> NDArray[np.int64]:
     if rows.sample is None:
         return np.zeros(0, dtype=np.int64)
-    return conditions_of(rows.sample, rows.label, rows.samples, rows.labels, key)
+    return conditions_of(rows.sample, rows.label, rows.samples, rows.labels, f"labels_key={key!r}")
+
+
+def _check_metric(n_comps: int, method: str) -> None:
+    if not isinstance(n_comps, int | np.integer) or isinstance(n_comps, bool) or n_comps < 1:
+        raise ValueError(f"n_comps={n_comps!r} must be a number of axes, at least 1.")
+    if method not in _METHODS:
+        raise ValueError(f"method={method!r} is unknown: use one of {', '.join(map(repr, _METHODS))}.")
 
 
 def _busy(what: str, show: bool) -> Progress:
