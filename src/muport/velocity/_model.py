@@ -354,8 +354,6 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
 
     def _signal(self, data: Data | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         rows, time = self._placed(data)
-        if self.settings_["n_bootstrap"] < 2:
-            raise ValueError("there are no members to compare: train with n_bootstrap of at least 2.")
         length, spread = signal_and_noise(self._field(), rows.x, time)
         both = rows.to_cells(np.stack([length, spread], axis=1))
         return both[:, 0], both[:, 1]

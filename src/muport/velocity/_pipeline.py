@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Cells", "Settings", "fit_network", "raw_velocity", "windows_of"]
 
 _WIDTH = 128  # cells of a block of a time bin
+_LEAST = 20  # cells that two windows take
 _NEIGHBORS = 30  # of which the transport to a cell that is not one of them costs more
 _CHOICES = {
     "windows": ("time", "spatial"),
@@ -135,6 +136,8 @@ def _check(name: str, value: Any) -> None:
 
 def windows_of(cells: Cells, settings: Settings) -> Windows:
     """Pair the windows that `settings` ask for."""
+    if len(cells.x) < _LEAST:
+        raise ValueError(f"there are {len(cells.x)} cells: two windows need at least {_LEAST} cells.")
     if settings.windows == "time":
         return time_windows(
             cells.time,

@@ -110,6 +110,8 @@ def signal_and_noise(
     field: Field, x: NDArray[np.float32], time: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(n,) length of the velocity, and (n,) its standard deviation over the members, all dimensions together."""
+    if len(field.member_weight) < 2:
+        raise ValueError("there are no members to compare: train with n_bootstrap of at least 2.")
 
     def both(points: Tensor, when: Tensor) -> Tensor:
         spread = field.members(points, when).var(dim=0).sum(dim=1).sqrt()

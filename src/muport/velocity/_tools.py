@@ -174,6 +174,8 @@ def compute_ot_velocity(
     at = holder(adata, modality)
     windows, built = store.windows_from(_need(at, store.WINDOWS, "build_windows"))
     timed = windows.kind == "time"
+    if not 0 < reg < np.inf:
+        raise ValueError(f"reg={reg!r} must be a positive number.")
     settings = Settings(
         **{name: built[name] for name in _WINDOW_SETTINGS if name in built},
         difference=difference,
