@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Coupled", "Reference", "canonical", "couple", "discriminant", "make_reference", "pair_weights"]
 
+_LEAST_SPREAD = 1e-9  # of the mean spread of patients on an axis
 _TINY = 1e-12
 
 
@@ -140,6 +141,8 @@ class Coupled:
         k = self.plan.shape[2]
         graph = self.mass * np.repeat(np.repeat(weight, k, 0), k, 1)
         flat = self.a.reshape(len(self.a), -1)
+        # exact plans have ties, which i to j and j to i may break differently
+        graph = (graph + graph.T) / 2
         laplace = graph.sum(1)[:, None] * flat - graph @ flat
         scatter: NDArray[np.float64] = 2 * np.einsum("ndc,nec->de", self.a, laplace.reshape(self.a.shape))
         return scatter
@@ -231,9 +234,11 @@ def discriminant(
     between, noise = coupled.scatter(other), coupled.scatter(equal)
     size = max(np.trace(noise), 1e-6 * np.trace(between), _TINY)
     noise = noise + ridge * size / np.trace(within) * within
-    noise += 1e-9 * np.trace(noise) / len(noise) * np.eye(len(noise))
-    values, vectors = eigh(between, noise)
-    w, ratios = vectors.T[::-1][:n_comps], values[::-1][:n_comps]
+    spread, axes = eigh(noise)
+    # scatters are differences of large sums: what rounding has made of a small one may be negative
+    whitener = axes / np.sqrt(np.maximum(spread, _LEAST_SPREAD * np.trace(noise) / len(noise)))
+    values, vectors = eigh(whitener.T @ between @ whitener)
+    w, ratios = (whitener @ vectors).T[::-1][:n_comps], values[::-1][:n_comps]
     return canonical(w * np.sqrt(np.maximum(ratios, 0))[:, None]), ratios
 
 
