@@ -57,7 +57,7 @@ def raw_to(raw: RawVelocity, settings: dict[str, Any]) -> dict[str, Any]:
 def raw_from(velocity: NDArray[np.float32], stored: dict[str, Any] | None) -> RawVelocity:
     """Raw velocities with what the transport told of them; those of another source all weigh the same."""
     if stored is not None:
-        told = {f.name: np.asarray(stored[f.name]) for f in fields(RawVelocity) if f.name != "velocity"}
+        told: dict[str, Any] = {f.name: np.asarray(stored[f.name]) for f in fields(RawVelocity) if f.name != "velocity"}
         return RawVelocity(velocity, **{**told, "converged": float(told["converged"])})
     n, zeros = len(velocity), np.zeros(len(velocity), np.float32)
     return RawVelocity(velocity, np.any(velocity != 0, axis=1).astype(np.float32), zeros, zeros, np.arange(n), 1.0)
