@@ -15,6 +15,7 @@ import pytest
 from muport import cli, datasets
 from muport._demo import _cases, _run
 from muport.integration import Integration
+from muport.velocity import Velocity
 
 SMALL = {"n_cells": 240, "n_genes": 120, "n_peaks": 240, "n_types": 4}
 
@@ -22,10 +23,11 @@ SMALL = {"n_cells": 240, "n_genes": 120, "n_peaks": 240, "n_types": 4}
 @pytest.fixture(scope="module")
 def small():
     """The embedded data, small, and without what takes its time from other packages."""
-    simulate = datasets.simulated_multiome
+    simulate, follow = datasets.simulated_multiome, datasets.simulated_dynamics
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MUPORT_DATA", raising=False)
         patch.setattr(datasets, "simulated_multiome", lambda random_state: simulate(**SMALL, random_state=random_state))
+        patch.setattr(datasets, "simulated_dynamics", lambda kind, **kwargs: follow(kind, **{**kwargs, "n_cells": 500}))
         patch.setattr(_run, "scib_scores", lambda mdata: {"Total": (0.25, 0.75)})
         patch.setattr("muport._demo._pictures._umap", lambda x, seed: np.asarray(x[:, :2]))
         yield
@@ -46,6 +48,7 @@ def nothing(monkeypatch):
     monkeypatch.delenv("MUPORT_DATA", raising=False)
     monkeypatch.setattr(_run, "batch_cases", lambda seed: iter(()))
     monkeypatch.setattr(_run, "transfer_cases", lambda seed: iter(()))
+    monkeypatch.setattr(_run, "velocity_cases", lambda seed: iter(()))
 
 
 def test_demo_writes_data_model_pictures_and_scores(finished):
@@ -53,12 +56,14 @@ def test_demo_writes_data_model_pictures_and_scores(finished):
     for text in ("simulated_rna", "pbmc68k_reduced", "simulated_multiome", "FOSCTTM", "total .25 → .75"):
         assert text in printed
     names = {"simulated_rna", "pbmc68k_reduced", "simulated_multiome"}
-    assert {path.stem for path in out.glob("*.h5mu")} == names
+    assert {path.stem for path in out.glob("*.h5mu")} == names | {"simulated_dynamics"}
     pictures = {path.name: path.read_bytes() for path in out.glob("*.png")}
-    assert set(pictures) == {f"{name}_umap.png" for name in names} | {"simulated_multiome_confusion.png"}
+    assert set(pictures) == {f"{name}_umap.png" for name in names} | {
+        "simulated_multiome_confusion.png", "simulated_dynamics_stream.png",
+    }  # fmt: skip
     assert all(image.startswith(b"\x89PNG") for image in pictures.values())
     mark = json.loads((out / "demo.json").read_text())
-    assert (mark["finished"], mark["seed"], set(mark["scores"])) == (True, 1, names)
+    assert (mark["finished"], mark["seed"], set(mark["scores"])) == (True, 1, names | {"simulated_dynamics"})
 
 
 def test_demo_gets_better(finished):
@@ -66,6 +71,19 @@ def test_demo_gets_better(finished):
     mixing, labels = scores["simulated_rna"]["mixing"], scores["simulated_multiome"]["accuracy"]
     assert mixing["after"] > mixing["before"] + 0.3
     assert labels["after"] >= labels["before"]
+
+
+def test_velocity_gets_better_with_integration(finished):
+    scores = json.loads((finished[0] / "demo.json").read_text())["scores"]["simulated_dynamics"]
+    assert scores["mixing"]["after"] > scores["mixing"]["before"] + 0.3
+    assert scores["cosine"]["after"] > max(0.9, scores["cosine"]["before"])
+    assert scores["fate"]["after"] > 0.9
+
+
+def test_the_saved_velocity_is_the_one_that_was_used(finished):
+    mdata = mudata.read_h5mu(finished[0] / "simulated_dynamics.h5mu")
+    model = Velocity.load(finished[0] / "velocity_model", adata=mdata)
+    assert np.array_equal(model.get_velocity(), mdata.obsm["velot_velocity_integration"])
 
 
 def test_the_saved_model_is_the_one_that_was_used(finished):

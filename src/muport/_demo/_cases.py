@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TRANSFER_FILES = ("snare_mouse_cortex",)
+_BATCH_SHIFT = 6.0  # of the second batch; the process runs through 12
 _MOST_CELLS = 4_000  # of a modality: a demonstration is not a benchmark
 
 
@@ -89,6 +90,17 @@ def transfer_cases(seed: int) -> Iterator[TransferCase]:
     datasets.represent(rna, "counts", n_comps=30, random_state=seed)
     datasets.represent(atac, "peaks", n_comps=30, random_state=seed)
     yield hide_pairing("simulated_multiome", rna, atac, seed)
+
+
+def velocity_cases(seed: int) -> Iterator[BatchCase]:
+    """Yield the data of the third part: a simulated process of two branches, in two batches one of which lies aside."""
+    cells = datasets.simulated_dynamics("bifurcation", n_cells=2000, n_batches=2, random_state=seed)
+    aside = np.random.default_rng(seed).normal(size=cells.n_vars)
+    aside *= _BATCH_SHIFT / np.linalg.norm(aside)
+    second = (cells.obs["batch"] == "batch1").to_numpy()
+    cells.obsm["X_pca"] = (np.asarray(cells.obsm["X_pca"]) + np.outer(second, aside)).astype(np.float32)
+    cells.obs["cell_type"] = cells.obs["branch"].astype(str)
+    yield BatchCase("simulated_dynamics", mudata.MuData({"cells": cells}))
 
 
 def hide_pairing(name: str, rna: anndata.AnnData, atac: anndata.AnnData, seed: int) -> TransferCase:

@@ -39,7 +39,7 @@ def integrate_batches(case: BatchCase, seed: int) -> Outcome:
     """Integrate the batches of one modality; the cell types are for the scores only."""
     (modality,) = case.mdata.mod
     Integration.setup_mudata(case.mdata, use_rep={modality: "X_pca"}, batch_key="batch")
-    model, seconds = _fit(case.mdata, seed)
+    model, seconds = fit(case.mdata, seed)
     cells = case.mdata[modality]
     before, after = np.asarray(cells.obsm["X_pca"]), _result(case.mdata)
     batch, kind = cells.obs["batch"].to_numpy(str), cells.obs["cell_type"].to_numpy(str)
@@ -66,7 +66,7 @@ def integrate_modalities(case: TransferCase, seed: int) -> Outcome:
         batch_key="batch",
         labels_key="cell_type",
     )
-    model, seconds = _fit(mdata, seed, labels=True)
+    model, seconds = fit(mdata, seed, labels=True)
     rna, atac = mdata["rna"], mdata["atac"]
     before = np.asarray(rna.obsm["X_shared"]), np.asarray(atac.obsm["X_shared"])
     after = _rows(mdata, rna.obs_names), _rows(mdata, atac.obs_names)
@@ -83,10 +83,10 @@ def integrate_modalities(case: TransferCase, seed: int) -> Outcome:
     return Outcome(case.name, mdata, model, scores, seconds, case.truth)
 
 
-def _fit(mdata: mudata.MuData, seed: int, *, labels: bool = False) -> tuple[Integration, float]:
+def fit(mdata: mudata.MuData, seed: int, *, labels: bool = False, sharpen: float = 0.5) -> tuple[Integration, float]:
     """Fit, and keep the results in the object; the seconds include both."""
     start = time.perf_counter()
-    model = Integration(mdata)
+    model = Integration(mdata, sharpen=sharpen)
     model.train(random_state=seed, progress=False)
     mdata.obsm[RESULT_KEYS.LATENT] = model.get_latent_representation()
     if labels:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport._demo._integrate import Outcome
+    from muport._demo._move import Motion
 
 _DPI = 130
 
@@ -36,6 +37,26 @@ def draw(outcome: Outcome, folder: Path, seed: int) -> list[Path]:
         written.append(folder / f"{outcome.name}_confusion.png")
         _save(_confusion(outcome), written[1])
     return written
+
+
+def draw_motion(motion: Motion, folder: Path, seed: int) -> Path:
+    """Write the stream of one case, and put the UMAP coordinates and the velocities in it into its data."""
+    (part,) = motion.mdata.mod.values()
+    space, velocity = np.asarray(motion.mdata.obsm[RESULT_KEYS.LATENT]), motion.model.get_velocity()
+    xy = _umap(space, seed)
+    arrows = motion.model.project_to_embedding(xy)
+    motion.mdata.obsm["X_umap"], motion.mdata.obsm["velot_velocity_umap"] = xy, arrows
+    motion.mdata.obsm["velot_velocity_integration"] = velocity
+    drawn: dict[str, Any] = {"X_umap": xy, "velot_velocity_umap": arrows}
+    cells = anndata.AnnData(obs=part.obs[["batch", "cell_type", "time"]], obsm=drawn)
+    figure = Figure(figsize=(9.5, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for ax, key in zip(figure.subplots(1, 2), ("cell_type", "batch"), strict=True):
+        pl.velocity_stream(cells, color=key, ax=ax)
+    figure.suptitle(f"{motion.name}: velocity of {cells.n_obs:,} cells of two batches, integrated")
+    path = folder / f"{motion.name}_stream.png"
+    _save(figure, path)
+    return path
 
 
 def _cells(outcome: Outcome) -> anndata.AnnData:

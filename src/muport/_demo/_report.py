@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from muport._demo._integrate import Outcome, Scores
+    from muport._demo._move import Motion
 
 MARK = "demo.json"
 _MADE_BY = "muport demo"
@@ -60,7 +61,7 @@ def write_mark(folder: Path, contents: dict[str, Any]) -> None:
     (folder / MARK).write_text(json.dumps({"made_by": _MADE_BY, **contents}, indent=2) + "\n")
 
 
-def print_outcomes(console: Console, title: str, outcomes: Sequence[Outcome]) -> None:
+def print_outcomes(console: Console, title: str, outcomes: Sequence[Outcome | Motion]) -> None:
     """Print one table: a row per case, scores as before → after."""
     if not outcomes:
         return

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import muport
-from muport._demo._cases import batch_cases, check_data, transfer_cases
+from muport._demo._cases import batch_cases, check_data, transfer_cases, velocity_cases
 from muport._demo._integrate import Outcome, integrate_batches, integrate_modalities
-from muport._demo._pictures import draw
+from muport._demo._move import Motion, move
+from muport._demo._pictures import draw, draw_motion
 from muport._demo._report import claim, print_outcomes, print_scib, write_mark
 from muport._demo._scib import scib_scores
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def run(folder: Path, console: Console, *, force: bool = False, seed: int = 0) -> None:
-    """Integrate batches of one modality, then unpaired RNA and ATAC; print scores, write data, model and pictures.
+    """Integrate batches of one modality, unpaired RNA and ATAC, and follow cells; print scores, write what came of it.
 
     Parameters
     ----------
@@ -52,19 +53,22 @@ def run(folder: Path, console: Console, *, force: bool = False, seed: int = 0) -
     with _quiet():
         batches, scib = _batches(folder, console, seed)
         transfers = _transfers(folder, console, seed)
+        motions = _motions(folder, console, seed)
     print_outcomes(console, "Batches of one modality, before → after", batches)
     print_outcomes(console, "Unpaired RNA and ATAC: labels carried over, before → after", transfers)
+    print_outcomes(console, "Velocity of cells of two batches, before → after integration", motions)
     console.print(
         "mixing: neighbours from the other side, 1 as if drawn at random.\n"
         "accuracy, balanced, rare type: 15 neighbours vote (labels, after: predict()).\n"
-        "FOSCTTM: cells closer than the true match, 0 best, .5 chance. s: seconds.",
+        "FOSCTTM: cells closer than the true match, 0 best, .5 chance. s: seconds.\n"
+        "cosine, 5th pct.: of the velocity to the true one. fate: probability of the right branch, of late cells.",
         style="dim",
         highlight=False,
     )
     if batches:
         print_scib(console, batches[0].name, scib)
     seconds = time.perf_counter() - start
-    results = {outcome.name: _figures(outcome) for outcome in (*batches, *transfers)}
+    results = {outcome.name: _figures(outcome) for outcome in (*batches, *transfers, *motions)}
     write_mark(
         folder,
         {"finished": True, "version": muport.__version__, "seed": seed, "seconds": seconds, "scores": results}
@@ -99,12 +103,25 @@ def _transfers(folder: Path, console: Console, seed: int) -> list[Outcome]:
     return outcomes
 
 
+def _motions(folder: Path, console: Console, seed: int) -> list[Motion]:
+    motions: list[Motion] = []
+    for case in velocity_cases(seed):
+        with console.status(f"following the cells of {case.name}"):
+            motion = move(case, seed)
+        with console.status(f"drawing {case.name}"):
+            draw_motion(motion, folder, seed)
+            motion.mdata.write(folder / f"{motion.name}.h5mu")
+        motion.model.save(folder / "velocity_model", overwrite=True)
+        motions.append(motion)
+    return motions
+
+
 def _write(outcome: Outcome, folder: Path, seed: int) -> None:
     draw(outcome, folder, seed)
     outcome.mdata.write(folder / f"{outcome.name}.h5mu")
 
 
-def _figures(outcome: Outcome) -> dict[str, Any]:
+def _figures(outcome: Outcome | Motion) -> dict[str, Any]:
     scores = {name: {"before": before, "after": after} for name, (before, after) in outcome.scores.items()}
     return {"cells": outcome.mdata.n_obs, "seconds": outcome.seconds, **scores}
 
