@@ -99,6 +99,9 @@ class CohortMixin:
             if state.classifier is None:
                 raise ValueError("metric='learnt' needs a metric: set up a labels_key, and call train_gmm.")
             values = distances(state.cohort.mixtures, None, state.classifier.metric)
+            # plans are found to a tolerance
+            values = (values + values.T) / 2
+            np.fill_diagonal(values, 0)
         else:
             raise ValueError(f"metric={metric!r} is unknown: use 'mw2', 'sliced', 'emd' or 'learnt'.")
         return pd.DataFrame(values, index=list(state.samples), columns=list(state.samples))

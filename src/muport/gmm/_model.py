@@ -16,7 +16,7 @@ from muport.gmm._classifier import fit_classifier
 from muport.gmm._cohort import GMMState, cohort_of, conditions_of, known_conditions
 from muport.gmm._metric import MIXES, RIDGES
 from muport.gmm._mixture import responsibilities
-from muport.gmm._prediction import PredictionMixin, sample_of, weight_of
+from muport.gmm._prediction import PredictionMixin, check_metric, sample_of, weight_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     type Data = mudata.MuData | anndata.AnnData
 
 __all__ = ["GMM"]
-
-_METHODS = ("fisher", "nca", "triplet")
 
 
 class GMM(CohortMixin, PredictionMixin, MuDataModel):
@@ -176,6 +174,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         verbose: bool = True,
         *,
         shrinkage: float | bool = True,
+        common_k: bool = False,
         accelerator: str = "auto",
         devices: int | str = "auto",
         random_state: int = 0,
@@ -214,6 +213,8 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         shrinkage
             Cells that the cohort's mixture counts in each patient's own; True for twice the dimensions, at least 20,
             False for the plain EM.
+        common_k
+            Choose one number of components for all patients, that of the best mean score.
         accelerator, devices
             As in Lightning.
         random_state
@@ -227,7 +228,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         given = locals()
         names = (
             "component_sharing", "k_comps", "k_selection_metric", "refit", "covariance_type", "train_size", "max_iter",
-            "tol", "n_init", "eps", "singularity_handling", "shrinkage", "random_state",
+            "tol", "n_init", "eps", "singularity_handling", "shrinkage", "common_k", "random_state",
         )  # fmt: skip
         if gmm_key is not None and (not isinstance(gmm_key, str) or not gmm_key):
             raise TypeError(f"gmm_key={gmm_key!r} must be a key to write to, or None to write nothing.")
@@ -314,7 +315,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
             If fewer than two conditions are known, or an option is out of range.
         """
         state: GMMState = self._fitted()
-        _check_metric(n_comps, method)
+        check_metric(n_comps, method, n_states)
         training = {
             "alpha": alpha, "reg": reg, "reg_type": reg_type, "lr": lr, "max_iter": max_iter,
             "entropic_reg": entropic_reg, "mi_reg": mi_reg,
@@ -325,7 +326,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
             "n_states": n_states, "training": training if method != "fisher" else None, "random_state": random_state,
         }  # fmt: skip
         known = self._known()
-        group = None if group_key is None else self._group(group_key)[known]
+        group = None if group_key is None else self._group(group_key, self._own_rows())[known]
         found = fit_classifier(state.cohort.mixtures.subset(known), state.condition[known], group=group, **settings)
         self.state_ = replace(state, classifier=found)
         self.settings_ = {**self.settings_, "train_gmm": {**settings, "group_key": group_key}}
@@ -338,7 +339,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         n_comps: int = 5,
         method: Literal["fisher", "nca", "triplet"] = "fisher",
         component_sharing: Literal["sample_specific", "global", "auto"] = "sample_specific",
-        k_selection_metric: Literal["aic", "bic", "heldout_nll"] = "bic",
+        k_selection_metric: Literal["aic", "bic", "heldout_nll"] = "heldout_nll",
         covariance_type: Literal["full", "diag"] = "full",
         shrinkage: float | bool = True,
         group_key: str | None = None,
@@ -349,7 +350,8 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
     ) -> None:
         """Fit the mixtures, and, where conditions are known, the metric: :meth:`fit_gmm`, then :meth:`train_gmm`.
 
-        The mixtures are refitted to all cells once their number of components is chosen.
+        One number of components is chosen for all patients, by cells held out, and the mixtures are refitted to all
+        cells with it.
 
         Parameters
         ----------
@@ -373,11 +375,14 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         """
         if self._setup.labels_key is not None:
             # what would fail after the mixtures fails before them
-            known_conditions(_condition(self._rows(), self._setup.labels_key), self._setup.labels_key)
-            _check_metric(n_comps, method)
+            rows = self._rows()
+            known_conditions(_condition(rows, self._setup.labels_key), self._setup.labels_key)
+            check_metric(n_comps, method)
+            if group_key is not None:
+                self._group(group_key, rows)
         self.fit_gmm(
             component_sharing, k_comps, k_selection_metric, "full", covariance_type, verbose=progress,
-            shrinkage=shrinkage, accelerator=accelerator, devices=devices, random_state=random_state,
+            shrinkage=shrinkage, common_k=True, accelerator=accelerator, devices=devices, random_state=random_state,
         )  # fmt: skip
         if self._setup.labels_key is not None:
             with _busy("metric", progress):
@@ -478,13 +483,6 @@ def _condition(rows: Rows, key: str) -> NDArray[np.int64]:
     if rows.sample is None:
         return np.zeros(0, dtype=np.int64)
     return conditions_of(rows.sample, rows.label, rows.samples, rows.labels, f"labels_key={key!r}")
-
-
-def _check_metric(n_comps: int, method: str) -> None:
-    if not isinstance(n_comps, int | np.integer) or isinstance(n_comps, bool) or n_comps < 1:
-        raise ValueError(f"n_comps={n_comps!r} must be a number of axes, at least 1.")
-    if method not in _METHODS:
-        raise ValueError(f"method={method!r} is unknown: use one of {', '.join(map(repr, _METHODS))}.")
 
 
 def _busy(what: str, show: bool) -> Progress:

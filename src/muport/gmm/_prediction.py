@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     type Data = mudata.MuData | anndata.AnnData
     type Patients = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]
 
-__all__ = ["METRIC_SETTINGS", "PredictionMixin", "sample_of", "weight_of"]
+__all__ = ["METRIC_SETTINGS", "PredictionMixin", "check_metric", "sample_of", "weight_of"]
 
 #: Settings of the metric that a search may vary.
 METRIC_SETTINGS = ("bures", "method", "mix", "n_comps", "n_states", "offset", "ridge", "tau", "training")
 _PREFIX = "fitter__"
+_METHODS = ("fisher", "nca", "triplet")
 
 
 class PredictionMixin:
@@ -184,7 +185,7 @@ class PredictionMixin:
         rows, known = self._own_rows(), self._known()
         sample, weight = sample_of(rows), weight_of(rows)
         chosen = np.isin(sample, known)
-        group = None if group_key is None else self._group(group_key)[known]
+        group = None if group_key is None else self._group(group_key, rows)[known]
         x = rows.x.astype(np.float64) if weight is None else np.column_stack([rows.x, weight])
         return x[chosen], np.searchsorted(known, sample[chosen]), self._fitted().condition[known], group
 
@@ -194,9 +195,8 @@ class PredictionMixin:
         metric = {name: told[name] for name in METRIC_SETTINGS if name in told}
         return {**self.settings_["fit_gmm"], "refit": "full", "device": str(self.device)}, metric
 
-    def _group(self, key: str) -> NDArray[np.int64]:
+    def _group(self, key: str, rows: Rows) -> NDArray[np.int64]:
         """(P,) person of each sample."""
-        rows = self._own_rows()
         person, people = self._labels(key)
         assert rows.sample is not None
         table = conditions_of(rows.sample, person, rows.samples, people, f"group_key={key!r}", "person")
@@ -230,6 +230,8 @@ def weight_of(rows: Rows) -> NDArray[np.float64] | None:
 
 
 def _check_grid(grid: Mapping[str, Sequence[Any]], settings: Mapping[str, Any]) -> None:
+    if not grid:
+        raise ValueError("grid is empty: give at least one setting with its values.")
     names = [
         *METRIC_SETTINGS,
         *(_PREFIX + name for name in settings if name not in ("device", "random_state", "refit")),
@@ -239,3 +241,12 @@ def _check_grid(grid: Mapping[str, Sequence[Any]], settings: Mapping[str, Any]) 
             raise ValueError(f"grid has the setting {name!r}, which is unknown: use some of {names}.")
         if isinstance(values, str) or not hasattr(values, "__len__"):
             raise TypeError(f"grid[{name!r}]={values!r} must be a list of values.")
+
+
+def check_metric(n_comps: int, method: str, n_states: int | None = None) -> None:
+    """Refuse settings of the metric that cannot be, before anything is fitted."""
+    for name, value in (("n_comps", n_comps), ("n_states", 1 if n_states is None else n_states)):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number, at least 1.")
+    if method not in _METHODS:
+        raise ValueError(f"method={method!r} is unknown: use one of {', '.join(map(repr, _METHODS))}.")
