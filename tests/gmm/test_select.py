@@ -155,3 +155,16 @@ def test_a_patient_of_one_cell_cannot_hold_any_out() -> None:
         select_mixtures(x, sample, k_comps=[1, 2], k_selection_metric="heldout_nll", names=["a", "b"])
     found = select_mixtures(x, sample, k_comps=[1, 2], names=["a", "b"])
     assert np.isfinite(found.mixtures.covariances).all()
+
+
+def test_one_number_for_all_is_that_of_the_best_mean_score():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(201, 4)) + 6 * rng.integers(0, 3, (201, 1))
+    # a patient of one cell has none to hold out, and no say
+    sample = np.append(np.repeat([0, 1], 100), 2)
+    how: dict[str, Any] = {"k_comps": (1, 2, 3, 4), "k_selection_metric": "heldout_nll", "refit": "full"}
+    found = select_mixtures(x, sample, common_k=True, **how)
+    assert found.best_k.tolist() == [3, 3, 3]
+    assert found.best_k[0] == 1 + found.scores["heldout_nll"].mean(axis=0).argmin()
+    with pytest.raises(ValueError):  # noqa: PT011 - its words are tested above
+        select_mixtures(x, sample, **how)

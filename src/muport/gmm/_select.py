@@ -93,6 +93,7 @@ def select_mixtures(
     eps: float = 1e-4,
     singularity_handling: SingularityHandling = "guarded",
     shrinkage: float | bool = True,
+    common_k: bool = False,
     weight: ArrayLike | None = None,
     names: Sequence[str] | None = None,
     random_state: int = 0,
@@ -126,6 +127,8 @@ def select_mixtures(
     shrinkage
         Cells that the mixture of all patients counts in each patient's own (`Prior`); True for twice the dimensions,
         at least 20, False or 0 for plain maximum likelihood. A shared mixture is never shrunk.
+    common_k
+        With several candidates: choose one number for all patients, that of the best mean score.
     covariance_type, max_iter, tol, n_init, eps, singularity_handling, weight, names, random_state, device
         As for `fit_mixtures`.
 
@@ -167,8 +170,10 @@ def select_mixtures(
     }  # fmt: skip
     nu = 0.0 if shared else _strength(shrinkage)
     if several:
-        train = _split(codes, mass, train_size, random_state, names, hold_out=k_selection_metric == "heldout_nll")
-        fit, column, scores, prior = _choose(every, train, candidates, k_selection_metric, nu, options)
+        train = _split(
+            codes, mass, train_size, random_state, names, hold_out=k_selection_metric == "heldout_nll" and not common_k
+        )
+        fit, column, scores, prior = _choose(every, train, candidates, k_selection_metric, common_k, nu, options)
     else:
         train, scores = np.ones(len(codes), bool), {}
         column = np.zeros(every.sample.max() + 1, np.int64)
@@ -197,6 +202,7 @@ def _choose(
     train: NDArray[np.bool_],
     candidates: tuple[int, ...],
     criterion: str,
+    common: bool,
     nu: float | None,
     options: dict[str, Any],
 ) -> tuple[EMResult, NDArray[np.int64], dict[str, NDArray[np.float64]], Mapping[int, Prior]]:
@@ -208,7 +214,8 @@ def _choose(
     tried = options | ({"singularity_handling": "guarded"} if strict else {})
     fits = fit_candidates(part.x, part.sample, candidates, weight=part.weight, prior=prior or None, **tried)
     scores = _scores(fits, part, cells.of(~train), options["device"])
-    column = scores[criterion].argmin(axis=1)
+    score = scores[criterion]
+    column = score.argmin(axis=1) if not common else np.full(len(score), score.mean(axis=0).argmin())
     best = np.asarray(candidates)[column]
     if strict:
         again = fit_mixtures(part.x, part.sample, best, weight=part.weight, prior=prior or None, **options)
