@@ -68,7 +68,8 @@ def run(folder: Path, console: Console, *, force: bool = False, seed: int = 0) -
     if batches:
         print_scib(console, batches[0].name, scib)
     seconds = time.perf_counter() - start
-    results = {outcome.name: _figures(outcome) for outcome in (*batches, *transfers, *motions)}
+    all_of_it: list[Outcome | Motion] = [*batches, *transfers, *motions]
+    results = {outcome.name: _figures(outcome) for outcome in all_of_it}
     write_mark(
         folder,
         {"finished": True, "version": muport.__version__, "seed": seed, "seconds": seconds, "scores": results}
