@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from muport.gmm._cells_distance import emd_cells, sliced
+from muport.gmm._cohort import state_metric
 from muport.gmm._distance import mw2
 from muport.gmm._enrich import enrichment
 from muport.gmm._interpret import (
@@ -57,7 +58,7 @@ class CohortMixin:
 
     def _w(self, learnt: bool) -> NDArray[np.float64] | None:
         classifier = self._fitted().classifier
-        return classifier.metric.w if learnt and classifier is not None else None
+        return state_metric(classifier).w if learnt and classifier is not None else None
 
     def get_sample_distances(
         self, metric: Distance = "mw2", learnt: bool = True, random_state: int = 0
@@ -69,7 +70,7 @@ class CohortMixin:
         metric
             ``"mw2"``: Wasserstein distance between mixtures, means and covariances. ``"sliced"``: between the cells,
             over random directions. ``"emd"``: between the cells, exactly, on at most 250 of each patient. ``"learnt"``:
-            the distance of the metric: state under its own plans, and composition.
+            the distance of the metric of least held-out loss: state under its own plans, and composition.
         learnt
             Whether the first three are taken in the learnt subspace, if there is one.
         random_state
