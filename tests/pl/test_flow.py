@@ -86,3 +86,8 @@ def test_coarse_graph_places_states_at_their_cells(line):
     assert muport.pl.coarse_graph(states).get_aspect() == 1
     with pytest.raises(ValueError, match="200 cells"):
         muport.pl.coarse_graph(states, line[:50].copy())
+
+
+def test_paths_stand_out_from_cells_without_colour(line, two_paths):
+    red, green, blue = muport.pl.trajectories(line, two_paths).collections[0].get_facecolor()[0][:3]
+    assert red == green == blue

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["coarse_graph", "fate_summary", "flow", "trajectories", "windows"]
 
+_GROUND = "0.85"
 _NEAR = 15  # cells whose places in the picture a point of a path averages
 _ROLES = {
     "initial": "#2a9d8f", "transient": "#bbbbbb", "branching": "#e9c46a", "cycling": "#457b9d", "terminal": "#d1495b",
@@ -84,7 +85,7 @@ def trajectories(
     if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(found.x)):
         raise ValueError(f"trajectory_ids={list(chosen)} must be ids between 0 and {len(found.x) - 1}.")
     drawn = _placed(data, found.x[chosen], basis, use_rep)
-    axes = embedding(data, basis, color, ax, **kwargs)
+    axes = _ground(data, basis, color, ax, **kwargs)
     for line, n in zip(drawn, found.length[chosen], strict=True):
         axes.plot(*line[:n].T, color="0.1", lw=1.2, alpha=0.8, zorder=3)
     ends = drawn[np.arange(len(drawn)), found.length[chosen] - 1]
@@ -126,7 +127,7 @@ def flow(
     """
     found = _paths(data, paths, use_rep)
     drawn = _placed(data, found.x, basis, use_rep)
-    axes = embedding(data, basis, None, ax, **kwargs)
+    axes = _ground(data, basis, None, ax, **kwargs)
     names, code = np.unique(found.terminal, return_inverse=True)
     colors = np.array(palette(len(names))).reshape(-1, 3)
     for line, n, c in zip(drawn, found.length, code, strict=True):
@@ -293,6 +294,14 @@ def coarse_graph(
     for i, (x, y) in enumerate(place):
         axes.annotate(str(i), (x, y), ha="center", va="center", fontsize="small", zorder=5)
     explain(axes, [(role, _ROLES[role]) for role in dict.fromkeys(states.roles)])
+    return axes
+
+
+def _ground(data: Data, basis: str, color: str | None, ax: Axes | None, **kwargs: Any) -> Axes:
+    """The cells, grey where they have no colour, so that the paths are seen."""
+    axes = embedding(data, basis, color, ax, **kwargs)
+    if color is None:
+        axes.collections[-1].set_facecolor(_GROUND)
     return axes
 
 
