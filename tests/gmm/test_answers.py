@@ -76,6 +76,17 @@ def test_embedding_of_a_plane_is_exact(drawn, set_up):
     assert np.allclose(squareform(pdist(model.get_sample_embedding())), squareform(pdist(at)), atol=1e-5)
 
 
+def test_metric_is_canonical(cohort, model):
+    w = model.get_metric()
+    gram = w @ w.T
+    assert np.allclose(gram, np.diag(np.diag(gram)), atol=1e-9 * gram.max())
+    assert gram[0, 0] >= gram[1, 1]
+    assert (w[[0, 1], np.abs(w).argmax(1)] > 0).all()
+    assert np.allclose(model.get_latent_representation(), cohort.obsm["X_pca"] @ w.T, atol=1e-4)
+    w[:] = 0
+    assert model.get_metric().any()
+
+
 def affected(adata) -> np.ndarray:
     """Mean of the cells of the state that the condition moves."""
     moved = (adata.obs["cell_type"] == adata.uns["simulation"]["affected_state"]).to_numpy()
@@ -125,7 +136,7 @@ def test_component_types(cohort, model):
 def test_features_of_the_axes(cohort, model):
     table = model.rank_features(cohort.varm["PCs"], cohort.var_names)
     assert list(table["item"].unique()) == ["axis 1", "axis 2"]
-    w = model.state_.classifier.metric.w
+    w = model.get_metric()
     scores = cohort.varm["PCs"].astype(float) @ w.T
     first = table[table["item"] == "axis 1"]
     assert first["feature"].iloc[0] == cohort.var_names[np.abs(scores[:, 0]).argmax()]

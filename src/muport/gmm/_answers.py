@@ -60,6 +60,23 @@ class CohortMixin:
         classifier = self._fitted().classifier
         return state_metric(classifier).w if learnt and classifier is not None else None
 
+    def get_metric(self) -> NDArray[np.float64]:
+        """Return W, the axes of the learnt subspace: orthogonal, the longest first, the largest entry of each positive.
+
+        Returns
+        -------
+        (n_comps, d) float64; a cell x lies at W x, a component of covariance S has W S W' there.
+
+        Raises
+        ------
+        ValueError
+            Before :meth:`train_gmm`.
+        """
+        w = self._w(True)
+        if w is None:
+            raise ValueError("there is no metric: set up a labels_key, and call train_gmm.")
+        return w.copy()
+
     def get_sample_distances(
         self, metric: Distance = "mw2", learnt: bool = True, random_state: int = 0
     ) -> pd.DataFrame:
