@@ -68,7 +68,7 @@ def feature_correlation(
     Examples
     --------
     >>> import numpy as np
-    >>> from muport.velocity import feature_correlation
+    >>> from muport.velocity._drivers import feature_correlation
     >>> fate = np.linspace(0, 1, 9)[:, None]
     >>> feature_correlation(np.hstack([fate, 1 - fate, fate * 0]), fate).correlation.ravel().round(3).tolist()
     [1.0, -1.0, 0.0]
@@ -170,7 +170,7 @@ def to_features(velocity: Any, loadings: Any) -> NDArray[np.float32]:
     Examples
     --------
     >>> import numpy as np
-    >>> from muport.velocity import to_features
+    >>> from muport.velocity._drivers import to_features
     >>> to_features(np.array([[1.0, 2.0]]), np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])).tolist()
     [[1.0, 1.5, 2.0]]
     """

@@ -193,8 +193,8 @@ def terminal_states(kernel: Any, *, min_mass: float = 0.01) -> NDArray[np.int64]
     --------
     >>> import numpy as np
     >>> from muport.velocity import terminal_states
-    >>> terminal_states(np.eye(6)[[1, 2, 2, 2, 5, 5]]).tolist()
-    [-1, -1, 0, -1, -1, 1]
+    >>> terminal_states(np.eye(7)[[1, 2, 2, 2, 5, 5, 5]]).tolist()
+    [-1, -1, 0, -1, -1, 1, -1]
     """
     matrix = stochastic(kernel)
     if not 0 <= min_mass <= 1:

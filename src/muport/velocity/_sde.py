@@ -85,7 +85,7 @@ def simulate(
     >>> import numpy as np
     >>> from muport.velocity._flow import simulate
     >>> paths = simulate(lambda x, t: -x, np.zeros((1000, 1)), 0.0, 4.0, diffusion=0.5)
-    >>> 0.45 < paths.ends.var() < 0.55
+    >>> bool(0.45 < paths.ends.var() < 0.55)
     True
     """
     if not 0 <= diffusion < float("inf"):
