@@ -171,3 +171,25 @@ def test_bad_input(options, match):
         ot_velocity(x, time, time_windows(time), **options)
     with pytest.raises(ValueError, match="NaN"):
         ot_velocity(np.where(x > 5, np.nan, x), time, time_windows(time))
+
+
+@pytest.mark.parametrize("tau", [0.5, 0.98, 1.0])
+def test_days_of_unequal_numbers_leave_no_gap(tau):
+    """Windows are padded to the longest: what stands beside the padding stays finite."""
+    adata = simulated_dynamics("linear", n_cells=500, n_dims=8, days=(2.0, 4.0, 6.0, 8.0), random_state=1)
+    time = adata.obs["time"].to_numpy()
+    raw = ot_velocity(adata.obsm["X_pca"], time, time_windows(time), tau=tau)
+    assert (raw.weight > 0).all()
+    assert np.isfinite(raw.velocity).all()
+    assert np.isfinite(raw.growth).all()
+
+
+def test_windows_of_one_day_tell_no_growth():
+    adata = simulated_dynamics("cycle", n_cells=374, n_dims=6, days=(0.0, 1.0, 7.0), random_state=0)
+    time = adata.obs["time"].to_numpy()
+    windows = spatial_windows(adata.obsm["X_pca"], time, n_clusters=4, window_size=20)
+    means = [np.where(one >= 0, time[one], np.nan) for one in (windows.source, windows.target)]
+    assert (np.nanmean(means[0], axis=1) == np.nanmean(means[1], axis=1)).any()
+    growth = ot_velocity(adata.obsm["X_pca"], time, windows, tau=0.5).growth
+    assert np.isfinite(growth).all()
+    assert np.abs(growth).max() < 1e3

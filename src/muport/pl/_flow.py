@@ -169,7 +169,7 @@ def fate_summary(
     --------
     >>> import muport, pandas as pd
     >>> ax = muport.pl.fate_summary(pd.DataFrame({"A": [0.2, 0.4], "B": [0.8, 0.6]}))
-    >>> [round(bar.get_width(), 1) for bar in ax.patches]
+    >>> [round(float(bar.get_width()), 1) for bar in ax.patches]
     [0.3, 0.7]
     """
     if groupby is not None and data is None:

@@ -24,6 +24,7 @@ _NEIGHBOR = 5  # neighbour whose distance sets the regularisation
 _SAMPLE = 64  # windows from which that distance is read
 _ENTRIES = 2**20  # plan entries held at once
 _MAX_ITER, _TOL = 100, 1e-2  # the barycentres move by less than a hundredth of the spread of their matches
+_LEAST_SPAN = 1e-3  # of the range of time, the gap between windows below which growth is not told
 _LEAST_GAP = 0.2  # of the median time gap, below which a difference quotient is noise
 
 
@@ -327,9 +328,11 @@ def _collect_growth(
     tiny = torch.finfo(plan.dtype).tiny
     mass = (plan.sum(2) / a.clamp(min=tiny)).clamp(min=1e-6).log()
     mean = [(problem.time[one] * ok).sum(1) / ok.sum(1) for one, ok in zip(cells, valid, strict=True)]
-    gap = (mean[1] - mean[0]).abs().clamp(min=tiny)
-    rate = mass / gap[:, None]
-    later = (sign == 1)[:, None]
+    gap = (mean[1] - mean[0]).abs()
+    # Successive windows of one day tell no rate.
+    apart = gap > _LEAST_SPAN * float(problem.time.max() - problem.time.min())
+    rate = mass / torch.where(apart, gap, 1.0)[:, None]
+    later = ((sign == 1) & apart)[:, None]
     inherited = _barycenter(plan.mT, torch.where(valid[0], rate, 0)[..., None])[..., 0]
     for one, ok, value in zip(cells, valid, (rate, inherited), strict=True):
         taken = ok & later
