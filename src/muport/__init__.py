@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from muport import datasets, metrics, neighbors, ot, pl, pp, velocity
+    from muport import datasets, gmm, metrics, neighbors, ot, pl, pp, velocity
     from muport.gmm import GMM
     from muport.integration import Integration
     from muport.velocity import Velocity
 
-__all__ = ["GMM", "Integration", "Velocity", "datasets", "metrics", "neighbors", "ot", "pl", "pp", "velocity"]
+__all__ = ["GMM", "Integration", "Velocity", "datasets", "gmm", "metrics", "neighbors", "ot", "pl", "pp", "velocity"]
 
 # Public class -> the package that defines it; every other name of __all__ is a sub-package.
 _CLASSES: dict[str, str] = {

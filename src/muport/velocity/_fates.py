@@ -35,7 +35,7 @@ def cell_kernel(
 
     With y_i = x_i + step * v_i and N_i the k other cells nearest to y_i (y_i shares the noise of x_i, and would find
     cell i too near),
-    P_ij ~ exp(-(|y_i - x_j|^2 - min_N |y_i - x|^2) / w_i) for j in N_i, where w_i is the mean of the numerator over
+    ``P_ij ~ exp(-(|y_i - x_j|^2 - min_N |y_i - x|^2) / w_i)`` for j in N_i, where w_i is the mean of the numerator over
     N_i: the width tunes itself, and no row can underflow. Flow that leaves the data comes back to its nearest cells.
 
     In many dimensions a few cells (hubs) are neighbours of most, and would decide alone which way the flow goes at a

@@ -62,8 +62,8 @@ def integrate(
     method
         ``"rk4"`` or ``"dopri5"``.
     rtol, atol
-        Tolerances of ``"dopri5"``: the root mean square over coordinates of error / (atol + rtol |x|) is at most 1 in
-        every step.
+        Tolerances of ``"dopri5"``: the root mean square over coordinates of ``error / (atol + rtol |x|)`` is at most 1
+        in every step.
     evolve_time
         If False the field is shown ``t0`` all along.
     stop

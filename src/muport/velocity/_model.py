@@ -321,7 +321,7 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         return rows.to_cells(evaluate(self._field(), rows.x, time))
 
     def get_confidence(self, mdata: Data | None = None) -> NDArray[np.float32]:
-        """Return how sure the direction of each cell is: |v|^2 / (|v|^2 + sd^2), with sd the uncertainty.
+        """Return how sure the velocity of each cell is: ``|v|^2 / (|v|^2 + sd^2)``, with sd the uncertainty.
 
         Parameters
         ----------

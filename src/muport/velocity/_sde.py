@@ -41,8 +41,8 @@ def simulate(
 
     Each of ``n_steps`` equal steps is x_{n+1} = x_n + dt v(x_n, t_n) + sqrt(2 D dt) eta with eta standard normal: weak
     order 1. D is ``diffusion``, in squared data units per unit of time. With ``length_scale`` h it follows the local
-    speed instead, D(x, t) = diffusion h |v(x, t)|: ``diffusion`` then has no unit, is the same for time in days and in
-    hours, spreads a path of length L by sqrt(2 diffusion h L), and vanishes where cells rest.
+    speed instead, ``D(x, t) = diffusion h |v(x, t)|``: ``diffusion`` then has no unit, is the same for time in days and
+    in hours, spreads a path of length L by sqrt(2 diffusion h L), and vanishes where cells rest.
 
     Parameters
     ----------
