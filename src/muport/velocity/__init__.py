@@ -5,7 +5,7 @@ in scanpy; those of arrays are what both are made of.
 """
 
 from muport.velocity._fates import cell_kernel, committor, fate_probabilities, terminal_states
-from muport.velocity._flow import Paths, StopReason, integrate, simulate
+from muport.velocity._flow import Paths, integrate, simulate
 from muport.velocity._model import Velocity
 from muport.velocity._path_tools import compute_trajectories, simulate_flow
 from muport.velocity._picture_tools import project_to_embedding, project_to_umap
@@ -23,7 +23,6 @@ from muport.velocity._trajectories import Trajectories
 __all__ = [
     "MetaStates",
     "Paths",
-    "StopReason",
     "Trajectories",
     "Velocity",
     "build_windows",
