@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from muport.pl._axes import explain, new_axes
 from muport.pl._colors import MISSING, palette
 from muport.pl._keys import column, coordinates
 
@@ -68,7 +69,7 @@ def embedding(
     """
     xy, cells = coordinates(data, basis)
     values = None if color is None else column(data, color, cells)
-    axes = ax if ax is not None else _new_axes()
+    axes = ax if ax is not None else new_axes(5, 4)
     dot = float(np.clip(8_000 / max(len(xy), 1), 1, 20)) if size is None else size
     if values is not None and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         _draw_numbers(axes, xy, values, dot, legend)
@@ -80,12 +81,6 @@ def embedding(
     axes.set_ylabel(f"{name} 2", loc="bottom", fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
     return axes
-
-
-def _new_axes() -> Axes:
-    from matplotlib import pyplot as plt
-
-    return plt.subplots(figsize=(5, 4), layout="constrained")[1]
 
 
 def _draw_numbers(ax: Axes, xy: NDArray[np.float64], values: pd.Series, size: float, legend: bool) -> None:
@@ -101,8 +96,6 @@ def _draw_numbers(ax: Axes, xy: NDArray[np.float64], values: pd.Series, size: fl
 
 
 def _draw_categories(ax: Axes, xy: NDArray[np.float64], values: pd.Series | None, size: float, legend: bool) -> None:
-    from matplotlib.lines import Line2D
-
     if values is None:
         _dots(ax, xy, palette(1)[0], size)
         return
@@ -117,11 +110,7 @@ def _draw_categories(ax: Axes, xy: NDArray[np.float64], values: pd.Series | None
     if not known.all():
         entries.append(("no value", MISSING))
     if legend:
-        handles = [Line2D([], [], marker="o", ls="", ms=6, color=color, label=name) for name, color in entries]
-        ax.legend(
-            handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize="small",
-            ncols=1 + (len(handles) - 1) // 16, handletextpad=0.2, borderaxespad=0.2,
-        )  # fmt: skip
+        explain(ax, entries)
 
 
 def _dots(ax: Axes, xy: NDArray[np.float64], color: Any, size: float) -> None:

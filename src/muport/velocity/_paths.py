@@ -197,8 +197,11 @@ class Record:
 
 
 @contextmanager
-def one_thread(n: int) -> Iterator[None]:
-    """Keep torch to one thread while few paths step: two threads in small products mostly wait for each other."""
+def one_thread(n: int = 0) -> Iterator[None]:
+    """Keep torch to one thread, unless more than 4,096 paths step: in small products two mostly wait for each other.
+
+    Nor can the number of threads then change a sum, and with it a result.
+    """
     before = torch.get_num_threads()
     if n <= _SMALL:
         torch.set_num_threads(1)

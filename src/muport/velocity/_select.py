@@ -13,7 +13,8 @@ import torch
 from muport.neighbors import as_points
 from muport.ot import cost_matrix, sinkhorn
 from muport.velocity._flow import integrate
-from muport.velocity._train import fit_field, one_thread
+from muport.velocity._paths import one_thread
+from muport.velocity._train import fit_field
 from muport.velocity._transport import ot_velocity
 from muport.velocity._windows import check_time, deal, pair_blocks, time_bins, time_windows
 

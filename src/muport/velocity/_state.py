@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from muport.neighbors import as_points, knn
-from muport.velocity._train import FieldFit, one_thread
+from muport.velocity._paths import one_thread
+from muport.velocity._train import FieldFit  # noqa: TC001 - the saved state is read by its annotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +12,17 @@ from torch import Tensor
 
 from muport.neighbors import as_points
 from muport.velocity._module import Field, jacobian
+from muport.velocity._paths import one_thread
 from muport.velocity._windows import check_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
     from muport.velocity._transport import RawVelocity
 
-__all__ = ["FieldFit", "fit_field", "one_thread"]
+__all__ = ["FieldFit", "fit_field"]
 
 _LR = 8e-3
 _DECAY = 1e-2
@@ -59,17 +59,6 @@ class FieldFit:
         out = Field(d, self.hidden_dim, self.n_latent, self.use_time, n_members)
         out.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in self.state.items()})
         return out.eval().requires_grad_(False)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch to one thread: small layers take longer on several, and a sum would depend on their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, eq=False)
