@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.integration._prototypes import soft_assign
+from muport.integration._prototypes import NEIGHBORS, soft_assign
 from muport.integration._threads import each
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ class IntegrationState:
         Evidence for a batch effect, 0..1.
     labels
         Voting cells; None without labels.
+    neighbors
+        Prototypes that carry a cell.
     """
 
     center: NDArray[np.float32]
@@ -150,6 +152,7 @@ class IntegrationState:
     reference: Reference
     evidence: float
     labels: Labels | None = None
+    neighbors: int = NEIGHBORS
 
 
 def standardise(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
@@ -159,9 +162,11 @@ def standardise(x: NDArray[np.float32], center: NDArray[np.float32], scale: floa
     return out
 
 
-def move(x: NDArray[np.float32], group: GroupMap, device: str | None = None) -> NDArray[np.float32]:
+def move(
+    x: NDArray[np.float32], group: GroupMap, device: str | None = None, n_neighbors: int = NEIGHBORS
+) -> NDArray[np.float32]:
     """Map standardised cells (n, d) of one group, without sharpening (Eqs 7 and 16)."""
-    near, weight = soft_assign(x, group.position, device=device)
+    near, weight = soft_assign(x, group.position, n_neighbors, device)
     y: NDArray[np.float32] = np.matmul(x - group.anchor[near[:, 0]], group.shape.T)
     y *= group.trust[near[:, 0], None]
     y += x
@@ -219,7 +224,7 @@ def transform(
         if _is_identity(chosen[code]) and state.sharpness == 0:
             out[rows] = x[rows]
             return
-        y = move(standardise(x[rows], state.center, state.scale), chosen[code], device)
+        y = move(standardise(x[rows], state.center, state.scale), chosen[code], device, state.neighbors)
         out[rows] = sharpen(y, state.sharp, state.sharpness, device) * np.float32(state.scale) + state.center
 
     each(map_block, _blocks(group, len(chosen)), len(x))
