@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Weights", "explained", "fit_weights", "flat_weights", "local_weights", "told_by_modality"]
 
-_NEIGHBORS = 5  # few, so that a rare type in a small batch still has neighbours of its own
+_NEIGHBORS = 10
 _FOLDS = 5
 _CELLS = 6_000  # cells on which neighbourhoods are compared
 _LANDMARKS, _CELLS_PER_LANDMARK = 100, 60
-_PRIOR = 30.0  # cells that the mean over all cells counts for at a landmark
+_PRIOR = 100.0  # cells that the mean over all cells counts for at a landmark
 _POWER = 2.0
 
 
@@ -51,7 +51,8 @@ def explained(
     """Variance of y that neighbours under x tell, cell by cell, within batches.
 
     With p_i the mean of y over the k nearest cells of i's batch under x, and y centred within batches, the answer is
-    |y_i|^2 (1 + 1/k) - |y_i - p_i|^2 over the mean of |y|^2: its mean is 0 when x and y are independent, whatever k.
+    <y_i, p_i> over the mean of |y|^2. Its mean is 0 when x and y are independent, whatever k, and though hubs be among
+    the neighbours; the variance left around p_i would not be so.
 
     Parameters
     ----------
@@ -138,8 +139,7 @@ def _told(
         rows = np.flatnonzero(batch == code)
         k = min(_NEIGHBORS, len(rows) - 1)
         near = rows[knn(x[rows].astype(np.float32), k, method="exact").indices]
-        missed = np.square(y[rows] - y[near].mean(axis=1)).sum(axis=1)
-        told[rows] = np.square(y[rows]).sum(axis=1) * (1 + 1 / k) - missed
+        told[rows] = (y[rows] * y[near].mean(axis=1)).sum(axis=1)
     total = np.square(y if unit is None else unit).sum(axis=1)
     mean = float(total.mean()) if len(total) else 0.0
     return told / mean if mean > np.finfo(np.float32).tiny else np.zeros(len(x))
@@ -150,7 +150,8 @@ def usual_weights(told: NDArray[np.float64]) -> NDArray[np.float32]:
     power = np.maximum(told, 0) ** _POWER
     total = power.sum(axis=-1, keepdims=True)
     equal = np.full(power.shape, 1 / power.shape[-1])
-    return np.divide(power, total, out=equal, where=total > 0).astype(np.float32)
+    np.divide(power, total, out=equal, where=total > 0)
+    return equal.astype(np.float32)
 
 
 def flat_weights(usual: NDArray[np.float64], width: int) -> Weights:
