@@ -1,16 +1,21 @@
-"""ggml-ot on one cohort, in its own environment: ``python -m benchmarks._ggmlot IN.npz OUT.npz``.
+"""ggml-ot on one cohort, in its own environment: ``python -m benchmarks._ggmlot IN.npz OUT.npz [CACHE]``.
 
 IN: cells ``x`` (n, d), ``sample`` (n,) 0..P-1, ``condition`` (P,), ``k`` components, ``fold`` (P,) left out together.
 OUT: ``distance`` (P, P) of each patient to those outside its fold, under the metric trained on these; seconds.
+CACHE: folder that keeps each fold's result, so that a run that was stopped goes on, and a second one is free.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import os
 import sys
 import time
 import warnings
+from importlib import metadata
+from pathlib import Path
 
 import anndata as ad
 import ggml_ot
@@ -18,7 +23,7 @@ import numpy as np
 import pandas as pd
 from ggml_ot.distances import compute_OT
 
-N_THREADS = 2
+N_THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 
 
 def fit(x: np.ndarray, sample: np.ndarray, condition: np.ndarray, k: int) -> ggml_ot.data.AnnData_TripletDataset:
@@ -46,22 +51,39 @@ def distances(dataset: ggml_ot.data.TripletDataset, metric: np.ndarray, pairs: n
     return np.asarray(found, dtype=float)
 
 
-def leave_out(dataset: ggml_ot.data.TripletDataset, fold: np.ndarray) -> tuple[np.ndarray, float, float]:
+def leave_out(
+    dataset: ggml_ot.data.TripletDataset, fold: np.ndarray, cache: Path | None, key: bytes
+) -> tuple[np.ndarray, float, float]:
     """(P, P) distances to the patients outside one's fold; mean seconds of a training and of a fold's distances."""
     out, spent = np.full((len(fold), len(fold)), np.inf), np.zeros(2)
     for number in range(fold.max() + 1):
         rest, left = (np.flatnonzero(mask) for mask in (fold != number, fold == number))
-        start = time.perf_counter()
-        metric = train(dataset._subset(rest))
-        middle = time.perf_counter()
-        pairs = np.column_stack([np.repeat(left, len(rest)), np.tile(rest, len(left))])
-        out[tuple(pairs.T)] = distances(dataset, metric, pairs)
-        spent += middle - start, time.perf_counter() - middle
-        print(f"fold {number + 1} of {fold.max() + 1}: {middle - start:.1f} s", file=sys.stderr, flush=True)
+        name = hashlib.sha256(key + rest.tobytes()).hexdigest()[:20]
+        kept = None if cache is None else cache / f"{name}.npz"
+        if kept is not None and kept.exists():
+            with np.load(kept) as data:
+                found, seconds = data["distance"], data["seconds"]
+        else:
+            found, seconds = one_fold(dataset, rest, left)
+            if kept is not None:
+                np.savez(kept, distance=found, seconds=seconds)
+        out[np.ix_(left, rest)] = found
+        spent += seconds
+        print(f"fold {number + 1} of {fold.max() + 1}: {seconds[0]:.1f} s", file=sys.stderr, flush=True)
     return out, *(spent / (fold.max() + 1))
 
 
-def main(source: str, target: str) -> None:
+def one_fold(dataset: ggml_ot.data.TripletDataset, rest: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (left, rest) under the metric of the rest; seconds of the training and of the distances."""
+    start = time.perf_counter()
+    metric = train(dataset._subset(rest))
+    middle = time.perf_counter()
+    pairs = np.column_stack([np.repeat(left, len(rest)), np.tile(rest, len(left))])
+    found = distances(dataset, metric, pairs).reshape(len(left), len(rest))
+    return found, np.array([middle - start, time.perf_counter() - middle])
+
+
+def main(source: str, target: str, cache: str | None = None) -> None:
     """Fit, and train without each fold, or once with all where no patient is in a fold (-1)."""
     warnings.simplefilter("ignore")
     ggml_ot.settings.n_threads = N_THREADS
@@ -69,12 +91,17 @@ def main(source: str, target: str) -> None:
     with np.load(source) as data:
         x, sample, condition, k, fold = (data[key] for key in ("x", "sample", "condition", "k", "fold"))
     seconds = {}
+    folder = None if cache is None else Path(cache)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    parts = (x, sample, condition, np.array(int(k)))
+    key = b"".join([metadata.version("ggml-ot").encode(), *(np.ascontiguousarray(part).tobytes() for part in parts)])
     with contextlib.redirect_stdout(io.StringIO()):
         start = time.perf_counter()
         dataset = fit(x, sample, condition, int(k))
         seconds["fit_s"] = time.perf_counter() - start
         if fold.max() >= 0:
-            found, seconds["train_s"], seconds["distance_s"] = leave_out(dataset, fold)
+            found, seconds["train_s"], seconds["distance_s"] = leave_out(dataset, fold, folder, key)
         else:
             start = time.perf_counter()
             metric = train(dataset)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from muport.gmm._cohort import cohort_of, conditions_of, fitter, known_conditions, mixtures_of_new, state_metric
+from muport.gmm._cohort import cohort_of, conditions_of, fitter, known_conditions, mixtures_of_new
 from muport.gmm._em import fit_mixtures
 from muport.gmm._mixture import mean_log_likelihood, responsibilities
 
@@ -73,23 +71,6 @@ def test_last_column_may_be_the_weight(cells):
     direct = mixtures_of_new(cohort, x, sample, settings, weight)
     assert np.array_equal(weighted(np.column_stack([x, weight]), sample).means, direct.means)
     assert not np.allclose(plain(x, sample).means, direct.means, atol=1e-4)
-
-
-def test_axes_are_those_of_a_metric_that_uses_them(model):
-    """Where compositions alone tell patients best, their W has never been tried."""
-    classifier = model.state_.classifier
-    learnt = [view for view in classifier.views if view.metric is not None]
-    lowest = {mix: min(one.calibration.loss for one in learnt if (one.metric.mix > 0) == mix) for mix in (True, False)}
-    better = [
-        replace(view, calibration=replace(view.calibration, loss=-1.0)) if view.metric.mix == 0 else view
-        for view in learnt
-    ]
-    turned = replace(classifier, views=tuple(better))
-    assert turned.metric.mix == 0
-    assert state_metric(turned).mix > 0
-    assert state_metric(turned).loss == lowest[True]
-    alone = replace(classifier, views=tuple(view for view in learnt if view.metric.mix == 0))
-    assert state_metric(alone).loss == lowest[False]
 
 
 def test_conditions_of_samples():

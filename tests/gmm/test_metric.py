@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from muport.gmm._coupled import couple, discriminant, make_reference, pair_weights
-from muport.gmm._metric import composition_distances, distances, fit_candidates, fit_metric, state_distances
+from muport.gmm._coupled import couple, discriminants, make_reference, pair_weights
+from muport.gmm._metric import (
+    IDENTITY,
+    composition_distances,
+    distances,
+    fit_candidates,
+    fit_metric,
+    least_loss,
+    state_distances,
+)
 from muport.gmm._mixture import Mixtures
 from muport.gmm._triplet import norm, polish, triplet_loss
 
@@ -87,14 +95,45 @@ def test_the_axes_solve_the_generalised_problem():
     mix, condition, _ = cohort(3, shift=1.0)
     coupled, _ = couple(mix)
     within = make_reference(mix).within
-    w, ratios = discriminant(coupled, condition, within, n_comps=3, ridge=0.7)
+    found = discriminants(coupled, pair_weights(condition), within, (0.7, 5.0), n_comps=3)
     equal, other = (coupled.scatter(one) for one in pair_weights(condition))
-    noise = equal + 0.7 * np.trace(equal) / np.trace(within) * within
-    values = np.sort(np.linalg.eigvals(np.linalg.solve(noise, other)).real)[::-1]
-    np.testing.assert_allclose(ratios, values[:3], rtol=1e-5)
-    # W'W = sum of g v v' with v' noise v = 1, whatever rows carry it
-    np.testing.assert_allclose(np.trace(w @ noise @ w.T), values[:3].sum(), rtol=1e-5)
-    np.testing.assert_allclose(np.trace(w @ other @ w.T), np.square(values[:3]).sum(), rtol=1e-5)
+    unit = np.median(np.linalg.eigvals(np.linalg.solve(within, equal)).real)
+    for ridge, (w, ratios) in zip((0.7, 5.0), found, strict=True):
+        noise = equal + ridge * unit * within
+        values = np.sort(np.linalg.eigvals(np.linalg.solve(noise, other)).real)[::-1]
+        np.testing.assert_allclose(ratios, values[:3], rtol=1e-5)
+        # W'W = sum of g v v' with v' noise v = 1, whatever rows carry it
+        np.testing.assert_allclose(np.trace(w @ noise @ w.T), values[:3].sum(), rtol=1e-5)
+        np.testing.assert_allclose(np.trace(w @ other @ w.T), np.square(values[:3]).sum(), rtol=1e-5)
+
+
+def test_weights_of_some_patients_are_theirs_alone():
+    condition, rows = np.array([0, 1, 0, 1, 0, 0]), np.array([0, 1, 3, 4])
+    for part, whole in zip(pair_weights(condition[rows]), pair_weights(condition, rows), strict=True):
+        np.testing.assert_array_equal(whole[np.ix_(rows, rows)], part)
+        assert whole.sum() == pytest.approx(part.sum())
+
+
+def test_shares_that_vary_do_not_hide_a_shift():
+    """Far states whose shares differ between patients make a few axes of C huge: the ridge is not measured by these."""
+    mix, condition, axis = cohort(21, p=24)
+    rng = np.random.default_rng(22)
+    line = np.linalg.qr(np.column_stack([axis, rng.normal(size=D)]))[0][:, 1]
+    means = 0.3 * rng.normal(size=mix.means.shape) + 100 * np.arange(K)[:, None] * line
+    means[:, 0] += condition[:, None] * axis
+    spread = replace(mix, means=means, weights=rng.dirichlet(np.full(K, 5.0), 24))
+    coupled, _ = couple(spread)
+    within = make_reference(spread).within
+    (w, _), (hidden, _) = discriminants(coupled, pair_weights(condition), within, (1.0, 1e4), n_comps=1)
+    assert abs(w[0] @ axis) / np.linalg.norm(w[0]) > 0.9
+    assert abs(hidden[0] @ axis) / np.linalg.norm(hidden[0]) < 0.5
+
+
+def test_the_unit_of_the_coordinates_does_not_matter():
+    mix, condition, _ = cohort(24, shift=1.0)
+    wide = replace(mix, means=1000 * mix.means, covariances=1e6 * mix.covariances)
+    ratios = [fit_metric(one, condition, ridge=1.0, offset=False, mix=1.0).ratios for one in (mix, wide)]
+    np.testing.assert_allclose(*ratios, rtol=1e-5)
 
 
 def test_w_is_canonical():
@@ -186,8 +225,32 @@ def test_padding_changes_nothing():
 def test_candidates_cover_the_grid_and_composition_comes_once():
     mix, condition, _ = cohort(14)
     found = fit_candidates(mix, condition, ridge=(1.0, 2.0), tau=(1.0, 0.5), offset=False, mix=(1.0, 0.0))
-    assert len(found) == 5
+    assert len(found) == 6
     assert sum(one.metric.mix == 0 for one in found) == 1
+    assert sum(one.metric.method == IDENTITY for one in found) == 1
+    alone = fit_candidates(mix, condition, ridge=(1.0, 2.0), tau=(1.0, 0.5), mix=0.0)
+    assert [one.metric.mix for one in alone] == [0]
+
+
+def test_the_metric_that_is_not_learnt_moves_means_as_they_are():
+    mix, condition, _ = cohort(25, p=5)
+    metric = fit_candidates(mix, condition, offset=False)[0].metric
+    assert metric.method == IDENTITY
+    moved = np.square(mix.means[:, None, :, None] - mix.means[None, :, None, :]).sum(-1)
+    wanted = (couple(mix)[0].plan * moved).sum((2, 3))
+    np.testing.assert_allclose(state_distances(mix, None, metric), wanted, atol=1e-9)
+
+
+def test_the_metric_is_one_that_uses_its_axes():
+    """Where compositions alone tell patients best, their W has never been tried."""
+    mix, condition, _ = cohort(6, p=24, share=3.0)
+    metrics = [one.metric for one in fit_candidates(mix, condition)]
+    assert min(metrics, key=lambda one: one.loss).mix == 0
+    best = least_loss(metrics)
+    assert best.mix > 0
+    assert best.loss == min(one.loss for one in metrics if one.mix > 0 and one.method != IDENTITY)
+    assert fit_metric(mix, condition).loss == best.loss
+    assert least_loss([one for one in metrics if one.mix == 0]).mix == 0
 
 
 def test_groups_are_held_out_together():
@@ -212,7 +275,7 @@ def test_polishing_lowers_its_loss_and_is_repeatable(method):
 def test_options_of_the_triplets(change):
     mix, condition, _ = cohort(17, p=6, shift=1.0)
     coupled, _ = couple(mix, bures=True)
-    w, _ = discriminant(coupled, condition, make_reference(mix).within, n_comps=2)
+    ((w, _),) = discriminants(coupled, pair_weights(condition), make_reference(mix).within, (1.0,), n_comps=2)
     plain = polish(coupled.a, coupled.plan, w, condition, "triplet", max_iter=5, reg=0.1)
     other = polish(coupled.a, coupled.plan, w, condition, "triplet", max_iter=5, **{"reg": 0.1, **change})
     assert np.isfinite(other[0]).all()

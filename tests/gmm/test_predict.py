@@ -99,27 +99,35 @@ def test_held_out_patients_have_no_part_in_their_scores():
     x, condition = points(5)
     folds = inner_folds(condition, np.arange(len(x)))
     squared = cdist(x, x) ** 2
-    scores = held_out(lambda _: squared, condition, folds)
+    scores = held_out(lambda _: squared[None], condition, folds)[0]
     other = 1 - condition
     for i in (0, 15):
         changed = condition.copy()
         changed[i] = other[i]
-        again = held_out(lambda _: squared, changed, [np.array([i])])
+        again = held_out(lambda _: squared[None], changed, [np.array([i])])[0]
         np.testing.assert_allclose(again[:, i], scores[:, i])
 
 
 def test_calibration_is_a_minimum():
     x, condition = points(6, gap=0.7)
     squared = cdist(x, x) ** 2
-    scores = held_out(lambda _: squared, condition, inner_folds(condition, np.arange(len(x))))
-    found = calibrate(scores, condition)
+    views = np.stack([squared, squared**0.5])
+    folds = inner_folds(condition, np.arange(len(x)))
+    both = held_out(lambda _: views, condition, folds)
+    scores, (found, other) = both[0], calibrate(both, condition)
+    np.testing.assert_array_equal(
+        both[1:], held_out(lambda _: views[1:], condition, inner_folds(condition, np.arange(len(x))))
+    )
+    assert other.loss == pytest.approx(calibrate(both[1:], condition)[0].loss)
     grid = [balanced_loss(probabilities(one, s), condition) for one in scores for s in np.geomspace(0.05, 20, 60)]
     assert found.loss <= min(grid) + 1e-4
     assert found.loss == pytest.approx(balanced_loss(probabilities(scores[found.penalty], found.slope), condition))
 
 
 def test_without_folds_the_loss_is_chance():
-    found = calibrate(np.full((3, 4, 2), np.nan), np.array([0, 0, 1, 1]))
+    nowhere = held_out(lambda _: np.zeros((2, 4, 4)), np.array([0, 0, 1, 1]), [])
+    assert nowhere.shape == (2, 3, 4, 2)
+    found = calibrate(nowhere, np.array([0, 0, 1, 1]))[1]
     assert found.loss == pytest.approx(np.log(2))
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from muport.gmm._cells_distance import emd_cells, sliced
-from muport.gmm._cohort import state_metric
 from muport.gmm._distance import mw2
 from muport.gmm._enrich import enrichment
 from muport.gmm._interpret import (
@@ -58,7 +57,7 @@ class CohortMixin:
 
     def _w(self, learnt: bool) -> NDArray[np.float64] | None:
         classifier = self._fitted().classifier
-        return state_metric(classifier).w if learnt and classifier is not None else None
+        return classifier.metric.w if learnt and classifier is not None else None
 
     def get_metric(self) -> NDArray[np.float64]:
         """Return W, the axes of the learnt subspace: orthogonal, the longest first, the largest entry of each positive.
@@ -87,7 +86,8 @@ class CohortMixin:
         metric
             ``"mw2"``: Wasserstein distance between mixtures, means and covariances. ``"sliced"``: between the cells,
             over random directions. ``"emd"``: between the cells, exactly, on at most 250 of each patient. ``"learnt"``:
-            the distance of the metric of least held-out loss: state under its own plans, and composition.
+            the distance of the metric of least held-out loss in which the states have a part: state under its own
+            plans, and composition.
         learnt
             Whether the first three are taken in the learnt subspace, if there is one.
         random_state

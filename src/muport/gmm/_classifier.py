@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from muport.gmm._coupled import couple
-from muport.gmm._metric import GroundMetric, composition_distances, fit_candidates
+from muport.gmm._metric import IDENTITY, GroundMetric, composition_distances, fit_candidates, least_loss
 from muport.gmm._predict import Calibration, calibrate, held_out, inner_folds, probabilities, ridge_scores
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from muport.gmm._mixture import Mixtures
 
-__all__ = ["PatientClassifier", "View", "fit_classifier", "predict"]
+__all__ = ["FAMILIES", "PatientClassifier", "View", "fit_classifier", "predict"]
 
+FAMILIES = ("state", "composition", "mixture", "mean")
 _NEGLIGIBLE = 1e-3
 
 
@@ -44,9 +45,11 @@ class View:
 
     @property
     def family(self) -> str:
-        """``"mean"``, ``"composition"`` or ``"state"`` (alone or mixed with the composition)."""
+        """``"mean"``, ``"mixture"`` (nothing learnt), ``"composition"`` or ``"state"`` (alone or with composition)."""
         if self.metric is None:
             return "mean"
+        if self.metric.method == IDENTITY:
+            return "mixture"
         return "composition" if self.metric.mix == 0 else "state"
 
 
@@ -73,15 +76,12 @@ class PatientClassifier:
 
     @property
     def metric(self) -> GroundMetric:
-        """The learnt metric of least held-out loss."""
-        learnt = [view for view in self.views if view.metric is not None]
-        best = min(learnt, key=lambda view: view.calibration.loss).metric
-        assert best is not None
-        return best
+        """The learnt metric of least held-out loss, see :func:`muport.gmm._metric.least_loss`."""
+        return least_loss([view.metric for view in self.views if view.metric is not None])
 
     def family_weights(self) -> dict[str, float]:
         """Share of each family of views in the prediction."""
-        families = dict.fromkeys(("state", "composition", "mean"), 0.0)
+        families = dict.fromkeys(FAMILIES, 0.0)
         for view in self.views:
             families[view.family] += view.weight
         return families
@@ -96,9 +96,9 @@ def fit_classifier(
 ) -> PatientClassifier:
     """Fit every view and weigh it.
 
-    The three families of views (state, composition, mean) have equal prior weights, shared evenly within a family, and
-    each view is weighed by its likelihood exp(-G loss) of the G training patients when these are left out: stacking by
-    pseudo Bayesian model averaging (Yao et al. 2018).
+    The four families of views (state, composition, mixtures without a learnt metric, mean) have equal prior weights,
+    shared evenly within a family, and each view is weighed by its likelihood exp(-G loss) of the G training patients
+    when these are left out: stacking by pseudo Bayesian model averaging (Yao et al. 2018).
 
     Parameters
     ----------
@@ -118,7 +118,8 @@ def fit_classifier(
     code = np.asarray(condition, dtype=np.int64)
     groups = np.arange(len(code)) if group is None else np.asarray(group)
     learnt = fit_candidates(mixtures, code, group=groups, **settings)
-    mean = calibrate(held_out(lambda _: _mean_distances(mixtures, mixtures), code, inner_folds(code, groups)), code)
+    between = _mean_distances(mixtures, mixtures)[None]
+    mean = calibrate(held_out(lambda _: between, code, inner_folds(code, groups)), code)[0]
     views = [View(one.metric, one.calibration, 0.0) for one in learnt] + [View(None, mean, 0.0)]
     families = [view.family for view in views]
     prior = np.array([1 / families.count(family) for family in families])

@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from muport.gmm._metric import GroundMetric
-
-__all__ = ["Cohort", "GMMState", "cohort_of", "conditions_of", "fitter", "known_conditions", "mixtures_of_new",
-           "state_metric"]  # fmt: skip
+__all__ = ["Cohort", "GMMState", "cohort_of", "conditions_of", "fitter", "known_conditions", "mixtures_of_new"]
 
 _EM = ("covariance_type", "max_iter", "tol", "n_init", "eps", "singularity_handling", "names", "random_state", "device")
 
@@ -77,15 +74,6 @@ class GMMState:
     condition: NDArray[np.int64]
     conditions: tuple[str, ...]
     classifier: PatientClassifier | None = field(default=None)
-
-
-def state_metric(classifier: PatientClassifier) -> GroundMetric:
-    """The metric of least held-out loss among those in which W has a part: composition alone tells nothing of W."""
-    learnt = [view for view in classifier.views if view.metric is not None]
-    moving = [view for view in learnt if view.metric is not None and view.metric.mix > 0] or learnt
-    best = min(moving, key=lambda view: view.calibration.loss).metric
-    assert best is not None
-    return best
 
 
 def cohort_of(

@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.linalg import eigh
+from scipy.linalg import eigh, solve_triangular
 
 from muport.gmm._bures import roots
 from muport.gmm._distance import plans, typical_cost
 from muport.neighbors import kmeans
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from muport.gmm._mixture import Mixtures
 
-__all__ = ["Coupled", "Reference", "canonical", "couple", "discriminant", "make_reference", "pair_weights"]
+__all__ = ["Coupled", "Reference", "canonical", "couple", "discriminants", "make_reference", "pair_weights"]
 
 _LEAST_SPREAD = 1e-9  # of the mean spread of patients on an axis
 _TINY = 1e-12
@@ -144,7 +146,7 @@ class Coupled:
         # exact plans have ties, which i to j and j to i may break differently
         graph = (graph + graph.T) / 2
         laplace = graph.sum(1)[:, None] * flat - graph @ flat
-        scatter: NDArray[np.float64] = 2 * np.einsum("ndc,nec->de", self.a, laplace.reshape(self.a.shape))
+        scatter: NDArray[np.float64] = 2 * np.tensordot(self.a, laplace.reshape(self.a.shape), ([0, 2], [0, 2]))
         return scatter
 
 
@@ -190,8 +192,17 @@ def _features(mix: Mixtures) -> NDArray[np.float64]:
     return both.reshape(-1, *both.shape[2:])
 
 
-def pair_weights(condition: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights (P, P) of the pairs of one condition and of different ones; i = j has none, conditions count the same."""
+def pair_weights(
+    condition: NDArray[np.int64], rows: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (P, P) of the pairs of one condition and of different ones; i = j has none, conditions count the same.
+
+    Patients that are not among `rows`, by default all, have no weight.
+    """
+    if rows is not None:
+        whole = np.zeros((2, len(condition), len(condition)))
+        whole[:, rows[:, None], rows] = pair_weights(condition[rows])
+        return whole[0], whole[1]
     same = condition[:, None] == condition
     size = same.sum(1)
     equal = np.where(same, 1 / np.maximum(size * (size - 1), 1)[:, None], 0.0)
@@ -200,46 +211,66 @@ def pair_weights(condition: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDA
     return equal / max(equal.sum(), _TINY), other / max(other.sum(), _TINY)
 
 
-def discriminant(
+def discriminants(
     coupled: Coupled,
-    condition: NDArray[np.int64],
+    weights: tuple[NDArray[np.float64], NDArray[np.float64]],
     within: NDArray[np.float64],
-    *,
+    ridges: Sequence[float],
     n_comps: int = 5,
-    ridge: float = 1.0,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Axes on which patients of different conditions differ most, for how patients of one condition differ.
 
-    The leading solutions of B v = g (C + ridge tr(C) / tr(S) S) v, with B and C the mean A over pairs of different and
-    of the same condition and S the mean covariance within components.
+    The leading solutions of B v = g (C + ridge u S) v, with B and C the mean A over pairs of different and of the same
+    condition, S the mean covariance within components, and u the median eigenvalue of S^-1 C: how far patients of one
+    condition differ on an ordinary axis, in units of their cells. The mean would be that of the few axes that lead from
+    one state to another, on which the patients' shares weigh.
 
     Parameters
     ----------
     coupled
         Plans between the training patients.
-    condition
-        (P,) codes.
+    weights
+        Weights (P, P) of the pairs of one condition and of different ones, see :func:`pair_weights`.
     within
         (d, d) S.
+    ridges
+        Weights of S.
     n_comps
         Axes.
-    ridge
-        Weight of S.
 
     Returns
     -------
-    w (n_comps, d), canonical, whose axes v' / sqrt(v' noise v) weigh sqrt(g); and the ratios g (n_comps,), falling.
+    For each ridge, w (n_comps, d), canonical, whose axes v' / sqrt(v' noise v) weigh sqrt(g); and the ratios g
+    (n_comps,), falling.
     """
-    equal, other = pair_weights(condition)
-    between, noise = coupled.scatter(other), coupled.scatter(equal)
-    size = max(np.trace(noise), 1e-6 * np.trace(between), _TINY)
-    noise = noise + ridge * size / np.trace(within) * within
+    root = np.linalg.cholesky(within)
+    # in the coordinates in which cells are round, S is the identity
+    noise, between = (_congruent(coupled.scatter(weight), root) for weight in weights)
     spread, axes = eigh(noise)
     # scatters are differences of large sums: what rounding has made of a small one may be negative
-    whitener = axes / np.sqrt(np.maximum(spread, _LEAST_SPREAD * np.trace(noise) / len(noise)))
-    values, vectors = eigh(whitener.T @ between @ whitener)
-    w, ratios = (whitener @ vectors).T[::-1][:n_comps], values[::-1][:n_comps]
-    return canonical(w * np.sqrt(np.maximum(ratios, 0))[:, None]), ratios
+    spread = np.maximum(spread, 0)
+    unit = _typical(spread) or max(1e-6 * np.trace(between) / len(between), _TINY)
+    found = []
+    for ridge in ridges:
+        whitener = axes / np.sqrt(spread + ridge * unit + _LEAST_SPREAD * max(spread.mean(), unit))
+        values, vectors = eigh(whitener.T @ between @ whitener)
+        v = solve_triangular(root, (whitener @ vectors)[:, ::-1][:, :n_comps], lower=True, trans="T").T
+        ratios = values[::-1][:n_comps]
+        found.append((canonical(v * np.sqrt(np.maximum(ratios, 0))[:, None]), ratios))
+    return found
+
+
+def _congruent(scatter: NDArray[np.float64], root: NDArray[np.float64]) -> NDArray[np.float64]:
+    """R^-1 A R^-T."""
+    half = solve_triangular(root, scatter, lower=True)
+    whole: NDArray[np.float64] = solve_triangular(root, half.T, lower=True)
+    return (whole + whole.T) / 2
+
+
+def _typical(spread: NDArray[np.float64]) -> float:
+    """Median of the eigenvalues that are not 0: with few patients most are."""
+    seen = spread[spread > _LEAST_SPREAD * spread.max(initial=0)]
+    return float(np.median(seen)) if len(seen) else 0.0
 
 
 def canonical(w: NDArray[np.float64]) -> NDArray[np.float64]:

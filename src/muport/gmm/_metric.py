@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from muport.gmm._coupled import Coupled, Reference, canonical, couple, discriminant, make_reference
+from muport.gmm._coupled import Coupled, Reference, canonical, couple, discriminants, make_reference, pair_weights
 from muport.gmm._predict import Calibration, calibrate, held_out, inner_folds
 from muport.gmm._triplet import polish
 
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
     Method = Literal["fisher", "nca", "triplet"]
 
-__all__ = ["Candidate", "GroundMetric", "composition_distances", "distances", "fit_candidates", "fit_metric",
-           "state_distances"]  # fmt: skip
+__all__ = ["IDENTITY", "Candidate", "GroundMetric", "composition_distances", "distances", "fit_candidates",
+           "fit_metric", "least_loss", "state_distances"]  # fmt: skip
 
-RIDGES = (0.3, 3.0, 30.0)
+RIDGES = (0.1, 1.0, 10.0)
 MIXES = (1.0, 0.75, 0.5, 0.25, 0.0)
+IDENTITY = "identity"  # the method of a metric that is not learnt
 _METHODS = ("fisher", "nca", "triplet")
 
 
@@ -132,7 +133,7 @@ def fit_metric(
     """Learn the metric in which patients of one condition are near each other and far from the rest.
 
     Where several values are given, the one is taken whose classifier has the least balanced log-loss on training
-    patients that neither it nor its metric has seen.
+    patients that neither it nor its metric has seen, among those in which the states have a part.
 
     Parameters
     ----------
@@ -146,7 +147,8 @@ def fit_metric(
         ``"fisher"``, the closed form; ``"nca"`` polishes it by neighbourhood components; ``"triplet"`` trains the
         objective of ggml-ot, with its plans under W.
     ridge
-        Weight of the cells' covariance within components, against that of patients of one condition.
+        Weight of the cells' covariance within components; 1 is as much as patients of one condition differ on an
+        ordinary axis.
     tau
         1 moves all mass; less lets mass without counterpart stay. Comparing several values on held-out patients,
         of which there are few, costs more than it gains: hence 1.
@@ -182,7 +184,20 @@ def fit_metric(
         mixtures, condition, n_comps=n_comps, method=method, ridge=ridge, tau=tau, offset=offset, mix=mix, bures=bures,
         group=group, n_states=n_states, training=training, random_state=random_state,
     )  # fmt: skip
-    return min(found, key=lambda one: one.calibration.loss).metric
+    return least_loss([one.metric for one in found])
+
+
+def least_loss(metrics: Sequence[GroundMetric]) -> GroundMetric:
+    """The learnt metric of least held-out loss in which W has a part, if there is one: composition tells nothing of W.
+
+    Parameters
+    ----------
+    metrics
+        Metrics, at least one of them learnt.
+    """
+    learnt = [metric for metric in metrics if metric.method != IDENTITY]
+    moving = [metric for metric in learnt if metric.mix > 0]
+    return min(moving or learnt, key=lambda metric: metric.loss)
 
 
 def fit_candidates(
@@ -201,7 +216,10 @@ def fit_candidates(
     training: Mapping[str, Any] | None = None,
     random_state: int = 0,
 ) -> list[Candidate]:
-    """Fit the metric with every combination of settings, see :func:`fit_metric`; composition alone comes once."""
+    """Fit the metric with every combination of settings, see :func:`fit_metric`.
+
+    The distance without a learnt metric comes first, unless composition alone is asked for; that comes once.
+    """
     grid = {name: _several(value) for name, value in (("ridge", ridge), ("tau", tau), ("offset", offset), ("mix", mix))}
     _check(mixtures, condition, method, n_comps, grid)
     code = np.asarray(condition, dtype=np.int64)
@@ -212,17 +230,31 @@ def fit_candidates(
     found: list[Candidate] = []
     for one_offset, one_tau in product(grid["offset"], grid["tau"]):
         coupled, scale = couple(reference.centred(mixtures) if one_offset else mixtures, tau=one_tau, bures=bures)
-        for one_ridge in grid["ridge"]:
-            learner = _Learner(coupled, code, reference.within, one_ridge, **settings)  # type: ignore[arg-type]
-            w, ratios, history = learner.fit(np.arange(len(code)))
-            metric = GroundMetric(
-                w, 1.0, one_ridge, one_tau, bool(one_offset), bures, method, scale, (1.0, 1.0), reference, ratios,
-                history=history,
-            )  # fmt: skip
-            # The composition alone is the same in every setting.
-            mixes = tuple(one for one in grid["mix"] if one > 0 or not found)
-            found += _mixed(metric, coupled.squared(w), composition, learner, folds, mixes)
+        learner = _Learner(coupled, code, reference.within, grid["ridge"], **settings)  # type: ignore[arg-type]
+        fits = learner.fit(np.arange(len(code)))
+        metrics = [
+            GroundMetric(w, 1.0, one, one_tau, bool(one_offset), bures, method, scale, (1.0, 1.0), reference, ratios,
+                         history=history)
+            for one, (w, ratios, history) in zip(grid["ridge"], fits, strict=True)
+        ]  # fmt: skip
+        first = not found
+        if first and max(grid["mix"]) > 0:
+            found.append(_as_it_is(coupled, metrics[0], code, folds))
+        found += _mixed(metrics, learner, composition, folds, grid["mix"], first)
     return found
+
+
+def _as_it_is(
+    coupled: Coupled, like: GroundMetric, condition: NDArray[np.int64], folds: list[NDArray[np.int64]]
+) -> Candidate:
+    """The distance of the mixtures in the space they were fitted in: W is the identity."""
+    d = like.w.shape[1]
+    squared = coupled.squared(np.eye(d))
+    unit = _unit(squared)
+    calibration = calibrate(held_out(lambda _: squared[None] / unit, condition, folds), condition)[0]
+    metric = replace(like, w=np.eye(d), method=IDENTITY, units=(unit, 1.0), ratios=np.ones(d), loss=calibration.loss,
+                     history=np.zeros(0))  # fmt: skip
+    return Candidate(metric, calibration)
 
 
 def _several(value: Any) -> tuple[Any, ...]:
@@ -249,52 +281,64 @@ def _check(
 
 @dataclass(frozen=True, eq=False)
 class _Learner:
-    """Fits W to any part of the patients, on plans that do not depend on the conditions."""
+    """Fits W to any part of the patients, for every ridge, on plans that do not depend on the conditions."""
 
     coupled: Coupled
     condition: NDArray[np.int64]
     within: NDArray[np.float64]
-    ridge: float
+    ridges: tuple[float, ...]
     n_comps: int
     method: str
     training: Mapping[str, Any]
 
-    def fit(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """W, its ratios and the history of the polishing."""
-        part, code = self.coupled.among(rows), self.condition[rows]
-        w, ratios = discriminant(part, code, self.within, n_comps=self.n_comps, ridge=self.ridge)
+    def fit(
+        self, rows: NDArray[np.int64]
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
+        """W, its ratios and the history of the polishing, for each ridge."""
+        weights = pair_weights(self.condition, rows)
+        found = discriminants(self.coupled, weights, self.within, self.ridges, self.n_comps)
         if self.method == "fisher":
-            return w, ratios, np.zeros(0)
-        w, history = polish(part.a, part.plan, w, code, self.method, **self.training)
-        return canonical(w), ratios, history
+            return [(w, ratios, np.zeros(0)) for w, ratios in found]
+        part, code = self.coupled.among(rows), self.condition[rows]
+        polished = [polish(part.a, part.plan, w, code, self.method, **self.training) for w, _ in found]
+        return [
+            (canonical(w), ratios, history) for (w, history), (_, ratios) in zip(polished, found, strict=True)
+        ]  # fmt: skip
 
     def squared(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Squared distances between all patients, with the given ones held out of the fit, in units of the others."""
+        """Squared distances (R, P, P), with the given patients held out of the fit, in units of the others."""
         rest = np.setdiff1d(np.arange(len(self.condition)), rows)
-        squared = self.coupled.squared(self.fit(rest)[0])
-        return squared / _unit(squared[np.ix_(rest, rest)])
+        squared = np.stack([self.coupled.squared(w) for w, _, _ in self.fit(rest)])
+        return squared / np.array([_unit(one[np.ix_(rest, rest)]) for one in squared])[:, None, None]
 
 
 def _mixed(
-    metric: GroundMetric,
-    state: NDArray[np.float64],
-    composition: NDArray[np.float64],
+    metrics: list[GroundMetric],
     learner: _Learner,
+    composition: NDArray[np.float64],
     folds: list[NDArray[np.int64]],
     mixes: tuple[float, ...],
+    first: bool,
 ) -> list[Candidate]:
-    """The metric with every weight of the state distance."""
-    units = _unit(state), _unit(composition)
-    without = {int(rows[0]): learner.squared(rows) for rows in folds}
-    found: list[Candidate] = []
-    for mix in mixes:
+    """The metrics with every weight of the state distance; the composition alone is the same in all and comes once."""
+    unit = _unit(composition)
+    pairs = [
+        (ridge, mix) for ridge in range(len(metrics)) for mix in mixes if mix > 0 or (first and ridge == 0)
+    ]  # fmt: skip
+    if not pairs:
+        return []
+    index, share = np.array([ridge for ridge, _ in pairs]), np.array([mix for _, mix in pairs])[:, None, None]
 
-        def squared(rows: NDArray[np.int64], mix: float = mix) -> NDArray[np.float64]:
-            return mix * without[int(rows[0])] + (1 - mix) * composition / units[1]
+    def squared(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        state: NDArray[np.float64] = share * learner.squared(rows)[index]
+        return state + (1 - share) * composition / unit
 
-        calibration = calibrate(held_out(squared, learner.condition, folds), learner.condition)
-        found.append(Candidate(replace(metric, mix=mix, units=units, loss=calibration.loss), calibration))
-    return found
+    found = calibrate(held_out(squared, learner.condition, folds), learner.condition)
+    units = [(_unit(learner.coupled.squared(metric.w)), unit) for metric in metrics]
+    return [
+        Candidate(replace(metrics[ridge], mix=mix, units=units[ridge], loss=calibration.loss), calibration)
+        for (ridge, mix), calibration in zip(pairs, found, strict=True)
+    ]
 
 
 def _unit(squared: NDArray[np.float64]) -> float:

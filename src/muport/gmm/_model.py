@@ -13,7 +13,7 @@ from scvi.model._utils import parse_device_args
 from muport.data import MuDataModel, Setup, read_rows, register
 from muport.gmm._answers import CohortMixin
 from muport.gmm._classifier import fit_classifier
-from muport.gmm._cohort import GMMState, cohort_of, conditions_of, known_conditions, state_metric
+from muport.gmm._cohort import GMMState, cohort_of, conditions_of, known_conditions
 from muport.gmm._metric import MIXES, RIDGES
 from muport.gmm._mixture import responsibilities
 from muport.gmm._prediction import PredictionMixin, check_metric, sample_of, weight_of
@@ -398,7 +398,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
 
         Returns
         -------
-        (n_obs, n_comps) float32, ``x W'`` with the state metric of least held-out loss; without one, the representation
+        (n_obs, n_comps) float32, ``x W'`` with the metric of least held-out loss; without one, the representation
         itself, (n_obs, d).
 
         Raises
@@ -413,7 +413,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
             raise ValueError(f"the cells have {rows.x.shape[1]} coordinates, but the model has {width}.")
         if state.classifier is None:
             return np.array(rows.to_cells(rows.x))
-        return rows.to_cells(state_metric(state.classifier).latent(rows.x))
+        return rows.to_cells(state.classifier.metric.latent(rows.x))
 
     def map_query(self, mdata: Data) -> NDArray[np.float32]:
         """Map new cells into the learnt subspace; what their patients have is told by :meth:`predict`.

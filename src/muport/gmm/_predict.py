@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ __all__ = ["Calibration", "PENALTIES", "balanced_loss", "calibrate", "classify",
 
 PENALTIES = (0.01, 0.1, 1.0)  # of the squared norm, for a kernel of mean diagonal 1
 _LOG_SLOPE = (-3.0, 3.0)
+_SECTIONS, _GOLDEN = 24, (5**0.5 - 1) / 2  # to 6e-5 of the logarithm
 _MAX_FOLDS = 20
 _TINY = 1e-12
 
@@ -91,7 +91,7 @@ def classify(
     if len(np.unique(code)) < 2:
         raise ValueError("condition has one value only: a prediction needs patients of at least two conditions.")
     folds = inner_folds(code, code * 0 + np.arange(len(code)) if group is None else np.asarray(group))
-    found = calibrate(held_out(lambda _: between, code, folds), code)
+    found = calibrate(held_out(lambda _: between[None], code, folds), code)[0]
     return probabilities(ridge_scores(between, fresh, code)[found.penalty], found.slope)
 
 
@@ -114,7 +114,7 @@ def inner_folds(
 def ridge_scores(
     train: NDArray[np.float64], new: NDArray[np.float64], condition: NDArray[np.int64], n_classes: int | None = None
 ) -> NDArray[np.float64]:
-    """Scores (L, Q, C) of new patients for every penalty, from squared distances.
+    """Scores (..., L, Q, C) of new patients for every penalty, from squared distances.
 
     With K the kernel of the embedding, scaled to mean diagonal 1, Y the centred conditions and w balanced weights, the
     scores are k' a with a = (K + penalty W^-1)^-1 Y, by one eigendecomposition of W^1/2 K W^1/2.
@@ -122,9 +122,9 @@ def ridge_scores(
     Parameters
     ----------
     train
-        (P, P) squared distances.
+        (..., P, P) squared distances; leading axes are views, solved together.
     new
-        (Q, P) squared distances.
+        (..., Q, P) squared distances.
     condition
         (P,) codes.
     n_classes
@@ -135,17 +135,20 @@ def ridge_scores(
     weight = 1 / size[condition]
     weight /= weight.sum()
     mean = train @ weight
-    shift = mean - weight @ mean
-    kernel = -0.5 * (train - mean[:, None] - shift)
-    fresh = -0.5 * (new - (new @ weight)[:, None] - shift)
+    shift = mean - (mean @ weight)[..., None]
+    kernel = -0.5 * (train - mean[..., :, None] - shift[..., None, :])
+    fresh = -0.5 * (new - (new @ weight)[..., :, None] - shift[..., None, :])
     root = np.sqrt(weight)
-    values, vectors = np.linalg.eigh(root[:, None] * (kernel + kernel.T) / 2 * root)
+    values, vectors = np.linalg.eigh(root[:, None] * (kernel + kernel.swapaxes(-1, -2)) / 2 * root)
     values = np.maximum(values, 0)
-    scale = max(values.sum(), _TINY * max(np.abs(train).max(initial=0), 1.0))
+    least = _TINY * np.maximum(np.abs(train).max(axis=(-2, -1), initial=0), 1.0)
+    scale = np.maximum(values.sum(axis=-1), least)[..., None]
     target = np.eye(classes)[condition] - (size > 0) / (size > 0).sum()
-    inside = vectors.T @ (root[:, None] * target)
-    alpha = [root[:, None] * (vectors @ (inside / (values / scale + one)[:, None])) for one in PENALTIES]
-    return np.stack([fresh / scale @ one for one in alpha])
+    inside = vectors.swapaxes(-1, -2) @ (root[:, None] * target)
+    shrunk = [inside / (values / scale + one)[..., None] for one in PENALTIES]
+    alpha = root[:, None] * (vectors[..., None, :, :] @ np.stack(shrunk, axis=-3))
+    found: NDArray[np.float64] = (fresh / scale[..., None])[..., None, :, :] @ alpha
+    return found
 
 
 def held_out(
@@ -153,43 +156,61 @@ def held_out(
     condition: NDArray[np.int64],
     folds: Sequence[NDArray[np.int64]],
 ) -> NDArray[np.float64]:
-    """Scores (L, P, C) of training patients by classifiers, and distances, that did not see them; NaN outside folds.
+    """Scores (V, L, P, C) of training patients by classifiers, and distances, that did not see them; NaN outside folds.
 
     Parameters
     ----------
     squared
-        Gives the (P, P) squared distances to use when the given rows are held out.
+        Gives the (V, P, P) squared distances of the views to use when the given rows are held out.
     condition
         (P,) codes.
     folds
         Rows to hold out in turn.
     """
-    classes = int(condition.max()) + 1
-    scores = np.full((len(PENALTIES), len(condition), classes), np.nan)
+    classes, everyone = int(condition.max()) + 1, np.arange(len(condition))
+    if not folds:
+        views = len(squared(everyone[:0]))
+        return np.full((views, len(PENALTIES), len(condition), classes), np.nan)
+    parts = []
     for rows in folds:
-        rest = np.setdiff1d(np.arange(len(condition)), rows)
+        rest = np.setdiff1d(everyone, rows)
         distance = squared(rows)
-        scores[:, rows] = ridge_scores(
-            distance[np.ix_(rest, rest)], distance[np.ix_(rows, rest)], condition[rest], classes
-        )
+        train, new = (distance[:, one[:, None], rest] for one in (rest, rows))
+        parts.append(ridge_scores(train, new, condition[rest], classes))
+    scores = np.full((*parts[0].shape[:2], len(condition), classes), np.nan)
+    for rows, part in zip(folds, parts, strict=True):
+        scores[:, :, rows] = part
     return scores
 
 
-def calibrate(scores: NDArray[np.float64], condition: NDArray[np.int64]) -> Calibration:
-    """Penalty and slope of least balanced log-loss of held-out scores (L, P, C)."""
-    seen = np.isfinite(scores).all((0, 2))
+def calibrate(scores: NDArray[np.float64], condition: NDArray[np.int64]) -> list[Calibration]:
+    """Penalty and slope of least balanced log-loss of the held-out scores (V, L, P, C) of each view."""
+    seen = np.isfinite(scores).all((0, 1, 3))
     if not seen.any():
-        return Calibration(len(PENALTIES) - 1, 1.0, float(np.log(scores.shape[2])))
-    found = []
-    for one in scores:
-        best = minimize_scalar(
-            lambda log_slope, one=one: balanced_loss(probabilities(one[seen], np.exp(log_slope)), condition[seen]),
-            bounds=_LOG_SLOPE,
-            method="bounded",
-        )
-        found.append((float(best.fun), float(np.exp(best.x))))
-    penalty = min(range(len(found)), key=lambda index: found[index][0])
-    return Calibration(penalty, found[penalty][1], found[penalty][0])
+        return [Calibration(len(PENALTIES) - 1, 1.0, float(np.log(scores.shape[3])))] * len(scores)
+    own, code = scores[:, :, seen], condition[seen]
+    low, high = (np.full(scores.shape[:2], bound) for bound in _LOG_SLOPE)
+    # the loss is convex in the slope, hence has one least value in its logarithm: golden section, all at once
+    for _ in range(_SECTIONS):
+        inner, outer = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        below = _losses(own, inner, code) < _losses(own, outer, code)
+        high, low = np.where(below, outer, high), np.where(below, low, inner)
+    middle = (low + high) / 2
+    loss = _losses(own, middle, code)
+    best = loss.argmin(axis=1)
+    return [Calibration(int(i), float(np.exp(middle[v, i])), float(loss[v, i])) for v, i in enumerate(best)]
+
+
+def _losses(
+    scores: NDArray[np.float64], log_slope: NDArray[np.float64], code: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Balanced log-loss (V, L) of scores (V, L, P, C)."""
+    logit = scores * np.exp(log_slope)[..., None, None]
+    top = logit.max(axis=-1)
+    lost = top + np.log(np.exp(logit - top[..., None]).sum(axis=-1)) - logit[..., np.arange(len(code)), code]
+    weight = 1 / np.bincount(code)[code]
+    total: NDArray[np.float64] = lost @ weight / weight.sum()
+    return total
 
 
 def probabilities(scores: NDArray[np.float64], slope: float) -> NDArray[np.float64]:

@@ -51,7 +51,7 @@ class CrossValidation:
     intervals
         95 % intervals (low, high) of the first two, by the bootstrap over groups.
     families
-        (F, 3) shares of the state, composition and mean distances in each fold's prediction.
+        (F, 4) shares of the state, composition, unlearnt mixture and mean distances in each fold's prediction.
     null
         (R, 2) balanced accuracy and area under the curve with permuted conditions; (0, 2) without permutations.
     """
@@ -338,7 +338,7 @@ def _predictions(
     groups: NDArray[np.int64],
     settings: Mapping[str, Any],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Probabilities (P, C) of held-out patients, and the shares (F, 3) of the families of views."""
+    """Probabilities (P, C) of held-out patients, and the shares (F, 4) of the families of views."""
     p, families = np.zeros((len(label), int(label.max()) + 1)), []
     for (train, test), rows in zip(fitted, folds, strict=True):
         rest = np.setdiff1d(np.arange(len(label)), rows)
