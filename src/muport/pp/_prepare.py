@@ -1,4 +1,4 @@
-"""From counts to what a velocity starts from: log values, principal components, neighbours, a map, a pseudotime."""
+"""From counts to what the models start from: representations, neighbours, a map, a pseudotime, a shared space."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 import mudata
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
+from muport.pp._counts import first_no_count
+from muport.pp._others import Prepared, prepare_others
 from muport.pp._pseudotime import check_arguments, diffusion_time, modality_of, unchanged_globals
 from muport.pp._root import read_root
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     import anndata
     from numpy.typing import NDArray
 
@@ -20,8 +24,6 @@ if TYPE_CHECKING:
 _TARGET = 1e4
 #: Standardised values are cut off here, so that single genes of single cells do not make a component.
 _MAX_SCALED = 10
-#: Values looked at together, so that a large matrix never has a second full copy.
-_BLOCK = 2**24
 
 
 def prepare(
@@ -37,22 +39,31 @@ def prepare(
     umap: bool = True,
     random_state: int = 0,
     modality: str = "rna",
+    modalities: Mapping[str, str] | None = None,
+    annotation: str | Path | pd.DataFrame | None = None,
     copy: bool = False,
 ) -> anndata.AnnData | mudata.MuData | None:
-    """Normalise, select genes, reduce, and, if a root is named, order the cells: one call of scanpy's usual steps.
+    """Take counts to representations: RNA by scanpy's usual steps, and in a MuData also peaks and proteins.
 
-    ``normalize_total`` (10,000 counts a cell), ``log1p``, ``highly_variable_genes``, ``scale`` (on a copy: ``X`` keeps
-    the log values of all genes), ``pca`` of the variable genes, ``neighbors``, ``umap``, and :func:`pseudotime`. All is
-    computed before anything is written: data that are refused stay as they were.
+    RNA: ``normalize_total`` (10,000 counts a cell), ``log1p``, ``highly_variable_genes``, ``scale`` (on a copy: ``X``
+    keeps the log values of all genes), ``pca`` of the variable genes, ``neighbors``, ``umap``, and, if a root is named,
+    :func:`pseudotime`. The other modalities of a MuData keep their ``X``: peaks get ``obsm["X_lsi"]`` by
+    :func:`iterative_lsi`, proteins ``layers["clr"]`` (log values less the cell's mean) and ``obsm["X_pca"]``. Where
+    gene activity can be had (from `annotation`, or as :func:`shared_representation` finds it), RNA and peaks get
+    ``obsm["X_shared"]``. A modality that has its representation already, or holds no counts, is left as it is unless
+    `modalities` names it. All is computed before anything is written: data that are refused stay as they were.
+
+    Memory: that of scanpy for RNA (about four times the counts), of :func:`iterative_lsi` and
+    :func:`shared_representation`; proteins are made dense.
 
     Parameters
     ----------
     data
-        AnnData, or MuData with a modality of counts, in ``X``. Filter cells and genes first.
+        AnnData of RNA counts, or MuData with a modality of such, in ``X``. Filter cells and genes first.
     n_top_genes
         Number of variable genes; all of them if there are fewer.
     n_comps
-        Number of principal components; fewer if the data have fewer.
+        Number of principal components of RNA and proteins; fewer if the data have fewer.
     n_neighbors
         Neighbours of a cell in the graphs; fewer if there are fewer cells.
     root_cluster, root_cell, root_marker, labels_key
@@ -62,7 +73,13 @@ def prepare(
     random_state
         Seed.
     modality
-        Modality of a MuData that is prepared; the others are not touched.
+        Modality of a MuData that is RNA.
+    modalities
+        Modality of a MuData -> ``"rna"``, ``"atac"`` or ``"protein"``: these and no others are prepared. None: RNA is
+        `modality`; others are recognised by ``var["feature_types"]`` (as of Cell Ranger), by names (``"atac"``,
+        ``"peaks"``, ``"adt"``, ``"prot"``, ``"protein"``, ...), or by features like ``chr1:100-200``.
+    annotation
+        Genes, as in :func:`gene_activity`, for a modality ``"gene_activity"`` of a MuData.
     copy
         Return a prepared copy and leave `data` as they are.
 
@@ -71,14 +88,18 @@ def prepare(
     None, or the copy. Writes ``X`` (log values), ``layers["counts"]`` (unless the layer is there already),
     ``var["highly_variable"]`` and the statistics of scanpy, ``var["std"]`` (by which variable genes are divided),
     ``obsm["X_pca"]``, ``varm["PCs"]``, ``uns["pca"]``, ``uns["log1p"]``, the graph of ``neighbors``,
-    ``obsm["X_umap"]``, and ``obs["pseudotime"]``.
+    ``obsm["X_umap"]``, and ``obs["pseudotime"]``; in other modalities what is said above; and in ``uns["prepare"]`` of
+    a MuData what was done with each modality, in words, which is also logged.
 
     Raises
     ------
     KeyError
-        If the modality, or what the root names, is not there.
+        If a modality, or what the root names, is not there.
+    TypeError
+        If `modalities` is no mapping.
     ValueError
-        If ``X`` holds no counts, cells have none, more than one root is named, or `data` is a view.
+        If ``X`` holds no counts, cells have none, more than one root is named, more or less than one modality is RNA,
+        the annotation does not fit, or `data` is a view.
 
     Examples
     --------
@@ -93,6 +114,11 @@ def prepare(
         data = data.copy()
     sizes = {"n_top_genes": n_top_genes, "n_comps": n_comps, "n_neighbors": n_neighbors}
     check_arguments(data, random_state=random_state, **sizes)
+    others: Prepared | None = None
+    if isinstance(data, mudata.MuData):
+        modality, others = prepare_others(data, modality, modalities, annotation, n_comps, random_state)
+    elif modalities is not None or annotation is not None:
+        raise ValueError("modalities and annotation are for a MuData; data is an AnnData.")
     part = modality_of(data, modality) if isinstance(data, mudata.MuData) else data
     _check_counts(part)
     work = _normalised(part)
@@ -104,6 +130,8 @@ def prepare(
         found = diffusion_time(work.obsm["X_pca"], root, part.obs_names, n_neighbors, random_state)
         work.obs["pseudotime"], work.uns["pseudotime_root"] = found[0], str(part.obs_names[found[1]])
     _write(part, work)
+    if others is not None and isinstance(data, mudata.MuData):
+        others.write(data)
     return data if copy else None
 
 
@@ -115,7 +143,7 @@ def _check_counts(part: anndata.AnnData) -> None:
     x: Any = part.X
     if x is None or part.n_obs < 4 or part.n_vars < 2:
         raise ValueError(f"X must hold the counts of at least 4 cells and 2 genes; the data are {part.shape}.")
-    wrong = _first_no_count(x)
+    wrong = first_no_count(x)
     if wrong is not None:
         hint = "set X = layers['counts']" if "counts" in part.layers else "put the counts in X"
         raise ValueError(
@@ -129,16 +157,6 @@ def _check_counts(part: anndata.AnnData) -> None:
             f"{int((depth == 0).sum())} cells have no counts, for example {first!r}: leave them out with "
             "scanpy.pp.filter_cells."
         )
-
-
-def _first_no_count(x: Any) -> float | None:
-    values = np.asarray(x.data if sparse.issparse(x) else x).reshape(-1)
-    for start in range(0, values.size, _BLOCK):
-        block = values[start : start + _BLOCK]
-        wrong = ~(np.isfinite(block) & (block >= 0) & (block == np.floor(block)))
-        if wrong.any():
-            return float(block[int(np.flatnonzero(wrong)[0])])
-    return None
 
 
 def _normalised(part: anndata.AnnData) -> anndata.AnnData:
