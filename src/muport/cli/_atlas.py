@@ -55,8 +55,8 @@ def _atlas(args: argparse.Namespace) -> None:
     from muport import integrate_centroids
 
     _, metrics = integrate_centroids(
-        args.input, obsm_key=args.obsm_key, batch_key=args.batch_key, modality=args.modality or "auto", **knobs_of(args),
-        reference=args.reference, label_key=args.labels_key, unlabeled_category=args.unlabeled, random_state=args.seed,
+        args.input, obsm_key=args.obsm_key, batch_key=args.batch_key, modality=args.modality or "auto",
+        **knobs_of(args), reference=args.reference, label_key=args.labels_key, unlabeled_category=args.unlabeled, random_state=args.seed,
         n_centroids_per_batch=args.centroids, max_samples_per_batch=args.samples, k_interp=args.k_interp,
         chunk_size=args.chunk_size, max_iter=args.max_iter, verbose=report.progress, tmp_path=args.out,
         client=_client(args.scheduler), resume=args.resume,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import anndata
     import mudata
 
-    Data = anndata.AnnData | mudata.MuData
+    type Data = anndata.AnnData | mudata.MuData
 
-__all__ = ["check_output", "read", "write"]
+__all__ = ["check_input", "check_kind", "check_output", "read", "write"]
 
 _SUFFIXES = (".h5ad", ".h5mu", ".zarr")
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muport.cli._files import read
-from muport.cli._options import Commands
 
 if TYPE_CHECKING:
     import argparse
+
+    from muport.cli._options import Commands
 
 __all__ = ["add_info"]
 
@@ -30,14 +31,14 @@ def add_info(commands: Commands[argparse.ArgumentParser]) -> None:
 def _info(args: argparse.Namespace) -> None:
     found = _installation() if args.path is None else _described(args.path)
     if args.json:
-        print(json.dumps(found))
+        print(json.dumps(found), file=args.stdout)
         return
     from rich.console import Console
     from rich.tree import Tree
 
     tree = Tree(str(args.path or "muport"))
     _grow(tree, found)
-    Console().print(tree, highlight=False)
+    Console(file=args.stdout).print(tree, highlight=False)
 
 
 def _grow(tree: Any, found: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ def _integrated(args: argparse.Namespace, report: Report) -> tuple[Any, Any]:
     check_output(args.out, args.force)
     if args.save is not None:
         check_output(args.save, args.force, "--save", ())
-    data = read(args.input)
+    data: Any = read(args.input)
     check_kind(args.out, data)
     from muport.integration import Integration
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from muport.cli import _atlas, _gmm, _info, _integrate, _velocity
 from muport.cli._options import expanded, seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["main"]
 
@@ -42,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(expanded(list(sys.argv[1:] if argv is None else argv), parser, commands))
     call: Callable[[argparse.Namespace], None] = args.call
     try:
-        call(args)
+        with _own_stdout(args):
+            call(args)
     except _USER_ERRORS as error:
         if args.debug:
             raise
@@ -54,6 +57,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"muport {args.command}: interrupted", file=sys.stderr)
         return _INTERRUPTED
     return 0
+
+
+@contextmanager
+def _own_stdout(args: argparse.Namespace) -> Iterator[None]:
+    """Keep stdout for what the command prints there: what libraries tell goes to stderr, or, if little, nowhere."""
+    if args.command == "demo":
+        yield
+        return
+    args.stdout = sys.stdout
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

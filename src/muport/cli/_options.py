@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Commands = argparse._SubParsersAction
+type Commands[T: argparse.ArgumentParser] = argparse._SubParsersAction[T]
 
 __all__ = ["Commands", "add_columns", "add_common", "add_knobs", "expanded", "knobs_of", "representation", "seed"]
 
@@ -80,7 +80,7 @@ def add_knobs(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", type=float, default=0.5, metavar="X", help=text)
 
 
-def knobs_of(args: argparse.Namespace) -> dict[str, float]:
+def knobs_of(args: argparse.Namespace) -> dict[str, Any]:
     """Values of the knobs."""
     return {name: getattr(args, name) for name in KNOBS}
 

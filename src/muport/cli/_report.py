@@ -70,7 +70,7 @@ class Report:
                 "metrics": {name: _plain(value) for name, value in self.metrics.items()},
                 "written": self.written,
             }
-            print(json.dumps(summary, allow_nan=False))
+            print(json.dumps(summary, allow_nan=False), file=self.args.stdout)
         elif not self.args.quiet:
             self._table(seconds)
 
@@ -92,7 +92,7 @@ class Report:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    left_out = ("call", "command", "debug", "input", "json", "quiet", "config")
+    left_out = ("call", "command", "debug", "input", "json", "quiet", "config", "stdout")
     return {name: value for name, value in vars(args).items() if name not in left_out and value is not None}
 
 

@@ -12,10 +12,10 @@ import pandas as pd
 from scipy import sparse
 
 from muport.data import MuDataModel
-from muport.integration._joint import JointSpace, latent, split
+from muport.integration._joint import JointSpace, split
 from muport.integration._prototypes import soft_assign
 from muport.integration._refine import refine
-from muport.integration._space import Placed
+from muport.integration._space import cells_of, views_of_network
 from muport.integration._state import standardise
 from muport.integration._transfer import label_probabilities
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows
+    from muport.integration._space import Placed
     from muport.integration._state import IntegrationState
 
-__all__ = ["Answers", "Mapped", "views_of"]
+__all__ = ["Answers", "Mapped", "batch_of_cell", "views_of"]
 
 _SOURCES = 15  # measured cells that a missing measurement is taken from
 
@@ -92,15 +93,14 @@ class Answers(MuDataModel):
         if modality is not None:
             self._check_modality(modality)
         mapped = self._mapped(mdata)
-        placed, y = mapped.placed, mapped.y
         if modality is not None:
             return _of_modality(mapped, state, modality)
-        cells = placed.rows.to_cells(y)
-        if placed.weights is not None and isinstance(state.space, JointSpace):
-            cells = latent(state.space, cells, placed.weights)
         if state.network is None:
-            return cells
-        return refine(state.network, cells, _known_batch(placed.rows, state))
+            return cells_of(mapped.y, mapped.placed, state.space)
+        first, second = views_of_network(
+            mapped.y, mapped.placed, state.space, by_modality=state.network.second is not None
+        )
+        return refine(state.network, first, batch_of_cell(mapped.placed.rows, state.batches), second=second)
 
     def map_query(self, mdata: mudata.MuData | anndata.AnnData) -> NDArray[np.float32]:
         """Map new cells without refitting. The model and `mdata` stay as they are.
@@ -296,9 +296,9 @@ def _of_modality(mapped: Mapped, state: IntegrationState, modality: str) -> NDAr
     return cells
 
 
-def _known_batch(rows: Rows, state: IntegrationState) -> NDArray[np.int64]:
-    """(n_cells,) code of each cell's batch among those of the fit, -1 where it is new."""
-    position = {name: code for code, name in enumerate(state.batches)}
+def batch_of_cell(rows: Rows, batches: tuple[str, ...]) -> NDArray[np.int64]:
+    """(n_cells,) position of each cell's batch in `batches`, -1 where it is none of them."""
+    position = {name: code for code, name in enumerate(batches)}
     code = np.array([position.get(name, -1) for name in rows.batches], dtype=np.int64)
     batch = np.full(rows.n_cells, -1, np.int64)
     batch[rows.cell] = code[rows.batch]

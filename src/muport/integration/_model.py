@@ -12,15 +12,17 @@ from scvi.model._utils import parse_device_args
 
 from muport._constants import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport.data import register
-from muport.integration._answers import Answers, Mapped, views_of
+from muport.integration._answers import Answers, Mapped, batch_of_cell, views_of
 from muport.integration._cells import canonical
 from muport.integration._fit import Fit, Options, fit
 from muport.integration._joint import JointSpace
 from muport.integration._knobs import Knobs
 from muport.integration._pool import pooled
 from muport.integration._query import new_maps
+from muport.integration._refine import fit_network
+from muport.integration._refinement import Refinement
 from muport.integration._scbiot import fit_scbiot
-from muport.integration._space import find_space, known_group, modalities_of_kind, place
+from muport.integration._space import find_space, known_group, modalities_of_kind, place, views_of_network
 from muport.integration._state import GroupMap, IntegrationState, standardise, transform
 from muport.integration._threads import single_threaded
 from muport.integration._transfer import fit_labels
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows
+    from muport.integration._space import Placed
 
 __all__ = ["Integration"]
 
@@ -77,13 +80,20 @@ class Integration(Answers):
         acts on all cells: with ``sharpen=0`` the reference does not move at all.
     algorithm
         ``"shared"``, or ``"scbiot"`` for the scBIOT paper's loop with its mathematics repaired, which scores lower.
+    refine
+        ``"vae"``: pass the integrated cells through the dual-view VAE with prototype losses. ``"none"``: do not.
+    vae_kwargs
+        How: ``encoder`` (``"mlp"`` or ``"transformer"``), ``n_latent``, ``views`` (``"embedding"``: two scalings of the
+        integrated cells; ``"modalities"``: two modalities of a joint space), and the paper's constants, ``beta``,
+        ``n_prototypes``, ``proto_tau``, ``cosface_m``, ``repulse_target``, ``conf_thr``, ``label_eps``,
+        ``proto_ema_m``, ``lam_clust``, ``lam_center``, ``lam_repulse``, ``lam_margin``, ``lam_sup``, ``lam_cons``.
     registry
         Registry of data, in place of `mdata`.
 
     Raises
     ------
     ValueError
-        If a knob is outside 0..1, or `reference` or `algorithm` is unknown.
+        If a knob is outside 0..1, or `reference`, `algorithm`, `refine` or a key of `vae_kwargs` is unknown.
 
     Examples
     --------
@@ -116,6 +126,8 @@ class Integration(Answers):
         projector: float = 0.5,
         reference: str = "auto",
         algorithm: str = "shared",
+        refine: str = "none",
+        vae_kwargs: Mapping[str, Any] | None = None,
         registry: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(mdata, registry)
@@ -124,9 +136,10 @@ class Integration(Answers):
             raise ValueError(f"algorithm={algorithm!r} is unknown: use one of {', '.join(map(repr, _ALGORITHMS))}.")
         self._algorithm = algorithm
         self._reference = self._check_reference(reference)
+        self._refinement = Refinement.from_args(refine, vae_kwargs)
         #: Scores of the last fit: mix, overlap, strain, trustworthiness, iteration, transported_mass and others.
         self.metrics_: dict[str, float] = {}
-        self._model_summary_string = f"Integration with {self._knobs}, reference={reference!r}, {algorithm=}"
+        self._model_summary_string = f"Integration with {self._knobs}, reference={reference!r}, {algorithm=}, {refine=}"
         self.init_params_ = self._get_init_params(locals())
 
     _saved_attributes: ClassVar[tuple[str, ...]] = (*Answers._saved_attributes, "metrics_")
@@ -231,8 +244,16 @@ class Integration(Answers):
         devices: int | str = "auto",
         random_state: int = 0,
         progress: bool = True,
+        max_epochs: int | None = None,
+        batch_size: int = 512,
+        lr: float = 2e-3,
+        early_stopping: bool = True,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        trainer_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         """Fit the integration, and, if labels are known, what :meth:`predict` needs.
+
+        The arguments from `max_epochs` on are for ``refine="vae"``.
 
         Parameters
         ----------
@@ -246,6 +267,10 @@ class Integration(Answers):
             Seed; the same seed gives the same result, bit by bit.
         progress
             Show a progress bar.
+        max_epochs, batch_size, lr, early_stopping
+            Of the network: by default as many epochs as make 4,000 steps, 20 to 100.
+        plan_kwargs, trainer_kwargs
+            For the training plan (``weight_decay``) and scvi-tools' trainer (``enable_checkpointing``, ``logger``...).
 
         Raises
         ------
@@ -261,28 +286,51 @@ class Integration(Answers):
         rows = self._rows()
         with single_threaded():
             space = find_space(rows, seed=int(random_state), device=str(device))
-            rows = place(rows, space).rows
-        label = rows.label[rows.cell] if rows.labels else None
-        fixed = self._fixed_groups(rows)
-        pool, pools = pooled(rows.x, rows.group, rows.groups, _blocks(rows, fixed), self._knobs, random_state)
-        cells = canonical(rows.x, pool[rows.group], pools, label)
-        in_place = {pools[pool[group]] for group in fixed}
-        reference = tuple(i for i, name in enumerate(cells.names) if name in in_place)
-        options = Options(int(max_iter), approximate, reference, random_state, str(device))
-        with single_threaded():
-            found = _with_progress(self._algorithm, cells, self._knobs, options, progress)
-            del cells
-            member = tuple(found.state.groups.index(pools[p]) for p in pool)
-            state = replace(found.state, groups=rows.groups, member=member, space=space, batches=rows.batches)
-            self.state_ = state if label is None else _with_labels(state, rows, label, options)
+            placed = place(rows, space)
+            found = self._fit(placed.rows, Options(int(max_iter), approximate, (), random_state, str(device)), progress)
+        self.state_ = replace(found.state, space=space, batches=rows.batches)
         self.metrics_ = found.metrics
         self.history_ = {
             name: pd.DataFrame({name: [row[i] for row in found.history]}).rename_axis("iteration")
             for i, name in enumerate(_HISTORY)
         }
+        if self._refinement.on:
+            training = {
+                "max_epochs": max_epochs, "batch_size": batch_size, "lr": lr, "early_stopping": early_stopping,
+                "accelerator": accelerator, "devices": devices, "random_state": int(random_state), "progress": progress,
+                "plan_kwargs": plan_kwargs, "trainer_kwargs": trainer_kwargs,
+            }  # fmt: skip
+            self._refine(placed, training)
         self.settings_ = {"max_iter": int(max_iter), "approximate": approximate, "random_state": random_state}
         self.is_trained_ = True
         self.to_device(device)
+
+    def _fit(self, rows: Rows, options: Options, progress: bool) -> Fit:
+        label = rows.label[rows.cell] if rows.labels else None
+        fixed = self._fixed_groups(rows)
+        pool, pools = pooled(rows.x, rows.group, rows.groups, _blocks(rows, fixed), self._knobs, options.seed)
+        cells = canonical(rows.x, pool[rows.group], pools, label)
+        in_place = {pools[pool[group]] for group in fixed}
+        options = replace(options, reference=tuple(i for i, name in enumerate(cells.names) if name in in_place))
+        found = _with_progress(self._algorithm, cells, self._knobs, options, progress)
+        del cells
+        member = tuple(found.state.groups.index(pools[p]) for p in pool)
+        state = replace(found.state, groups=rows.groups, member=member)
+        return replace(found, state=state if label is None else _with_labels(state, rows, label, options))
+
+    def _refine(self, placed: Placed, training: dict[str, Any]) -> None:
+        state, rows = self.state_, placed.rows
+        with single_threaded():
+            y = transform(rows.x, _codes(rows, state), state, device=self._search_device)
+        first, second = views_of_network(y, placed, state.space, self._refinement.by_modality)
+        found = fit_network(
+            first, batch_of_cell(rows, state.batches), len(state.batches), label=rows.label if rows.labels else None,
+            second=second, objective=self._refinement.objective, encoder=self._refinement.encoder,
+            n_latent=self._refinement.n_latent, **training,
+        )  # fmt: skip
+        self.state_ = replace(state, network=found.network)
+        for name, values in found.history.items():
+            self.history_[name] = pd.DataFrame({name: values}).rename_axis("epoch")
 
     def _fixed_groups(self, rows: Rows) -> tuple[int, ...]:
         """Codes of the groups that stay in place."""

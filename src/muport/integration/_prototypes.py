@@ -15,14 +15,14 @@ from muport.neighbors import batched_kmeans, kmeans, knn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Prototypes", "fit_prototypes", "soft_assign"]
+__all__ = ["NEIGHBORS", "Prototypes", "count", "fit_prototypes", "soft_assign"]
 
 _MOST = 400  # prototypes of a group
 _PER_ROOT = 3.0  # prototypes per square root of the group's cells
 _POINTS = 64  # cells a prototype is fitted on
 _ITERATIONS = 10
 _MANY, _SMALL = 16, 1_024  # groups, and cells of the largest, from which and up to which all are clustered together
-_NEIGHBORS = 4  # prototypes that carry a cell
+NEIGHBORS = 4  # prototypes that carry a cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ def _together(
 
 
 def soft_assign(
-    x: NDArray[np.float32], points: NDArray[np.float32], n_neighbors: int = _NEIGHBORS, device: str | None = None
+    x: NDArray[np.float32], points: NDArray[np.float32], n_neighbors: int = NEIGHBORS, device: str | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Nearest points of each row and weights that fall off with squared distance, scaled by the third nearest.
 

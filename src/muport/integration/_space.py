@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muport.integration._bridge import Bridge, cross, fit_bridge
-from muport.integration._joint import JointSpace, embed, fit_joint
+from muport.integration._joint import JointSpace, embed, fit_joint, latent, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from muport.data import Rows
 
-__all__ = ["Placed", "find_space", "known_group", "modalities_of_kind", "place"]
+__all__ = ["Placed", "cells_of", "find_space", "known_group", "modalities_of_kind", "place", "views_of_network"]
 
 _FEWEST_PAIRS = 30  # cells that two modalities must share for the one to be learnt from the other
 _AND = "+"  # between the modalities of a cell
@@ -91,6 +91,32 @@ def place(rows: Rows, space: JointSpace | Bridge | None) -> Placed:
     shared = _cut(rows, rows.x) if rows.x.shape[1] > 0 else None
     found = embed(space, *_views(rows), rows.n_cells, shared=shared)
     return Placed(_by_cell(rows, found.z), found.weights)
+
+
+def cells_of(y: NDArray[np.float32], placed: Placed, space: JointSpace | Bridge | None) -> NDArray[np.float32]:
+    """(n_cells, D) integrated cells from integrated rows; in a joint space each modality by its weight in the cell."""
+    cells: NDArray[np.float32] = placed.rows.to_cells(y)
+    if placed.weights is None or not isinstance(space, JointSpace):
+        return cells
+    return latent(space, cells, placed.weights)
+
+
+def views_of_network(
+    y: NDArray[np.float32], placed: Placed, space: JointSpace | Bridge | None, by_modality: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """What the two views of the network are made of: the integrated cells, or the corrected modalities.
+
+    Raises
+    ------
+    ValueError
+        If the modalities are wanted, but they are not two in a joint space.
+    """
+    if not by_modality:
+        return cells_of(y, placed, space), None
+    parts = list(split(space, placed.rows.to_cells(y)).values()) if isinstance(space, JointSpace) else []
+    if len(parts) != 2:
+        raise ValueError("vae_kwargs['views']='modalities' needs two modalities with cells in both: use 'embedding'.")
+    return parts[0], parts[1]
 
 
 def modalities_of_kind(kind: str) -> frozenset[str]:

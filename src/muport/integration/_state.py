@@ -10,7 +10,7 @@ import numpy as np
 # states are rebuilt by class, so the classes of their parts are imported at run time
 from muport.integration._bridge import Bridge  # noqa: TC001
 from muport.integration._joint import JointSpace  # noqa: TC001
-from muport.integration._prototypes import soft_assign
+from muport.integration._prototypes import NEIGHBORS, soft_assign
 from muport.integration._refine import Network  # noqa: TC001
 from muport.integration._threads import each
 
@@ -148,6 +148,8 @@ class IntegrationState:
         Names of the batches, in the order of their codes.
     network
         Refinement of the integrated coordinates; None without.
+    neighbors
+        Prototypes that carry a cell.
     """
 
     center: NDArray[np.float32]
@@ -163,6 +165,7 @@ class IntegrationState:
     space: JointSpace | Bridge | None = None
     batches: tuple[str, ...] = ()
     network: Network | None = None
+    neighbors: int = NEIGHBORS
 
 
 def standardise(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
@@ -172,9 +175,11 @@ def standardise(x: NDArray[np.float32], center: NDArray[np.float32], scale: floa
     return out
 
 
-def move(x: NDArray[np.float32], group: GroupMap, device: str | None = None) -> NDArray[np.float32]:
+def move(
+    x: NDArray[np.float32], group: GroupMap, device: str | None = None, n_neighbors: int = NEIGHBORS
+) -> NDArray[np.float32]:
     """Map standardised cells (n, d) of one group, without sharpening (Eqs 7 and 16)."""
-    near, weight = soft_assign(x, group.position, device=device)
+    near, weight = soft_assign(x, group.position, n_neighbors, device)
     y: NDArray[np.float32] = np.matmul(x - group.anchor[near[:, 0]], group.shape.T)
     y *= group.trust[near[:, 0], None]
     y += x
@@ -232,7 +237,7 @@ def transform(
         if _is_identity(chosen[code]) and state.sharpness == 0:
             out[rows] = x[rows]
             return
-        y = move(standardise(x[rows], state.center, state.scale), chosen[code], device)
+        y = move(standardise(x[rows], state.center, state.scale), chosen[code], device, state.neighbors)
         out[rows] = sharpen(y, state.sharp, state.sharpness, device) * np.float32(state.scale) + state.center
 
     each(map_block, _blocks(group, len(chosen)), len(x))
