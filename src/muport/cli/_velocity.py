@@ -98,9 +98,16 @@ def _write_answers(data: Any, model: Any, args: argparse.Namespace, report: Repo
     report.add({"mean_confidence": float(data.obs["velot_confidence"].mean())})
     if args.basis is not None:
         key = f"velot_velocity_{args.basis.removeprefix('X_')}"
-        data.obsm[key] = model.project_to_embedding(args.basis)
+        data.obsm[key] = model.project_to_embedding(_picture(data, args.basis))
     if args.fates or args.terminal:
         fates = model.get_fates(terminal_states=args.terminal)
         data.obsm["velot_fates"] = fates.to_numpy()
         data.uns["velot_fates"] = [str(name) for name in fates.columns]
         report.add({f"fate {name}": float(share) for name, share in fates.mean().items()})
+
+
+def _picture(data: Any, key: str) -> Any:
+    for part in (data, *getattr(data, "mod", {}).values()):
+        if key in part.obsm and part.n_obs == data.n_obs:
+            return part.obsm[key]
+    raise KeyError(f"--basis {key!r} is in no obsm of all cells: there are {sorted(map(str, data.obsm))}.")
