@@ -157,8 +157,8 @@ def with_joint(mdata: MuData) -> MuData:
 def case(request, fake) -> Case:
     case = CASES[request.param]
     try:
-        importlib.import_module(case.module).__dict__[case.name]
-    except (ImportError, KeyError):
+        getattr(importlib.import_module(case.module), case.name)
+    except (ImportError, AttributeError):
         pytest.skip(f"{case.module}.{case.name} does not exist yet")
     return case
 
