@@ -58,6 +58,11 @@ def find_space(
         Torch device.
     progress
         Called with the name of each stage.
+
+    Raises
+    ------
+    ValueError
+        If a modality has no cells, and shares no space with the others.
     """
     if len(rows.modalities) < 2:
         return None
@@ -70,6 +75,8 @@ def find_space(
     if shared:
         return None
     own = {name: values for name, values in rows.own.items() if values is not None}
+    if empty := [name for name, values in own.items() if len(values) == 0]:
+        raise ValueError(f"modality {empty[0]!r} has no cells: leave it out of use_rep.")
     return fit_bridge(own, random_state=seed, device=device, progress=progress)
 
 
@@ -86,7 +93,7 @@ def place(rows: Rows, space: JointSpace | Bridge | None) -> Placed:
     if space is None:
         return Placed(rows)
     if isinstance(space, Bridge):
-        own, _ = _views(rows)
+        own = {name: values for name, values in _views(rows)[0].items() if len(values)}
         return Placed(replace(rows, x=np.concatenate([cross(space, name, values) for name, values in own.items()])))
     shared = _cut(rows, rows.x) if rows.x.shape[1] > 0 else None
     found = embed(space, *_views(rows), rows.n_cells, shared=shared)
