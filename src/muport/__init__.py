@@ -12,15 +12,30 @@ if TYPE_CHECKING:
     from muport import datasets, gmm, metrics, neighbors, ot, pl, pp, velocity
     from muport.gmm import GMM
     from muport.integration import Integration
+    from muport.integration._atlas import integrate_centroids
     from muport.velocity import Velocity
 
-__all__ = ["GMM", "Integration", "Velocity", "datasets", "gmm", "metrics", "neighbors", "ot", "pl", "pp", "velocity"]
+__all__ = [
+    "GMM",
+    "Integration",
+    "Velocity",
+    "datasets",
+    "gmm",
+    "integrate_centroids",
+    "metrics",
+    "neighbors",
+    "ot",
+    "pl",
+    "pp",
+    "velocity",
+]
 
-# Public class -> the package that defines it; every other name of __all__ is a sub-package.
+# Public class or function -> the package that defines it; every other name of __all__ is a sub-package.
 _CLASSES: dict[str, str] = {
     "GMM": "muport.gmm",
     "Integration": "muport.integration",
     "Velocity": "muport.velocity",
+    "integrate_centroids": "muport.integration._atlas",
 }
 
 

@@ -1,0 +1,167 @@
+"""Datasets of HDF5 and zarr files, opened when they are first read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_HDF5 = (".h5ad", ".h5mu", ".h5")
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL, such as ``https://...`` or ``s3://...``."""
+    return "://" in path
+
+
+def open_root(path: str) -> Any:
+    """Open the root group of a file for reading.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is neither HDF5 nor zarr.
+    """
+    if not is_url(path) and not Path(path).exists():
+        raise FileNotFoundError(f"{path!r} does not exist.")
+    suffix = Path(path.split("?", 1)[0].rstrip("/")).suffix
+    if suffix == ".zarr":
+        import zarr
+
+        try:
+            return zarr.open_group(path, mode="r")
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(f"{path!r} is not a zarr group: {error}") from error
+    if suffix not in _HDF5:
+        raise ValueError(f"{path!r} is of no known kind: use .h5ad, .h5mu or .zarr.")
+    import h5py
+
+    if is_url(path):
+        import fsspec
+
+        return h5py.File(fsspec.open(path, "rb").open(), "r")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path!r} is not an HDF5 file, or damaged: {error}") from error
+
+
+class OnDisk:
+    """An array of a file, opened where and when it is first read: it can be sent to another process.
+
+    Parameters
+    ----------
+    path
+        File or URL.
+    key
+        Place of the array in it.
+    """
+
+    def __init__(self, path: str, key: str) -> None:
+        self.path, self.key = path, key
+        self._opened: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "key": self.key, "_opened": None}
+
+    @property
+    def array(self) -> Any:
+        """The h5py or zarr array."""
+        if self._opened is None:
+            self._opened = open_root(self.path)[self.key]
+        return self._opened
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Its shape; None for what is no plain array (a sparse matrix, a data frame)."""
+        return getattr(self.array, "shape", None)
+
+    @property
+    def dtype(self) -> Any:
+        """Its dtype; None for what is no plain array."""
+        return getattr(self.array, "dtype", None)
+
+    @property
+    def step(self) -> int:
+        """Rows that are stored, and so read, together."""
+        kept = getattr(self.array, "shards", None) or self.array.chunks
+        return int(kept[0]) if kept else 1
+
+    def __getitem__(self, rows: slice) -> np.ndarray[Any, Any]:
+        return np.asarray(self.array[rows])
+
+    def check_whole(self, name: str) -> None:
+        """Refuse a zarr array of which chunks were lost: they would read as zeros."""
+        if is_url(self.path) or not hasattr(self.array, "nchunks_initialized"):
+            return
+        held, wanted = self.array.nchunks_initialized, self.array.nchunks
+        if held < wanted:
+            raise OSError(f"{name} is damaged: {wanted - held} of its {wanted} chunks are missing.")
+
+    def marks(self) -> tuple[str, ...]:
+        """What changes when the file does: sizes and times of its parts; of a URL only its name and shape."""
+        plain = (self.key, str(self.shape), str(self.dtype))
+        if is_url(self.path):
+            return (self.path, *plain)
+        file = Path(self.path)
+        if file.is_file():
+            return (*plain, *_stat(file))
+        files = sorted(p for p in (file / self.key).rglob("*") if p.is_file())
+        size, changed = sum(p.stat().st_size for p in files), max((p.stat().st_mtime_ns for p in files), default=0)
+        return (*plain, str(len(files)), str(size), str(changed))
+
+
+def _stat(file: Path) -> tuple[str, str]:
+    found = os.stat(file)
+    return str(found.st_size), str(found.st_mtime_ns)
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Some rows of an array, under the numbers they have there."""
+
+    rows: Any
+    first: int
+
+    def __getitem__(self, rows: slice) -> Any:
+        return self.rows[rows.start - self.first : rows.stop - self.first]
+
+
+def choose_modality(keys: Mapping[str, Sequence[str]], modality: str, obsm_key: str) -> str:
+    """Return the modality that is meant.
+
+    Parameters
+    ----------
+    keys
+        Modality -> keys of its ``obsm``.
+    modality
+        Its name, or ``"auto"`` for the only one with the key.
+    obsm_key
+        The key.
+
+    Raises
+    ------
+    KeyError
+        If no such modality exists.
+    ValueError
+        If several have the key.
+    """
+    if modality in keys:
+        return modality
+    if modality != "auto":
+        raise KeyError(f"modality={modality!r} does not exist; the modalities are {list(keys)}.")
+    holders = [name for name, held in keys.items() if obsm_key in held]
+    if not holders:
+        held = {name: list(one) for name, one in keys.items()}
+        raise KeyError(f"obsm_key={obsm_key!r} is in no modality; the keys are {held}.")
+    if len(holders) > 1:
+        raise ValueError(f"obsm_key={obsm_key!r} is in the modalities {holders}: say which with modality=.")
+    return holders[0]
