@@ -79,6 +79,27 @@ def test_integrate_modalities(folder, tmp_path, capsys):
     assert mudata.read_h5mu(tmp_path / "out.h5mu").obsm["X_integration"].shape == (240, 8)
 
 
+def test_atlas(folder, tmp_path, capsys):
+    argv = ("atlas", "batches.h5ad", "-o", str(tmp_path / "out.zarr"))
+    told = run(folder, capsys, *argv)
+    assert (told["cells"], told["written"]) == (240, [str(tmp_path / "out.zarr")])
+    first = anndata.read_zarr(tmp_path / "out.zarr")
+    assert first.obsm["scBIOT"].shape == (240, 8)
+    assert cli.main([argv[0], str(folder / argv[1]), *argv[2:]]) == 1
+    assert "--force" in capsys.readouterr().err
+    run(folder, capsys, *argv, "--force", "--strength", "0")
+    second = anndata.read_zarr(tmp_path / "out.zarr")
+    assert not np.array_equal(first.obsm["scBIOT"], second.obsm["scBIOT"])
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
+
+
+def test_a_failed_atlas_leaves_the_old_one(folder, tmp_path, capsys):
+    (tmp_path / "out.npy").write_bytes(b"mine")
+    argv = ["atlas", str(folder / "batches.h5ad"), "-o", str(tmp_path / "out.npy"), "--force", "--batch-key", "plate"]
+    assert cli.main(argv) == 1
+    assert (tmp_path / "out.npy").read_bytes() == b"mine"
+
+
 def test_velocity(folder, tmp_path, capsys):
     argv = ("--time-key", "time", "--labels-key", "stage", "--basis", "X_umap", "--terminal", "late", "--steps", "60")
     told = run(folder, capsys, "velocity", "moving.h5ad", "-o", str(tmp_path / "out.h5ad"), *argv)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from muport.cli._files import check_input, check_output
+from muport.cli._files import check_input, check_output, set_aside
 from muport.cli._options import Commands, add_columns, add_common, add_knobs, knobs_of
 from muport.cli._report import Report
 
@@ -27,7 +27,7 @@ def add_atlas(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--unlabeled", default="unknown", metavar="NAME", help="label that means none (default: unknown)"
     )
-    parser.add_argument("--modality", metavar="NAME", help="modality of a MuData")
+    parser.add_argument("--modality", metavar="NAME", help="modality of a MuData; rna or atac of an AnnData")
     parser.add_argument("--reference", default="auto", metavar="NAME", help="auto, union, largest or a batch")
     parser.add_argument(
         "--centroids", type=int, default=2048, metavar="N", help="most centroids of a batch (default: 2048)"
@@ -50,17 +50,20 @@ def add_atlas(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _atlas(args: argparse.Namespace) -> None:
     check_input(args.input)
-    check_output(args.out, args.force or args.resume)
+    check_output(args.out, args.force, suffixes=(".zarr", ".npy"))
     report = Report(args)
     from muport import integrate_centroids
 
-    _, metrics = integrate_centroids(
-        args.input, obsm_key=args.obsm_key, batch_key=args.batch_key, modality=args.modality or "auto",
-        **knobs_of(args), reference=args.reference, label_key=args.labels_key, unlabeled_category=args.unlabeled, random_state=args.seed,
-        n_centroids_per_batch=args.centroids, max_samples_per_batch=args.samples, k_interp=args.k_interp,
-        chunk_size=args.chunk_size, max_iter=args.max_iter, verbose=report.progress, tmp_path=args.out,
-        client=_client(args.scheduler), resume=args.resume,
-    )  # fmt: skip
+    columns = {"batch_key": args.batch_key, "label_key": args.labels_key, "unlabeled_category": args.unlabeled}
+    with set_aside(args.out):
+        _, metrics = integrate_centroids(
+            args.input, obsm_key=args.obsm_key, modality=args.modality or "auto", **columns, **knobs_of(args),
+            reference=args.reference, random_state=args.seed, n_centroids_per_batch=args.centroids,
+            max_samples_per_batch=args.samples, k_interp=args.k_interp, chunk_size=args.chunk_size,
+            max_iter=args.max_iter, verbose=report.progress, tmp_path=args.out, client=_client(args.scheduler),
+            resume=args.resume,
+        )  # fmt: skip
+    report.cells = int(metrics["n_cells"])
     report.add(metrics)
     report.wrote(args.out)
     report.tell()

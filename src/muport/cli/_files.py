@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import anndata
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     type Data = anndata.AnnData | mudata.MuData
 
-__all__ = ["check_input", "check_kind", "check_output", "read", "write"]
+__all__ = ["check_input", "check_kind", "check_output", "read", "set_aside", "write"]
 
 _SUFFIXES = (".h5ad", ".h5mu", ".zarr")
 
@@ -107,6 +109,22 @@ def write(data: Data, path: Path) -> None:
         _replace(new, path)
     finally:
         _remove(new)
+
+
+@contextmanager
+def set_aside(path: Path) -> Iterator[None]:
+    """Move what is at `path` out of the way; remove it when the new is there, and put it back if that fails."""
+    if not path.exists():
+        yield
+        return
+    old = path.with_name(f".{path.stem}-{uuid4().hex[:8]}.old")
+    os.replace(path, old)
+    try:
+        yield
+    except BaseException:
+        os.replace(old, path)
+        raise
+    _remove(old)
 
 
 def _replace(new: Path, path: Path) -> None:
