@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     type Data = anndata.AnnData | mudata.MuData
 
-__all__ = ["check_input", "check_kind", "check_output", "read", "set_aside", "write"]
+__all__ = ["check_input", "check_kind", "check_output", "prepared", "read", "set_aside", "write"]
 
 _SUFFIXES = (".h5ad", ".h5mu", ".zarr")
 
@@ -52,6 +53,17 @@ def _read_zarr(path: Path) -> Data:
     kind = zarr.open_group(path, mode="r").attrs.get("encoding-type", "anndata")
     found: Data = mudata.read_zarr(path) if str(kind).lower() == "mudata" else anndata.read_zarr(path)
     return found
+
+
+def prepared(path: Path, args: argparse.Namespace) -> Data:
+    """Read data and, with ``--prepare``, normalise and reduce them; refuse an output that does not suit them."""
+    data = read(path)
+    check_kind(args.out, data)
+    if args.prepare:
+        from muport import pp
+
+        pp.prepare(data, umap=False, random_state=args.seed)
+    return data
 
 
 def check_input(path: Path) -> None:

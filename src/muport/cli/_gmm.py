@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muport.cli._files import check_kind, check_output, read, write
-from muport.cli._options import Commands, add_columns, add_common, representation
+from muport.cli._files import check_output, prepared, write
+from muport.cli._options import Commands, add_columns, add_common, add_prepare, representation
 from muport.cli._report import Report
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def add_gmm(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser = commands.add_parser("gmm", help="compare patients, and predict their conditions", description=text)
     add_common(parser)
+    add_prepare(parser)
     parser.add_argument("--use-rep", nargs="+", metavar="KEY", help="obsm key, or MODALITY=KEY (default: X_pca)")
     add_columns(
         parser,
@@ -51,8 +52,7 @@ def _gmm(args: argparse.Namespace) -> None:
     if args.folds is not None and args.condition_key is None:
         raise ValueError("--folds needs --condition-key, the column with the conditions to predict.")
     report = Report(args)
-    data = read(args.input)
-    check_kind(args.out, data)
+    data = prepared(args.input, args)
     model = _trained(data, args, report)
     tables = {"distances": model.get_sample_distances(), "embedding": model.get_sample_embedding()}
     if args.condition_key is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muport.cli._files import check_kind, check_output, read, write
-from muport.cli._options import Commands, add_columns, add_common, add_knobs, knobs_of, representation
+from muport.cli._files import check_output, prepared, write
+from muport.cli._options import Commands, add_columns, add_common, add_knobs, add_prepare, knobs_of, representation
 from muport.cli._report import Report
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def add_transfer(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
+    add_prepare(parser)
     parser.add_argument(
         "--use-rep", nargs="+", metavar="KEY",
         help="obsm key, or MODALITY=KEY for each modality (default: X_pca, of rna in a MuData)",
@@ -90,8 +91,7 @@ def _integrated(args: argparse.Namespace, report: Report) -> tuple[Any, Any]:
     check_output(args.out, args.force)
     if args.save is not None:
         check_output(args.save, args.force, "--save", ())
-    data: Any = read(args.input)
-    check_kind(args.out, data)
+    data: Any = prepared(args.input, args)
     from muport.integration import Integration
 
     report.cells = data.n_obs

@@ -11,7 +11,17 @@ if TYPE_CHECKING:
 
 type Commands[T: argparse.ArgumentParser] = argparse._SubParsersAction[T]
 
-__all__ = ["Commands", "add_columns", "add_common", "add_knobs", "expanded", "knobs_of", "representation", "seed"]
+__all__ = [
+    "Commands",
+    "add_columns",
+    "add_common",
+    "add_knobs",
+    "add_prepare",
+    "expanded",
+    "knobs_of",
+    "representation",
+    "seed",
+]
 
 KNOBS = {
     "strength": "how far cells move toward the other groups",
@@ -64,6 +74,15 @@ def add_common(parser: argparse.ArgumentParser, out: str = "file to write: .h5ad
     parser.add_argument("--json", action="store_true", help="print a summary as JSON, and nothing else, to stdout")
     parser.add_argument("--quiet", action="store_true", help="show no progress and no summary")
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed (default: %(default)s)")
+
+
+def add_prepare(parser: argparse.ArgumentParser) -> None:
+    """Add the choice to start from counts."""
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="start from counts: normalise, select features, reduce (muport.pp.prepare)",
+    )
 
 
 def add_columns(parser: argparse.ArgumentParser, **columns: tuple[str | None, str]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muport.cli._files import check_kind, check_output, read, write
-from muport.cli._options import Commands, add_columns, add_common, representation
+from muport.cli._files import check_output, prepared, write
+from muport.cli._options import Commands, add_columns, add_common, add_prepare, representation
 from muport.cli._report import Report
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def add_velocity(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser = commands.add_parser("velocity", help="find where cells go", description=text)
     add_common(parser)
+    add_prepare(parser)
     parser.add_argument(
         "--use-rep", nargs="+", metavar="KEY", help="obsm key, or MODALITY=KEY (default: X_pca, of rna in a MuData)"
     )
@@ -46,8 +47,7 @@ def _velocity(args: argparse.Namespace) -> None:
     if args.save is not None:
         check_output(args.save, args.force, "--save", ())
     report = Report(args)
-    data = read(args.input)
-    check_kind(args.out, data)
+    data = prepared(args.input, args)
     if args.root is not None:
         _order(data, args)
     model = _trained(data, args, report)
