@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -27,7 +27,7 @@ from muport.integration._objective import (
 from muport.integration._refine_nets import Decoder, Posterior
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["DualViewVAE"]
 
@@ -82,6 +82,24 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
         self.register_buffer("prior", torch.ones(n_latent))
         self._pulled: tuple[Tensor, Tensor] | None = None
 
+    @torch.no_grad()
+    def start(self, prototypes: Tensor, prior: Tensor, linear: Sequence[Tensor]) -> None:
+        """Begin at what is known before training.
+
+        Parameters
+        ----------
+        prototypes
+            (K, n_latent) directions.
+        prior
+            (n_latent,) variance of the prior.
+        linear
+            (d, n_latent) linear part of either decoder.
+        """
+        self.prototypes.copy_(normalize(prototypes, dim=1))
+        self.prior.copy_(prior)
+        for decoder, weight in zip(cast("Iterable[Decoder]", self.decoders), linear, strict=True):
+            decoder.start(weight)
+
     @auto_move_data  # type: ignore[untyped-decorator]
     def forward(
         self, tensors: Mapping[str, Tensor], loss_kwargs: Mapping[str, Any] | None = None, **_: Any
@@ -109,7 +127,7 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
         linear
             (n, n_latent) linear part of either mean.
         """
-        out = {}
+        out: dict[str, Tensor] = {}
         for i, posterior in enumerate(self.posteriors):
             mu, logvar = posterior(view[i], linear[i])
             noise = torch.randn_like(mu) if self.training else torch.zeros_like(mu)

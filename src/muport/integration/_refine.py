@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from muport.integration._module import DualViewVAE
-
 __all__ = ["Network", "Refined", "fit_network", "refine"]
 
 _CELLS_PER_PROTOTYPE = 30
@@ -167,7 +165,8 @@ def fit_network(
         module = DualViewVAE(
             _widths(network), network.n_latent, n_batches, len(centers), encoder, objective
         )  # fmt: skip
-        _start(module, network, centers, prior)
+        decoders = [torch.from_numpy(np.linalg.pinv(one).T) for one in network.linear]
+        module.start(torch.from_numpy(centers), torch.from_numpy(prior), decoders)
         data = ArraySplitter(_tensors(network, cells), batch_size, random_state, held_out=_held_out(n))
         history = train(
             module, data, max_epochs=epochs, early_stopping=early_stopping, accelerator=accelerator, devices=devices,
@@ -273,14 +272,20 @@ def _tensors(network: Network, cells: _Cells) -> dict[str, torch.Tensor]:
     target = standard_view(cells.y, network.views)
     other = target if second is None or cells.second is None else standard_view(cells.second, second)
     views, linear = _inputs(network, cells), _linear(network, cells)
-    arrays = {"view_0": views[0], "view_1": views[1], "linear_0": linear[0], "linear_1": linear[1]}
+    arrays: dict[str, NDArray[Any]] = {
+        "view_0": views[0],
+        "view_1": views[1],
+        "linear_0": linear[0],
+        "linear_1": linear[1],
+    }
     arrays |= {"target_0": target, "target_1": other, "batch": cells.batch, "label": cells.label}
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
 
 def _prototypes(network: Network, cells: _Cells, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(K, n_latent) directions to start from, those of the labels first, and the variance of the prior."""
-    z = sum(_linear(network, cells)) / 2
+    first, second = _linear(network, cells)
+    z = (first + second) / 2
     prior = np.maximum(z.var(axis=0), _TINY).astype(np.float32)
     unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), _TINY)
     weight = 1 / np.bincount(cells.batch)[cells.batch]
@@ -295,16 +300,6 @@ def _prototypes(network: Network, cells: _Cells, seed: int) -> tuple[NDArray[np.
         if rows.any():
             centers[code] = unit[rows].mean(axis=0)
     return centers, prior
-
-
-@torch.no_grad()
-def _start(module: DualViewVAE, network: Network, centers: NDArray[np.float32], prior: NDArray[np.float32]) -> None:
-    """Prototypes at the centres, decoders at the transpose of the linear parts."""
-    module.prototypes.copy_(torch.nn.functional.normalize(torch.from_numpy(centers), dim=1))
-    module.prior.copy_(torch.from_numpy(prior))
-    for decoder, linear in zip(module.decoders, network.linear, strict=True):
-        decoder.linear.weight.copy_(torch.from_numpy(np.linalg.pinv(linear).T))
-        decoder.linear.bias.zero_()
 
 
 def refine(network: Network, y: Any, batch: Any, *, second: Any | None = None) -> NDArray[np.float32]:

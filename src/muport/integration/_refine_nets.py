@@ -106,6 +106,12 @@ class Decoder(nn.Module):
         self.change = Mlp(n_latent + n_batches, n_out)
         self.n_batches = n_batches
 
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> None:
+        """Begin at a linear map (n_out, n_latent)."""
+        self.linear.weight.copy_(weight)
+        self.linear.bias.zero_()
+
     def forward(self, z: Tensor, batch: Tensor) -> Tensor:
         """(n, n_out) of latents (n, n_latent) and batches (n,)."""
         code = nn.functional.one_hot(batch, self.n_batches).to(z.dtype)

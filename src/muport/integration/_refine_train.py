@@ -100,7 +100,7 @@ class _Minibatches(Sampler["Tensor"]):
         return self.rows[torch.searchsorted(edges, draws, right=True).clamp_max(len(edges) - 1)]
 
 
-class ArraySplitter(pl.LightningDataModule):  # type: ignore[misc]
+class ArraySplitter(pl.LightningDataModule):
     """Training and validation minibatches of tensors that stay on the CPU.
 
     Parameters
@@ -234,14 +234,15 @@ def train(
     return {name: frame.to_numpy(np.float64).ravel() for name, frame in (host.history_ or {}).items()}
 
 
-class _Best(pl.Callback):  # type: ignore[misc]
+class _Best(pl.Callback):
     """Weights of the epoch with the lowest validation loss, once the ramps are up."""
 
     def __init__(self) -> None:
         self.loss, self.weights = np.inf, dict[str, Tensor]()
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: RefinePlan) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loss = float(trainer.callback_metrics["validation_loss"])
         if loss < self.loss and trainer.current_epoch >= _WARMUP:
-            state = pl_module.module.state_dict()
-            self.loss, self.weights = loss, {name: value.cpu().clone() for name, value in state.items()}
+            state = pl_module.state_dict()
+            own = {name: value.cpu().clone() for name, value in state.items() if name.startswith("module.")}
+            self.loss, self.weights = loss, {name.removeprefix("module."): value for name, value in own.items()}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["GroupMap", "IntegrationState", "Labels", "Reference", "transform"]
+__all__ = ["GroupMap", "IntegrationState", "Labels", "Reference", "Types", "finish", "transform", "type_probabilities"]
 
 _BLOCK = 2**14  # cells mapped together
 
@@ -82,6 +82,23 @@ class Reference:
     landmarks: NDArray[np.float32]
     shaped: float = 1.0
     refined: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Types:
+    """Types that labels have taught: a function of a cell's place alone, so new cells are spread as the fitted ones.
+
+    Attributes
+    ----------
+    weights
+        (d + 1, C) log probabilities of the types of standardised cells after the group's map, up to a constant of the
+        cell; the last row are the intercepts.
+    shift
+        (C, d) displacement of each type.
+    """
+
+    weights: NDArray[np.float32]
+    shift: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +167,8 @@ class IntegrationState:
         Refinement of the integrated coordinates; None without.
     neighbors
         Prototypes that carry a cell.
+    types
+        What spreads the types; None without labels, or if they say nothing.
     """
 
     center: NDArray[np.float32]
@@ -166,6 +185,7 @@ class IntegrationState:
     batches: tuple[str, ...] = ()
     network: Network | None = None
     neighbors: int = NEIGHBORS
+    types: Types | None = None
 
 
 def standardise(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
@@ -202,6 +222,23 @@ def sharpen(
     return out
 
 
+def type_probabilities(y: NDArray[np.float32], types: Types) -> NDArray[np.float32]:
+    """Probabilities (n, C) of the types of standardised cells after their group's map."""
+    p: NDArray[np.float32] = y @ types.weights[:-1] + types.weights[-1]
+    p = np.exp(p - p.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    return p
+
+
+def finish(y: NDArray[np.float32], state: IntegrationState, device: str | None = None) -> NDArray[np.float32]:
+    """Sharpen standardised cells after their group's map, and move each as its type is moved."""
+    z = sharpen(y, state.sharp, state.sharpness, device)
+    if state.types is None:
+        return z
+    out: NDArray[np.float32] = z + type_probabilities(y, state.types) @ state.types.shift
+    return out
+
+
 def transform(
     x: NDArray[np.float32],
     group: NDArray[np.int64],
@@ -234,11 +271,11 @@ def transform(
 
     def map_block(task: tuple[int, NDArray[np.int64]]) -> None:
         code, rows = task
-        if _is_identity(chosen[code]) and state.sharpness == 0:
+        if _is_identity(chosen[code]) and state.sharpness == 0 and state.types is None:
             out[rows] = x[rows]
             return
         y = move(standardise(x[rows], state.center, state.scale), chosen[code], device, state.neighbors)
-        out[rows] = sharpen(y, state.sharp, state.sharpness, device) * np.float32(state.scale) + state.center
+        out[rows] = finish(y, state, device) * np.float32(state.scale) + state.center
 
     each(map_block, _blocks(group, len(chosen)), len(x))
     return out

@@ -200,6 +200,7 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         lambda_curl: float = 0.0,
         lambda_divergence: float = 0.0,
         k_smooth: int = 15,
+        denoise: bool = True,
         n_bootstrap: int = 20,
         accelerator: str = "auto",
         devices: int | str = "auto",
@@ -234,6 +235,9 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
             over all dimensions.
         k_smooth
             Neighbours for `lambda_smooth`.
+        denoise
+            Whether directions in which the cells vary no more than neighbours in space and time do are shrunk away
+            before the transport, and from the velocities: a linear map, of which the field takes account.
         n_bootstrap
             Refits of the last layer on resampled windows: the members behind :meth:`get_uncertainty`.
         accelerator, devices

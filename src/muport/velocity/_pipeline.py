@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from muport.neighbors import knn
+from muport.velocity._denoise import folded, shrinkage
 from muport.velocity._train import fit_field
 from muport.velocity._transport import RawVelocity, ot_velocity
 from muport.velocity._windows import Windows, spatial_windows, time_windows
@@ -98,6 +99,7 @@ class Settings:
     lambda_divergence: float = 0.0
     k_smooth: int = 15
     use_time: bool = True
+    denoise: bool = True
     n_bootstrap: int = 20
     random_state: int = 0
 
@@ -113,9 +115,9 @@ def _check(name: str, value: Any) -> None:
         return
     if value is None and name in ("n_clusters", "window_size", "reg", "lr"):
         return
-    if name == "use_time":
+    if name in ("use_time", "denoise"):
         if not isinstance(value, bool):
-            raise TypeError(f"use_time={value!r} must be True or False.")
+            raise TypeError(f"{name}={value!r} must be True or False.")
         return
     number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if not number or not np.isfinite(value):
@@ -162,10 +164,11 @@ def windows_of(cells: Cells, settings: Settings) -> Windows:
 
 
 def raw_velocity(cells: Cells, windows: Windows, settings: Settings, device: str = "cpu") -> RawVelocity:
-    """Transport the windows that are paired."""
-    near = knn(cells.x, min(_NEIGHBORS, len(cells.x) - 1)).indices if settings.lambda_knn > 0 else None
+    """Transport the windows that are paired, between denoised places if `settings` say so."""
+    x = shrinkage(cells.x, cells.time)(cells.x) if settings.denoise else cells.x
+    near = knn(x, min(_NEIGHBORS, len(x) - 1)).indices if settings.lambda_knn > 0 else None
     return ot_velocity(
-        cells.x,
+        x,
         cells.time,
         windows,
         reg=settings.reg,
@@ -186,10 +189,12 @@ def fit_network(
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> FieldFit:
-    """Fit the field to the raw velocities."""
-    near = knn(cells.x, min(settings.k_smooth, len(cells.x) - 1)).indices if settings.lambda_smooth > 0 else None
-    return fit_field(
-        cells.x,
+    """Fit the field to the raw velocities; it takes the coordinates of the cells, denoised or not."""
+    taken = shrinkage(cells.x, cells.time) if settings.denoise else None
+    x = cells.x if taken is None else taken(cells.x)
+    near = knn(x, min(settings.k_smooth, len(x) - 1)).indices if settings.lambda_smooth > 0 else None
+    fit = fit_field(
+        x,
         cells.time,
         raw,
         n_steps=settings.n_steps,
@@ -207,3 +212,4 @@ def fit_network(
         device=device,
         progress=progress,
     )
+    return fit if taken is None else folded(fit, taken)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from muport.velocity._windows import Windows
 
-__all__ = ["RawVelocity", "ot_velocity"]
+__all__ = ["RawVelocity", "bandwidth", "ot_velocity"]
 
 _NEIGHBOR = 5  # neighbour whose distance sets the regularisation
 _SAMPLE = 64  # windows from which that distance is read
@@ -183,7 +183,7 @@ def ot_velocity(
         torch.from_numpy((when - origin).astype(np.float32)).to(device),
         origin,
         reg,
-        reg_scale * _bandwidth(centred, windows),
+        reg_scale * bandwidth(centred, windows),
         tau,
         lambda_time,
         lambda_knn,
@@ -222,7 +222,7 @@ def _sorted_neighbors(neighbors: Any | None, n: int, device: str) -> Tensor:
     return torch.from_numpy(np.sort(near, axis=1).astype(np.int64)).to(device)
 
 
-def _bandwidth(x: Tensor, windows: Windows) -> float:
+def bandwidth(x: Tensor, windows: Windows) -> float:
     """Median over cells of the squared distance to the fifth neighbour inside the window, over evenly drawn windows."""
     drawn = np.unique(np.linspace(0, windows.n_pairs - 1, _SAMPLE).astype(np.int64))
     cells = torch.from_numpy(windows.source[drawn]).to(x.device)
