@@ -17,6 +17,7 @@ from anndata import AnnData
 from mudata import MuData
 
 SHARED = {"use_rep": {"rna": "X_own", "atac": "X_own"}, "labels_key": "rna:cell_type", "shared_rep": "X_shared"}
+SEPARATE = {"use_rep": {"rna": "X_own", "atac": "X_own"}, "labels_key": "rna:cell_type"}
 SINGLE = {"use_rep": "X_pca", "labels_key": "cell_type"}
 TIMED = {"time_key": "pseudotime", "batch_key": "batch"}
 COHORT = {"sample_key": "sample", "labels_key": "condition"}
@@ -28,7 +29,8 @@ class Case:
     """A model class, where it is imported from, how it is set up and trained quickly, and what is expected of it.
 
     `mudata` and `anndata` are arguments of the set-up methods, `space` is the ``obsm`` key of the working space, and
-    `column` one that no cell may miss. `joint` tells that the space is one of all cells, in ``mdata.obsm``.
+    `column` one that no cell may miss. `joint` tells that the space is one of all cells, in ``mdata.obsm``. `width` is
+    that of the latent, `alone` of one modality's, and `both` the number of cells in two modalities.
     """
 
     module: str
@@ -42,10 +44,14 @@ class Case:
     n_batch: int = 3
     n_labels: int = 4
     column: str = "batch"
+    both: int = 20
+    alone: int | None = None
 
-    def data(self, prefix: str = "", n: int = 150, both: int = 20, batches: tuple[str, ...] = ("b0", "b1")) -> MuData:
-        """Two modalities of which the model takes what it is set up with."""
-        return self.completed(two_modalities(prefix, n, both, batches))
+    def data(
+        self, prefix: str = "", n: int = 150, both: int | None = None, batches: tuple[str, ...] = ("b0", "b1")
+    ) -> MuData:
+        """Two modalities, with some cells in both, of which the model takes what it is set up with."""
+        return self.completed(two_modalities(prefix, n, self.both if both is None else both, batches))
 
     def completed(self, data: MuData) -> MuData:
         """Add the joint space, which is computed from all modalities, if the model takes one and it is not there."""
@@ -64,6 +70,22 @@ CASES = {
         column="sample",
     ),
     "Integration": Case("muport.integration", "Integration", {"max_iter": 3, **QUIET}),
+    "Integration, partly paired": Case(
+        "muport.integration",
+        "Integration",
+        {"max_iter": 3, **QUIET},
+        mudata=SEPARATE,
+        space="X_own",
+        width=17,
+        both=80,
+        alone=6,
+    ),
+    "Integration, partly paired with a shared space": Case(
+        "muport.integration", "Integration", {"max_iter": 3, **QUIET}, width=17, both=80, alone=6
+    ),
+    "Integration, without features in common": Case(
+        "muport.integration", "Integration", {"max_iter": 3, **QUIET}, mudata=SEPARATE, space="X_own", width=8, alone=6
+    ),
     "Velocity": Case(
         "muport.velocity",
         "Velocity",
@@ -135,8 +157,8 @@ def with_joint(mdata: MuData) -> MuData:
 def case(request, fake) -> Case:
     case = CASES[request.param]
     try:
-        importlib.import_module(case.module).__dict__[case.name]
-    except (ImportError, KeyError):
+        getattr(importlib.import_module(case.module), case.name)
+    except (ImportError, AttributeError):
         pytest.skip(f"{case.module}.{case.name} does not exist yet")
     return case
 
@@ -308,7 +330,7 @@ def test_queries(case, model, kind):
 def test_collisions_are_refused(cls, case):
     if case.joint:
         pytest.skip("a joint space has one row per name")
-    with pytest.raises(ValueError, match=r"paired=False.*20 names"):
+    with pytest.raises(ValueError, match=rf"paired=False.*{case.both} names"):
         cls.setup_mudata(case.data(), **case.mudata, paired=False)
 
 
@@ -329,10 +351,10 @@ def test_anndata(cls, case, tmp_path):
     model = cls(adata)
     model.train(**case.train)
     z = model.get_latent_representation()
-    assert z.shape == (120, case.width)
+    assert z.shape == (120, case.alone or case.width)
     model.save(tmp_path / "m", save_anndata=True)
     assert np.array_equal(cls.load(tmp_path / "m").get_latent_representation(), z)
-    assert model.map_query(MuData({"rna": adata[:30].copy()})).shape == (30, case.width)
+    assert model.map_query(MuData({"rna": adata[:30].copy()})).shape == (30, z.shape[1])
 
 
 def test_an_untrained_model_says_so(cls, case, capsys):

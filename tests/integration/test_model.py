@@ -137,7 +137,7 @@ def test_a_modality_can_be_the_reference(kit):
 
 
 def test_labels_go_from_rna_to_atac(kit):
-    mdata, truth = unpaired(kit, both=30)
+    mdata, truth = unpaired(kit, both=20)
     before = mdata["rna"].obs["cell_type"].copy()
     model = integrated(mdata)
     found = model.predict()

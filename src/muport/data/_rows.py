@@ -31,7 +31,7 @@ class Rows:
     ----------
     x
         (n_rows, d) float32, C-contiguous: coordinates in the working space. Not to be written to: where the object
-        holds just this, it is a view of it.
+        holds just this, it is a view of it. (n_rows, 0) where the modalities have no space in common.
     cell
         (n_rows,) int64: position of the row's cell in `obs_names`.
     modality
@@ -241,7 +241,7 @@ class _Block:
 
 def _one_below_the_other(mods: Modalities, where: Location, cells: Mapping[str, NDArray[np.int64]]) -> _Block:
     sizes = [len(c) for c in cells.values()]
-    x = _stack(mods, where)
+    x = np.empty((sum(sizes), 0), np.float32) if where.separate else _stack(mods, where)
     modality = np.repeat(np.arange(len(sizes)), sizes)
     return _Block(x, np.concatenate(list(cells.values())), modality, tuple(where.space), _own(mods, where, x, sizes))
 
@@ -338,7 +338,7 @@ def _own(
         key = where.own.get(m)
         if key is None:
             own[m] = None
-        elif key == where.space[m]:
+        elif key == where.space[m] and not where.separate:
             own[m] = x[stop - size : stop]
         else:
             values, name = mods[m].obsm[key], f"obsm[{key!r}] of {m!r}"

@@ -45,6 +45,8 @@ class Setup:
         Column with the weight of each cell, numbers of at least 0. None: no weights.
     concatenate
         Put the representations of several modalities side by side, one row per cell; every cell must be in all.
+    separate
+        Let several modalities take part without a shared representation, each in a space of its own.
 
     Raises
     ------
@@ -70,6 +72,7 @@ class Setup:
     sample_key: str | None = None
     weight_key: str | None = None
     concatenate: bool = False
+    separate: bool = False
 
     def __post_init__(self) -> None:
         _check_keys("use_rep", self.use_rep)
@@ -82,8 +85,9 @@ class Setup:
             raise TypeError(f"unlabeled_category={self.unlabeled_category!r} must be a string.")
         if self.paired is not None and not isinstance(self.paired, bool):
             raise TypeError(f"paired={self.paired!r} must be None, True or False.")
-        if not isinstance(self.concatenate, bool):
-            raise TypeError(f"concatenate={self.concatenate!r} must be True or False.")
+        for name in ("concatenate", "separate"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise TypeError(f"{name}={value!r} must be True or False.")
         if self.use_rep is None and self.shared_rep is None:
             raise ValueError("use_rep=None and shared_rep=None: give the obsm key of at least one of them.")
 
@@ -110,12 +114,14 @@ def _check_keys(name: str, value: object) -> None:
 class Location:
     """Modality -> ``obsm`` key of the working space, and of the modality's own representation.
 
-    Where `concatenate` is True, the working space is the representations of all modalities side by side.
+    Where `concatenate` is True, the working space is the representations of all modalities side by side; where
+    `separate` is True, there is none, and `space` is `own`.
     """
 
     space: dict[str, str]
     own: dict[str, str]
     concatenate: bool = False
+    separate: bool = False
 
 
 def modalities_of(
@@ -183,10 +189,11 @@ def locate(
     KeyError
         If a modality or an ``obsm`` key is missing; lists those that exist.
     ValueError
-        If several modalities take part without a shared representation.
+        If several modalities take part without a shared representation, and the model needs one.
     """
     asked_space, asked_own = _asked(mods, setup, expected)
-    concatenate = setup.concatenate and setup.shared_rep is None and len(asked_own) > 1
+    several = setup.shared_rep is None and len(asked_own) > 1
+    concatenate = setup.concatenate and several
     if expected is not None:
         present = [m for m in expected if m in mods]
         if not present:
@@ -200,7 +207,7 @@ def locate(
     for argument, asked in (("use_rep", asked_own), ("shared_rep", asked_space)):
         for modality, key in asked.items():
             _check_exists(argument if setup.shared_rep is not None else "use_rep", modality, key, mods)
-    return Location(asked_space, asked_own, concatenate)
+    return Location(asked_space, asked_own, concatenate, setup.separate and several)
 
 
 def _asked(
@@ -209,7 +216,7 @@ def _asked(
     names = list(mods if expected is None else expected)
     if setup.shared_rep is None:
         own = _spread(setup.use_rep, names)
-        if len(own) > 1 and not setup.concatenate:
+        if len(own) > 1 and not (setup.concatenate or setup.separate):
             _refuse_several(setup.use_rep, own, mods)
         return own, own
     named = dict(setup.use_rep) if isinstance(setup.use_rep, Mapping) else {}

@@ -11,16 +11,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scvi.model._utils import parse_device_args
 
 from muport._constants import REGISTRY_KEYS, UNLABELED_CATEGORY
-from muport.data import MuDataModel, register
+from muport.data import register
+from muport.integration._answers import Answers, Mapped, batch_of_cell, views_of
 from muport.integration._cells import canonical
 from muport.integration._fit import Fit, Options, fit
+from muport.integration._joint import JointSpace
 from muport.integration._knobs import Knobs
 from muport.integration._pool import pooled
 from muport.integration._query import new_maps
+from muport.integration._refine import fit_network
+from muport.integration._refinement import Refinement
 from muport.integration._scbiot import fit_scbiot
+from muport.integration._space import find_space, known_group, modalities_of_kind, place, views_of_network
 from muport.integration._state import GroupMap, IntegrationState, standardise, transform
 from muport.integration._threads import single_threaded
-from muport.integration._transfer import fit_labels, label_probabilities
+from muport.integration._transfer import fit_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows
+    from muport.integration._space import Placed
 
 __all__ = ["Integration"]
 
@@ -37,14 +43,18 @@ _ALGORITHMS = {"shared": fit, "scbiot": fit_scbiot}
 _HISTORY = ("theta", "move", "change")
 
 
-class Integration(MuDataModel):
-    """Batches, and unpaired modalities in a shared space, brought together by optimal transport.
+class Integration(Answers):
+    """Batches and modalities, paired, partly paired or unpaired, brought together by optimal transport.
 
     Every group of cells (a batch, or a batch of one modality) is summarised by prototypes, which are transported onto
     centres that all groups share: unbalanced, so that a type that a group lacks is not dragged along. Displacements are
     taken from the original prototypes, shrunk where groups disagree, joined with a Bures map of each group's shape,
     refined between mutual nearest prototypes, and sharpened. Where a permutation test finds no batch effect, cells stay
     where they are. One map serves training cells and new ones.
+
+    Modalities meet in the representation they share (``shared_rep``), or, from 30 cells on that are in both, in a joint
+    space that is learnt from those cells: each cell has its weight for each modality, and what a cell was not measured
+    in is filled in from those that were. Modalities without either meet by their geometry alone (Gromov-Wasserstein).
 
     Parameters
     ----------
@@ -70,13 +80,20 @@ class Integration(MuDataModel):
         acts on all cells: with ``sharpen=0`` the reference does not move at all.
     algorithm
         ``"shared"``, or ``"scbiot"`` for the scBIOT paper's loop with its mathematics repaired, which scores lower.
+    refine
+        ``"vae"``: pass the integrated cells through the dual-view VAE with prototype losses. ``"none"``: do not.
+    vae_kwargs
+        How: ``encoder`` (``"mlp"`` or ``"transformer"``), ``n_latent``, ``views`` (``"embedding"``: two scalings of the
+        integrated cells; ``"modalities"``: two modalities of a joint space), and the paper's constants, ``beta``,
+        ``n_prototypes``, ``proto_tau``, ``cosface_m``, ``repulse_target``, ``conf_thr``, ``label_eps``,
+        ``proto_ema_m``, ``lam_clust``, ``lam_center``, ``lam_repulse``, ``lam_margin``, ``lam_sup``, ``lam_cons``.
     registry
         Registry of data, in place of `mdata`.
 
     Raises
     ------
     ValueError
-        If a knob is outside 0..1, or `reference` or `algorithm` is unknown.
+        If a knob is outside 0..1, or `reference`, `algorithm`, `refine` or a key of `vae_kwargs` is unknown.
 
     Examples
     --------
@@ -96,6 +113,7 @@ class Integration(MuDataModel):
     """
 
     _state_class: ClassVar[type] = IntegrationState
+    _setup_defaults: ClassVar[dict[str, Any]] = {"separate": True}
 
     def __init__(
         self,
@@ -108,6 +126,8 @@ class Integration(MuDataModel):
         projector: float = 0.5,
         reference: str = "auto",
         algorithm: str = "shared",
+        refine: str = "none",
+        vae_kwargs: Mapping[str, Any] | None = None,
         registry: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(mdata, registry)
@@ -116,12 +136,13 @@ class Integration(MuDataModel):
             raise ValueError(f"algorithm={algorithm!r} is unknown: use one of {', '.join(map(repr, _ALGORITHMS))}.")
         self._algorithm = algorithm
         self._reference = self._check_reference(reference)
+        self._refinement = Refinement.from_args(refine, vae_kwargs)
         #: Scores of the last fit: mix, overlap, strain, trustworthiness, iteration, transported_mass and others.
         self.metrics_: dict[str, float] = {}
-        self._model_summary_string = f"Integration with {self._knobs}, reference={reference!r}, {algorithm=}"
+        self._model_summary_string = f"Integration with {self._knobs}, reference={reference!r}, {algorithm=}, {refine=}"
         self.init_params_ = self._get_init_params(locals())
 
-    _saved_attributes: ClassVar[tuple[str, ...]] = (*MuDataModel._saved_attributes, "metrics_")
+    _saved_attributes: ClassVar[tuple[str, ...]] = (*Answers._saved_attributes, "metrics_")
 
     @property
     def _batches(self) -> tuple[str, ...]:
@@ -223,8 +244,16 @@ class Integration(MuDataModel):
         devices: int | str = "auto",
         random_state: int = 0,
         progress: bool = True,
+        max_epochs: int | None = None,
+        batch_size: int = 512,
+        lr: float = 2e-3,
+        early_stopping: bool = True,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        trainer_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         """Fit the integration, and, if labels are known, what :meth:`predict` needs.
+
+        The arguments from `max_epochs` on are for ``refine="vae"``.
 
         Parameters
         ----------
@@ -238,6 +267,10 @@ class Integration(MuDataModel):
             Seed; the same seed gives the same result, bit by bit.
         progress
             Show a progress bar.
+        max_epochs, batch_size, lr, early_stopping
+            Of the network: by default as many epochs as make 4,000 steps, 20 to 100.
+        plan_kwargs, trainer_kwargs
+            For the training plan (``weight_decay``) and scvi-tools' trainer (``enable_checkpointing``, ``logger``...).
 
         Raises
         ------
@@ -251,27 +284,53 @@ class Integration(MuDataModel):
             raise ValueError(f"random_state={random_state!r} must be an integer of at least 0.")
         _, _, device = parse_device_args(accelerator, devices, return_device="torch", validate_single_device=True)
         rows = self._rows()
-        label = rows.label[rows.cell] if rows.labels else None
-        fixed = self._fixed_groups(rows)
-        pool, pools = pooled(rows.x, rows.group, rows.groups, _blocks(rows, fixed), self._knobs, random_state)
-        cells = canonical(rows.x, pool[rows.group], pools, label)
-        in_place = {pools[pool[group]] for group in fixed}
-        reference = tuple(i for i, name in enumerate(cells.names) if name in in_place)
-        options = Options(int(max_iter), approximate, reference, random_state, str(device))
         with single_threaded():
-            found = _with_progress(self._algorithm, cells, self._knobs, options, progress)
-            del cells
-            member = tuple(found.state.groups.index(pools[p]) for p in pool)
-            state = replace(found.state, groups=rows.groups, member=member)
-            self.state_ = state if label is None else _with_labels(state, rows, label, options)
+            space = find_space(rows, seed=int(random_state), device=str(device))
+            placed = place(rows, space)
+            found = self._fit(placed.rows, Options(int(max_iter), approximate, (), random_state, str(device)), progress)
+        self.state_ = replace(found.state, space=space, batches=rows.batches)
         self.metrics_ = found.metrics
         self.history_ = {
             name: pd.DataFrame({name: [row[i] for row in found.history]}).rename_axis("iteration")
             for i, name in enumerate(_HISTORY)
         }
+        if self._refinement.on:
+            training = {
+                "max_epochs": max_epochs, "batch_size": batch_size, "lr": lr, "early_stopping": early_stopping,
+                "accelerator": accelerator, "devices": devices, "random_state": int(random_state), "progress": progress,
+                "plan_kwargs": plan_kwargs, "trainer_kwargs": trainer_kwargs,
+            }  # fmt: skip
+            self._refine(placed, training)
         self.settings_ = {"max_iter": int(max_iter), "approximate": approximate, "random_state": random_state}
         self.is_trained_ = True
         self.to_device(device)
+
+    def _fit(self, rows: Rows, options: Options, progress: bool) -> Fit:
+        label = rows.label[rows.cell] if rows.labels else None
+        fixed = self._fixed_groups(rows)
+        pool, pools = pooled(rows.x, rows.group, rows.groups, _blocks(rows, fixed), self._knobs, options.seed)
+        cells = canonical(rows.x, pool[rows.group], pools, label)
+        in_place = {pools[pool[group]] for group in fixed}
+        options = replace(options, reference=tuple(i for i, name in enumerate(cells.names) if name in in_place))
+        found = _with_progress(self._algorithm, cells, self._knobs, options, progress)
+        del cells
+        member = tuple(found.state.groups.index(pools[p]) for p in pool)
+        state = replace(found.state, groups=rows.groups, member=member)
+        return replace(found, state=state if label is None else _with_labels(state, rows, label, options))
+
+    def _refine(self, placed: Placed, training: dict[str, Any]) -> None:
+        state, rows = self.state_, placed.rows
+        with single_threaded():
+            y = transform(rows.x, _codes(rows, state), state, device=self._search_device)
+        first, second = views_of_network(y, placed, state.space, self._refinement.by_modality)
+        found = fit_network(
+            first, batch_of_cell(rows, state.batches), len(state.batches), label=rows.label if rows.labels else None,
+            second=second, objective=self._refinement.objective, encoder=self._refinement.encoder,
+            n_latent=self._refinement.n_latent, **training,
+        )  # fmt: skip
+        self.state_ = replace(state, network=found.network)
+        for name, values in found.history.items():
+            self.history_[name] = pd.DataFrame({name: values}).rename_axis("epoch")
 
     def _fixed_groups(self, rows: Rows) -> tuple[int, ...]:
         """Codes of the groups that stay in place."""
@@ -281,7 +340,10 @@ class Integration(MuDataModel):
         if wanted == "largest":
             return (int(np.bincount(rows.group).argmax()),)
         batch, modality = _of_group(rows)
-        chosen = [wanted in (rows.batches[b], rows.modalities[m]) for b, m in zip(batch, modality, strict=True)]
+        chosen = [
+            wanted == rows.batches[b] or wanted in modalities_of_kind(rows.modalities[m])
+            for b, m in zip(batch, modality, strict=True)
+        ]
         if all(chosen) and len(chosen) > 1:
             raise ValueError(f"reference={wanted!r} names all of {list(rows.groups)}: nothing would be left to move.")
         return tuple(np.flatnonzero(chosen).tolist())
@@ -291,16 +353,20 @@ class Integration(MuDataModel):
         device = str(self.device)
         return None if device == "cpu" else device
 
-    def _mapped(self, rows: Rows, sharpness: float | None = None) -> NDArray[np.float32]:
-        """(n_rows, d) rows integrated; groups that the model does not know are mapped first."""
+    def _mapped(self, data: mudata.MuData | anndata.AnnData | None, sharpness: float | None = None) -> Mapped:
+        """Integrate the model's cells or new ones; groups that the model does not know are mapped first."""
         state: IntegrationState = self._fitted()
-        if rows.x.shape[1] != len(state.center):
-            raise ValueError(f"the cells have {rows.x.shape[1]} coordinates, but the model has {len(state.center)}.")
         if sharpness is not None:
             state = replace(state, sharpness=sharpness)
+        rows = self._rows(data)
         with single_threaded():
-            maps = (*state.maps, *self._new_maps(rows, state))
-            return transform(rows.x, _codes(rows, state), state, maps=maps, device=self._search_device)
+            placed = place(rows, state.space)
+            x = placed.rows.x
+            if x.shape[1] != len(state.center):
+                raise ValueError(f"the cells have {x.shape[1]} coordinates, but the model has {len(state.center)}.")
+            maps = (*state.maps, *self._new_maps(placed.rows, state))
+            codes = _codes(placed.rows, state)
+            return Mapped(rows, placed, transform(x, codes, state, maps=maps, device=self._search_device))
 
     def _new_maps(self, rows: Rows, state: IntegrationState) -> tuple[GroupMap, ...]:
         unknown = _unknown(rows, state)
@@ -315,109 +381,6 @@ class Integration(MuDataModel):
         )  # fmt: skip
         found = dict(zip(cells.names, new_maps(cells, state, self._knobs, options), strict=True))
         return tuple(found[name] for name in unknown)
-
-    def get_latent_representation(self, mdata: mudata.MuData | anndata.AnnData | None = None) -> NDArray[np.float32]:
-        """Return integrated coordinates.
-
-        Parameters
-        ----------
-        mdata
-            Cells to map; those the model was set up with by default. Other cells go through :meth:`map_query`.
-
-        Returns
-        -------
-        (n_obs, d) float32, row i for ``mdata.obs_names[i]``, in the coordinates of the input. A cell measured in
-        several modalities is at the mean of its rows.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            Before :meth:`train`.
-        """
-        self._fitted()
-        rows = self._rows(mdata)
-        return rows.to_cells(self._mapped(rows))
-
-    def map_query(self, mdata: mudata.MuData | anndata.AnnData) -> NDArray[np.float32]:
-        """Map new cells without refitting. The model and `mdata` stay as they are.
-
-        Cells of a known batch go through its map: as in training, a cell's place does not depend on the cells that come
-        with it. A new batch is transported onto the fitted centres first, so it should hold enough cells to tell.
-
-        Parameters
-        ----------
-        mdata
-            New cells with the ``obsm`` keys and batch column of the set-up; labels are not needed, and one of the
-            modalities is enough. It need not be set up.
-
-        Returns
-        -------
-        (n_obs, d) float32 in the order of ``mdata.obs_names``.
-
-        Raises
-        ------
-        KeyError, ValueError
-            As :meth:`setup_mudata`, and if the width differs from the model's.
-        """
-        return self.get_latent_representation(mdata)
-
-    def predict(
-        self,
-        soft: bool = False,
-        threshold: float | None = None,
-        mdata: mudata.MuData | anndata.AnnData | None = None,
-    ) -> pd.Series | pd.DataFrame:
-        """Predict the label of every cell from the labelled cells around it.
-
-        Votes of the nearest labelled cells in the integrated space are joined with a classifier in the modality's own
-        representation (``use_rep``), where that is another space; the confidence is calibrated on held-out labels.
-        No cell votes for itself, but a cell whose label is known has taught the classifier.
-
-        Parameters
-        ----------
-        soft
-            Return probabilities.
-        threshold
-            Confidence below which a cell is given the unlabelled category.
-        mdata
-            Cells to label; those the model was set up with by default.
-
-        Returns
-        -------
-        A categorical Series over ``mdata.obs_names``, named as ``labels_key``; or, if `soft`, a DataFrame of
-        probabilities (cells by labels) whose rows sum to 1. No cell is left out.
-
-        Raises
-        ------
-        ValueError
-            If no labels were set up, none is known, `threshold` is outside 0..1, or is given with ``soft=True``.
-        """
-        state: IntegrationState = self._fitted()
-        if state.labels is None:
-            raise ValueError(
-                f"there are no labels to predict: labels_key={self._setup.labels_key!r}. Set the data up with a "
-                "labels_key that holds at least one label."
-            )
-        if not isinstance(soft, bool):
-            raise TypeError(f"soft={type(soft).__name__} must be True or False: pass cells as mdata=.")
-        if threshold is not None and soft:
-            raise ValueError(f"threshold={threshold!r} is for soft=False: probabilities are not rejected.")
-        if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
-            raise ValueError(f"threshold={threshold!r} must be a number between 0 and 1.")
-        rows = self._rows(mdata)
-        z = standardise(self._mapped(rows, sharpness=0.0), state.center, state.scale)
-        p = rows.to_cells(label_probabilities(z, state.labels, _views(rows), rows.cell))
-        p /= p.sum(axis=1, keepdims=True)
-        names = state.labels.names
-        if soft:
-            return pd.DataFrame(p, index=rows.obs_names, columns=list(names))
-        chosen = p.argmax(axis=1)
-        unlabeled = self._setup.unlabeled_category
-        categories = [*names, *([unlabeled] if unlabeled not in names else [])]
-        if threshold is not None:
-            chosen = np.where(p.max(axis=1) < threshold, categories.index(unlabeled), chosen)
-        values = pd.Categorical.from_codes(chosen, categories=categories)
-        return pd.Series(values, index=rows.obs_names, name=self._setup.labels_key).cat.remove_unused_categories()
 
 
 def _of_group(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -439,29 +402,26 @@ def _codes(rows: Rows, state: IntegrationState) -> NDArray[np.int64]:
     """(n_rows,) position of each row's map; those of unknown groups come after the fitted ones."""
     position = dict(zip(state.groups, state.member, strict=True))
     position |= {name: len(state.maps) + i for i, name in enumerate(_unknown(rows, state))}
-    codes: NDArray[np.int64] = np.array([position[name] for name in rows.groups], dtype=np.int64)[rows.group]
+    fitted = [_fitted_group(name, state) or name for name in rows.groups]
+    codes: NDArray[np.int64] = np.array([position[name] for name in fitted], dtype=np.int64)[rows.group]
     return codes
 
 
+def _fitted_group(name: str, state: IntegrationState) -> str | None:
+    if isinstance(state.space, JointSpace):
+        return known_group(name, state.groups)
+    return name if name in state.groups else None
+
+
 def _unknown(rows: Rows, state: IntegrationState) -> tuple[str, ...]:
-    return tuple(name for name in rows.groups if name not in state.groups)
-
-
-def _views(rows: Rows) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float32] | None]]:
-    """Rows of each modality, and its own representation where that is not the integrated space."""
-    views = {}
-    for code, name in enumerate(rows.modalities):
-        own = rows.own.get(name)
-        shared = own is None or np.shares_memory(own, rows.x)
-        views[name] = (np.flatnonzero(rows.modality == code), None if shared else own)
-    return views
+    return tuple(name for name in rows.groups if _fitted_group(name, state) is None)
 
 
 def _with_labels(state: IntegrationState, rows: Rows, label: NDArray[np.int64], options: Options) -> IntegrationState:
     # votes are taken before sharpening, which moves cells of a small type into their neighbours' centres
     z = transform(rows.x, _codes(rows, state), replace(state, sharpness=0.0), device=options.search_device)
     z = standardise(z, state.center, state.scale)
-    return replace(state, labels=fit_labels(z, label, rows.labels, _views(rows), options.seed, rows.cell))
+    return replace(state, labels=fit_labels(z, label, rows.labels, views_of(rows), options.seed, rows.cell))
 
 
 def _with_progress(algorithm: str, cells: Any, knobs: Knobs, options: Options, show: bool) -> Fit:

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+# states are rebuilt by class, so the classes of their parts are imported at run time
+from muport.integration._bridge import Bridge  # noqa: TC001
+from muport.integration._joint import JointSpace  # noqa: TC001
 from muport.integration._prototypes import NEIGHBORS, soft_assign
+from muport.integration._refine import Network  # noqa: TC001
 from muport.integration._threads import each
 
 if TYPE_CHECKING:
@@ -155,6 +159,12 @@ class IntegrationState:
         Evidence for a batch effect, 0..1.
     labels
         Voting cells; None without labels.
+    space
+        How modalities that share no representation come into one space; None where they do, or there is but one.
+    batches
+        Names of the batches, in the order of their codes.
+    network
+        Refinement of the integrated coordinates; None without.
     neighbors
         Prototypes that carry a cell.
     types
@@ -171,6 +181,9 @@ class IntegrationState:
     reference: Reference
     evidence: float
     labels: Labels | None = None
+    space: JointSpace | Bridge | None = None
+    batches: tuple[str, ...] = ()
+    network: Network | None = None
     neighbors: int = NEIGHBORS
     types: Types | None = None
 

@@ -1,21 +1,25 @@
-"""The command line: ``muport`` or ``python -m muport``."""
+"""Commands, their errors, and what the process ends with."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import muport
+from muport.cli import _atlas, _gmm, _info, _integrate, _velocity
+from muport.cli._options import expanded, seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["main"]
 
 #: What a user can mend is told in one line; anything else is a bug, and shows where it happened.
-_USER_ERRORS = (OSError, KeyError, TypeError, ValueError)
+_USER_ERRORS = (OSError, KeyError, TypeError, ValueError, ImportError)
 _ERROR, _INTERRUPTED = 1, 130
 
 
@@ -36,10 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["--version"])  # doctest: +SKIP
     muport 0.1.0
     """
-    args = _parser().parse_args(argv)
+    parser, commands = _parser()
+    args = parser.parse_args(expanded(list(sys.argv[1:] if argv is None else argv), parser, commands))
     call: Callable[[argparse.Namespace], None] = args.call
     try:
-        call(args)
+        with _own_stdout(args):
+            call(args)
     except _USER_ERRORS as error:
         if args.debug:
             raise
@@ -53,14 +59,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+@contextmanager
+def _own_stdout(args: argparse.Namespace) -> Iterator[None]:
+    """Keep stdout for what the command prints there: what libraries tell goes to stderr, or, if little, nowhere."""
+    if args.command == "demo":
+        yield
+        return
+    args.stdout = sys.stdout
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(prog="muport", description="Optimal transport for single-cell data on MuData.")
     parser.add_argument("--version", action="version", version=f"muport {muport.__version__}")
     parser.add_argument("--debug", action="store_true", help="show where an error happened")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for add in (_add_demo,):
+    adds = (
+        _add_demo, _integrate.add_integrate, _integrate.add_transfer, _atlas.add_atlas, _gmm.add_gmm,
+        _velocity.add_velocity, _info.add_info,
+    )  # fmt: skip
+    for add in adds:
         add(commands)
-    return parser
+    return parser, dict(commands.choices)
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -75,15 +101,9 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )  # fmt: skip
     demo.add_argument("--force", action="store_true", help="write into a folder that holds other files, too")
     demo.add_argument(
-        "--seed", type=_seed, default=0, help="seed of simulation, fit and pictures (default: %(default)s)"
+        "--seed", type=seed, default=0, help="seed of simulation, fit and pictures (default: %(default)s)"
     )
     demo.set_defaults(call=_demo)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or (value := int(text)) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} must be an integer from 0 to {2**32 - 1}")
-    return value
 
 
 def _demo(args: argparse.Namespace) -> None:

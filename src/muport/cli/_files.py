@@ -1,0 +1,156 @@
+"""Data files: read by their suffix, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import anndata
+    import mudata
+
+    type Data = anndata.AnnData | mudata.MuData
+
+__all__ = ["check_input", "check_kind", "check_output", "prepared", "read", "set_aside", "write"]
+
+_SUFFIXES = (".h5ad", ".h5mu", ".zarr")
+
+
+def read(path: Path) -> Data:
+    """Read an AnnData or a MuData.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If its suffix is none of ``.h5ad``, ``.h5mu``, ``.zarr``, or it holds something else.
+    """
+    check_input(path)
+    import anndata
+    import mudata
+
+    readers: dict[str, Any] = {".h5ad": anndata.read_h5ad, ".h5mu": mudata.read_h5mu, ".zarr": _read_zarr}
+    try:
+        found: Data = readers[path.suffix](path)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {error}") from error
+    return found
+
+
+def _read_zarr(path: Path) -> Data:
+    import anndata
+    import mudata
+    import zarr
+
+    kind = zarr.open_group(path, mode="r").attrs.get("encoding-type", "anndata")
+    found: Data = mudata.read_zarr(path) if str(kind).lower() == "mudata" else anndata.read_zarr(path)
+    return found
+
+
+def prepared(path: Path, args: argparse.Namespace) -> Data:
+    """Read data and, with ``--prepare``, normalise and reduce them; refuse an output that does not suit them."""
+    data = read(path)
+    check_kind(args.out, data)
+    if args.prepare:
+        from muport import pp
+
+        pp.prepare(data, umap=False, random_state=args.seed)
+    return data
+
+
+def check_input(path: Path) -> None:
+    """Refuse what is not there, or not a file of data."""
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"INPUT {str(path)!r} must end in one of {', '.join(_SUFFIXES)}.")
+    if not path.exists():
+        raise FileNotFoundError(f"INPUT {str(path)!r} does not exist.")
+
+
+def check_output(path: Path, force: bool, option: str = "--out", suffixes: tuple[str, ...] = _SUFFIXES) -> None:
+    """Refuse, before anything is computed, what could not be written, or would be lost.
+
+    Parameters
+    ----------
+    path
+        File or folder to write.
+    force
+        Whether what is there may be replaced.
+    option
+        How messages call it.
+    suffixes
+        Those it may have; none if any will do.
+    """
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"{option} {str(path)!r} must end in one of {', '.join(suffixes)}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{option} {str(path)!r}: there is no folder {str(path.parent)!r}.")
+    if path.exists() and not force:
+        raise FileExistsError(f"{option} {str(path)!r} exists: pass --force to replace it.")
+
+
+def check_kind(path: Path, data: Data) -> None:
+    """Refuse a suffix that the data cannot be written under."""
+    several = hasattr(data, "mod")
+    wrong = {".h5ad": several, ".h5mu": not several}
+    if wrong.get(path.suffix, False):
+        right = ".h5mu" if several else ".h5ad"
+        raise ValueError(f"--out {str(path)!r}: the data are {type(data).__name__}, name it {right} or .zarr.")
+
+
+def write(data: Data, path: Path) -> None:
+    """Write under another name first, then put it in place of what is there."""
+    for key in ("_scvi_uuid", "_scvi_manager_uuid"):
+        data.uns.pop(key, None)
+    obs: Any = data.obs
+    for column in [c for c in obs.columns if str(c).startswith("_scvi_")]:
+        del obs[column]
+    new = path.with_name(f".{path.stem}-{uuid4().hex[:8]}{path.suffix}")
+    try:
+        if path.suffix == ".zarr":
+            data.write_zarr(new)
+        else:
+            data.write(new)
+        _replace(new, path)
+    finally:
+        _remove(new)
+
+
+@contextmanager
+def set_aside(path: Path) -> Iterator[None]:
+    """Move what is at `path` out of the way; remove it when the new is there, and put it back if that fails."""
+    if not path.exists():
+        yield
+        return
+    old = path.with_name(f".{path.stem}-{uuid4().hex[:8]}.old")
+    os.replace(path, old)
+    try:
+        yield
+    except BaseException:
+        os.replace(old, path)
+        raise
+    _remove(old)
+
+
+def _replace(new: Path, path: Path) -> None:
+    if not path.is_dir():
+        os.replace(new, path)
+        return
+    old = path.with_name(f".{path.stem}-{uuid4().hex[:8]}.old")
+    os.replace(path, old)
+    os.replace(new, path)
+    shutil.rmtree(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,114 @@
+"""What a command tells when it is done."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["Report"]
+
+
+@dataclass
+class Report:
+    """A run of a command, from its start.
+
+    Attributes
+    ----------
+    args
+        Its arguments.
+    cells
+        Number of cells.
+    metrics
+        Figures of the result, by name.
+    written
+        What was written.
+    """
+
+    args: argparse.Namespace
+    cells: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    written: list[str] = field(default_factory=list)
+    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def progress(self) -> bool:
+        """Whether a progress bar is wanted, and seen."""
+        return not self.args.quiet and not self.args.json and sys.stderr.isatty()
+
+    def wrote(self, path: Path) -> None:
+        """Note a file or folder."""
+        self.written.append(str(path))
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Note figures."""
+        self.metrics.update(metrics)
+
+    def tell(self) -> None:
+        """Print the summary: as JSON to stdout, or as a table to stderr."""
+        import muport
+
+        seconds = time.perf_counter() - self.start
+        if self.args.json:
+            summary = {
+                "command": self.args.command,
+                "version": muport.__version__,
+                "input": str(self.args.input),
+                "cells": self.cells,
+                "seconds": round(seconds, 3),
+                "peak_memory_mb": round(_peak_mb(), 1),
+                "settings": {name: _plain(value) for name, value in _settings(self.args).items()},
+                "metrics": {name: _plain(value) for name, value in self.metrics.items()},
+                "written": self.written,
+            }
+            print(json.dumps(summary, allow_nan=False), file=self.args.stdout)
+        elif not self.args.quiet:
+            self._table(seconds)
+
+    def _table(self, seconds: float) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(
+            title=f"muport {self.args.command}: {self.cells:,} cells in {seconds:.1f} s", title_justify="left"
+        )
+        table.add_column("")
+        table.add_column("", justify="right")
+        for name, value in self.metrics.items():
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        console = Console(stderr=True)
+        console.print(table)
+        for path in self.written:
+            console.print(f"wrote {path}", highlight=False)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    left_out = ("call", "command", "debug", "input", "json", "quiet", "config", "stdout")
+    return {name: value for name, value in vars(args).items() if name not in left_out and value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON takes it; what is not finite is null."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _peak_mb() -> float:
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,0 +1,181 @@
+"""Each command, from a file to a file."""
+
+from __future__ import annotations
+
+import json
+
+import anndata
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+
+from muport import cli, datasets
+from muport.integration import Integration
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two batches with half of the labels, unpaired modalities, a process in time, and a cohort."""
+    folder = tmp_path_factory.mktemp("commands")
+    rng = np.random.default_rng(0)
+    kind, batch = rng.integers(3, size=240), rng.integers(2, size=240)
+    x = (4 * np.eye(3, 8)[kind] + 0.4 * rng.normal(size=(240, 8)) + batch[:, None]).astype(np.float32)
+    obs = pd.DataFrame({"batch": np.array(["a", "b"])[batch], "type": np.array(["A", "B", "C"])[kind]})
+    obs["known"] = np.where(batch == 0, obs["type"], "unknown")
+    obs.index = [f"c{i}" for i in range(240)]
+    batches = anndata.AnnData(np.ones((240, 2), np.float32), obs, obsm={"X_pca": x, "X_umap": x[:, :2]})
+    batches.write(folder / "batches.h5ad")
+    atac = batches[120:].copy()
+    atac.obs_names = [f"d{i}" for i in range(120)]
+    atac.var_names = ["p0", "p1"]
+    mudata.MuData({"rna": batches[:120].copy(), "atac": atac}).write(folder / "two.h5mu")
+    moving = datasets.simulated_dynamics("linear", n_cells=300, n_dims=6, random_state=0)
+    moving.obs["stage"] = pd.cut(moving.obs["time"], 3, labels=["early", "middle", "late"])
+    moving.obsm["X_umap"] = moving.obsm["X_pca"][:, :2]
+    moving.write(folder / "moving.h5ad")
+    datasets.simulated_cohort(n_patients=6, n_cells=60, n_dims=5, random_state=0).write(folder / "cohort.h5ad")
+    return folder
+
+
+def run(folder, capsys, *argv):
+    code = cli.main([argv[0], str(folder / argv[1]), *argv[2:], "--json"])
+    told = capsys.readouterr()
+    assert code == 0, told.err
+    return json.loads(told.out)
+
+
+def test_integrate(folder, tmp_path, capsys):
+    told = run(
+        folder, capsys, "integrate", "batches.h5ad", "-o", str(tmp_path / "out.h5ad"), "--save", str(tmp_path / "m")
+    )
+    assert told["cells"] == 240
+    assert told["metrics"]["mix"] > told["metrics"]["mix_input"]
+    assert told["written"] == [str(tmp_path / "m"), str(tmp_path / "out.h5ad")]
+    out = anndata.read_h5ad(tmp_path / "out.h5ad")
+    model = Integration.load(tmp_path / "m", adata=False)
+    assert np.array_equal(model.map_query(out), out.obsm["X_integration"])
+    assert set(out.obs.columns) == {"batch", "type", "known"}
+
+
+def test_a_saved_model_maps(folder, tmp_path, capsys):
+    first, second = tmp_path / "a.h5ad", tmp_path / "b.h5ad"
+    run(folder, capsys, "integrate", "batches.h5ad", "-o", str(first), "--save", str(tmp_path / "m"))
+    run(folder, capsys, "integrate", "batches.h5ad", "-o", str(second), "--load", str(tmp_path / "m"))
+    assert np.array_equal(*(anndata.read_h5ad(path).obsm["X_integration"] for path in (first, second)))
+
+
+def test_transfer(folder, tmp_path, capsys):
+    told = run(folder, capsys, "transfer", "batches.h5ad", "-o", str(tmp_path / "out.zarr"), "--labels-key", "known")
+    out = anndata.read_zarr(tmp_path / "out.zarr")
+    assert (out.obs["prediction"].astype(str) == out.obs["type"].astype(str)).mean() > 0.95
+    assert out.obs["prediction_confidence"].between(0, 1).all()
+    assert told["metrics"]["labels"] == 3
+
+
+def test_integrate_modalities(folder, tmp_path, capsys):
+    argv = ("integrate", "two.h5mu", "-o", str(tmp_path / "out.h5mu"), "--shared-rep", "X_pca")
+    assert run(folder, capsys, *argv)["cells"] == 240
+    assert mudata.read_h5mu(tmp_path / "out.h5mu").obsm["X_integration"].shape == (240, 8)
+
+
+def test_atlas(folder, tmp_path, capsys):
+    argv = ("atlas", "batches.h5ad", "-o", str(tmp_path / "out.zarr"))
+    told = run(folder, capsys, *argv)
+    assert (told["cells"], told["written"]) == (240, [str(tmp_path / "out.zarr")])
+    first = anndata.read_zarr(tmp_path / "out.zarr")
+    assert first.obsm["scBIOT"].shape == (240, 8)
+    assert cli.main([argv[0], str(folder / argv[1]), *argv[2:]]) == 1
+    assert "--force" in capsys.readouterr().err
+    run(folder, capsys, *argv, "--force", "--strength", "0")
+    second = anndata.read_zarr(tmp_path / "out.zarr")
+    assert not np.array_equal(first.obsm["scBIOT"], second.obsm["scBIOT"])
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
+
+
+def test_a_failed_atlas_leaves_the_old_one(folder, tmp_path, capsys):
+    (tmp_path / "out.npy").write_bytes(b"mine")
+    argv = ["atlas", str(folder / "batches.h5ad"), "-o", str(tmp_path / "out.npy"), "--force", "--batch-key", "plate"]
+    assert cli.main(argv) == 1
+    assert (tmp_path / "out.npy").read_bytes() == b"mine"
+
+
+def test_velocity(folder, tmp_path, capsys):
+    argv = ("--time-key", "time", "--labels-key", "stage", "--basis", "X_umap", "--terminal", "late", "--steps", "60")
+    told = run(folder, capsys, "velocity", "moving.h5ad", "-o", str(tmp_path / "out.h5ad"), *argv)
+    out = anndata.read_h5ad(tmp_path / "out.h5ad")
+    truth, found = out.obsm["velocity"], out.obsm["velot_velocity"]
+    cosine = (truth * found).sum(1) / np.linalg.norm(truth, axis=1) / np.linalg.norm(found, axis=1)
+    assert cosine.mean() > 0.9
+    assert out.obsm["velot_velocity_umap"].shape == (300, 2)
+    assert told["metrics"]["fate late"] == pytest.approx(1, abs=0.01)
+
+
+def test_velocity_from_a_root(folder, tmp_path, capsys):
+    argv = ("--root", "early", "--labels-key", "stage", "--steps", "30")
+    run(folder, capsys, "velocity", "moving.h5ad", "-o", str(tmp_path / "out.h5ad"), *argv)
+    out = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert np.corrcoef(out.obs["pseudotime"], out.obs["time"])[0, 1] > 0.9
+
+
+def test_gmm(folder, tmp_path, capsys):
+    argv = ("--condition-key", "condition", "--components", "3", "--folds", "3", "--tables", str(tmp_path / "tables"))
+    told = run(folder, capsys, "gmm", "cohort.h5ad", "-o", str(tmp_path / "out.h5ad"), *argv)
+    assert told["metrics"]["samples"] == 6
+    assert 0 <= told["metrics"]["auroc"] <= 1
+    distances = pd.read_csv(tmp_path / "tables" / "distances.csv", index_col=0)
+    assert distances.shape == (6, 6)
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {
+        "distances.csv",
+        "embedding.csv",
+        "conditions.csv",
+    }
+    assert "X_gmm" in anndata.read_h5ad(tmp_path / "out.h5ad").obsm
+
+
+def test_info(folder, tmp_path, capsys):
+    assert cli.main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["muport"]
+    assert cli.main(["info", str(folder / "two.h5mu"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["cells"], told["modalities"]["rna"]["obsm"]["X_pca"]) == (240, "120x8")
+    run(folder, capsys, "integrate", "batches.h5ad", "-o", str(tmp_path / "o.h5ad"), "--save", str(tmp_path / "m"))
+    assert cli.main(["info", str(tmp_path / "m")]) == 0
+    assert "Integration" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["integrate", "none.h5ad", "-o", "out.h5ad"], "does not exist"),
+        (["integrate", "batches.h5ad", "-o", "batches.h5ad"], "--force"),
+        (["integrate", "batches.h5ad", "-o", "out.h5mu"], ".h5ad or .zarr"),
+        (["integrate", "batches.h5ad", "-o", "out.h5ad", "--batch-key", "plate"], "'plate'"),
+        (["integrate", "batches.h5ad", "-o", "out.h5ad", "--strength", "2"], "strength=2"),
+        (["integrate", "batches.h5ad", "-o", "out.h5ad", "--use-rep", "rna=X_pca"], "one obsm key"),
+        (["transfer", "batches.h5ad", "-o", "out.h5ad"], "--labels-key"),
+        (["velocity", "moving.h5ad", "-o", "out.h5ad", "--time-key", "age"], "'age'"),
+        (["velocity", "moving.h5ad", "-o", "out.h5ad", "--root", "early"], "--labels-key"),
+        (["gmm", "cohort.h5ad", "-o", "out.h5ad", "--folds", "3"], "--condition-key"),
+        (["atlas", "batches.h5ad", "-o", "out.zarr", "--obsm-key", "X_none"], "X_none"),
+        (["info", "none.h5ad"], "does not exist"),
+    ],
+)
+def test_errors_are_one_line_and_write_nothing(folder, monkeypatch, capsys, argv, told):
+    monkeypatch.chdir(folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert cli.main(argv) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"muport {argv[0]}: error: ")
+    assert told in error
+    assert error.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_without_json_the_summary_goes_to_stderr(folder, tmp_path, capsys):
+    assert cli.main(["integrate", str(folder / "batches.h5ad"), "-o", str(tmp_path / "out.h5ad")]) == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "240 cells" in told.err
+    assert cli.main(["integrate", str(folder / "batches.h5ad"), "-o", str(tmp_path / "b.h5ad"), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
