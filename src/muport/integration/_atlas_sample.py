@@ -127,7 +127,7 @@ def choose_rows(
         row, key, code = _candidates(blocks, share, seed)
         if (np.bincount(code, minlength=len(size)) >= wanted).all():
             break
-        slack *= 2
+        slack = 2 * abs(slack) + 1
     order = np.lexsort((row, key, code))
     begin = np.concatenate([[0], np.cumsum(np.bincount(code, minlength=len(size)))[:-1]])
     rank = np.arange(len(order)) - begin[code[order]]
