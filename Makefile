@@ -82,7 +82,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version $(PYTHON) \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_ARGS)
 
 lock: $(UV)
-	$(COMPILE) pyproject.toml --extra metrics --group test --group dev -o requirements/test.txt
+	$(COMPILE) pyproject.toml --extra dask --extra metrics --group test --group dev -o requirements/test.txt
 	$(COMPILE) pyproject.toml --extra metrics --group doc -o requirements/docs.txt
 	$(COMPILE) pyproject.toml --extra metrics --group bench -o requirements/bench.txt
 	echo uv | $(COMPILE) - -o requirements/uv.txt
