@@ -123,7 +123,7 @@ def _centred(x: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.flo
     one = np.unique(batch, return_inverse=True)[1]
     total = np.zeros((one.max(initial=0) + 1, x.shape[1]))
     np.add.at(total, one, x)
-    mean = total / np.bincount(one, minlength=len(total))[:, None]
+    mean = total / np.maximum(np.bincount(one, minlength=len(total)), 1)[:, None]
     return x - mean[one]
 
 
@@ -135,6 +135,8 @@ def _told(
 ) -> NDArray[np.float64]:
     """Variance of y told by neighbours under x, in units of the mean of |unit|^2 (of y if not given)."""
     told = np.zeros(len(x))
+    if np.square(x).sum() <= np.finfo(np.float32).tiny:
+        return told
     for code in np.unique(batch):
         rows = np.flatnonzero(batch == code)
         k = min(_NEIGHBORS, len(rows) - 1)
