@@ -7,13 +7,13 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-import muport
 from muport._constants import UNLABELED_CATEGORY
 from muport.data._chunks import CellChunks, open_chunks
 from muport.data._chunks_disk import open_root
@@ -148,6 +148,23 @@ def integrate_centroids(
     TypeError, ValueError
         If an argument is out of range, or a cell has no batch or a coordinate that is not finite.
 
+    Notes
+    -----
+    On a cluster the sample and the fit stay in the calling process; the workers map chunks and write disjoint chunks of
+    one zarr. A worker that dies loses at most the chunk in hand, which another one writes again; a driver that dies is
+    called again. On SLURM, with ``dask-jobqueue`` (``tmp_path`` on the shared file system)::
+
+        from dask.distributed import Client
+        from dask_jobqueue import SLURMCluster
+
+        cluster = SLURMCluster(cores=4, processes=1, memory="4GB", walltime="01:00:00", death_timeout=120)
+        cluster.scale(jobs=16)
+        muport.integrate_centroids("atlas.zarr", tmp_path="/shared/out.zarr", client=Client(cluster))
+
+    On Kubernetes, with ``dask-kubernetes``, the cluster is ``KubeCluster(name="atlas", image=..., n_workers=16)``, with
+    an image that holds muport and a volume that all pods can write to. One process a worker is enough: each maps on all
+    its cores while it reads and writes. Beside a finished ``.npy`` lies ``.npy.json``, by which the same call knows it.
+
     Examples
     --------
     >>> import muport
@@ -219,7 +236,7 @@ class _Plan:
     def fingerprint(self, piece: int, out_key: str) -> str:
         """What the result depends on: the same for calls that may share their chunks."""
         text = {
-            "version": muport.__version__, "cells": self.cells.signature(), "unit": self.cells.unit,
+            "version": version("muport"), "cells": self.cells.signature(), "unit": self.cells.unit,
             "batch": self.cells.batch.signature(self.cells.shape[0]), "piece": piece, "chunk_size": self.chunk_size,
             "label": self.cells.label.signature(self.cells.shape[0]) if self.cells.label else None,
             "knobs": asdict(self.knobs), "options": asdict(self.options), "centroids": asdict(self.centroids),
