@@ -3,51 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import dijkstra
 
+from muport.integration._bridge_couple import choose, refine
+from muport.integration._bridge_geometry import Frame, geometry, place
 from muport.integration._prototypes import soft_assign
-from muport.neighbors import as_points, kmeans, knn
-from muport.ot import solve
+from muport.integration._threads import single_threaded
+from muport.neighbors import as_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["Bridge", "confidence", "cross", "fit_bridge"]
+    from muport.integration._bridge_couple import Choice
+    from muport.integration._bridge_geometry import Geometry
 
-_MOST = 200  # prototypes of a modality
-_GRAPH = 10  # neighbours in the graph of prototypes
+__all__ = ["Bridge", "confidence", "cross", "fit_bridge"]
 
 
 @dataclass(frozen=True, eq=False)
 class Bridge:
-    """Way of every modality into the common space: its prototypes and where they lie there.
+    """Way of every modality into the common space, which is the hub's own.
 
     Attributes
     ----------
     hub
         Modality whose coordinates the common space has.
-    center, scale
-        Modality -> (d_m,) mean and one number, the root mean square distance from it.
+    frames
+        Modality -> its metric, mean and scale.
     points
-        Modality -> (P_m, d_m) standardised prototypes.
+        Modality but the hub -> (n, d_m) points of it, in its frame.
     image
-        Modality -> (P_m, D) their place in the common space.
+        Modality but the hub -> (n, D) where they lie in the common space.
     figures
         See :func:`confidence`.
     """
 
     hub: str
-    center: dict[str, NDArray[np.float32]]
-    scale: dict[str, float]
+    frames: dict[str, Frame]
     points: dict[str, NDArray[np.float32]]
     image: dict[str, NDArray[np.float32]]
-    figures: dict[str, float]
+    figures: dict[str, Any]
 
 
 def fit_bridge(
@@ -59,10 +59,18 @@ def fit_bridge(
 ) -> Bridge:
     """Align two or more modalities that share neither features nor cells.
 
+    Distances inside each modality are compared, never cells of two: steps in neighbour graphs of 3 % and 10 % of the
+    points, and straight distances, each by the Euclidean and by the cosine metric. Every pair of modalities is aligned
+    between prototypes in every such setting from several starts; the plan with the most evidence over all settings is
+    refined between cells. The metric of each modality is the one in which the chosen plans distort least.
+    The hub is the modality in which the images of the others keep most of their variance. Masses are cells: types in
+    different proportions are matched worse, and mirror images of equal size cannot be told apart by any such method.
+
     Parameters
     ----------
     views
-        Modality -> (n_m, d_m) representation of its cells.
+        Modality -> (n_m, d_m) representation of its cells. Neither the order of the modalities nor that of the cells
+        matters.
     random_state
         Seed.
     device
@@ -70,50 +78,64 @@ def fit_bridge(
     progress
         Called with a line of text at each step.
 
+    Returns
+    -------
+    Bridge
+        The fitted state, of at most 1,200 points a modality.
+
     Raises
     ------
     ValueError
         If there are fewer than two modalities, or one is constant, has too few cells or an entry that is not finite.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = (rng.beta(1, 3, size=(60, 1)) * [[1, 2, 3]]).astype(np.float32)
+    >>> bridge = fit_bridge({"rna": x, "atac": x[:, :2] * 2})
+    >>> cross(bridge, "rna", x).shape == cross(bridge, "atac", x[:, :2] * 2).shape
+    True
+
+    References
+    ----------
+    Memoli (2011), Gromov-Wasserstein distances and the metric approach to object matching. Demetci et al. (2022),
+    SCOT, for geodesic distances and the barycentric projection.
     """
     if len(views) < 2:
-        raise ValueError(f"views has {len(views)} modalities ({', '.join(views)}): a bridge needs two or more.")
-    center, scale, points, mass, structure = {}, {}, {}, {}, {}
-    for name, given in views.items():
-        x = as_points(given, name)
-        center[name] = x.mean(axis=0)
-        scale[name] = float(np.sqrt(np.square(x - center[name]).sum(1).mean()))
-        if len(x) < 3 or scale[name] == 0:
-            raise ValueError(f"{name} has {len(x)} cells with spread {scale[name]}: there is no structure to align.")
-        x = np.ascontiguousarray((x - center[name]) / scale[name])
-        found = kmeans(x, min(_MOST, max(3, len(x) // 3)), random_state=random_state)
-        points[name], mass[name] = found.centers, np.bincount(found.labels).astype(np.float64) / len(x)
-        structure[name] = _geodesics(found.centers)
-    hub = min(views, key=lambda name: len(points[name]) * 0 + list(views).index(name))
-    image, figures = {hub: points[hub]}, {}
-    for name in views:
-        if name != hub:
-            progress(f"aligning {name} with {hub}")
-            result = solve(
-                cx=structure[name], cy=structure[hub], a=mass[name], b=mass[hub], method="gromov", reg=0.001,
-                n_restarts=3, max_iter=30, random_state=random_state, cost=np.zeros((len(mass[name]), len(mass[hub]))),
-            )  # fmt: skip
-            plan = result.plan.numpy()
-            image[name] = (plan @ points[hub] / plan.sum(1, keepdims=True)).astype(np.float32)
-            figures[f"{name}: objective"] = float(result.objective)
-    return Bridge(hub, center, scale, points, image, figures)
-
-
-def _geodesics(x: NDArray[np.float32]) -> NDArray[np.float64]:
-    found = knn(x, min(_GRAPH, len(x) - 1), method="exact")
-    n, k = found.indices.shape
-    graph = csr_array((found.distances.ravel(), (np.repeat(np.arange(n), k), found.indices.ravel())), shape=(n, n))
-    distance: NDArray[np.float64] = dijkstra(graph, directed=False)
-    distance[~np.isfinite(distance)] = 1.5 * distance[np.isfinite(distance)].max()
-    return distance / distance.max()
+        raise ValueError(f"views has {len(views)} modalities {tuple(views)}: a bridge needs two or more.")
+    with single_threaded():
+        known: dict[str, Geometry] = {}
+        for name in sorted(views):
+            progress(f"distances within {name}")
+            known[name] = geometry(name, views[name], random_state)
+        chosen: dict[tuple[str, str], Choice] = {}
+        for a, b in combinations(known, 2):
+            progress(f"aligning {a} with {b}")
+            chosen[a, b] = choose(known[a], known[b], random_state, device)
+        metrics = _metrics(known, chosen)
+        fine, objective = {}, {}
+        for (a, b), choice in chosen.items():
+            progress(f"refining {a} with {b}")
+            fine[a, b], objective[a, b] = refine(known[a], known[b], (metrics[a], metrics[b]), choice.plan, device)
+    return _assemble(known, metrics, fine, _figures(chosen, objective, metrics))
 
 
 def cross(bridge: Bridge, modality: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, D) place of cells (n, d_m) of a modality in the common space, a function of each cell alone.
+    """Bring cells of a modality into the common space, each by itself.
+
+    Parameters
+    ----------
+    bridge
+        Fitted state.
+    modality
+        Name of the modality.
+    x
+        (n, d_m) cells, in the representation of the fit.
+
+    Returns
+    -------
+    (n, D) float32: for the hub its standardised coordinates, else the mean image of the nearest fitted points, weighted
+    by a kernel.
 
     Raises
     ------
@@ -122,19 +144,91 @@ def cross(bridge: Bridge, modality: str, x: NDArray[np.float32]) -> NDArray[np.f
     ValueError
         If the width of `x` is not that of the modality, or an entry is not finite.
     """
-    if modality not in bridge.points:
-        raise KeyError(f"{modality!r} is not one of the bridge's modalities ({', '.join(bridge.points)}).")
-    cells = as_points(x, modality)
-    if cells.shape[1] != len(bridge.center[modality]):
-        raise ValueError(f"{modality} has {cells.shape[1]} columns, but was fitted on {len(bridge.center[modality])}.")
-    cells = np.ascontiguousarray((cells - bridge.center[modality]) / bridge.scale[modality])
+    if modality not in bridge.frames:
+        raise KeyError(f"{modality!r} is not one of the bridge's modalities {tuple(bridge.frames)}.")
+    cells, known = as_points(x, modality), bridge.frames[modality]
+    if cells.shape[1] != len(known.center):
+        raise ValueError(f"{modality} has {cells.shape[1]} columns, but was fitted on {len(known.center)}.")
+    placed = place(cells, known)
     if modality == bridge.hub:
-        return cells
-    near, weight = soft_assign(cells, bridge.points[modality])
-    placed: NDArray[np.float32] = np.einsum("nk,nkd->nd", weight, bridge.image[modality][near])
-    return placed
+        return placed
+    near, weight = soft_assign(placed, bridge.points[modality])
+    found: NDArray[np.float32] = np.einsum("nk,nkd->nd", weight, bridge.image[modality][near])
+    return np.ascontiguousarray(found, dtype=np.float32)
 
 
 def confidence(bridge: Bridge) -> dict[str, Any]:
-    """Unsupervised figures of the alignment."""
+    """Tell how far to trust a bridge, from what it was fitted on alone.
+
+    Returns
+    -------
+    dict
+        ``hub``; for each modality its ``metric``; for each pair ``objective`` (mean squared distortion of the unit-RMS
+        distances, 0 for an isometry), ``stability`` (mass that the best plans of other settings share with the chosen
+        one, 1 is best), ``margin`` (what the best plan of another kind lacks in evidence, 0 to 1: near 0 is ambiguous)
+        and ``kept`` (variance of the images over that of the hub).
+    """
     return dict(bridge.figures)
+
+
+def _metrics(known: dict[str, Geometry], chosen: dict[tuple[str, str], Choice]) -> dict[str, str]:
+    """Metric of each modality: together the least distortion of the chosen plans, averaged over the graphs."""
+
+    def distortion(metrics: dict[str, str]) -> float:
+        return sum(
+            value
+            for (a, b), choice in chosen.items()
+            for (x, y, _), value in choice.value.items()
+            if (x, y) == (metrics[a], metrics[b])
+        )
+
+    combined = product(*(one.frames for one in known.values()))
+    return min((dict(zip(known, metrics, strict=True)) for metrics in combined), key=distortion)
+
+
+def _assemble(
+    known: dict[str, Geometry],
+    metrics: dict[str, str],
+    fine: dict[tuple[str, str], NDArray[np.float32]],
+    figures: dict[str, Any],
+) -> Bridge:
+    images = {hub: _images(hub, known, metrics, fine) for hub in known}
+    kept = {hub: {name: _kept(image, known[name].mass) for name, image in images[hub].items()} for hub in known}
+    hub = max(known, key=lambda one: float(np.mean(list(kept[one].values()))))
+    figures = {"hub": hub, **figures, **{f"kept {name} in {hub}": share for name, share in kept[hub].items()}}
+    return Bridge(
+        hub,
+        {name: one.frames[metrics[name]] for name, one in known.items()},
+        {name: one.points[metrics[name]] for name, one in known.items() if name != hub},
+        images[hub],
+        figures,
+    )
+
+
+def _images(
+    hub: str, known: dict[str, Geometry], metrics: dict[str, str], fine: dict[tuple[str, str], NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """Barycentric projection of every other modality's points into the frame of `hub`."""
+    target = known[hub].points[metrics[hub]]
+    out = {}
+    for name in known:
+        if name != hub:
+            plan = fine[name, hub] if (name, hub) in fine else fine[hub, name].T
+            out[name] = np.ascontiguousarray(plan @ target / plan.sum(axis=1, keepdims=True), dtype=np.float32)
+    return out
+
+
+def _kept(image: NDArray[np.float32], mass: NDArray[np.float64]) -> float:
+    """Variance of the images, over that of the hub, which is 1."""
+    return float(mass @ np.square(image - mass @ image).sum(axis=1))
+
+
+def _figures(
+    chosen: dict[tuple[str, str], Choice], objective: dict[tuple[str, str], float], metrics: dict[str, str]
+) -> dict[str, Any]:
+    figures: dict[str, Any] = {f"metric {name}": metric for name, metric in metrics.items()}
+    for (a, b), choice in chosen.items():
+        figures[f"objective {a}-{b}"] = objective[a, b]
+        figures[f"stability {a}-{b}"] = choice.stability
+        figures[f"margin {a}-{b}"] = choice.margin
+    return figures
