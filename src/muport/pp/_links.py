@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def link(
     last = genes.where.end if body else tss + 1
     low = first - np.where(genes.forward, upstream, downstream)
     high = last + np.where(genes.forward, downstream, upstream)
-    names, column = np.unique(genes.name, return_inverse=True)
+    column, names = pd.factorize(genes.name)
     found = []
     for gene, peak in _overlaps(chrom_of_peak, peaks, chrom_of_gene, low, high):
         gap = np.maximum(np.maximum(first[gene] - peaks.end[peak], peaks.start[peak] - last[gene]), 0)
@@ -60,7 +61,7 @@ def link(
         raise ValueError(f"no peak lies within {upstream} bases of a gene: are both of the same genome and assembly?")
     weights = _largest(np.concatenate(found), (len(peaks), len(names)))
     held = np.flatnonzero(np.diff(weights.tocsc().indptr))
-    return weights[:, held].tocsr(), names[held]
+    return weights[:, held].tocsr(), np.asarray(names)[held]
 
 
 def _chromosomes(peaks: NDArray[np.str_], genes: NDArray[np.str_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

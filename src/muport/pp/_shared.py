@@ -56,9 +56,10 @@ def shared_representation(
     logged; every gene is scaled to mean 0 and standard deviation 1 in each modality by itself, so that what all genes
     of a modality have in common falls away. Of the values A (RNA) and B (activity), cells x genes:
 
-    - ``"pca"``: the principal axes V of A; cells at A V and B V.
-    - ``"cca"``: with all rows scaled to length 1, :math:`A B^\top \approx U S V^\top`; cells at the rows of U and V,
-      scaled to length 1, as in Seurat. The axes are what varies in both, and neither modality leads.
+    - ``"pca"``: the axes V of the largest eigenvalues of :math:`A^\top A / n_A + B^\top B / n_B`; cells at A V and B V.
+      Neither modality leads, and a new cell's place is a plain product.
+    - ``"cca"``: with all rows scaled to length 1, :math:`A B^\top \approx U S V^\top`; cells at the rows of U S and
+      V S, scaled to length 1. The axes are what varies in both; what only one modality tells is lost.
 
     Memory: the counts of the shared genes, three times, sparse; nothing is made dense but cells x `n_comps`.
 
@@ -174,7 +175,7 @@ def share(
     k = min(n_comps, len(names) - 1, a.shape[0] - 1, b.shape[0] - 1)
     told = f"{len(names)} shared genes, {method.upper()} of {k} dimensions"
     if method == "pca":
-        axes = principal_axes(first, k, random_state)
+        axes = principal_axes(first, second, k, random_state)
         return Shared(first.dot(axes).astype(np.float32), second.dot(axes).astype(np.float32), names, told)
     first, second = first.unit(), second.unit()
     left_axes, right_axes = canonical_axes(first, second, k, random_state)
@@ -182,8 +183,7 @@ def share(
 
 
 def _unit(z: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Every dimension, then every row, scaled to length 1."""
-    z = z / np.maximum(np.linalg.norm(z, axis=0), 1e-300)
+    """Rows scaled to length 1."""
     unit: NDArray[np.float32] = (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-300)).astype(np.float32)
     return unit
 

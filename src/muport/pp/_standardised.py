@@ -57,10 +57,18 @@ class Standardised:
         return scaled
 
 
-def principal_axes(z: Standardised, k: int, random_state: int) -> NDArray[np.float64]:
-    """Axes (g, k) of largest variance, in descending order."""
-    shape = z.x.shape
-    operator = LinearOperator(shape, z.dot, z.tdot, z.dot, np.float64, z.tdot)
+def principal_axes(a: Standardised, b: Standardised, k: int, random_state: int) -> NDArray[np.float64]:
+    """Axes (g, k) of largest variance, in descending order, both modalities weighing the same whatever their cells."""
+    n, m = a.x.shape[0], b.x.shape[0]
+
+    def forward(v: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([a.dot(v) / np.sqrt(n), b.dot(v) / np.sqrt(m)])
+
+    def back(u: NDArray[Any]) -> NDArray[Any]:
+        found: NDArray[Any] = a.tdot(u[:n]) / np.sqrt(n) + b.tdot(u[n:]) / np.sqrt(m)
+        return found
+
+    operator = LinearOperator((n + m, a.x.shape[1]), forward, back, forward, np.float64, back)
     return _right(operator, k, random_state)[0]
 
 
