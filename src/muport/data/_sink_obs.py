@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from muport.data._chunks_disk import open_root
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from muport.data._chunks_disk import is_url, open_root
 
 _BLOCK = 2**18  # entries that are copied together
 
@@ -38,8 +37,12 @@ def add_obs(result: Path, obs: Any, path: str | None = None, modality: str | Non
     if obs is not None:
         write_elem(root, "obs", obs)
     elif path is not None:
-        prefix = f"mod/{modality}/" if modality else ""
-        _copy(open_root(path)[f"{prefix}obs"], root, "obs")
+        place = f"mod/{modality}/obs" if modality else "obs"
+        folder = Path(path) / place
+        if not is_url(path) and (folder / "zarr.json").is_file():
+            shutil.copytree(folder, result / "obs")
+        else:
+            _copy(open_root(path)[place], root, "obs")
 
 
 def _copy(source: Any, target: Any, name: str) -> None:

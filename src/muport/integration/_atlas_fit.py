@@ -26,6 +26,7 @@ __all__ = ["CentroidOptions", "fit_centroids", "rows_at_once"]
 
 _TOTAL = 32_768  # centroids of all groups
 _READ = 2**25  # bytes read together
+_BLOCK = 2**16  # sampled cells summed together
 
 
 @dataclass(frozen=True)
@@ -131,13 +132,11 @@ def _pick(blocks: Blocks, row: NDArray[np.int64]) -> NDArray[np.int64]:
 def _scaling(sample: Sample) -> tuple[NDArray[np.float32], float]:
     """Mean of all cells, and their root mean square distance to it, by the cells that the sampled ones stand for."""
     weight = sample.weight / sample.weight.sum()
-    center = weight @ sample.x
-    # a block at a time: the centred copy would be as large as the sample
-    spread = 0.0
-    for low in range(0, len(weight), 2**16):
-        part = slice(low, low + 2**16)
-        spread += float(weight[part] @ np.square(sample.x[part] - center).sum(axis=1))
-    spread = float(np.sqrt(spread))
+    # a block at a time: in float64 the sample would take twice its memory again
+    parts = [slice(low, low + _BLOCK) for low in range(0, len(weight), _BLOCK)]
+    center = np.sum([weight[part] @ sample.x[part] for part in parts], axis=0)
+    squared = sum(float(weight[part] @ np.square(sample.x[part] - center).sum(axis=1)) for part in parts)
+    spread = float(np.sqrt(squared))
     return center.astype(np.float32), spread if spread > 1e-6 * float(np.abs(center).max(initial=0)) else 1.0
 
 

@@ -40,6 +40,9 @@ _SHARES = ("repulse_target", "conf_thr", "label_eps", "proto_ema_m")
 class Objective:
     """Weights and constants of the objective, named as in the paper.
 
+    The published weights of clust, center, repulse and margin are a hundred times the defaults here, and beta a tenth:
+    with them types fall apart into prototypes.
+
     Attributes
     ----------
     n_prototypes
@@ -68,13 +71,13 @@ class Objective:
     """
 
     n_prototypes: int = 64
-    beta: float = 1e-3
+    beta: float = 1e-2
     proto_tau: float = 0.08
-    lam_clust: float = 1.0
-    lam_center: float = 1.0
-    lam_repulse: float = 1.0
+    lam_clust: float = 0.01
+    lam_center: float = 0.01
+    lam_repulse: float = 0.01
     repulse_target: float = 0.1
-    lam_margin: float = 1.5
+    lam_margin: float = 0.015
     cosface_m: float = 0.15
     conf_thr: float = 0.8
     lam_sup: float = 1.0

@@ -22,7 +22,9 @@ __all__ = ["Network", "Refined", "fit_network", "refine"]
 
 _CELLS_PER_PROTOTYPE = 30
 _BLOCK = 2**14  # cells evaluated together
-_STEPS, _EPOCHS = 4_000, (20, 100)  # optimiser steps wanted, and the bounds of the epochs they make
+_LATENT = 20
+_STEPS, _EPOCHS = 300, (20, 60)  # optimiser steps wanted, and the bounds of the epochs they make
+_BATCHES, _BATCH = 8, (64, 1024)  # minibatches of an epoch wanted, and the bounds of their size
 _LEAST_VALIDATED = 100  # cells from which a tenth is held out
 _RIDGE = 1e-3
 _TINY = 1e-6
@@ -83,8 +85,8 @@ def fit_network(
     encoder: Encoder = "mlp",
     n_latent: int | None = None,
     max_epochs: int | None = None,
-    batch_size: int = 512,
-    lr: float = 2e-3,
+    batch_size: int | None = None,
+    lr: float = 4e-3,
     early_stopping: bool = True,
     accelerator: str = "auto",
     devices: int | list[int] | str = "auto",
@@ -116,11 +118,11 @@ def fit_network(
     encoder
         ``"mlp"``, or ``"transformer"``: a token per feature, as published.
     n_latent
-        Width of the latent; that of the cells by default.
+        Width of the latent; 20 by default, or that of the cells if it is less.
     max_epochs
-        Most epochs; by default as many as make 4,000 steps, 20 to 100.
+        Most epochs; by default as many as make 300 steps, 20 to 60.
     batch_size
-        Cells of a minibatch.
+        Cells of a minibatch; by default an eighth of all, 64 to 1,024.
     lr
         Largest learning rate.
     early_stopping
@@ -157,9 +159,10 @@ def fit_network(
     from muport.integration._module import DualViewVAE
     from muport.integration._refine_train import ArraySplitter, own_generators, train
 
-    network = _untrained(cells, n_batches, n_latent or cells.y.shape[1], objective, encoder, random_state)
-    n = len(cells.y)
-    epochs = max_epochs or int(np.clip(-(-_STEPS * batch_size // n), *_EPOCHS))
+    n, d = cells.y.shape
+    network = _untrained(cells, n_batches, n_latent or min(_LATENT, d), objective, encoder, random_state)
+    size = batch_size or int(np.clip(n // _BATCHES, *_BATCH))
+    epochs = max_epochs or int(np.clip(_STEPS * size // n, *_EPOCHS))
     centers, prior = _prototypes(network, cells, random_state)
     with own_generators(random_state):
         module = DualViewVAE(
@@ -167,7 +170,7 @@ def fit_network(
         )  # fmt: skip
         decoders = [torch.from_numpy(np.linalg.pinv(one).T) for one in network.linear]
         module.start(torch.from_numpy(centers), torch.from_numpy(prior), decoders)
-        data = ArraySplitter(_tensors(network, cells), batch_size, random_state, held_out=_held_out(n))
+        data = ArraySplitter(_tensors(network, cells), size, random_state, held_out=_held_out(n))
         history = train(
             module, data, max_epochs=epochs, early_stopping=early_stopping, accelerator=accelerator, devices=devices,
             plan_kwargs={"lr": lr} | dict(plan_kwargs or {}),
@@ -209,7 +212,7 @@ def _codes(values: Any, name: str, n: int) -> NDArray[np.int64]:
 
 
 def _check_options(
-    encoder: str, n_latent: int | None, max_epochs: int | None, batch_size: int, lr: float, cells: _Cells
+    encoder: str, n_latent: int | None, max_epochs: int | None, batch_size: int | None, lr: float, cells: _Cells
 ) -> None:
     if encoder not in ENCODERS:
         raise ValueError(f"encoder={encoder!r} must be one of {sorted(ENCODERS)}.")
@@ -305,7 +308,8 @@ def _prototypes(network: Network, cells: _Cells, seed: int) -> tuple[NDArray[np.
 def refine(network: Network, y: Any, batch: Any, *, second: Any | None = None) -> NDArray[np.float32]:
     """Latent coordinates of cells, each a function of the cell, its batch and the network alone.
 
-    The mean of the product of both views' posteriors: mean_v weighted by their precisions. Nothing is drawn.
+    The mean z of the product of both views' posteriors, which is their means weighted by their precisions; then
+    z (r / |z|)^(1/2), with r the root mean square length of the training cells. Nothing is drawn.
 
     Parameters
     ----------
@@ -329,14 +333,12 @@ def refine(network: Network, y: Any, batch: Any, *, second: Any | None = None) -
     """
     points, other = as_points(y, "y"), None if second is None else as_points(second, "second")
     codes = _codes(batch, "batch", len(points))
-    if points.shape[1] != len(network.linear[0]):
-        raise ValueError(
-            f"y has {points.shape[1]} coordinates, but the network was trained on {len(network.linear[0])}."
-        )
+    width = len(network.linear[0])
+    if points.shape[1] != width:
+        raise ValueError(f"y has {points.shape[1]} coordinates; the network was trained on {width}.")
     if (other is None) != (network.second is None):
-        raise ValueError(
-            f"the network was trained {'without' if network.second is None else 'with'} a second modality."
-        )
+        without = "without" if network.second is None else "with"
+        raise ValueError(f"the network was trained {without} a second modality: pass second= as in training.")
     if other is not None and other.shape != (len(points), len(network.linear[1])):
         raise ValueError(f"second has shape {other.shape}, expected {(len(points), len(network.linear[1]))}.")
     cells = _Cells(points, codes, codes, other)
@@ -376,5 +378,17 @@ def _read(network: Network, posteriors: torch.nn.ModuleList, cells: _Cells) -> N
     finally:
         torch.set_num_threads(before)
     product = (mean[0] * precision[0] + mean[1] * precision[1]) / (precision[0] + precision[1])
-    out: NDArray[np.float32] = product.numpy() * np.float32(network.scale)
+    out: NDArray[np.float32] = _compressed(product.numpy(), network)
+    return out
+
+
+def _compressed(z: NDArray[np.float32], network: Network) -> NDArray[np.float32]:
+    """Latents in the scale of the input, a cell's distance from the origin entering by its square root.
+
+    Assignments see directions alone (Eq. 2), so between two cells of one prototype only the length is left, most of
+    which is how deeply they were measured.
+    """
+    usual = np.sqrt(network.weights["prior"].sum())
+    length = np.maximum(np.linalg.norm(z, axis=1, keepdims=True), _TINY)
+    out: NDArray[np.float32] = (network.scale * np.sqrt(usual / length)).astype(np.float32) * z
     return out
