@@ -393,3 +393,15 @@ def test_knobs_of_numpy_types_can_be_saved(kit, sim, tmp_path):
     model.save(tmp_path / "m")
     again = Integration.load(tmp_path / "m", adata=False)
     assert again._knobs == model._knobs
+
+
+@pytest.mark.parametrize("reference", ["auto", "largest"])
+def test_many_rows_take_the_centroid_path(kit, monkeypatch, reference):
+    """Where the sample holds every cell, it is the fit in memory."""
+    mdata, _ = unpaired(kit)
+    whole = integrated(mdata, reference=reference)
+    monkeypatch.setattr("muport.integration._model._MOST_ROWS", 100)
+    sampled = integrated(mdata, reference=reference)
+    assert sampled.metrics_["n_sampled"] == mdata.n_obs
+    assert "n_sampled" not in whole.metrics_
+    assert np.array_equal(sampled.get_latent_representation(), whole.get_latent_representation())

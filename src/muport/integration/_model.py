@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +14,7 @@ from scvi.model._utils import parse_device_args
 from muport._constants import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport.data import register
 from muport.integration._answers import Answers, Mapped, batch_of_cell, views_of
+from muport.integration._atlas_fit import fit_centroids
 from muport.integration._cells import canonical
 from muport.integration._fit import Fit, Options, fit
 from muport.integration._joint import JointSpace
@@ -28,7 +30,7 @@ from muport.integration._threads import single_threaded
 from muport.integration._transfer import fit_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import anndata
     import mudata
@@ -41,6 +43,7 @@ __all__ = ["Integration"]
 
 _ALGORITHMS = {"shared": fit, "scbiot": fit_scbiot}
 _HISTORY = ("theta", "move", "change")
+_MOST_ROWS = 500_000  # that are fitted whole; of more, a sample of each group is
 
 
 class Integration(Answers):
@@ -50,7 +53,8 @@ class Integration(Answers):
     centres that all groups share: unbalanced, so that a type that a group lacks is not dragged along. Displacements are
     taken from the original prototypes, shrunk where groups disagree, joined with a Bures map of each group's shape,
     refined between mutual nearest prototypes, and sharpened. Where a permutation test finds no batch effect, cells stay
-    where they are. One map serves training cells and new ones.
+    where they are. One map serves training cells and new ones. Beyond 500,000 rows a sample of each group is fitted, at
+    most 128 MB of it; :func:`muport.integrate_centroids` does without the others in memory, too.
 
     Modalities meet in the representation they share (``shared_rep``), or, from 30 cells on that are in both, in a joint
     space that is learnt from those cells: each cell has its weight for each modality, and what a cell was not measured
@@ -309,14 +313,32 @@ class Integration(Answers):
         label = rows.label[rows.cell] if rows.labels else None
         fixed = self._fixed_groups(rows)
         pool, pools = pooled(rows.x, rows.group, rows.groups, _blocks(rows, fixed), self._knobs, options.seed)
-        cells = canonical(rows.x, pool[rows.group], pools, label)
-        in_place = {pools[pool[group]] for group in fixed}
-        options = replace(options, reference=tuple(i for i, name in enumerate(cells.names) if name in in_place))
-        found = _with_progress(self._algorithm, cells, self._knobs, options, progress)
-        del cells
+        in_place = tuple(dict.fromkeys(pools[pool[group]] for group in fixed))
+        with _bar(options, progress) as tell:
+            found = self._solve(rows, pool[rows.group], pools, label, in_place, options, tell)
         member = tuple(found.state.groups.index(pools[p]) for p in pool)
         state = replace(found.state, groups=rows.groups, member=member)
         return replace(found, state=state if label is None else _with_labels(state, rows, label, options))
+
+    def _solve(
+        self,
+        rows: Rows,
+        group: NDArray[np.int64],
+        names: tuple[str, ...],
+        label: NDArray[np.int64] | None,
+        fixed: tuple[str, ...],
+        options: Options,
+        tell: Callable[[str], None],
+    ) -> Fit:
+        if self._algorithm == "shared" and len(rows.x) > _MOST_ROWS:
+            labels = None if label is None else lambda: [(0, label)]
+            return fit_centroids(
+                lambda start, stop: rows.x[start:stop], lambda: [(0, group)], names, rows.x.shape, self._knobs, options,
+                labels=labels, fixed=fixed, progress=tell,
+            )  # fmt: skip
+        cells = canonical(rows.x, group, names, label)
+        options = replace(options, reference=tuple(i for i, name in enumerate(cells.names) if name in fixed))
+        return _ALGORITHMS[self._algorithm](cells, self._knobs, options, tell)
 
     def _refine(self, placed: Placed, training: dict[str, Any]) -> None:
         state, rows = self.state_, placed.rows
@@ -424,10 +446,9 @@ def _with_labels(state: IntegrationState, rows: Rows, label: NDArray[np.int64], 
     return replace(state, labels=fit_labels(z, label, rows.labels, views_of(rows), options.seed, rows.cell))
 
 
-def _with_progress(algorithm: str, cells: Any, knobs: Knobs, options: Options, show: bool) -> Fit:
+@contextmanager
+def _bar(options: Options, show: bool) -> Iterator[Callable[[str], None]]:
     columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, disable=not show, transient=True) as bar:
         task = bar.add_task("start", total=options.max_iter + 5)
-        return _ALGORITHMS[algorithm](
-            cells, knobs, options, lambda stage: bar.update(task, advance=1, description=stage)
-        )
+        yield lambda stage: bar.update(task, advance=1, description=stage)

@@ -216,4 +216,5 @@ def _of_cells(rows: Rows, kind: str, chosen: NDArray[np.bool_]) -> NDArray[np.fl
     cell = rows.cell[rows.modality == rows.modalities.index(kind)]
     row = np.full(rows.n_cells, -1)
     row[cell] = np.arange(len(cell))
-    return values[row[chosen]]
+    out: NDArray[np.float32] = values[row[chosen]]
+    return out
