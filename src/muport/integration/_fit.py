@@ -21,8 +21,18 @@ from muport.integration._displace import (
 from muport.integration._evidence import batch_evidence
 from muport.integration._project import residual_shift
 from muport.integration._prototypes import fit_prototypes
-from muport.integration._state import GroupMap, IntegrationState, Reference, move, transform
-from muport.integration._supervise import label_penalty, prototype_labels
+from muport.integration._state import (
+    GroupMap,
+    IntegrationState,
+    Reference,
+    Types,
+    finish,
+    move,
+    transform,
+    type_probabilities,
+)
+from muport.integration._supervise import label_penalty, prototype_types
+from muport.integration._types import fit_types, spread_types
 from muport.neighbors import kmeans
 
 if TYPE_CHECKING:
@@ -42,6 +52,7 @@ _CENTERS = 100
 _CELLS_PER_CENTER = 30
 _SAMPLE = 1_500  # cells of the diagnostics and of the landmarks
 _KEEP = 0.99  # share of the mixing without a refinement that must be left with it
+_SPREAD_CELLS = 10_000  # that say how far apart types lie
 _SHARP_POINTS = 32  # cells a sharpening centre is fitted on
 
 
@@ -111,24 +122,22 @@ def fit(cells: Cells, knobs: Knobs, options: Options, progress: Callable[[str], 
     caution = knobs.caution(evidence)
     progress("prototypes")
     prototypes, nearest = fit_prototypes(cells.x, cells.start, knobs.resolution, options.seed)
-    solved = _anneal(prototypes, cells, nearest, knobs, options, progress)
     step = knobs.step * caution
-    maps, covariance = _maps(prototypes, nearest, cells, solved, knobs, step, options.reference)
-    progress("refinement")
-    maps, shaped, refined = _chosen(maps, prototypes, cells, knobs.meeting * step, options)
+    task = _Task(cells, prototypes, nearest, knobs, step, options, progress)
+    mapped, types = _mapped(task), None
+    if cells.label is not None and (cells.label >= 0).any() and knobs.supervision * step > 0:
+        progress("labels")
+        mapped, types = _taught(task, mapped)
     progress("centres")
-    reference = Reference(
-        solved.coupling.centers, solved.coupling.weight, solved.clusters.target, solved.clusters.usual, covariance,
-        np.concatenate([move(one.position, one) for one in maps]), np.empty((0, cells.x.shape[1]), np.float32),
-        shaped, refined,
-    )  # fmt: skip
+    reference = replace(mapped.reference, image=np.concatenate([move(one.position, one) for one in mapped.maps]))
     state = IntegrationState(
-        center=cells.center, scale=cells.scale, groups=cells.names, member=tuple(range(len(maps))), maps=maps,
-        sharp=reference.landmarks, sharpness=knobs.pull * step, reference=reference, evidence=evidence,
+        center=cells.center, scale=cells.scale, groups=cells.names, member=tuple(range(len(mapped.maps))),
+        maps=mapped.maps, sharp=reference.landmarks, sharpness=knobs.pull * step, reference=reference,
+        evidence=evidence, types=types,
     )  # fmt: skip
-    state = _sharpened(state, cells, options)
+    state = _spread(_sharpened(state, cells, options), task, mapped.weight)
     progress("diagnostics")
-    return Fit(state, _metrics(state, cells, solved, options), solved.history)
+    return Fit(state, _metrics(state, cells, mapped.solved, options), mapped.solved.history)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +150,84 @@ class Solved:
     history: tuple[tuple[float, float, float], ...]
 
 
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What is fitted, and how."""
+
+    cells: Cells
+    prototypes: Prototypes
+    nearest: NDArray[np.int64]
+    knobs: Knobs
+    step: float
+    options: Options
+    progress: Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Mapped:
+    """A transport, the maps it gives, and (C,) how predictable each type is."""
+
+    solved: Solved
+    maps: tuple[GroupMap, ...]
+    reference: Reference
+    weight: NDArray[np.float64]
+
+
+def _mapped(task: _Task, known: NDArray[np.float32] | None = None) -> _Mapped:
+    """Transport, maps and refinement; with `known` (P, C) probabilities of the prototypes' types in the cost."""
+    prototypes, cells, knobs, options = task.prototypes, task.cells, task.knobs, task.options
+    solved = _anneal(prototypes, cells, known, knobs, options, task.progress)
+    maps, covariance = _maps(prototypes, task.nearest, cells, solved, knobs, task.step, options.reference)
+    task.progress("refinement")
+    maps, shaped, refined = _chosen(maps, prototypes, cells, knobs.meeting * task.step, options)
+    none = np.empty((0, cells.x.shape[1]), np.float32)
+    reference = Reference(
+        solved.coupling.centers, solved.coupling.weight, solved.clusters.target, solved.clusters.usual, covariance,
+        none, none, shaped, refined,
+    )  # fmt: skip
+    return _Mapped(solved, maps, reference, np.zeros(0))
+
+
+def _taught(task: _Task, plain: _Mapped) -> tuple[_Mapped, Types | None]:
+    """Transport once more, with the types that labelled cells teach all others where the first transport puts them.
+
+    Labels that the cells do not bear out teach nothing, and leave the first transport as it is.
+    """
+    types, weight, p = _learnt(task, plain.maps)
+    if (weight > 0).sum() < 2:
+        return plain, None
+    if len(plain.maps) < 2:
+        return replace(plain, weight=weight), types
+    known = prototype_types(p, task.nearest, len(task.prototypes.mass)) * weight.astype(np.float32)
+    mapped = _mapped(task, known)
+    types, weight, _ = _learnt(task, mapped.maps)
+    return replace(mapped, weight=weight), types
+
+
+def _learnt(task: _Task, maps: tuple[GroupMap, ...]) -> tuple[Types, NDArray[np.float64], NDArray[np.float32]]:
+    """Types, how predictable each is, and (N, C) probabilities of the types of all cells."""
+    assert task.cells.label is not None
+    z = _moved(maps, task.cells, np.arange(len(task.cells.x)), task.options.search_device)
+    types, weight = fit_types(z, task.cells.label, task.options.seed)
+    return types, weight, type_probabilities(z, types)
+
+
+def _spread(state: IntegrationState, task: _Task, weight: NDArray[np.float64]) -> IntegrationState:
+    """Set the types apart, which is decided on sharpened cells."""
+    if state.types is None:
+        return state
+    device = task.options.search_device
+    rows = _sample(task.cells, _SPREAD_CELLS, task.options.seed)
+    z = _moved(state.maps, task.cells, rows, device)
+    y = finish(z, replace(state, types=None), device)
+    shift = spread_types(y, type_probabilities(z, state.types), weight, task.knobs.supervision)
+    return replace(state, types=replace(state.types, shift=np.float32(task.step) * shift))
+
+
 def _anneal(
     prototypes: Prototypes,
     cells: Cells,
-    nearest: NDArray[np.int64],
+    known: NDArray[np.float32] | None,
     knobs: Knobs,
     options: Options,
     progress: Callable[[str], None],
@@ -157,10 +240,6 @@ def _anneal(
     coupling = Coupling(
         centers, np.empty((0, 0), np.float32), weight, np.zeros((len(cells.names), len(centers)), np.float32), True
     )
-    known = None
-    # labels of one group alone say nothing about where another's cells belong
-    if cells.label is not None and knobs.supervision > 0 and _labelled_groups(cells) > 1:
-        known = prototype_labels(cells.label, nearest, len(prototypes.mass))
     penalty, shift = None, np.zeros_like(prototypes.position)
     history: list[tuple[float, float, float]] = []
     for iteration in range(options.max_iter):
@@ -181,11 +260,6 @@ def _anneal(
         if theta == 0 and change < options.tol:
             break
     return Solved(coupling, clusters, shift, tuple(history))
-
-
-def _labelled_groups(cells: Cells) -> int:
-    known = np.flatnonzero(cells.label >= 0) if cells.label is not None else np.empty(0, np.int64)
-    return len(np.unique(np.searchsorted(cells.start, known, side="right")))
 
 
 def theta_at(iteration: int, knobs: Knobs, options: Options) -> float:

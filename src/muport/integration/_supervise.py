@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from muport.integration._couple import share
 
@@ -14,28 +15,27 @@ if TYPE_CHECKING:
     from muport.integration._couple import Coupling
     from muport.integration._prototypes import Prototypes
 
-__all__ = ["label_penalty", "prototype_labels"]
+__all__ = ["label_penalty", "prototype_types"]
 
 _MOST = 2.0  # penalty at full supervision, in units of 2 - 2 cos
 
 
-def prototype_labels(label: NDArray[np.int64], nearest: NDArray[np.int64], n_prototypes: int) -> NDArray[np.float32]:
-    """(P, C) share of each prototype's cells with each label; rows sum to the labelled share.
+def prototype_types(p: NDArray[np.float32], nearest: NDArray[np.int64], n_prototypes: int) -> NDArray[np.float32]:
+    """(P, C) mean over each prototype's cells of the probabilities of their types.
 
     Parameters
     ----------
-    label
-        (N,) codes, -1 where unknown.
+    p
+        (N, C) probabilities of the cells' types.
     nearest
         (N,) prototype of each cell.
     n_prototypes
         Number of prototypes, P.
     """
-    known, n_labels = label >= 0, int(label.max(initial=0)) + 1
-    counted = np.bincount(nearest[known] * n_labels + label[known], minlength=n_prototypes * n_labels)
-    total = np.maximum(np.bincount(nearest, minlength=n_prototypes), 1)
-    part: NDArray[np.float32] = (counted.reshape(n_prototypes, n_labels) / total[:, None]).astype(np.float32)
-    return part
+    member = csr_array((np.ones(len(p), np.float32), (nearest, np.arange(len(p)))), shape=(n_prototypes, len(p)))
+    size = np.maximum(np.bincount(nearest, minlength=n_prototypes), 1)
+    mean: NDArray[np.float32] = ((member @ p) / size[:, None]).astype(np.float32)
+    return mean
 
 
 def label_penalty(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     #: Modality -> its rows, and its own representation of them if that is another space than the integrated one.
     Views = Mapping[str, tuple[NDArray[np.int64], NDArray[np.float32] | None]]
 
-__all__ = ["fit_labels", "label_probabilities"]
+__all__ = ["fit_labels", "held_out_classifier", "label_probabilities"]
 
 _VOTERS = 20_000  # labelled cells that are kept
 _NEIGHBORS = 30
@@ -104,6 +104,41 @@ def label_probabilities(
     p = within * p + (1 - within) / p.shape[1]
     out: NDArray[np.float32] = (p / p.sum(axis=1, keepdims=True)).astype(np.float32)
     return out
+
+
+def held_out_classifier(
+    z: NDArray[np.float32], code: NDArray[np.int64], n_labels: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.int64]]:
+    """Linear classifier in the integrated space, and what it says of labelled cells that it was not taught by.
+
+    Parameters
+    ----------
+    z
+        (n, d) integrated rows, standardised.
+    code
+        (n,) labels, -1 where unknown; at least one is known.
+    n_labels
+        Number of labels, C.
+    seed
+        Seed of the choice of voters.
+
+    Returns
+    -------
+    (d + 1, C) weights of calibrated log probabilities, the last row the intercepts; and of the L labelled rows the
+    held-out probabilities (L, C) and labels (L,).
+    """
+    known = np.flatnonzero(code >= 0)
+    voters, weight = _voters(code[known], n_labels, np.random.default_rng(seed))
+    voters = known[voters]
+    names = tuple(map(str, range(n_labels)))
+    logit, _ = _votes(z, Labels(names, z[voters], code[voters], weight, {}, float("inf"), {}))
+    prior = np.log(np.bincount(code[known], minlength=n_labels) / len(known) + _TINY)
+    score = _held_out(logit, code, z)[known] + prior
+    # a classifier is never surer than its own model says: few labels would have it so
+    temperature = min(1.0, _likeliest(score, code[known]))
+    weights = _co_trained(logit, code, z)
+    weights[-1] += prior.astype(np.float32)
+    return np.float32(temperature) * weights, _softmax(temperature * score), code[known]
 
 
 def _voters(
