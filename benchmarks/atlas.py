@@ -44,7 +44,7 @@ batches in random order, chunks of 100,000 rows without compression.
 """
 
 
-def work(folder: Path, method: str, source: Path, target: Path, *options: str) -> list[str | Path]:
+def work(method: str, source: Path, target: Path, *options: str) -> list[str | Path]:
     return [sys.executable, "-W", "ignore", "-m", "benchmarks._atlas_worker", method, source, target, *options]
 
 
@@ -93,9 +93,9 @@ def scale(folder: Path, sizes: Sequence[int]) -> list[str]:
         write_atlas(source, n)
         disk[n] = disk_seconds(source)
         forget(source)
-        run = measured(work(folder, "muport", source, folder / "out.zarr"))
+        run = measured(work("muport", source, folder / "out.zarr"))
         shutil.rmtree(folder / "out.zarr", ignore_errors=True)
-        other = measured(work(folder, "harmony", source, folder / "none")) if n == min(sizes) else None
+        other = measured(work("harmony", source, folder / "none")) if n == min(sizes) else None
         shutil.rmtree(source)
         for method, figures in (("muport", run), ("harmonypy", other)):
             if isinstance(figures, str):
@@ -210,7 +210,7 @@ def faults(folder: Path, sizes: Sequence[int]) -> list[str]:
     write_atlas(source, SMALL)
     options = ("chunk_size=10000",)
     start = time.perf_counter()
-    whole = measured(work(folder, "muport", source, folder / "whole.zarr", *options))
+    whole = measured(work("muport", source, folder / "whole.zarr", *options))
     if isinstance(whole, str):
         return [f"- failed: {whole}\n"]
     last, before = time.perf_counter() - start, read(folder / "whole.zarr")
@@ -218,15 +218,13 @@ def faults(folder: Path, sizes: Sequence[int]) -> list[str]:
     env = os.environ | dict.fromkeys(POOLS, str(N_THREADS))
     for moment in np.sort(rng.uniform(last - whole["seconds_total"], last, KILLS)):
         target = folder / "killed.zarr"
-        run = subprocess.Popen(
-            work(folder, "muport", source, target, *options), cwd=ROOT, env=env, stdout=subprocess.DEVNULL
-        )
+        run = subprocess.Popen(work("muport", source, target, *options), cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
         time.sleep(moment)
         run.send_signal(signal.SIGKILL)
         died = run.wait() == -signal.SIGKILL
         done = len(list((folder / "killed.zarr.partial" / "done").glob("0*.json")))
         half = target.exists() and died and not np.array_equal(read(target), before)
-        again = measured(work(folder, "muport", source, target, *options))
+        again = measured(work("muport", source, target, *options))
         equal = not isinstance(again, str) and not half and np.array_equal(read(target), before)
         same += equal
         rows.append([float(moment / last), "yes" if died else "it had ended", done, "yes" if equal else "no"])

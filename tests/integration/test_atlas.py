@@ -108,6 +108,16 @@ def test_an_object_gets_a_result_that_is_not_in_memory(cells, wanted, tmp_path, 
         assert anndata.read_zarr(tmp_path / out).obs["batch"].equals(cells.obs["batch"])
 
 
+@pytest.mark.parametrize("out", [None, "out.zarr"])
+def test_a_lazy_object(cells, wanted, tmp_path, out):
+    pytest.importorskip("dask.array")
+    lazy = anndata.experimental.read_lazy(write(cells, tmp_path / "in.zarr"))
+    found, _ = integrate_centroids(lazy, tmp_path=None if out is None else tmp_path / out, **QUIET)
+    assert np.array_equal(np.asarray(found.obsm["scBIOT"]), wanted)
+    if out is not None:
+        assert anndata.read_zarr(tmp_path / out).obs_names.equals(cells.obs_names)
+
+
 def test_a_mudata_keeps_its_cells(cells, wanted):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

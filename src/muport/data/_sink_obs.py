@@ -35,7 +35,8 @@ def add_obs(result: Path, obs: Any, path: str | None = None, modality: str | Non
             del root[name]
     write_elem(root, "var", DataFrame(index=Index([], dtype=str)))
     if obs is not None:
-        write_elem(root, "obs", obs)
+        # the columns of a lazy object are read here: writers know data frames only
+        write_elem(root, "obs", obs.to_memory() if hasattr(obs, "to_memory") else obs)
     elif path is not None:
         place = f"mod/{modality}/obs" if modality else "obs"
         folder = Path(path) / place

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sample", "choose_rows", "count_groups", "draw", "shares"]
 
-_BYTES = 2**27  # of the cells that are sampled
+_BYTES = 2**26  # of the cells that are sampled
 _SLACK = 6.0  # standard deviations by which more candidates are kept than are needed
 
 
@@ -59,7 +59,7 @@ class Sample:
 def draw(
     read: Read, blocks: Blocks, n_groups: int, shape: tuple[int, int], most: int, seed: int, rows_at_once: int
 ) -> Sample:
-    """Sample every group: at most `most` cells of each, and as many as 128 MB hold of all.
+    """Sample every group: at most `most` cells of each, and as many as 64 MB hold of all.
 
     A cell is drawn if its key, a hash of the seed and of its row, is among the smallest of its group. So the sample is
     uniform, the same for every size of the chunks, and is known before the coordinates are read: these are then read
