@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import tempfile
 import warnings
@@ -219,7 +220,7 @@ def train(
     best = _Best()
     if settings.pop("enable_checkpointing", False) and checked:
         settings["callbacks"] = [*settings.get("callbacks", []), best]
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _quiet():
         warnings.filterwarnings("ignore", module="lightning")
         runner = TrainRunner(
             host, RefinePlan(module, **plan_kwargs), data, max_epochs, accelerator, devices,
@@ -232,6 +233,18 @@ def train(
     if best.weights:
         module.load_state_dict(best.weights)
     return {name: frame.to_numpy(np.float64).ravel() for name, frame in (host.history_ or {}).items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from listing the devices it found; its warnings stay."""
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class _Best(pl.Callback):
