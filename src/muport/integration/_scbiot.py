@@ -17,7 +17,7 @@ from muport.integration._prototypes import Prototypes, fit_prototypes, soft_assi
 from muport.integration._scbiot_loop import Iterate, iterate, make_problem, scored
 from muport.integration._scbiot_settings import settings_at
 from muport.integration._state import IntegrationState, Reference, move, transform
-from muport.integration._supervise import prototype_labels
+from muport.integration._supervise import prototype_types
 from muport.integration._threads import each
 from muport.neighbors import kmeans
 
@@ -109,7 +109,9 @@ def make_landmarks(cells: Cells, seed: int) -> tuple[Prototypes, Indices | None]
     marks = Prototypes(np.concatenate([position for position, _ in found]), mass, bounds)
     if cells.label is None:
         return marks, None
-    votes = prototype_labels(cells.label, nearest, len(mass))
+    # a cell without a label, -1, votes for none
+    types = (cells.label[:, None] == np.arange(cells.label.max(initial=0) + 1)).astype(np.float32)
+    votes = prototype_types(types, nearest, len(mass))
     return marks, np.where(votes.any(axis=1), votes.argmax(axis=1), -1)
 
 
