@@ -1,8 +1,9 @@
 """The velocity methods compared, each at its defaults: arrays in, arrays out.
 
 Input: ``X`` (n, d), ``time`` (n,), and where a method asks for them ``embedding`` (n, 2), ``spliced`` and ``unspliced``
-counts, ``fate`` (n,) names of terminal states, "" for none. Output: ``velocity`` (n, d), or ``fates`` (n, f) and
-``names`` (f,). Imports are inside: VelOT, scVelo and CellRank live in an environment of their own.
+counts, ``fate`` (n,) names of terminal states, "" for none, ``branch`` (n,) names of branches. Output: ``velocity``
+(n, d), or ``fates`` (n, f) and ``names`` (f,); with branches also what paths do. Imports are inside: VelOT, scVelo and
+CellRank live in an environment of their own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     type Arrays = Mapping[str, NDArray[np.generic]]
 
 NEIGHBORS = 30
+#: Paths of each kind; time by which a cell of a branch is away from the others; time until which a cell is a root.
+N_PATHS, SETTLED, ROOT = 100, 0.7, 0.1
 #: Package to import before the clock runs, and the distribution whose version is told.
 PACKAGE = {
     "muport": ("muport.velocity", "muport"),
@@ -44,22 +47,45 @@ def _adata(data: Arrays) -> anndata.AnnData:
     adata = ad.AnnData(np.zeros((len(X), 1), np.float32), obs=obs, obsm={"X_pca": X})
     if "embedding" in data:
         adata.obsm["X_umap"] = np.ascontiguousarray(data["embedding"])
+    if "branch" in data:
+        adata.obs["branch"] = pd.Categorical(data["branch"])
     if "fate" in data:
         adata.obs["fate"] = pd.Categorical(np.where(data["fate"] == "", "transient", data["fate"]))
     return adata
 
 
 def muport(data: Arrays) -> dict[str, NDArray[np.generic]]:
-    """Our ``Velocity``; the picture's velocities too where an embedding is given."""
+    """Our ``Velocity``; the picture's velocities too where an embedding is given, and paths where branches are."""
     from muport.velocity import Velocity
 
     adata = _adata(data)
-    Velocity.setup_anndata(adata, use_rep="X_pca", time_key="pseudotime")
+    labels_key = "branch" if "branch" in data else None
+    Velocity.setup_anndata(adata, use_rep="X_pca", time_key="pseudotime", labels_key=labels_key)
     model = Velocity(adata)
     model.train(accelerator="cpu", progress=False)
     out = {"velocity": model.get_velocity()}
+    if "branch" in data:
+        out |= _paths(model, data)
     if "embedding" in data:
         out["projected"] = model.project_to_embedding(adata.obsm["X_umap"])
+    return out
+
+
+def _paths(model: object, data: Arrays) -> dict[str, NDArray[np.generic]]:
+    """Ends of trajectories and particles (m, d), of the former also the branch, fates, and the spacing of the cells."""
+    branches = [str(name) for name in np.unique(data["branch"]) if name != "trunk"]
+    starts = {name: {"start_cluster": name, "start_pseudotime": SETTLED} for name in branches}
+    starts = starts or {"trunk": {"end_pseudotime": ROOT}}
+    found = {name: model.compute_trajectories(n_trajectories=N_PATHS, **chosen) for name, chosen in starts.items()}
+    flow = model.simulate_flow(n_particles=N_PATHS)
+    out = {
+        "spacing": np.asarray(flow.spacing),
+        "ends": np.concatenate([one.paths.ends for one in found.values()]),
+        "particles": flow.paths.ends,
+        "kept": np.concatenate([one.terminal == name for name, one in found.items()]),
+    }
+    if branches:
+        out |= {"fates": model.get_fates(branches).to_numpy(), "names": np.array(branches)}
     return out
 
 

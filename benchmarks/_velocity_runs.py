@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 from benchmarks._measure import N_THREADS, POOLS, ROOT, _pin
 
 from muport import datasets
+from muport.neighbors import knn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,7 +96,24 @@ def _read(method: str, path: Path, error: str) -> Outcome:
 def simulated(kind: str, n_cells: int, n_dims: int, noise: float, seed: int) -> tuple[Arrays, NDArray[np.float32]]:
     """What methods see of a simulation, and its true velocity."""
     adata = datasets.simulated_dynamics(kind, n_cells=n_cells, n_dims=n_dims, noise=noise, random_state=seed)
-    return {"X": adata.obsm["X_pca"], "time": adata.obs["time"].to_numpy()}, adata.obsm["velocity"]
+    data = {"X": adata.obsm["X_pca"], "time": adata.obs["time"].to_numpy(), "branch": _text(adata, "branch")}
+    return data, adata.obsm["velocity"]
+
+
+def paths_of(data: Arrays, got: Outcome, root: float) -> dict[str, float]:
+    """Share of trajectories that keep their branch, largest error of the root's fate shares, and how far paths end.
+
+    Distances are those of the paths' ends to the nearest cell, means, in units of the median distance of a cell to its
+    nearest other. Fate shares are those of cells before `root`, against the branches' shares of the cells.
+    """
+    out = got.arrays
+    far = [float(knn(data["X"], 1, query=out[key]).distances.mean() / out["spacing"]) for key in ("ends", "particles")]
+    found = {"kept": float(out["kept"].mean()), "ends": far[0], "particles": far[1], "shares": math.nan}
+    if "fates" in out:
+        share = np.array([(data["branch"] == name).mean() for name in out["names"]])
+        early = out["fates"][data["time"] < root].mean(axis=0)
+        found["shares"] = float(np.abs(early - share / share.sum()).max())
+    return found
 
 
 def _text(adata: anndata.AnnData, key: str) -> NDArray[np.str_]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from benchmarks._tables import report, setting, table, verdict
-from benchmarks._velocity_runs import LARRY_FATES, REAL, Outcome, larry, run, simulated
+from benchmarks._velocity_methods import ROOT
+from benchmarks._velocity_runs import LARRY_FATES, REAL, Outcome, larry, paths_of, run, simulated
 
 from muport.metrics import cbdir, clonal_agreement, direction_free, iccoh, velocity_error
 from muport.neighbors import knn
@@ -42,20 +43,42 @@ def simulate(quick: bool) -> tuple[Rows, list[str]]:
     chosen = {"muport": cases, "velot": [case for case in cases if case[-1] == 0]}
     if quick:
         chosen["velot"] = [case for case in chosen["velot"] if case[0] == "bifurcation"]
-    frames = []
+    frames: list[tuple[object, ...]] = []
+    followed: list[dict[str, object]] = []
     for method, those in chosen.items():
         made = [simulated(kind, n_cells, d, noise, seed) for kind, d, noise, seed in those]
-        for case, (_, truth), got in zip(those, made, run(method, [data for data, _ in made], 14_400), strict=True):
+        for case, (data, truth), got in zip(those, made, run(method, [data for data, _ in made], 14_400), strict=True):
             error = velocity_error(got.arrays["velocity"], truth) if not got.error else None
             figures = (error.cosine, error.cosine_p05, error.magnitude) if error else (math.nan,) * 3
             frames.append((method, *case[:3], *figures))
             print(method, *case, *figures, got.error, flush=True)
+            if method == "muport" and not got.error:
+                followed.append(dict(zip(("kind", "noise"), case[::2], strict=False)) | paths_of(data, got, ROOT))
     names = ["method", "kind", "dims", "noise", "cosine", "p05", "magnitude"]
     found = pd.DataFrame(frames, columns=names)
     mean = found.groupby(names[:4], sort=False).agg(
         cosine=("cosine", "mean"), p05=("p05", "mean"), worst=("p05", "min"), magnitude=("magnitude", "mean")
     )
-    return [list(row) for row in mean.reset_index().itertuples(index=False)], _simulated_verdicts(mean.reset_index())
+    paths = pd.DataFrame(followed).groupby(["kind", "noise"], sort=False).mean()
+    rows = [list(row) for row in mean.reset_index().itertuples(index=False)]
+    return rows, _simulated_verdicts(mean.reset_index()) + _path_verdicts(paths.reset_index())
+
+
+def _path_verdicts(paths: pd.DataFrame) -> list[str]:
+    """The worst mean over dimensions and seeds of each kind and noise, and all of them."""
+    forks = paths[paths["shares"].notna()]
+    lines = [
+        verdict("share of trajectories that stay in their branch", float(forks["kept"].min()), 0.99),
+        verdict("error of the root's fate shares", float(forks["shares"].max()), 0.05, at_most=True),
+        verdict("ends of trajectories, in distances of neighbours", float(paths["ends"].max()), 1.5, at_most=True),
+        verdict("ends of SDE particles, likewise", float(paths["particles"].max()), 2.0, at_most=True),
+    ]
+    header = ("kind", "noise", "kept", "ends", "particles", "shares")
+    told = table(header, paths[list(header)].itertuples(index=False))
+    return [
+        *lines,
+        f"\nPaths, means over dimensions and seeds (100 trajectories from the latter half of each branch):\n\n{told}",
+    ]
 
 
 def _simulated_verdicts(mean: pd.DataFrame) -> list[str]:
@@ -160,7 +183,7 @@ def speed(quick: bool) -> tuple[Rows, list[str]]:
     rows: Rows = []
     for n_cells, methods in sizes.items():
         data, truth = simulated("bifurcation", n_cells, 30, 0.25, 0)
-        data = {**data, "embedding": data["X"][:, :2]}
+        data = {"X": data["X"], "time": data["time"], "embedding": data["X"][:, :2]}
         for method in methods:
             out = got[n_cells, method] = run(method, [data])[0]
             error = velocity_error(out.arrays["velocity"], truth).cosine if not out.error else math.nan

@@ -120,3 +120,20 @@ def test_bad_input(change: dict[str, Any], message: str) -> None:
     given = {"x": np.eye(10, 2), "velocity": np.eye(10, 2), "embedding": np.eye(10, 2), **change}
     with pytest.raises(ValueError, match=message):
         project(**given)
+
+
+def test_many_cells_have_neighbours_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among a sample of the cells, itself left out, the arrows of a smooth picture stay what they were."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(3_000, 2)).astype(np.float32)
+    flow = np.stack([np.ones(3_000), x[:, 0]], axis=1).astype(np.float32)
+    picture = x @ np.array([[1.0, 0.5], [0.0, 2.0]])
+    whole = project(x, flow, picture, n_neighbors=30)
+    monkeypatch.setattr(_project, "_REFERENCE", 1_000)
+    near = _project._nearest(x, 30)
+    assert len(np.unique(near)) <= 1_000
+    assert not (near == np.arange(3_000)[:, None]).any()
+    part = project(x, flow, picture, n_neighbors=30)
+    cosine = (whole * part).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(part, axis=1)
+    assert not np.array_equal(whole, part)
+    assert np.quantile(cosine, 0.05) > 0.99

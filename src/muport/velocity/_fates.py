@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Absorption", "absorption", "cell_kernel", "committor", "fate_probabilities", "terminal_states"]
 
 _TINY = 1e-300
-_STEP = 1.0  # median displacement of a step, in median distances to the k-th neighbour
+_STEP = 0.5  # median displacement of a step, in median distances to the k-th neighbour
 _MASS = 0.98  # of the mass that has flowed to its ends is looked at: the rest sits on stragglers
 _SETTLED = 1e-4  # change of the mass in one step, in total variation
 _MOST_STEPS = 2_000
@@ -55,8 +55,9 @@ def cell_kernel(
     k
         Cells to move to; all others if there are fewer.
     step
-        Duration of one step in units of time. By default the median displacement of the cells that move equals the
-        median distance of a cell to its k-th neighbour: shorter steps stay in the noise, longer ones cut corners.
+        Duration of one step in units of time. By default the median displacement of the cells that move is half the
+        median distance of a cell to its k-th neighbour, so that its candidates still surround the cell: longer steps
+        leave the data, and what is near them there is decided by hubs; much shorter ones stay in the noise.
     balance
         How far columns are brought to 1, from 0 (not at all) to below 1; cells where the flow begins or ends, which
         cannot be balanced, bound it.

@@ -17,6 +17,7 @@ __all__ = ["project"]
 
 _RIDGE = 0.01  # of the local covariance, as a multiple of its mean eigenvalue
 _FLOOR = 0.05  # least share of the displacement that the kernel is taken to achieve; the linear map adds the rest
+_REFERENCE = 20_000  # cells that are searched for neighbours: the cost of the search is linear in the others
 _BLOCK = 2**23  # coordinates held at once
 _TINY = 1e-12
 
@@ -41,7 +42,7 @@ def project(
     where X is the same kernel mean of the cells' own positions and a the time in which v covers it along v: the
     difference is not biased as an arrow toward neighbours is, its length is that of the velocity, and the
     second term adds what the kernel could not reach, so that a linear embedding is exact up to the ridge.
-    Cost and memory are linear in cells, the search for neighbours aside.
+    Cost and memory are linear in cells: neighbours are sought among 20,000 of them, drawn once, where there are more.
 
     Parameters
     ----------
@@ -97,12 +98,23 @@ def _neighbors(points: NDArray[np.float32], k: int, given: ArrayLike | None) -> 
     if given is None:
         if k < 2:
             raise ValueError(f"n_neighbors={k} must be at least 2.")
-        return torch.from_numpy(knn(points, max(1, min(k, len(points) - 1))).indices)
+        return torch.from_numpy(_nearest(points, max(1, min(k, len(points) - 1, _REFERENCE - 1))))
     near = np.asarray(given)
     whole = np.issubdtype(near.dtype, np.integer) and near.ndim == 2 and len(near) == len(points)
     if not whole or near.shape[1] < 2 or near.min() < 0 or near.max() >= len(points):
         raise ValueError(f"neighbors has shape {near.shape}: pass (n, k) rows of x, integers from 0 to n - 1, k >= 2.")
     return torch.from_numpy(near.astype(np.int64))
+
+
+def _nearest(points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Rows (n, k) of the nearest other cells; of many cells, among a sample."""
+    if len(points) <= _REFERENCE:
+        return knn(points, k).indices
+    chosen = np.sort(np.random.default_rng(0).choice(len(points), _REFERENCE, replace=False))
+    found: NDArray[np.int64] = chosen[knn(points[chosen], k + 1, query=points, method="exact").indices]
+    own = found == np.arange(len(points))[:, None]
+    own[~own.any(axis=1), -1] = True
+    return found[~own].reshape(-1, k)
 
 
 def _local(data: list[Tensor], near: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
