@@ -2,7 +2,7 @@
 
 ``MUPORT_DATA=... python benchmarks/unshared.py`` writes ``benchmarks/results/unshared.md``.
 
-SCOT (version 1)is written from its paper (Demetci et al. 2022): unit rows, hop distances in the k-nearest-neighbour
+SCOT (version 1) is written from its paper (Demetci et al. 2022): unit rows, hop distances in the k-nearest-neighbour
 graph by correlation, divided by the largest, entropic Gromov-Wasserstein of POT, barycentric projection.  On the cell
 lines it gets the k and epsilon its authors publish (which they chose with the pairing); elsewhere its defaults, k =
 50 and epsilon = 1e-3.  Ours has no setting to give.  Times are CPU seconds of this process, on one thread.
