@@ -1,0 +1,331 @@
+"""Paired and partly paired cells: ``python -m benchmarks.paired [--parts ...] [--peers FOLDER] [--no-training]``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from benchmarks._paired_cases import PAIRED, Case, case, in_order
+from benchmarks._scores import accuracies, foscttm, knn_labels
+from benchmarks._tables import report, setting, table, verdict
+from benchmarks._unpaired import log_norm, zscore
+
+if TYPE_CHECKING:
+    import anndata as ad
+    from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[1]
+MOFA = ROOT / ".venv-mofa"
+RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
+SEEDS = (0, 1, 2)
+K = 15
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
+EPOCHS = {"multivi": 80, "totalvi": 0}
+COUNTS_PEER = {"snare_mouse_cortex": "multivi", "teaseq_rna_adt": "totalvi"}
+FEW = 4_000  # hidden cells whose mixing is scored
+PAIRED_NOTE = f"""\
+NMI and ARI of Leiden clusters with the cell types, both at the resolution of {RESOLUTIONS} with the highest mean of the
+two, for every method alike; means of {len(SEEDS)} seeds of Leiden on {K} neighbours. Purity: share of a cell's {K}
+neighbours of its type (no clustering). Representations by one recipe (`shared/data`'s README): PCA of logs, LSI without
+its first component. No method sees labels. muport: `Integration` with two modalities; RNA and second modality alone:
+`Integration` with one, and the representation as it is (raw). WNN: muon's, on the representations (its graph is what
+Leiden sees; purity by its distances). MOFA: mofapy2, 15 factors, on the logs of all genes and, of ATAC, log TF-IDF of
+the peaks in 1 % of the cells, or the proteins' CLR. MultiVI and totalVI: on counts, as `_paired_peers.py` says.
+"""
+MOSAIC_NOTE = f"""\
+snare_mouse_cortex. A share of the cells is paired; the others are two cells each, one in each modality, under other
+names. Accuracy: {K} nearest cells with RNA vote for the cells with ATAC alone, in the latent space without labels.
+FOSCTTM: mean share of cells closer than the true partner (.5: chance). iLISI and kBET: scib-metrics', of the modality
+among cells with one modality ({FEW} at most; 1 is best). At 0 % nothing is paired and the shared space (gene activity)
+is integrated; with fewer pairs than 30 the same. "Shared space": that space as it is.
+"""
+
+
+def muport_latent(found: Case, *, shared: bool, weights: dict[str, str] | None = None) -> NDArray[np.float32]:
+    """Our latent space of a case."""
+    from muport import Integration
+
+    keys = {"batch_key": found.batch_key, "shared_rep": "X_shared" if shared else None}
+    Integration.setup_mudata(found.mdata, use_rep=found.use_rep, **keys)
+    model = Integration(found.mdata)
+    model.train(progress=False)
+    if weights is not None:
+        share = model.get_modality_weights().median()
+        weights[found.name] = ", ".join(f"{name} {value:.2f}" for name, value in share.items())
+    return in_order(found, model.get_latent_representation())
+
+
+def muport_alone(adata: ad.AnnData, rep: str, batch_key: str | None) -> NDArray[np.float32]:
+    """Our latent space of one modality."""
+    from muport import Integration
+
+    Integration.setup_anndata(adata, use_rep=rep, batch_key=batch_key)
+    model = Integration(adata)
+    model.train(progress=False)
+    return model.get_latent_representation()
+
+
+def mofa_latent(found: Case, folder: Path) -> NDArray[np.float32]:
+    """MOFA's factors, from its own environment."""
+    target = folder / f"mofa_{found.name}.npz"
+    if not target.exists():
+        if not (MOFA / "bin" / "python").exists():
+            subprocess.run([ROOT / "benchmarks" / "mofa_env.sh", MOFA], check=True)
+        views = {"rna": zscore(log_norm(found.mdata["rna"].X)), found.second: _logs(found.mdata[found.second])}
+        source = folder / "mofa_in.npz"
+        np.savez(source, **views)
+        command = [MOFA / "bin" / "python", "-W", "ignore", ROOT / "benchmarks" / "_paired_mofa.py", source, target]
+        subprocess.run([str(part) for part in command], check=True, capture_output=True)
+        source.unlink()
+    with np.load(target) as data:
+        return data["Z"].astype(np.float32)
+
+
+def _logs(adata: ad.AnnData) -> NDArray[np.float32]:
+    from benchmarks._unpaired import clr
+
+    if adata.n_vars < 1000:
+        return clr(adata.X)
+    import muon as mu
+
+    common = adata[:, np.asarray((adata.X > 0).mean(axis=0)).ravel() >= 0.01].copy()
+    mu.atac.pp.tfidf(common, scale_factor=1e4)
+    return np.asarray(common.X.toarray(), dtype=np.float32)
+
+
+def peer_latent(found: Case, method: str, share: float, folder: Path, *, missing: bool) -> tuple[NDArray, str] | None:
+    """Latent space of a peer on counts, from the folder if it is there, and how long it was trained."""
+    target = folder / (f"{method}.npz" if method == "totalvi" else f"{method}_{round(100 * share)}.npz")
+    if not target.exists():
+        if not missing:
+            return None
+        arguments = [method, found.name, str(share), str(EPOCHS[method]), str(target)]
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks._paired_peers", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"}, check=False)
+        if done.returncode:
+            return None
+    with np.load(target) as data:
+        same = np.array_equal(data["cell"], found.row) and np.array_equal(data["mod"], found.kind)
+        assert same, f"{target} holds other cells: remove it"
+        return data["Z"].astype(np.float32), f"{int(data['epochs'])} epochs"
+
+
+def wnn(found: Case) -> ad.AnnData:
+    """muon's weighted nearest neighbours, as a graph of cells."""
+    import anndata as ad
+    import mudata as md
+    import muon as mu
+    import scanpy as sc
+
+    parts = {m: ad.AnnData(found.mdata[m].obsm[rep]) for m, rep in found.use_rep.items()}
+    for part in parts.values():
+        part.obs_names = [str(i) for i in range(part.n_obs)]
+        sc.pp.neighbors(part, use_rep="X", n_neighbors=K, random_state=0)
+    mdata = md.MuData(parts)
+    mu.pp.neighbors(mdata, n_neighbors=K, random_state=0)
+    out = ad.AnnData(np.zeros((mdata.n_obs, 1), np.float32))
+    out.obsp, out.uns["neighbors"] = dict(mdata.obsp), mdata.uns["neighbors"]
+    return out
+
+
+def graph(Z: NDArray[np.float32]) -> ad.AnnData:
+    """Neighbours of an embedding."""
+    import anndata as ad
+    import scanpy as sc
+
+    adata = ad.AnnData(np.ascontiguousarray(Z, np.float32))
+    sc.pp.neighbors(adata, use_rep="X", n_neighbors=K, random_state=0)
+    return adata
+
+
+def cluster_scores(adata: ad.AnnData, label: NDArray[np.str_]) -> list[float]:
+    """NMI, ARI and their mean at the best resolution, that resolution, and the purity of neighbours."""
+    import scanpy as sc
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    found = []
+    for resolution in RESOLUTIONS:
+        both = []
+        for seed in SEEDS:
+            settings = {"flavor": "igraph", "n_iterations": 2, "directed": False, "random_state": seed}
+            sc.tl.leiden(adata, resolution=resolution, key_added="leiden", **settings)
+            found_labels = adata.obs["leiden"].to_numpy()
+            nmi = normalized_mutual_info_score(label, found_labels)
+            both.append((nmi, adjusted_rand_score(label, found_labels)))
+        found.append(np.mean(both, axis=0))
+    best = int(np.mean(found, axis=1).argmax())
+    distances = adata.obsp["distances"].tocoo()
+    same = label[distances.row] == label[distances.col]
+    return [*map(float, found[best]), float(np.mean(found[best])), RESOLUTIONS[best], float(same.mean())]
+
+
+def paired_part(names: list[str], folder: Path, missing: bool) -> tuple[list[list[object]], list[str], dict[str, str]]:
+    """Scores of every method on paired cells, what was trained how long, and our weights."""
+    rows: list[list[object]] = []
+    notes: list[str] = []
+    weights: dict[str, str] = {}
+    for name in names:
+        found = case(name)
+        rna, other, key = found.mdata["rna"], found.mdata[found.second], found.batch_key
+        peer = COUNTS_PEER[name]
+        methods = {
+            "muport": lambda f=found: graph(muport_latent(f, shared=False, weights=weights)),
+            "RNA alone": lambda a=rna, k=key: graph(muport_alone(a, "X_pca", k)),
+            f"{found.second} alone": lambda a=other, f=found, k=key: graph(muport_alone(a, f.use_rep[f.second], k)),
+            "RNA alone, raw": lambda a=rna: graph(a.obsm["X_pca"]),
+            f"{found.second} alone, raw": lambda a=other, f=found: graph(a.obsm[f.use_rep[f.second]]),
+            "WNN (muon)": lambda f=found: wnn(f),
+            "MOFA": lambda f=found: graph(mofa_latent(f, folder)),
+            peer: lambda f=found, p=peer: _peer_graph(f, p, folder, missing, notes),
+        }
+        for method, call in methods.items():
+            start = time.perf_counter()
+            try:
+                scores = cluster_scores(call(), found.label)
+            except Exception as error:  # noqa: BLE001
+                print(f"{method} on {name} failed: {error!r}", flush=True)
+                scores = [math.nan] * 5
+            rows.append([name, method, *scores])
+            print(*rows[-1], f"{time.perf_counter() - start:.0f} s", flush=True)
+    return rows, notes, weights
+
+
+def _peer_graph(found: Case, method: str, folder: Path, missing: bool, notes: list[str]) -> ad.AnnData:
+    got = peer_latent(found, method, 1.0, folder, missing=missing)
+    if got is None:
+        raise ValueError("not trained")
+    notes.append(f"- {method} on {found.name}: {got[1]}.")
+    return graph(got[0])
+
+
+def mixing(Z: NDArray[np.float32], kind: NDArray[np.str_], label: NDArray[np.str_]) -> tuple[float, float]:
+    """iLISI and kBET of the modality among cells with one modality."""
+    from scib_metrics import ilisi_knn, kbet_per_label
+    from scib_metrics.nearest_neighbors import pynndescent
+
+    one = np.flatnonzero(kind != "both")
+    if len(one) > FEW:
+        one = np.sort(np.random.default_rng(0).choice(one, FEW, replace=False))
+    codes = np.unique(kind[one], return_inverse=True)[1]
+    near = pynndescent(Z[one].astype(np.float32), n_neighbors=90, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lisi = float(ilisi_knn(near, codes))
+        kbet = float(kbet_per_label(near.subset_neighbors(n=50), codes, label[one]))
+    return lisi, kbet
+
+
+def mosaic_scores(found: Case, Z: NDArray[np.float32]) -> list[float]:
+    """Accuracy, balanced accuracy, FOSCTTM, iLISI and kBET."""
+    hidden = found.kind == found.second
+    voters = ~hidden
+    answer = knn_labels(Z[voters], found.label[voters], Z[hidden], K)
+    pairs = foscttm(Z[found.kind == "rna"], Z[hidden])
+    return [
+        *accuracies(found.label[hidden], answer, np.full(hidden.sum(), True)),
+        pairs,
+        *mixing(Z, found.kind, found.label),
+    ]
+
+
+def mosaic_part(shares: list[float], folder: Path, missing: bool) -> tuple[list[list[object]], list[str]]:
+    """Scores of every method with some of the pairing hidden."""
+    rows: list[list[object]] = []
+    notes: list[str] = []
+    for share in shares:
+        if share == 1:
+            continue
+        found = case("snare_mouse_cortex", share)
+        methods = {
+            "muport": lambda f=found: muport_latent(f, shared=True),
+            "Shared space": lambda f=found: _shared(f),
+            "multivi": lambda f=found, s=share: _peer(f, s, folder, missing, notes),
+        }
+        if share > 0:
+            methods["muport, no shared space"] = lambda f=found: muport_latent(f, shared=False)
+        for method, call in methods.items():
+            start = time.perf_counter()
+            try:
+                scores = mosaic_scores(found, call())
+            except Exception as error:  # noqa: BLE001
+                print(f"{method} at {share} failed: {error!r}", flush=True)
+                scores = [math.nan] * 5
+            rows.append([method, f"{share:.0%}", *scores])
+            print(*rows[-1], f"{time.perf_counter() - start:.0f} s", flush=True)
+    return rows, notes
+
+
+def _shared(found: Case) -> NDArray[np.float32]:
+    rna, other = (found.mdata[m].obsm["X_shared"] for m in ("rna", found.second))
+    return np.concatenate([rna, other[int((found.kind == "both").sum()) :]])
+
+
+def _peer(found: Case, share: float, folder: Path, missing: bool, notes: list[str]) -> NDArray[np.float32]:
+    got = peer_latent(found, "multivi", share, folder, missing=missing)
+    if got is None:
+        raise ValueError("not trained")
+    notes.append(f"- multivi at {share:.0%}: {got[1]}.")
+    return got[0]
+
+
+def paired_verdicts(rows: list[list[object]]) -> list[str]:
+    """The targets: highest mean of NMI and ARI, and not below RNA alone."""
+    lines = []
+    for name in dict.fromkeys(str(row[0]) for row in rows):
+        mean = {str(row[1]): float(row[4]) for row in rows if row[0] == name}
+        alone = {k: v for k, v in mean.items() if k.startswith("RNA alone")}
+        peers = {k: v for k, v in mean.items() if k != "muport" and not math.isnan(v)}
+        best = max(peers, key=lambda method: peers[method])
+        lines.append(verdict(f"{name}: mean of NMI and ARI, the best other ({best})", mean["muport"], peers[best]))
+        lines.append(verdict(f"{name}: mean of NMI and ARI, RNA alone", mean["muport"], max(alone.values())))
+    return lines
+
+
+def mosaic_verdicts(rows: list[list[object]]) -> list[str]:
+    """The target: no step down of more than .1 in accuracy, or up in FOSCTTM, as pairs vanish."""
+    ours = [row for row in rows if row[0] == "muport"]
+    accuracy, distance = [float(row[2]) for row in ours], [float(row[4]) for row in ours]
+    if len(ours) < 2:
+        return []
+    return [
+        verdict("largest fall of accuracy between two shares", max(-np.diff(accuracy)), 0.1, at_most=True),
+        verdict("largest rise of FOSCTTM between two shares", max(np.diff(distance)), 0.1, at_most=True),
+    ]
+
+
+def main() -> None:
+    """Run the parts, print them, and write the pages of those that were run whole."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", choices=("paired", "mosaic"), default=["paired", "mosaic"])
+    parser.add_argument("--datasets", nargs="+", choices=PAIRED, default=list(PAIRED))
+    parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
+    parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "muport-paired")
+    parser.add_argument("--no-training", action="store_true", help="leave out peers whose latent space is not there")
+    args = parser.parse_args()
+    args.peers.mkdir(parents=True, exist_ok=True)
+    versions = setting("scvi-tools", "muon", "scib-metrics", "scanpy", "numpy")
+    if "paired" in args.parts:
+        rows, notes, weights = paired_part(args.datasets, args.peers, not args.no_training)
+        header = ["data set", "method", "NMI", "ARI", "mean", "resolution", "purity"]
+        medians = [f"- muport's weights on {name} (median over cells): {text}." for name, text in weights.items()]
+        parts = [PAIRED_NOTE, versions, "## Targets\n", *paired_verdicts(rows), "\n## Figures\n", table(header, rows)]
+        report("paired", "Paired cells", [*parts, *medians, *notes], write=set(args.datasets) == set(PAIRED))
+    if "mosaic" in args.parts:
+        rows, notes = mosaic_part(args.shares, args.peers, not args.no_training)
+        header = ["method", "paired", "accuracy", "balanced", "FOSCTTM", "iLISI", "kBET"]
+        rows.sort(key=lambda row: str(row[0]))
+        parts = [MOSAIC_NOTE, versions, "## Targets\n", *mosaic_verdicts(rows), "\n## Figures\n", table(header, rows)]
+        report("mosaic", "Partly paired cells", [*parts, *notes], write=set(args.shares) == set(SHARES))
+
+
+if __name__ == "__main__":
+    main()
