@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
     names = parser.parse_args().only
     atac = datasets.load(DATASET)["atac"]
-    label, rows, own = atac.obs["cell_type"].to_numpy().astype(str), [], [np.nan] * 2
+    label, rows, own = atac.obs["cell_type"].to_numpy().astype(str), [], [np.nan] * 3
     plain = ad.AnnData(atac.X)
     plain.obs_names, plain.var_names = atac.obs_names.astype(str), atac.var_names.astype(str)
     with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +83,7 @@ def main() -> None:
                 rows.append([METHODS[method], "–", *[np.nan] * 7])
                 continue
             figures = [float(found[key]) for key in ("seconds", "cpu", "peak", "imports")]
-            own = [figures[0], figures[2] / 1e9] if method == "muport" else own
+            own = [*figures[:2], figures[2] / 1e9] if method == "muport" else own
             sizes = [figures[2] / 1e9, figures[3] / 1e9, found["Z"].shape[1]]
             rows.append([f"{METHODS[method]} {found['version']}", *figures[:2], *sizes, *scores(found["Z"], label)])
             print(*rows[-1], flush=True)
@@ -93,7 +93,8 @@ def main() -> None:
         setting("muon", "scipy", "scanpy", "numpy"),
         "## Targets\n",
         verdict("seconds", own[0], 30, at_most=True, digits=1),
-        verdict("peak of the whole process, GB", own[1], 1.5, at_most=True, digits=2),
+        verdict("CPU seconds, which other load on the machine lengthens less", own[1], 30, at_most=True, digits=1),
+        verdict("peak of the whole process, GB", own[2], 1.5, at_most=True, digits=2),
         f"\n## Figures\n\n{DATASET}: {atac.n_obs} cells, {atac.n_vars} peaks.\n",
         table(header, rows),
     ]
