@@ -10,6 +10,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
+from muport.gmm import _bures
 from muport.gmm._em import EMResult, fit_candidates, fit_mixtures
 from muport.gmm._mixture import Mixtures, mean_log_likelihood, responsibilities
 from muport.gmm._prior import Prior
@@ -198,6 +199,19 @@ def test_same_seed_same_bits_and_global_seeds_left_alone() -> None:
     assert not np.array_equal(first.means, other.means)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.get_num_threads() == threads
+
+
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    sample = np.repeat(np.arange(6), [30, 60, 120, 240, 480, 35])
+    x = rng.normal(size=(len(sample), 3)) + 3 * rng.integers(0, 2, (len(sample), 1))
+    found = []
+    for cores in (1, 3):
+        monkeypatch.setattr(_bures, "_cores", lambda cores=cores: cores)
+        found.append(fit_mixtures(x, sample, 2))
+    for name in ("weights", "means", "covariances"):
+        assert np.array_equal(*(getattr(one.mixtures, name) for one in found))
+    assert np.array_equal(found[0].history, found[1].history)
 
 
 def test_more_cells_than_features_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,6 +220,7 @@ def test_nothing_is_written_unless_asked(cohort, model):
         ({"method": "triplet", "reg": 1.0}, {"reg_type": "nuc"}),
         ({"method": "triplet"}, {"lr": 0.01}),
         ({"method": "triplet"}, {"max_iter": 1}),
+        ({"method": "triplet"}, {"stop_thr": 1e9}),
         ({"method": "triplet"}, {"entropic_reg": 0.5}),
         ({"method": "triplet", "bures": True}, {"mi_reg": 1.0}),
         ({"mix": 0.5}, {"n_states": 2}),

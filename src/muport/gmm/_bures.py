@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["bures_squared", "each", "fidelity", "optimal_cross_covariance", "roots"]
+__all__ = ["bures_squared", "each", "fidelity", "one_by_one", "optimal_cross_covariance", "roots"]
 
 _BLOCK = 2**21  # matrix entries of the pairs decomposed at once
 
@@ -141,9 +141,14 @@ def each[Task, Result](function: Callable[[Task], Result], tasks: Iterable[Task]
     listed = list(tasks)
     workers = min(len(listed), _cores())
     if workers < 2:
-        return [function(task) for task in listed]
+        return one_by_one(function, listed)
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, listed))
+
+
+def one_by_one[Task, Result](function: Callable[[Task], Result], tasks: Iterable[Task]) -> list[Result]:
+    """The same on one thread."""
+    return [function(task) for task in tasks]
 
 
 def _cores() -> int:

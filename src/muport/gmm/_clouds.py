@@ -131,17 +131,17 @@ def as_weight(weight: ArrayLike | None, codes: NDArray[np.int64]) -> NDArray[np.
 
 
 @contextmanager
-def single_thread(largest: int) -> Iterator[None]:
+def single_thread(largest: int) -> Iterator[bool]:
     """Keep torch to one thread where even the largest problem holds few numbers; then the threads given are back.
 
     Threads inside products of small matrices wait for each other longer than they compute, the more so on a busy
-    machine.
+    machine. Yields whether it is so.
     """
     before = torch.get_num_threads()
     if largest <= _SMALL:
         torch.set_num_threads(1)
     try:
-        yield
+        yield largest <= _SMALL
     finally:
         torch.set_num_threads(before)
 

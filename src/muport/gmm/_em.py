@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport.gmm._bures import each, one_by_one
 from muport.gmm._clouds import Clouds, blocks, make_clouds, single_thread
 from muport.gmm._mixture import CovarianceType, Mixtures, log_density, responsibilities
 from muport.gmm._solver import (
@@ -178,9 +179,11 @@ def _fit(
     kind = problems.k * 2 + (restart > 0)
     features = n_features(d, settings.covariance_type == "full")
     budget = block_budget(clouds.x.device.type)
-    with single_thread(int(clouds.size.max()) * features):
-        for rows in blocks(clouds.size[patient], kind, np.full(len(problems), features), budget):
-            solve(rows, clouds, problems, settings, priors, init, out)
+    with single_thread(int(clouds.size.max()) * features) as alone:
+        parts = blocks(clouds.size[patient], kind, np.full(len(problems), features), budget)
+        # blocks fill rows of their own, so that their order does not matter
+        run = each if alone and clouds.x.device.type == "cpu" else one_by_one
+        run(lambda rows: solve(rows, clouds, problems, settings, priors, init, out), parts)
     # The best start of each patient and candidate.
     best = out.likelihood.reshape(p, c, -1).argmax(axis=2) + np.arange(p * c).reshape(p, c) * settings.n_init
     _report(best, out, settings.handling, names)

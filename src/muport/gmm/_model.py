@@ -271,6 +271,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         max_iter: int = 30,
         entropic_reg: float = 0.0,
         mi_reg: float = 0.0,
+        stop_thr: float = 1e-6,
         n_states: int | None = None,
         group_key: str | None = None,
         random_state: int = 0,
@@ -288,7 +289,8 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
             ``"fisher"``: the closed form. ``"nca"``: polished by neighbourhood components. ``"triplet"``: ggml-ot's
             objective.
         ridge
-            Weight of the cells' covariance within components, against that between patients of one condition.
+            Weight of the cells' covariance within components; 1 is as much as patients of one condition differ on an
+            ordinary axis.
         tau
             1 moves all mass; less lets mass without counterpart stay, so that composition is not read as movement.
         offset
@@ -297,9 +299,10 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
             Weight of the state distance against the composition's.
         bures
             Whether changes of covariance count.
-        alpha, reg, reg_type, lr, max_iter, entropic_reg, mi_reg
+        alpha, reg, reg_type, lr, max_iter, entropic_reg, mi_reg, stop_thr
             Of the polishing: margin of the triplets in units of the mean distance, weight and kind of the norm of W,
-            rate and number of steps, regularisation of the plans, and weight of the components' mutual information.
+            rate and number of steps, regularisation of the plans, weight of the components' mutual information, and the
+            norm of the slope at which it stops.
         n_states
             States that compositions are counted in; by default the median number of components.
         group_key
@@ -318,7 +321,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         check_metric(n_comps, method, n_states)
         training = {
             "alpha": alpha, "reg": reg, "reg_type": reg_type, "lr": lr, "max_iter": max_iter,
-            "entropic_reg": entropic_reg, "mi_reg": mi_reg,
+            "entropic_reg": entropic_reg, "mi_reg": mi_reg, "stop_thr": stop_thr,
         }  # fmt: skip
         settings: dict[str, Any] = {
             "n_comps": min(n_comps, state.cohort.mixtures.means.shape[2]),

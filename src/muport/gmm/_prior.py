@@ -96,7 +96,7 @@ def pooled_prior(
     tol: float = 1e-3,
     eps: float = 1e-4,
     nu: float | None = None,
-    max_cells: int = 20_000,
+    max_cells: int = 5_000,
     random_state: int = 0,
     device: str = "cpu",
 ) -> dict[int, Prior]:
