@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from muport.integration._couple import Coupling
 from muport.integration._prototypes import Prototypes
-from muport.integration._supervise import label_penalty, prototype_labels
+from muport.integration._supervise import label_penalty, prototype_types
 
 
-def test_shares_of_labels():
-    label = np.array([0, 0, 1, -1, 2, 2, -1, -1])
-    nearest = np.array([0, 0, 0, 0, 1, 1, 1, 2])
-    found = prototype_labels(label, nearest, 4)
-    wanted = [[0.5, 0.25, 0], [0, 0, 2 / 3], [0, 0, 0], [0, 0, 0]]
-    assert np.allclose(found, wanted)
+def test_types_of_prototypes_are_means():
+    p = np.random.default_rng(0).dirichlet(np.ones(3), 8).astype(np.float32)
+    nearest = np.array([0, 0, 0, 0, 1, 1, 1, 3])
+    found = prototype_types(p, nearest, 4)
+    for prototype in (0, 1, 3):
+        assert found[prototype] == pytest.approx(p[nearest == prototype].mean(0))
+    assert not found[2].any()
 
 
 def setting() -> tuple[np.ndarray, Prototypes, Coupling]:

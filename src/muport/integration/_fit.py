@@ -196,7 +196,9 @@ def _taught(task: _Task, plain: _Mapped) -> tuple[_Mapped, Types | None]:
     types, weight, p = _learnt(task, plain.maps)
     if (weight > 0).sum() < 2:
         return plain, None
-    if len(plain.maps) < 2:
+    cells = task.cells
+    # labels of one group alone cannot say whether another's cells belong where the first transport puts them
+    if cells.label is None or len(np.unique(cells.group[cells.label >= 0])) < 2:
         return replace(plain, weight=weight), types
     known = prototype_types(p, task.nearest, len(task.prototypes.mass)) * weight.astype(np.float32)
     mapped = _mapped(task, known)
