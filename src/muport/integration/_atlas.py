@@ -198,8 +198,8 @@ def integrate_centroids(
         f"cuda:{gpu_device}" if use_gpu else "cpu",
     )  # fmt: skip
     with _bar(verbose) as bar:
-        values, metrics = _run(plan, path, out_key, client, resume, bar, getattr(adata_full, "obs", None))
-    return _answer(adata_full, cells, values, out_key, path), metrics
+        sink, metrics = _run(plan, path, out_key, client, resume, bar, getattr(adata_full, "obs", None))
+    return _answer(adata_full, cells, sink, out_key), metrics
 
 
 def _check_integers(least: int = 1, **values: Any) -> None:
@@ -247,7 +247,7 @@ class _Plan:
 
 def _run(
     plan: _Plan, path: Path | None, out_key: str, client: Any, resume: bool, bar: Progress, obs: Any
-) -> tuple[Any, dict[str, float]]:
+) -> tuple[MemorySink | FileSink, dict[str, float]]:
     begin = time.perf_counter()
     fixed = plan.fixed()
     piece, chunks = layout(plan.cells.shape, plan.cells.step, plan.chunk_size)
@@ -260,7 +260,7 @@ def _run(
         sink = FileSink(path, plan.cells.shape, piece, out_key)
         fingerprint = plan.fingerprint(piece, out_key)
         if resume and sink.fingerprint() == fingerprint:
-            return sink.open(), sink.metrics()
+            return sink, sink.metrics()
         if sink.begin(fingerprint, resume):
             left = [chunk for chunk in chunks if not sink.is_done(*chunk)]
     try:
@@ -270,13 +270,13 @@ def _run(
         metrics |= {"seconds_map": time.perf_counter() - mapping, "n_cells": float(plan.cells.shape[0])}
         metrics |= {"peak_memory": _peak_memory(), "seconds_total": time.perf_counter() - begin}
         if isinstance(sink, MemorySink):
-            return sink.values, metrics
+            return sink, metrics
         if sink.is_zarr:
             add_obs(sink.result, obs if hasattr(obs, "iloc") else None, plan.cells.path, plan.cells.modality)
         sink.finish(fingerprint, metrics)
     except OSError as error:
         raise (full_disk(error, path) if path else error) from error
-    return sink.open(), metrics
+    return sink, metrics
 
 
 def _fitted(
@@ -333,18 +333,19 @@ def _bar(show: bool) -> Progress:
     return Progress(*columns, disable=not show)
 
 
-def _answer(data: Any, cells: CellChunks, values: Any, out_key: str, path: Path | None) -> Any:
+def _answer(data: Any, cells: CellChunks, sink: MemorySink | FileSink, out_key: str) -> Any:
     if cells.path is None:
         part = data if cells.modality is None else data.mod[cells.modality]
-        part.obsm[out_key] = values
+        part.obsm[out_key] = sink.values if isinstance(sink, MemorySink) else sink.open()
         return data
-    if path is not None:
-        return path
+    if isinstance(sink, FileSink):
+        return sink.path
     import anndata
 
     prefix = f"mod/{cells.modality}/" if cells.modality else ""
-    obs = anndata.io.read_elem(open_root(cells.path)[f"{prefix}obs"])
-    return anndata.AnnData(obs=obs, obsm={out_key: values})
+    found = anndata.AnnData(obs=anndata.io.read_elem(open_root(cells.path)[f"{prefix}obs"]))
+    found.obsm[out_key] = sink.values
+    return found
 
 
 def _peak_memory() -> float:
