@@ -86,7 +86,7 @@ def fit_network(
     n_latent: int | None = None,
     max_epochs: int | None = None,
     batch_size: int | None = None,
-    lr: float = 4e-3,
+    lr: float = 1e-3,
     early_stopping: bool = True,
     accelerator: str = "auto",
     devices: int | list[int] | str = "auto",

@@ -43,7 +43,7 @@ class RefinePlan(TrainingPlan):  # type: ignore[misc]
         Of AdamW.
     """
 
-    def __init__(self, module: DualViewVAE, *, lr: float = 2e-3, weight_decay: float = 1e-4) -> None:
+    def __init__(self, module: DualViewVAE, *, lr: float = 1e-3, weight_decay: float = 1e-4) -> None:
         super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay, eps=1e-8)
 
     def configure_optimizers(self) -> dict[str, Any]:
