@@ -379,7 +379,8 @@ class Integration(Answers):
         """Integrate the model's cells or new ones; groups that the model does not know are mapped first."""
         state: IntegrationState = self._fitted()
         if sharpness is not None:
-            state = replace(state, sharpness=sharpness)
+            # what tells labels must not have been told by them
+            state = replace(state, sharpness=sharpness, types=None)
         rows = self._rows(data)
         with single_threaded():
             placed = place(rows, state.space)
@@ -440,8 +441,10 @@ def _unknown(rows: Rows, state: IntegrationState) -> tuple[str, ...]:
 
 
 def _with_labels(state: IntegrationState, rows: Rows, label: NDArray[np.int64], options: Options) -> IntegrationState:
-    # votes are taken before sharpening, which moves cells of a small type into their neighbours' centres
-    z = transform(rows.x, _codes(rows, state), replace(state, sharpness=0.0), device=options.search_device)
+    # votes are taken before sharpening, which moves cells of a small type into their neighbours' centres, and before
+    # types are set apart, which would be taught by the labels that confidence is checked on
+    plain = replace(state, sharpness=0.0, types=None)
+    z = transform(rows.x, _codes(rows, state), plain, device=options.search_device)
     z = standardise(z, state.center, state.scale)
     return replace(state, labels=fit_labels(z, label, rows.labels, views_of(rows), options.seed, rows.cell))
 
@@ -450,5 +453,5 @@ def _with_labels(state: IntegrationState, rows: Rows, label: NDArray[np.int64], 
 def _bar(options: Options, show: bool) -> Iterator[Callable[[str], None]]:
     columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, disable=not show, transient=True) as bar:
-        task = bar.add_task("start", total=options.max_iter + 5)
+        task = bar.add_task("start", total=2 * options.max_iter + 6)
         yield lambda stage: bar.update(task, advance=1, description=stage)
