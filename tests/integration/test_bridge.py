@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from muport.data._state import pack, state_classes, unpack
 from muport.integration._bridge import Bridge, confidence, cross, fit_bridge
+from muport.integration._bridge_couple import _apart
 from muport.metrics import foscttm
 
 N = 150
@@ -36,7 +39,9 @@ def turned(x: np.ndarray, d: int, seed: int = 1) -> np.ndarray:
 def fitted() -> tuple[dict[str, np.ndarray], np.ndarray, Bridge, list[str]]:
     x, branch = branches()
     views, said = {"rna": x, "atac": turned(x, 6)}, []
-    return views, branch, fit_bridge(views, progress=said.append), said
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return views, branch, fit_bridge(views, progress=said.append), said
 
 
 def test_isometric_copies_come_together(fitted) -> None:
@@ -58,7 +63,30 @@ def test_confidence_tells_an_isometry(fitted) -> None:
 
 
 def test_progress_is_told(fitted) -> None:
-    assert [line for line in fitted[3] if line.startswith("aligning")] == ["aligning atac with rna"]
+    expected = ["distances within atac", "distances within rna", "aligning atac with rna", "refining atac with rna"]
+    assert fitted[3] == expected
+
+
+def test_an_ambiguous_alignment_is_told() -> None:
+    # two clusters of one size and spread: to exchange them changes no distance
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=(30, 2)) + [6, 0]
+    x = np.concatenate([half, -half]).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"a with b is ambiguous.*shared_rep.* measured in both") as told:
+        bridge = fit_bridge({"a": x, "b": turned(x, 3)})
+    assert [one.filename for one in told] == [__file__]
+    assert confidence(bridge)["margin a-b"] < 0.1
+
+
+def test_how_far_apart_plans_send_cells() -> None:
+    rng = np.random.default_rng(0)
+    plans, y = rng.random((3, 5, 4)), rng.normal(size=(4, 2))
+    plans /= plans.sum((1, 2), keepdims=True)
+    squared = np.square(y[:, None] - y).sum(2)
+    image = (plans @ y) / plans.sum(2, keepdims=True)
+    expected = (plans.sum(2) * np.square(image - image[1]).sum(2) / 2).sum(1)
+    found = _apart(torch.from_numpy(plans), 1, torch.from_numpy(squared / 2))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
 
 
 def test_order_of_cells_and_modalities_changes_nothing(fitted) -> None:
@@ -86,7 +114,7 @@ def test_sizes_may_differ_and_new_cells_follow() -> None:
 
 
 def test_three_modalities_share_one_hub() -> None:
-    x, _ = branches(90)
+    x, _ = branches(80)
     views = {"rna": x, "atac": turned(x, 6), "met": turned(x, 5, seed=8)}
     bridge = fit_bridge(views)
     placed = {name: cross(bridge, name, one) for name, one in views.items()}
@@ -96,7 +124,7 @@ def test_three_modalities_share_one_hub() -> None:
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
-    x, _ = branches(60)
+    x, _ = branches(40)
     first, second = (fit_bridge({"a": x, "b": turned(x, 5)}, random_state=3) for _ in range(2))
     for name in first.image:
         assert np.array_equal(first.image[name], second.image[name])

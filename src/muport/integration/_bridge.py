@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from itertools import combinations, product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from muport.integration._bridge_geometry import Geometry
 
 __all__ = ["Bridge", "confidence", "cross", "fit_bridge"]
+
+_AMBIGUOUS = 0.1  # margin below which another alignment is as likely
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +88,11 @@ def fit_bridge(
     Bridge
         The fitted state, of at most 1,200 points a modality.
 
+    Warns
+    -----
+    UserWarning
+        If an alignment is ambiguous: one that sends cells elsewhere has over 90 % of its evidence.
+
     Raises
     ------
     ValueError
@@ -112,6 +122,7 @@ def fit_bridge(
         for a, b in combinations(known, 2):
             progress(f"aligning {a} with {b}")
             chosen[a, b] = choose(known[a], known[b], random_state, device)
+        _warn_of_ambiguity(chosen)
         metrics = _metrics(known, chosen)
         fine, objective = {}, {}
         for (a, b), choice in chosen.items():
@@ -165,10 +176,22 @@ def confidence(bridge: Bridge) -> dict[str, Any]:
     dict
         ``hub``; for each modality its ``metric``; for each pair ``objective`` (mean squared distortion of the unit-RMS
         distances, 0 for an isometry), ``stability`` (mass that the best plans of other settings share with the chosen
-        one, 1 is best), ``margin`` (what the best plan of another kind lacks in evidence, 0 to 1: near 0 is ambiguous)
-        and ``kept`` (variance of the images over that of the hub).
+        one, 1 is best), ``margin`` (what the best plan that sends cells elsewhere lacks in evidence, 0 to 1: near 0 is
+        ambiguous) and ``kept`` (variance of the images over that of the hub).
     """
     return dict(bridge.figures)
+
+
+def _warn_of_ambiguity(chosen: dict[tuple[str, str], Choice]) -> None:
+    for (a, b), choice in chosen.items():
+        if choice.margin < _AMBIGUOUS:
+            warnings.warn(
+                f"The alignment of {a} with {b} is ambiguous (margin {choice.margin:.2f} of 1): another one fits their "
+                "distances as well, so types may be exchanged. Give a representation both share (shared_rep), or some "
+                "cells measured in both.",
+                UserWarning,
+                skip_file_prefixes=(_PACKAGE,),
+            )
 
 
 def _metrics(known: dict[str, Geometry], chosen: dict[tuple[str, str], Choice]) -> dict[str, str]:

@@ -36,7 +36,7 @@ _PER_EPS = 5.0  # distortion over eps below which the plan is sharpened
 _SHARPEST = 0.0005
 _SWEEPS = 10
 _TINY = 1e-6  # objective below which plans are equally good
-_SAME = 0.5  # shared mass from which two plans say the same
+_ELSEWHERE = 0.2  # how far apart plans send cells that are of two kinds; unrelated plans are 1 apart
 
 #: (metric of the first, metric of the second, graph)
 type Setting = tuple[str, str, float]
@@ -55,7 +55,8 @@ class Choice:
     stability
         Mean over the settings of the mass that the setting's own best plan shares with this one.
     margin
-        One minus the evidence for the best plan of another kind, over that for this one: 0 if they are as good.
+        One minus the evidence for the best plan that sends cells elsewhere, over that for this one, 0 if they are as
+        good; elsewhere is, in either modality, a fifth as far from the images of this plan as an unrelated plan's are.
     """
 
     plan: NDArray[np.float64]
@@ -89,13 +90,24 @@ def choose(a: Geometry, b: Geometry, seed: int, device: str) -> Choice:
     own = values.reshape(len(pairs), len(pairs), -1).diagonal().argmin(0) + torch.arange(len(pairs), device=device) * (
         1 + _STARTS
     )
-    other = evidence[shared < _SAME]
+    squared = [_tensor(one.coarse["euclidean", AMBIENT], device).square() for one in (a, b)]
+    apart = torch.maximum(_apart(plans, best, squared[1]), _apart(plans.mT, best, squared[0]))
+    other = evidence[apart > _ELSEWHERE]
     return Choice(
         plans[best].double().cpu().numpy(),
         dict(zip(settings, values[:, best].tolist(), strict=True)),
         float(shared[own].mean()),
         float(1 - other.max() / evidence[best]) if len(other) else 1.0,
     )
+
+
+def _apart(plans: Tensor, best: int, squared: Tensor) -> Tensor:
+    """(S,) mean squared distance between the images of a cell by each plan and by one of them; 1 if unrelated."""
+    rows = plans / plans.sum(2, keepdim=True)
+    seen = rows @ squared
+    own = (seen * rows).sum(2)
+    # |mean x - mean y|^2 = E|x - y|^2 - E|x - x'|^2 / 2 - E|y - y'|^2 / 2
+    return (plans.sum(2) * ((seen * rows[best]).sum(2) - (own + own[best]) / 2)).sum(1)
 
 
 def refine(
