@@ -90,7 +90,6 @@ def case(name: str, share: float = 1.0) -> Case:
     }
     parts = {m: _part(mdata[m], rows, names[m], batch_key) for m in ("rna", second)}
     whole = md.MuData(parts)
-    whole.pull_obs(columns=[batch_key], join_common=True) if batch_key else None
     row = np.r_[kept, hidden, hidden]
     kind = np.repeat(["both", "rna", second], [len(kept), len(hidden), len(hidden)])
     label = rna.obs["cell_type"].astype(str).to_numpy().astype(str)[row]

@@ -133,14 +133,14 @@ def scale_verdicts(found: dict[tuple[str, int], dict[str, float]], disk: dict[in
     if len(ours) > 1:
         low, high = min(ours), max(ours)
         # the fit is on a sample of one size: what grows is the reading and the mapping
-        growing = {n: figures["cpu_total"] - figures["cpu_fit"] for n, figures in ours.items()}
+        growing = {n: figures["cpu_sample"] + figures["cpu_map"] for n, figures in ours.items()}
         exponent = math.log(growing[high] / growing[low]) / math.log(high / low)
         ratio = ours[high]["peak_memory"] / ours[low]["peak_memory"]
+        text = f"exponent ({exponent:.3f}) of processor time from {low} to {high} cells, without the fit, less 1"
         lines += [
-            verdict(f"distance from 1 of the exponent ({exponent:.3f}) of processor time, {low} to {high} cells, "
-                    "without the fit, whose sample has one size", abs(exponent - 1), 0.05, at_most=True),
+            verdict(text, abs(exponent - 1), 0.05, at_most=True),
             verdict(f"peak memory at {high} cells over that at {low}", ratio, 1.1, at_most=True),
-        ]  # fmt: skip
+        ]
     for n, figures in ours.items():
         lines.append(verdict(f"peak GB at {n} cells", figures["peak_memory"] / 1e9, 1.2, at_most=True))
         if n == 10_000_000:

@@ -309,7 +309,9 @@ class _Learner:
         """Squared distances (R, P, P), with the given patients held out of the fit, in units of the others."""
         rest = np.setdiff1d(np.arange(len(self.condition)), rows)
         squared = np.stack([self.coupled.squared(w) for w, _, _ in self.fit(rest)])
-        return squared / np.array([_unit(one[np.ix_(rest, rest)]) for one in squared])[:, None, None]
+        unit = np.array([_unit(one[np.ix_(rest, rest)]) for one in squared])
+        scaled: NDArray[np.float64] = squared / unit[:, None, None]
+        return scaled
 
 
 def _mixed(
