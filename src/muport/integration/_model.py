@@ -54,7 +54,7 @@ class Integration(Answers):
     taken from the original prototypes, shrunk where groups disagree, joined with a Bures map of each group's shape,
     refined between mutual nearest prototypes, and sharpened. Where a permutation test finds no batch effect, cells stay
     where they are. One map serves training cells and new ones. Beyond 500,000 rows a sample of each group is fitted, at
-    most 128 MB of it; :func:`muport.integrate_centroids` does without the others in memory, too.
+    most 64 MB of it; :func:`muport.integrate_centroids` does without the others in memory, too.
 
     Modalities meet in the representation they share (``shared_rep``), or, from 30 cells on that are in both, in a joint
     space that is learnt from those cells: each cell has its weight for each modality, and what a cell was not measured
