@@ -7,7 +7,10 @@ import subprocess
 import sys
 import time
 
-NAMES = ("transport", "integration", "scale", "identity", "transfer", "velocity", "cohort")
+NAMES = (
+    "transport", "integration", "scale", "identity", "transfer", "labels", "atac", "paired", "unshared", "refine", "atlas",
+    "velocity", "cohort",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -101,7 +101,7 @@ def integrate_centroids(
         Seed; the same seed gives the same result, bit by bit, on one machine.
     n_centroids_per_batch
         Most centroids of a batch. A batch of s sampled cells has 3 sqrt(s), at most 400, times twice `prototypes`:
-        as many as in memory, since more did not help. All batches together have at most 32,768.
+        as many as in memory. All batches together have at most 32,768.
     max_samples_per_batch
         Most cells of a batch that are sampled; all samples together take at most 64 MB.
     k_interp

@@ -54,7 +54,7 @@ class Integration(Answers):
     taken from the original prototypes, shrunk where groups disagree, joined with a Bures map of each group's shape,
     refined between mutual nearest prototypes, and sharpened. Where a permutation test finds no batch effect, cells stay
     where they are. One map serves training cells and new ones. Beyond 500,000 rows a sample of each group is fitted, at
-    most 128 MB of it; :func:`muport.integrate_centroids` does without the others in memory, too.
+    most 64 MB of it; :func:`muport.integrate_centroids` does without the others in memory, too.
 
     Modalities meet in the representation they share (``shared_rep``), or, from 30 cells on that are in both, in a joint
     space that is learnt from those cells: each cell has its weight for each modality, and what a cell was not measured
@@ -249,8 +249,8 @@ class Integration(Answers):
         random_state: int = 0,
         progress: bool = True,
         max_epochs: int | None = None,
-        batch_size: int = 512,
-        lr: float = 2e-3,
+        batch_size: int | None = None,
+        lr: float = 1e-3,
         early_stopping: bool = True,
         plan_kwargs: Mapping[str, Any] | None = None,
         trainer_kwargs: Mapping[str, Any] | None = None,
@@ -272,7 +272,7 @@ class Integration(Answers):
         progress
             Show a progress bar.
         max_epochs, batch_size, lr, early_stopping
-            Of the network: by default as many epochs as make 4,000 steps, 20 to 100.
+            Of the network: by default 20 to 60 epochs, about 300 steps, and an eighth of the cells, 64 to 1,024.
         plan_kwargs, trainer_kwargs
             For the training plan (``weight_decay``) and scvi-tools' trainer (``enable_checkpointing``, ``logger``...).
 
