@@ -8,8 +8,8 @@ import sys
 import time
 
 NAMES = (
-    "transport", "integration", "scale", "identity", "transfer", "labels", "atac", "paired", "unshared", "refine", "atlas",
-    "velocity", "cohort",
+    "transport", "integration", "scale", "identity", "transfer", "labels", "atac", "paired", "unshared", "refine",
+    "atlas", "velocity", "cohort",
 )  # fmt: skip
 
 
