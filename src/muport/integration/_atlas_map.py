@@ -220,5 +220,5 @@ def map_on_cluster(
 def _map_one(
     cells: Cells, state: IntegrationState, rest: tuple[Sink, NDArray[np.int64], int, str], chunk: Chunk
 ) -> None:
-    sink, *how = rest
-    map_chunks(Job(cells, sink, state, *how), [chunk])
+    sink, member, piece, device = rest
+    map_chunks(Job(cells, sink, state, member, piece, device), [chunk])

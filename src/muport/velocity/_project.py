@@ -114,7 +114,8 @@ def _nearest(points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     found: NDArray[np.int64] = chosen[knn(points[chosen], k + 1, query=points, method="exact").indices]
     own = found == np.arange(len(points))[:, None]
     own[~own.any(axis=1), -1] = True
-    return found[~own].reshape(-1, k)
+    others: NDArray[np.int64] = found[~own].reshape(-1, k)
+    return others
 
 
 def _local(data: list[Tensor], near: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
