@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
 from muport.data._state import pack, state_classes, unpack
@@ -76,6 +77,16 @@ def test_an_ambiguous_alignment_is_told() -> None:
         bridge = fit_bridge({"a": x, "b": turned(x, 3)})
     assert [one.filename for one in told] == [__file__]
     assert confidence(bridge)["margin a-b"] < 0.1
+
+
+def test_the_linear_part_is_a_ridge_regression(fitted) -> None:
+    _, _, bridge, _ = fitted
+    (name,) = bridge.image
+    x, image = bridge.points[name], bridge.image[name]
+    penalty = 0.01 * len(x) * x.var(axis=0).mean()
+    ridge = Ridge(penalty).fit(x, image)
+    np.testing.assert_allclose(bridge.slope[name], ridge.coef_.T, atol=1e-4)
+    np.testing.assert_allclose(bridge.offset[name], ridge.intercept_, atol=1e-4)
 
 
 def test_how_far_apart_plans_send_cells() -> None:

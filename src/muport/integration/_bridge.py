@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Bridge", "confidence", "cross", "fit_bridge"]
 
 _AMBIGUOUS = 0.1  # margin below which another alignment is as likely
+_RIDGE = 0.01  # of the linear part, over the mean variance of a coordinate
 _PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -44,6 +45,10 @@ class Bridge:
         Modality but the hub -> (n, d_m) points of it, in its frame.
     image
         Modality but the hub -> (n, D) where they lie in the common space.
+    slope
+        Modality but the hub -> (d_m, D) linear part of the way there.
+    offset
+        Modality but the hub -> (D,) constant of the linear part.
     figures
         See :func:`confidence`.
     """
@@ -52,6 +57,8 @@ class Bridge:
     frames: dict[str, Frame]
     points: dict[str, NDArray[np.float32]]
     image: dict[str, NDArray[np.float32]]
+    slope: dict[str, NDArray[np.float32]]
+    offset: dict[str, NDArray[np.float32]]
     figures: dict[str, Any]
 
 
@@ -145,8 +152,9 @@ def cross(bridge: Bridge, modality: str, x: NDArray[np.float32]) -> NDArray[np.f
 
     Returns
     -------
-    (n, D) float32: for the hub its standardised coordinates, else the mean image of the nearest fitted points, weighted
-    by a kernel.
+    (n, D) float32: for the hub its standardised coordinates, else the midpoint of two estimates of the way there: the
+    mean image of the nearest fitted points, weighted by a kernel, and the linear regression of all images on their
+    points. The first follows bends, the second keeps what differs between near cells, which transport blurs.
 
     Raises
     ------
@@ -164,8 +172,9 @@ def cross(bridge: Bridge, modality: str, x: NDArray[np.float32]) -> NDArray[np.f
     if modality == bridge.hub:
         return placed
     near, weight = soft_assign(placed, bridge.points[modality])
-    found: NDArray[np.float32] = np.einsum("nk,nkd->nd", weight, bridge.image[modality][near])
-    return np.ascontiguousarray(found, dtype=np.float32)
+    local = np.einsum("nk,nkd->nd", weight, bridge.image[modality][near])
+    linear = placed @ bridge.slope[modality] + bridge.offset[modality]
+    return np.ascontiguousarray((local + linear) / 2, dtype=np.float32)
 
 
 def confidence(bridge: Bridge) -> dict[str, Any]:
@@ -219,11 +228,15 @@ def _assemble(
     kept = {hub: {name: _kept(image, known[name].mass) for name, image in images[hub].items()} for hub in known}
     hub = max(known, key=lambda one: float(np.mean(list(kept[one].values()))))
     figures = {"hub": hub, **figures, **{f"kept {name} in {hub}": share for name, share in kept[hub].items()}}
+    points = {name: one.points[metrics[name]] for name, one in known.items() if name != hub}
+    linear = {name: _linear(points[name], image, known[name].mass) for name, image in images[hub].items()}
     return Bridge(
         hub,
         {name: one.frames[metrics[name]] for name, one in known.items()},
-        {name: one.points[metrics[name]] for name, one in known.items() if name != hub},
+        points,
         images[hub],
+        {name: slope for name, (slope, _) in linear.items()},
+        {name: offset for name, (_, offset) in linear.items()},
         figures,
     )
 
@@ -239,6 +252,17 @@ def _images(
             plan = fine[name, hub] if (name, hub) in fine else fine[hub, name].T
             out[name] = np.ascontiguousarray(plan @ target / plan.sum(axis=1, keepdims=True), dtype=np.float32)
     return out
+
+
+def _linear(
+    x: NDArray[np.float32], image: NDArray[np.float32], mass: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(d, D) slope and (D,) offset of the ridge regression of images on points, both weighted by mass."""
+    center, offset = mass @ x, mass @ image
+    spread = ((x - center) * mass[:, None]).T @ (x - center)
+    penalty = _RIDGE * np.trace(spread) / len(spread) * np.eye(len(spread))
+    slope = np.linalg.solve(spread + penalty, ((x - center) * mass[:, None]).T @ (image - offset))
+    return slope.astype(np.float32), (offset - center @ slope).astype(np.float32)
 
 
 def _kept(image: NDArray[np.float32], mass: NDArray[np.float64]) -> float:
