@@ -26,6 +26,7 @@ __all__ = ["IDENTITY", "Candidate", "GroundMetric", "composition_distances", "di
 
 RIDGES = (0.1, 1.0, 10.0)
 MIXES = (1.0, 0.75, 0.5, 0.25, 0.0)
+_SAME_LOSS = 1e-6
 IDENTITY = "identity"  # the method of a metric that is not learnt
 _METHODS = ("fisher", "nca", "triplet")
 
@@ -190,6 +191,8 @@ def fit_metric(
 def least_loss(metrics: Sequence[GroundMetric]) -> GroundMetric:
     """The learnt metric of least held-out loss in which W has a part, if there is one: composition tells nothing of W.
 
+    Of losses that agree to six digits the first is taken, so that rounding does not choose.
+
     Parameters
     ----------
     metrics
@@ -197,7 +200,9 @@ def least_loss(metrics: Sequence[GroundMetric]) -> GroundMetric:
     """
     learnt = [metric for metric in metrics if metric.method != IDENTITY]
     moving = [metric for metric in learnt if metric.mix > 0]
-    return min(moving or learnt, key=lambda metric: metric.loss)
+    candidates = moving or learnt
+    least = min(metric.loss for metric in candidates)
+    return next(metric for metric in candidates if metric.loss <= least + _SAME_LOSS * (1 + abs(least)))
 
 
 def fit_candidates(

@@ -215,9 +215,9 @@ def _learnt(task: _Task, maps: tuple[GroupMap, ...]) -> tuple[Types, NDArray[np.
 
 
 def _spread(state: IntegrationState, task: _Task, weight: NDArray[np.float64]) -> IntegrationState:
-    """Set the types apart, which is decided on sharpened cells."""
-    if state.types is None:
-        return state
+    """Set the types apart, which is decided on sharpened cells; not where groups stay in place."""
+    if state.types is None or task.options.reference:
+        return replace(state, types=None)
     device = task.options.search_device
     rows = _sample(task.cells, _SPREAD_CELLS, task.options.seed)
     z = _moved(state.maps, task.cells, rows, device)
