@@ -152,7 +152,9 @@ class CohortMixin:
         centre = np.eye(n) - 1 / n
         values, vectors = np.linalg.eigh(-0.5 * centre @ squared @ centre)
         order = np.argsort(-values)[:n_components]
-        place = vectors[:, order] * np.sqrt(np.maximum(values[order], 0))
+        # the constant vector has the eigenvalue 0, up to rounding: it is no axis
+        held = np.where(values[order] > n * np.finfo(np.float64).eps * values.max(), values[order], 0)
+        place = vectors[:, order] * np.sqrt(np.maximum(held, 0))
         place *= np.sign(np.take_along_axis(place, np.abs(place).argmax(axis=0)[None], 0) + 1e-300)
         return pd.DataFrame(place, index=list(state.samples), columns=[f"MDS{i + 1}" for i in range(n_components)])
 
