@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muport.cli._files import check_output, prepared, write
+from muport.cli._files import check_output, prepared
 from muport.cli._options import Commands, add_columns, add_common, add_prepare, representation
 from muport.cli._report import Report
 
@@ -85,14 +85,9 @@ def _trained(data: Any, args: argparse.Namespace, report: Report) -> Any:
 
 
 def _finish(args: argparse.Namespace, report: Report, data: Any, model: Any, tables: dict[str, Any]) -> None:
-    if args.save is not None:
-        model.save(args.save, overwrite=args.force)
-        report.wrote(args.save)
     if args.tables is not None:
         args.tables.mkdir(exist_ok=True)
         for name, table in tables.items():
             table.to_csv(args.tables / f"{name}.csv")
             report.wrote(args.tables / f"{name}.csv")
-    write(data, args.out)
-    report.wrote(args.out)
-    report.tell()
+    report.finish(data, model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muport.cli._files import check_output, prepared, write
+from muport.cli._files import check_output, prepared
 from muport.cli._options import Commands, add_columns, add_common, add_knobs, add_prepare, knobs_of, representation
 from muport.cli._report import Report
 
@@ -72,7 +72,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _integrate(args: argparse.Namespace) -> None:
     report = Report(args)
     data, model = _integrated(args, report)
-    _finish(args, report, data, model)
+    report.finish(data, model)
 
 
 def _transfer(args: argparse.Namespace) -> None:
@@ -84,7 +84,7 @@ def _transfer(args: argparse.Namespace) -> None:
     data.obs["prediction"] = model.predict(threshold=args.threshold, mdata=data)
     data.obs["prediction_confidence"] = soft.max(axis=1)
     report.add({"labels": soft.shape[1], "mean_confidence": float(soft.max(axis=1).mean())})
-    _finish(args, report, data, model)
+    report.finish(data, model)
 
 
 def _integrated(args: argparse.Namespace, report: Report) -> tuple[Any, Any]:
@@ -119,12 +119,3 @@ def _set_up(cls: Any, data: Any, args: argparse.Namespace) -> None:
     if isinstance(use_rep, dict) or shared is not None:
         raise ValueError("INPUT is an AnnData: give --use-rep one obsm key, and no --shared-rep.")
     cls.setup_anndata(data, use_rep=use_rep or "X_pca", **columns)
-
-
-def _finish(args: argparse.Namespace, report: Report, data: Any, model: Any) -> None:
-    if args.save is not None:
-        model.save(args.save, overwrite=args.force)
-        report.wrote(args.save)
-    write(data, args.out)
-    report.wrote(args.out)
-    report.tell()

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from muport.cli._files import write
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
@@ -52,6 +54,15 @@ class Report:
     def add(self, metrics: Mapping[str, Any]) -> None:
         """Note figures."""
         self.metrics.update(metrics)
+
+    def finish(self, data: Any, model: Any) -> None:
+        """Save the model, where that is wanted, write the data, and tell."""
+        if self.args.save is not None:
+            model.save(self.args.save, overwrite=self.args.force)
+            self.wrote(self.args.save)
+        write(data, self.args.out)
+        self.wrote(self.args.out)
+        self.tell()
 
     def tell(self) -> None:
         """Print the summary: as JSON to stdout, or as a table to stderr."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muport.cli._files import check_output, prepared, write
+from muport.cli._files import check_output, prepared
 from muport.cli._options import Commands, add_columns, add_common, add_prepare, representation
 from muport.cli._report import Report
 
@@ -52,12 +52,7 @@ def _velocity(args: argparse.Namespace) -> None:
         _order(data, args)
     model = _trained(data, args, report)
     _write_answers(data, model, args, report)
-    if args.save is not None:
-        model.save(args.save, overwrite=args.force)
-        report.wrote(args.save)
-    write(data, args.out)
-    report.wrote(args.out)
-    report.tell()
+    report.finish(data, model)
 
 
 def _order(data: Any, args: argparse.Namespace) -> None:
