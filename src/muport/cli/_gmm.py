@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muport.cli._files import check_output, prepared
-from muport.cli._options import Commands, add_columns, add_common, add_prepare, representation
+from muport.cli._options import Commands, add_columns, add_common, add_prepare, set_up
 from muport.cli._report import Report
 
 if TYPE_CHECKING:
@@ -69,13 +69,7 @@ def _trained(data: Any, args: argparse.Namespace, report: Report) -> Any:
     from muport.gmm import GMM
 
     columns = {"sample_key": args.sample_key, "labels_key": args.condition_key}
-    use_rep = representation(args.use_rep)
-    if hasattr(data, "mod"):
-        GMM.setup_mudata(data, use_rep={"rna": "X_pca"} if use_rep is None else use_rep, **columns)
-    elif isinstance(use_rep, dict):
-        raise ValueError("INPUT is an AnnData: give --use-rep one obsm key.")
-    else:
-        GMM.setup_anndata(data, use_rep=use_rep or "X_pca", **columns)
+    set_up(GMM, data, args.use_rep, **columns)
     model = GMM(data)
     components = args.components[0] if args.components and len(args.components) == 1 else args.components
     model.train(k_comps=components, random_state=args.seed, progress=report.progress)

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muport.cli._files import check_output, prepared
-from muport.cli._options import Commands, add_columns, add_common, add_knobs, add_prepare, knobs_of, representation
+from muport.cli._options import (
+    Commands,
+    add_columns,
+    add_common,
+    add_knobs,
+    add_prepare,
+    knobs_of,
+    representation,
+    set_up,
+)
 from muport.cli._report import Report
 
 if TYPE_CHECKING:
@@ -108,14 +117,13 @@ def _integrated(args: argparse.Namespace, report: Report) -> tuple[Any, Any]:
 
 
 def _set_up(cls: Any, data: Any, args: argparse.Namespace) -> None:
-    use_rep, shared = representation(args.use_rep), representation(args.shared_rep)
     columns = {
         "batch_key": args.batch_key or None, "labels_key": args.labels_key, "unlabeled_category": args.unlabeled,
     }  # fmt: skip
-    if hasattr(data, "mod"):
-        default = None if shared is not None else {"rna": "X_pca"}
-        cls.setup_mudata(data, use_rep=default if use_rep is None else use_rep, shared_rep=shared, **columns)
-        return
-    if isinstance(use_rep, dict) or shared is not None:
-        raise ValueError("INPUT is an AnnData: give --use-rep one obsm key, and no --shared-rep.")
-    cls.setup_anndata(data, use_rep=use_rep or "X_pca", **columns)
+    if args.shared_rep is None:
+        set_up(cls, data, args.use_rep, **columns)
+    elif hasattr(data, "mod"):
+        reps = {"use_rep": representation(args.use_rep), "shared_rep": representation(args.shared_rep)}
+        cls.setup_mudata(data, **reps, **columns)
+    else:
+        raise ValueError("INPUT is an AnnData: --shared-rep is for several modalities; give --use-rep one obsm key.")

@@ -21,6 +21,7 @@ __all__ = [
     "knobs_of",
     "representation",
     "seed",
+    "set_up",
 ]
 
 KNOBS = {
@@ -61,6 +62,34 @@ def representation(words: Sequence[str] | None) -> dict[str, str] | str | None:
     if not all(name and sign and key for name, sign, key in pairs):
         raise ValueError(f"{' '.join(words)!r} must be one obsm key, or MODALITY=KEY for each modality.")
     return {name: key for name, _, key in pairs}
+
+
+def set_up(model_class: Any, data: Any, use_rep: Sequence[str] | None, **columns: Any) -> None:
+    """Register data with a model class, whichever kind they are.
+
+    Parameters
+    ----------
+    model_class
+        A model of muport.
+    data
+        AnnData or MuData.
+    use_rep
+        What followed ``--use-rep``; None: ``X_pca``, of ``rna`` in a MuData.
+    columns
+        Further arguments of the set-up.
+
+    Raises
+    ------
+    ValueError
+        If modalities are named for an AnnData.
+    """
+    found = representation(use_rep)
+    if hasattr(data, "mod"):
+        model_class.setup_mudata(data, use_rep={"rna": "X_pca"} if found is None else found, **columns)
+    elif isinstance(found, dict):
+        raise ValueError("INPUT is an AnnData: give --use-rep one obsm key.")
+    else:
+        model_class.setup_anndata(data, use_rep=found or "X_pca", **columns)
 
 
 def add_common(parser: argparse.ArgumentParser, out: str = "file to write: .h5ad, .h5mu or .zarr") -> None:

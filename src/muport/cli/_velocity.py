@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muport.cli._files import check_output, prepared
-from muport.cli._options import Commands, add_columns, add_common, add_prepare, representation
+from muport.cli._options import Commands, add_columns, add_common, add_prepare, representation, set_up
 from muport.cli._report import Report
 
 if TYPE_CHECKING:
@@ -73,13 +73,7 @@ def _trained(data: Any, args: argparse.Namespace, report: Report) -> Any:
     from muport.velocity import Velocity
 
     columns = {"time_key": args.time_key, "labels_key": args.labels_key, "batch_key": args.batch_key}
-    use_rep = representation(args.use_rep)
-    if hasattr(data, "mod"):
-        Velocity.setup_mudata(data, use_rep={"rna": "X_pca"} if use_rep is None else use_rep, **columns)
-    elif isinstance(use_rep, dict):
-        raise ValueError("INPUT is an AnnData: give --use-rep one obsm key.")
-    else:
-        Velocity.setup_anndata(data, use_rep=use_rep or "X_pca", **columns)
+    set_up(Velocity, data, args.use_rep, **columns)
     model = Velocity(data)
     model.train(n_steps=args.steps, random_state=args.seed, progress=report.progress)
     report.cells = data.n_obs
