@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
-from muport.gmm._bures import bures_squared, each, fidelity, optimal_cross_covariance, roots
+from muport.gmm._bures import bures_squared, fidelity, optimal_cross_covariance, roots
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor, rtol: float = 1e-9, atol: float = 1e-9) -> None:
@@ -51,7 +51,7 @@ def test_blocks_and_threads_change_nothing(monkeypatch):
     a, b = covariances(3, 6, 3), covariances(4, 5, 3)
     whole = bures_squared(a, b)
     monkeypatch.setattr("muport.gmm._bures._BLOCK", 18)
-    monkeypatch.setattr("muport.gmm._bures._cores", lambda: 3)
+    monkeypatch.setattr("muport._threads._cores", lambda: 3)
     close(bures_squared(a, b), whole, rtol=0, atol=0)
 
 
@@ -106,8 +106,3 @@ def test_the_optimal_coupling():
     root = sqrtm(s.numpy()).real
     inverse = np.linalg.inv(root)
     np.testing.assert_allclose(cross.numpy(), s.numpy() @ inverse @ sqrtm(root @ t.numpy() @ root).real @ inverse)
-
-
-def test_results_keep_the_order_of_the_tasks(monkeypatch):
-    monkeypatch.setattr("muport.gmm._bures._cores", lambda: 4)
-    assert each(lambda x: x * x, range(20)) == [x * x for x in range(20)]

@@ -10,7 +10,6 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from muport.gmm import _bures
 from muport.gmm._em import EMResult, fit_candidates, fit_mixtures
 from muport.gmm._mixture import Mixtures, mean_log_likelihood, responsibilities
 from muport.gmm._prior import Prior
@@ -207,7 +206,7 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = rng.normal(size=(len(sample), 3)) + 3 * rng.integers(0, 2, (len(sample), 1))
     found = []
     for cores in (1, 3):
-        monkeypatch.setattr(_bures, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("muport._threads._cores", lambda cores=cores: cores)
         found.append(fit_mixtures(x, sample, 2))
     for name in ("weights", "means", "covariances"):
         assert np.array_equal(*(getattr(one.mixtures, name) for one in found))

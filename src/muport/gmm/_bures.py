@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from muport._threads import each
 
-__all__ = ["bures_squared", "each", "fidelity", "one_by_one", "optimal_cross_covariance", "roots"]
+__all__ = ["bures_squared", "fidelity", "optimal_cross_covariance", "roots"]
 
 _BLOCK = 2**21  # matrix entries of the pairs decomposed at once
 
@@ -134,24 +129,3 @@ def optimal_cross_covariance(a: Tensor, b: Tensor) -> Tensor:
     left, _, right = torch.linalg.svd(a @ b)
     cross: Tensor = a @ (left @ right) @ b
     return cross
-
-
-def each[Task, Result](function: Callable[[Task], Result], tasks: Iterable[Task]) -> list[Result]:
-    """Apply a function whose long calls release the interpreter's lock to tasks, on all cores; results in order."""
-    listed = list(tasks)
-    workers = min(len(listed), _cores())
-    if workers < 2:
-        return one_by_one(function, listed)
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, listed))
-
-
-def one_by_one[Task, Result](function: Callable[[Task], Result], tasks: Iterable[Task]) -> list[Result]:
-    """The same on one thread."""
-    return [function(task) for task in tasks]
-
-
-def _cores() -> int:
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, int(allowed)) if allowed.isdigit() and int(allowed) > 0 else cores

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 
-from muport.gmm._bures import each
+from muport._threads import each, single_threaded
 from muport.ot import solve
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def _quantiles(
     return quantile
 
 
+@single_threaded()
 def emd_cells(
     x: ArrayLike,
     sample: ArrayLike,

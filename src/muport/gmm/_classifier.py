@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from muport._threads import single_threaded
 from muport.gmm._coupled import couple
 from muport.gmm._metric import IDENTITY, GroundMetric, composition_distances, fit_candidates, least_loss
 from muport.gmm._predict import Calibration, calibrate, held_out, inner_folds, probabilities, ridge_scores
@@ -87,6 +88,7 @@ class PatientClassifier:
         return families
 
 
+@single_threaded()
 def fit_classifier(
     mixtures: Mixtures,
     condition: NDArray[np.int64],
@@ -130,6 +132,7 @@ def fit_classifier(
     return PatientClassifier(weighed, mixtures, code, int(code.max()) + 1)
 
 
+@single_threaded()
 def predict(classifier: PatientClassifier, mixtures: Mixtures) -> NDArray[np.float64]:
     """Probabilities (Q, C) of the conditions of new patients; rows sum to 1.
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from muport._threads import single_threaded_torch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -137,13 +139,8 @@ def single_thread(largest: int) -> Iterator[bool]:
     Threads inside products of small matrices wait for each other longer than they compute, the more so on a busy
     machine. Yields whether it is so.
     """
-    before = torch.get_num_threads()
-    if largest <= _SMALL:
-        torch.set_num_threads(1)
-    try:
+    with single_threaded_torch(largest <= _SMALL):
         yield largest <= _SMALL
-    finally:
-        torch.set_num_threads(before)
 
 
 def blocks(

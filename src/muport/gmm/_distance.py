@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muport.gmm._bures import bures_squared, each, fidelity, roots
+from muport._threads import each, single_threaded
+from muport.gmm._bures import bures_squared, fidelity, roots
 from muport.ot import sinkhorn, solve
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def _flat(mix: Mixtures, w: ArrayLike | None) -> tuple[Tensor, Tensor, Tensor]:
     return mean, covariance, alive
 
 
+@single_threaded()
 def mw2(
     mix_a: Mixtures,
     mix_b: Mixtures | None = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.gmm._bures import each, one_by_one
+from muport._threads import each, one_by_one
 from muport.gmm._clouds import Clouds, blocks, make_clouds, single_thread
 from muport.gmm._mixture import CovarianceType, Mixtures, log_density, responsibilities
 from muport.gmm._solver import (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from muport._threads import single_threaded
 from muport.gmm._bures import roots
 from muport.gmm._distance import pair_costs_of
 from muport.neighbors import kmeans
@@ -49,6 +50,7 @@ class ComponentGroups:
         return len(self.means)
 
 
+@single_threaded()
 def match_components(
     mixtures: Mixtures,
     n_groups: int | None = None,

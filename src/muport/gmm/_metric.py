@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from muport._threads import single_threaded
 from muport.gmm._coupled import Coupled, Reference, canonical, couple, discriminants, make_reference, pair_weights
 from muport.gmm._predict import Calibration, calibrate, held_out, inner_folds
 from muport.gmm._triplet import polish
@@ -108,6 +109,7 @@ def composition_distances(a: Mixtures, b: Mixtures | None, reference: Reference)
     return squared
 
 
+@single_threaded()
 def distances(mix_a: Mixtures, mix_b: Mixtures | None, metric: GroundMetric) -> NDArray[np.float64]:
     """Learnt distances (Pa, Pb), not squared; `mix_b` is `mix_a` where it is None."""
     state = state_distances(mix_a, mix_b, metric) / metric.units[0]
@@ -115,6 +117,7 @@ def distances(mix_a: Mixtures, mix_b: Mixtures | None, metric: GroundMetric) -> 
     return np.sqrt(metric.mix * state + (1 - metric.mix) * composition)
 
 
+@single_threaded()
 def fit_metric(
     mixtures: Mixtures,
     condition: NDArray[np.int64],

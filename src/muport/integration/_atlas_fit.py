@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport._threads import single_threaded
 from muport.integration._atlas_sample import draw
 from muport.integration._cells import canonical
 from muport.integration._fit import fit
 from muport.integration._prototypes import NEIGHBORS, count
-from muport.integration._threads import single_threaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
+from muport._threads import single_threaded
 from muport.integration._state import transform
-from muport.integration._threads import single_threaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

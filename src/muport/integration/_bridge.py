@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from muport._threads import single_threaded
 from muport.integration._bridge_couple import choose, refine
 from muport.integration._bridge_geometry import Frame, geometry, place
 from muport.integration._prototypes import soft_assign
-from muport.integration._threads import single_threaded
 from muport.neighbors import as_points
 
 if TYPE_CHECKING:

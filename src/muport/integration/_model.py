@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scvi.model._utils import parse_device_args
 
 from muport._constants import REGISTRY_KEYS, UNLABELED_CATEGORY
+from muport._threads import single_threaded
 from muport.data import register
 from muport.integration._answers import Answers, Mapped, batch_of_cell, views_of
 from muport.integration._atlas_fit import fit_centroids
@@ -26,7 +27,6 @@ from muport.integration._refinement import Refinement
 from muport.integration._scbiot import fit_scbiot
 from muport.integration._space import find_space, known_group, modalities_of_kind, place, views_of_network
 from muport.integration._state import GroupMap, IntegrationState, standardise, transform
-from muport.integration._threads import single_threaded
 from muport.integration._transfer import fit_labels
 
 if TYPE_CHECKING:

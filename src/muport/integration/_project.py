@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_array
 
+from muport._threads import each
 from muport.integration._couple import share
 from muport.integration._prototypes import soft_assign
-from muport.integration._threads import each
 from muport.neighbors import knn
 
 if TYPE_CHECKING:

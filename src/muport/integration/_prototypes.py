@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from muport.integration._threads import each
+from muport._threads import each
 from muport.neighbors import batched_kmeans, kmeans, knn
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from muport._threads import single_threaded_torch
 from muport.integration._objective import Objective
 from muport.integration._refine_nets import ENCODERS, Encoder, Posterior
 from muport.integration._refine_views import Views, batch_view, fit_views, quantile_view, standard_view
@@ -368,15 +369,11 @@ def _posteriors(network: Network) -> torch.nn.ModuleList:
 def _read(network: Network, posteriors: torch.nn.ModuleList, cells: _Cells) -> NDArray[np.float32]:
     inputs, linear = _inputs(network, cells), _linear(network, cells)
     mean, precision = [], []
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with single_threaded_torch():
         for posterior, view, part in zip(posteriors, inputs, linear, strict=True):
             mu, logvar = posterior(torch.from_numpy(view), torch.from_numpy(part))
             mean.append(mu)
             precision.append((-logvar).exp())
-    finally:
-        torch.set_num_threads(before)
     product = (mean[0] * precision[0] + mean[1] * precision[1]) / (precision[0] + precision[1])
     out: NDArray[np.float32] = _compressed(product.numpy(), network)
     return out

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from muport._threads import single_threaded_torch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -167,14 +169,12 @@ def own_generators(seed: int) -> Iterator[None]:
     Torch keeps to one thread meanwhile: in products this small two mostly wait for each other, and their number could
     change a sum.
     """
-    before, numpy_state, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()  # noqa: NPY002
-    with torch.random.fork_rng():
+    before, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(), single_threaded_torch():
         torch.manual_seed(seed)
-        torch.set_num_threads(1)
         try:
             yield
         finally:
-            torch.set_num_threads(threads)
             random.setstate(before)
             np.random.set_state(numpy_state)  # noqa: NPY002
 

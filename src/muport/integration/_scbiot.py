@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport._threads import each
 from muport.integration._couple import Coupling, couple, start_centers
 from muport.integration._diagnostics import diagnose
 from muport.integration._displace import clusters_of, group_covariances, hard_anchor
@@ -18,7 +19,6 @@ from muport.integration._scbiot_loop import Iterate, iterate, make_problem, scor
 from muport.integration._scbiot_settings import settings_at
 from muport.integration._state import IntegrationState, Reference, move, transform
 from muport.integration._supervise import prototype_types
-from muport.integration._threads import each
 from muport.neighbors import kmeans
 
 if TYPE_CHECKING:

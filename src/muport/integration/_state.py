@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport._threads import each
+
 # states are rebuilt by class, so the classes of their parts are imported at run time
 from muport.integration._bridge import Bridge  # noqa: TC001
 from muport.integration._joint import JointSpace  # noqa: TC001
 from muport.integration._prototypes import NEIGHBORS, soft_assign
 from muport.integration._refine import Network  # noqa: TC001
-from muport.integration._threads import each
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
