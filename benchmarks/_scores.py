@@ -1,4 +1,4 @@
-"""The scores: scib-metrics' ten, neighbourhoods, moves and transferred labels."""
+"""Scores that muport.metrics has not: scib-metrics' ten, overlap of neighbourhoods, moves, accuracies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.neighbors import NearestNeighbors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,13 +63,6 @@ def label_accuracy(X: NDArray[np.float32], label: NDArray[np.str_], which: str, 
     return float(np.mean(np.argmax(votes, 1) == np.flatnonzero(types == which)[0]))
 
 
-def knn_labels(
-    X: NDArray[np.float32], label: NDArray[np.str_], query: NDArray[np.float32], k: int = 15
-) -> NDArray[np.str_]:
-    """Majority label of each query cell's ``k`` nearest labelled cells."""
-    return KNeighborsClassifier(k).fit(X, label).predict(query)
-
-
 def accuracies(truth: NDArray[np.str_], found: NDArray[np.str_], known: NDArray[np.bool_]) -> tuple[float, float]:
     """Accuracy and balanced accuracy over the cells ``known`` to have a type of the reference."""
     with warnings.catch_warnings():
@@ -78,18 +71,3 @@ def accuracies(truth: NDArray[np.str_], found: NDArray[np.str_], known: NDArray[
             float(accuracy_score(truth[known], found[known])),
             float(balanced_accuracy_score(truth[known], found[known])),
         )
-
-
-def foscttm(X: NDArray[np.float32], Y: NDArray[np.float32]) -> float:
-    """Mean share of cells closer than the true match, both ways; rows i of X and Y are one cell (.5: chance)."""
-
-    def one_way(A: NDArray[np.float32], B: NDArray[np.float32]) -> float:
-        square = np.square(B).sum(1)
-        closer = 0
-        for rows in np.array_split(np.arange(len(A)), max(1, len(A) // 1000)):
-            cost = square - 2 * A[rows] @ B.T
-            closer += int((cost < cost[np.arange(len(rows)), rows][:, None]).sum())
-        return closer / (len(A) * (len(A) - 1))
-
-    A, B = X.astype(np.float64), Y.astype(np.float64)
-    return (one_way(A, B) + one_way(B, A)) / 2

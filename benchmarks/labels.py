@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 from benchmarks._data import BATCH_FILES, KIND, load_cells
 from benchmarks._methods import _adata
-from benchmarks._scores import accuracies, knn_labels, scib
+from benchmarks._scores import accuracies, scib
 from benchmarks._tables import report, setting, table, verdict
+
+from muport.metrics import knn_labels
 
 if TYPE_CHECKING:
     from benchmarks._data import Cells
@@ -135,7 +137,7 @@ def score(name: str, cache: Path | None) -> pd.DataFrame:
         alone = scib(cells.take(hidden), part)["Total"]
         for key in part:
             z, seen = keys[key], ~hidden
-            vote = knn_labels(z[seen], cells.label[seen], z[hidden])
+            vote = knn_labels(z[seen], cells.label[seen], query=z[hidden])
             right = accuracies(cells.label[hidden], vote, np.isin(cells.label[hidden], cells.label[seen]))
             first = whole.loc[key, ["Total", "Bio conservation", "Batch correction"]]
             what = key.split("|")

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from benchmarks._paired_cases import PAIRED, Case, case, in_order
-from benchmarks._scores import accuracies, foscttm, knn_labels
+from benchmarks._scores import accuracies
 from benchmarks._tables import report, setting, table, verdict
 from benchmarks._unpaired import log_norm, zscore
+
+from muport.metrics import foscttm, knn_labels
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -228,7 +230,7 @@ def mosaic_scores(found: Case, Z: NDArray[np.float32]) -> list[float]:
     """Accuracy, balanced accuracy, FOSCTTM, iLISI and kBET."""
     hidden = found.kind == found.second
     voters = ~hidden
-    answer = knn_labels(Z[voters], found.label[voters], Z[hidden], K)
+    answer = knn_labels(Z[voters], found.label[voters], query=Z[hidden], k=K)
     pairs = foscttm(Z[found.kind == "rna"], Z[hidden])
     return [
         *accuracies(found.label[hidden], answer, np.full(hidden.sum(), True)),

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from benchmarks._methods import harmony, load
-from benchmarks._scores import accuracies, foscttm, knn_labels
+from benchmarks._scores import accuracies
 from benchmarks._tables import report, setting, table, verdict
 from benchmarks._unpaired import UNKNOWN, UNPAIRED, Truth
+
+from muport.metrics import foscttm, knn_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +40,7 @@ def shared_knn(mdata: md.MuData, query: str, metric: str) -> Answer:
     known = label != UNKNOWN
     if metric == "cosine":
         R, Q = (X / np.linalg.norm(X, axis=1, keepdims=True) for X in (R, Q))
-    return knn_labels(R[known], label[known], Q, K), R, Q
+    return knn_labels(R[known], label[known], query=Q, k=K), R, Q
 
 
 def harmony_knn(mdata: md.MuData, query: str) -> Answer:
@@ -47,7 +49,7 @@ def harmony_knn(mdata: md.MuData, query: str) -> Answer:
     Z = harmony(np.vstack([R, Q]), np.repeat(["rna", query], [len(R), len(Q)]))
     label = mdata["rna"].obs["cell_type"].to_numpy().astype(str)
     known = label != UNKNOWN
-    return knn_labels(Z[: len(R)][known], label[known], Z[len(R) :], K), Z[: len(R)], Z[len(R) :]
+    return knn_labels(Z[: len(R)][known], label[known], query=Z[len(R) :], k=K), Z[: len(R)], Z[len(R) :]
 
 
 def muport(mdata: md.MuData, query: str) -> Answer:
