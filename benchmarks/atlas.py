@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PARTS = ("scale", "quality", "faults", "cluster")
-CELLS = (1_000_000, 10_000_000)
+CELLS = (1_000_000, 10_000_000, 100_000_000)  # the largest needs 45 GB of disk
 SMALL = 300_000  # cells of the faults and of the cluster
 KILLS = 10
 FEWEST = 400  # sampled cells of a batch from which a sample is compared
