@@ -226,6 +226,25 @@ def test_more_cells_than_features_fit_in_memory(monkeypatch: pytest.MonkeyPatch)
     assert np.array_equal(usual.n_iter, pieces.n_iter)
 
 
+@pytest.mark.parametrize("cache", [50, 3000, 2**19])
+def test_patients_of_one_block_end_one_by_one(monkeypatch: pytest.MonkeyPatch, cache: int) -> None:
+    """Each is what it is alone, whoever ends before it and however few cells are worked on at once."""
+    import muport.gmm._solver as solver
+
+    rng = np.random.default_rng(5)
+    clouds = rng.normal(size=(9, 70, 3)) + rng.uniform(0, 4, (9, 1, 1)) * rng.integers(0, 2, (9, 70, 1))
+    init = Mixtures.stack([start(x, 2, "full", 5) for x in clouds])
+    alone = [fit_mixtures(x, None, 2, init=init.subset(i)) for i, x in enumerate(clouds)]
+    monkeypatch.setattr(solver, "_CACHE", {"cpu": cache})
+    found = fit_mixtures(clouds.reshape(-1, 3), np.repeat(np.arange(9), 70), 2, init=init)
+    assert len(set(found.n_iter.tolist())) > 4
+    for i, one in enumerate(alone):
+        assert found.n_iter[i] == one.n_iter[0]
+        assert found.log_likelihood[i] == pytest.approx(one.log_likelihood[0], abs=1e-10)
+        assert np.allclose(found.mixtures.covariances[i], one.mixtures.covariances[0], atol=1e-9)
+        assert np.allclose(found.history[i, : one.n_iter[0]], one.history[0], atol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muport._threads import single_threaded_torch
+from muport._threads import single_threaded, single_threaded_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -134,13 +134,16 @@ def as_weight(weight: ArrayLike | None, codes: NDArray[np.int64]) -> NDArray[np.
 
 @contextmanager
 def single_thread(largest: int) -> Iterator[bool]:
-    """Keep torch to one thread where even the largest problem holds few numbers; then the threads given are back.
+    """Keep torch and BLAS to one thread where even the largest problem holds few numbers; then give them back.
 
     Threads inside products of small matrices wait for each other longer than they compute, the more so on a busy
     machine. Yields whether it is so.
     """
-    with single_threaded_torch(largest <= _SMALL):
-        yield largest <= _SMALL
+    if largest > _SMALL:
+        yield False
+        return
+    with single_threaded(), single_threaded_torch():
+        yield True
 
 
 def blocks(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -28,10 +28,10 @@ __all__ = [
 
 type SingularityHandling = Literal["guarded", "robust", "strict"]
 
-_BUDGET = {"cpu": 2**21, "cuda": 2**27}  # float64 numbers of a block: what the caches of a core, or a device, hold
+_BUDGET = {"cpu": 2**22, "cuda": 2**27}  # float64 numbers of a block
+_CACHE = {"cpu": 2**19, "cuda": 2**27}  # of what is worked on at once: what the caches of a core, or a device, hold
 _FAR = 1e10  # squared size of the data over eps, up to which moments about 0 are exact enough
 _MOST = 2**25  # features of a block: 256 MiB
-_DROP = 0.75  # a block is repacked when so few of its problems are still open
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +156,7 @@ def solve(
         if start is not None
         else _from_kmeans(engine, k, _random(problems, rows, k, settings.seed).to(x.device), prior, spread, settings)
     )
-    final = _iterate(rows, engine, state, prior, spread, shift, settings, out)
-    out.likelihood[rows] = engine.expectation(final)[0].cpu().numpy()
+    _iterate(_Open(rows, state, prior, spread, shift, torch.full_like(spread, torch.inf)), engine, settings, out)
 
 
 def _engine(x: Tensor, weight: Tensor, settings: Settings) -> Engine:
@@ -167,7 +166,7 @@ def _engine(x: Tensor, weight: Tensor, settings: Settings) -> Engine:
     # Moments about 0 lose as many digits as the cells lie far out in units of the smallest possible variance.
     near = bool(x.abs().max() ** 2 <= _FAR * settings.eps)
     if near and weight.numel() * n_features(d, full) <= _MOST:
-        return Features(x, weight, full)
+        return Features(x, weight, full, _CACHE.get(x.device.type, _CACHE["cpu"]))
     return Direct(x, weight, full, block_budget(x.device.type))
 
 
@@ -181,44 +180,55 @@ def n_features(d: int, full: bool) -> int:
     return 1 + d + (d * (d + 1) // 2 if full else d)
 
 
-def _iterate(
-    rows: NDArray[np.int64],
-    engine: Engine,
-    state: State,
-    prior: PriorTerms | None,
-    spread: Tensor,
-    shift: Tensor,
-    settings: Settings,
-    out: Output,
-) -> State:
-    """Alternate E and M until every problem has ended, dropping those that have; the last state of each problem."""
-    final = State(*(torch.empty_like(part) for part in vars(state).values()))
-    place = torch.arange(len(rows), device=shift.device)
-    still = torch.ones_like(place, dtype=torch.bool)
-    before = torch.full_like(spread, torch.inf)
-    for step in range(settings.max_iter):
-        likelihood, found = engine.expectation(state)
-        state, singular = maximise(found, prior, spread, settings.eps, settings.handling)
-        small = (likelihood - before).abs() < settings.tol
-        before = likelihood
-        out.history[rows[place[still].cpu().numpy()], step:] = likelihood[still].cpu().numpy()[:, None]
-        ends = still & (small | (step + 1 == settings.max_iter))
-        if bool(ends.any()):
-            done = rows[place[ends].cpu().numpy()]
-            out.n_iter[done], out.converged[done] = step + 1, small[ends].cpu().numpy()
-            part = pick(state, ends)
-            out.store(done, part, singular[ends], shift[place[ends]])
-            for whole, values in zip(vars(final).values(), vars(part).values(), strict=True):
-                whole[place[ends]] = values
-            still = still & ~ends
-            if not bool(still.any()):
-                break
-        if int(still.sum()) <= _DROP * len(still):
-            keep = still.nonzero().squeeze(1)
-            engine, state, prior = engine.pick(keep), pick(state, keep), pick(prior, keep) if prior else None
-            place, before, spread = place[keep], before[keep], spread[keep]
-            still = still[keep]
-    return final
+@dataclass(frozen=True, eq=False)
+class _Open:
+    """Problems (B,) of a block that have not ended: what they are fitted with, and their last log-likelihood."""
+
+    rows: NDArray[np.int64]
+    state: State
+    prior: PriorTerms | None
+    spread: Tensor
+    shift: Tensor
+    before: Tensor
+
+    def of(self, order: Tensor) -> _Open:
+        """The problems at these positions."""
+        return _Open(
+            self.rows[order.cpu().numpy()], pick(self.state, order), pick(self.prior, order) if self.prior else None,
+            self.spread[order], self.shift[order], self.before[order],
+        )  # fmt: skip
+
+
+def _iterate(block: _Open, engine: Engine, settings: Settings, out: Output) -> None:
+    """Alternate E and M until every problem has ended, and store each; those that have are dropped."""
+    ended = torch.zeros_like(block.spread, dtype=torch.bool)
+    for step in range(settings.max_iter + 1):
+        likelihood, found = engine.expectation(block.state)
+        if bool(ended.any()):
+            # What ended in the last step is now known to be as likely as this.
+            out.likelihood[block.rows[ended.cpu().numpy()]] = likelihood[ended].cpu().numpy()
+            order = _closed_up(~ended)
+            if not len(order):
+                return
+            engine.keep(order)
+            block, likelihood, found = block.of(order), likelihood[order], pick(found, order)
+        state, singular = maximise(found, block.prior, block.spread, settings.eps, settings.handling)
+        small = (likelihood - block.before).abs() < settings.tol
+        block = replace(block, state=state, before=likelihood)
+        out.history[block.rows, step:] = likelihood.cpu().numpy()[:, None]
+        ended = small | (step + 1 == settings.max_iter)
+        if bool(ended.any()):
+            done = block.rows[ended.cpu().numpy()]
+            out.n_iter[done], out.converged[done] = step + 1, small[ended].cpu().numpy()
+            out.store(done, pick(state, ended), singular[ended], block.shift[ended])
+
+
+def _closed_up(stays: Tensor) -> Tensor:
+    """Positions (C,) of those that stay: the first C at their own, the others in the gaps among these."""
+    count = int(stays.sum())
+    order = torch.arange(count, device=stays.device)
+    order[~stays[:count]] = count + stays[count:].nonzero().squeeze(1)
+    return order
 
 
 def _random(problems: Problems, rows: NDArray[np.int64], k: int, seed: int) -> Tensor:
