@@ -1,4 +1,4 @@
-"""Integration with labels for some cells, beside scANVI: ``python -m benchmarks.labels [--datasets ...] [--cache ...]``.
+"""Integration with labels for some cells, beside scANVI: ``python -m benchmarks.labels [--datasets ..] [--cache ..]``.
 
 scANVI's latent spaces are kept in ``--cache``: they take minutes to hours, and are those of the same masks. With
 ``--no-training`` it is scored where its latent space is there.
@@ -29,12 +29,12 @@ MODES = ("half", "one batch", "tenth")
 WRONG = {"half, a tenth of them wrong": 0.1, "half, permuted": 1.0}
 COLUMNS = ["total", "bio", "batch", "total, hidden cells", "accuracy", "balanced"]
 STEPS, EPOCHS = 5_000, 200  # most steps of scVI's training, and most epochs of it
-NOTE = f"""Half: labels of a random half of the cells are known; one batch: those of the largest batch; tenth: of a
-random tenth. Scores as in the page of batch integration, over all cells; so half of the labels that score were
-seen, by every method but those without labels. "Hidden cells": the same score on the cells alone whose labels no
-method saw, when they are half. Accuracy and balanced accuracy: vote of the 15 nearest labelled cells for the hidden ones. scANVI: from scVI
-(2 layers, 30 latent dimensions, at most {EPOCHS} epochs or {STEPS} steps of 128 cells), then 20 epochs; 2,000 highly
-variable features; zero-inflated counts, or a normal likelihood where the data are logs."""
+NOTE = f"""Half: labels of a random half of the cells are known; one batch: those of the largest batch; tenth: of a random tenth.
+Scores as in the page of batch integration, over all cells; so half of the labels that score were seen, by every
+method but those without labels. "Hidden cells": the same score on the cells alone whose labels no method saw, when
+they are half. Accuracy and balanced accuracy: vote of the 15 nearest labelled cells for the hidden ones. scANVI: from
+scVI (2 layers, 30 latent dimensions, at most {EPOCHS} epochs or {STEPS} steps of 128 cells), then 20 epochs; 2,000
+highly variable features; zero-inflated counts, or a normal likelihood where the data are logs."""
 
 
 def known(cells: Cells, mode: str, seed: int = 0) -> NDArray[np.bool_]:
