@@ -226,8 +226,9 @@ def test_padding_changes_nothing():
 def test_candidates_cover_the_grid_and_composition_comes_once():
     mix, condition, _ = cohort(14)
     found = fit_candidates(mix, condition, ridge=(1.0, 2.0), tau=(1.0, 0.5), offset=False, mix=(1.0, 0.0))
-    assert len(found) == 6
+    assert len(found) == 10
     assert sum(one.metric.mix == 0 for one in found) == 1
+    assert sum(one.metric.bures for one in found) == 4
     assert sum(one.metric.method == IDENTITY for one in found) == 1
     alone = fit_candidates(mix, condition, ridge=(1.0, 2.0), tau=(1.0, 0.5), mix=0.0)
     assert [one.metric.mix for one in alone] == [0]

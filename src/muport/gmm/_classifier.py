@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from muport._threads import single_threaded
 from muport.gmm._coupled import couple
 from muport.gmm._metric import IDENTITY, GroundMetric, composition_distances, fit_candidates, least_loss
-from muport.gmm._predict import Calibration, calibrate, held_out, inner_folds, probabilities, ridge_scores
+from muport.gmm._predict import Calibration, probabilities, ridge_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "PatientClassifier", "View", "fit_classifier", "predict"]
 
-FAMILIES = ("state", "composition", "mixture", "mean")
+FAMILIES = ("state", "spread", "composition", "mixture")
 _NEGLIGIBLE = 1e-3
 
 
@@ -33,25 +32,25 @@ class View:
     Attributes
     ----------
     metric
-        The learnt metric, or ``None`` for the standardised mean of all cells (pseudobulk).
+        The metric, learnt or not.
     calibration
         Penalty, slope and held-out loss.
     weight
         Share in the prediction.
     """
 
-    metric: GroundMetric | None
+    metric: GroundMetric
     calibration: Calibration
     weight: float
 
     @property
     def family(self) -> str:
-        """``"mean"``, ``"mixture"`` (nothing learnt), ``"composition"`` or ``"state"`` (alone or with composition)."""
-        if self.metric is None:
-            return "mean"
+        """``"mixture"`` (nothing learnt), ``"composition"``, ``"state"``, or ``"spread"``: covariances move too."""
         if self.metric.method == IDENTITY:
             return "mixture"
-        return "composition" if self.metric.mix == 0 else "state"
+        if self.metric.mix == 0:
+            return "composition"
+        return "spread" if self.metric.bures else "state"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +77,7 @@ class PatientClassifier:
     @property
     def metric(self) -> GroundMetric:
         """The learnt metric of least held-out loss, see :func:`muport.gmm._metric.least_loss`."""
-        return least_loss([view.metric for view in self.views if view.metric is not None])
+        return least_loss([view.metric for view in self.views])
 
     def family_weights(self) -> dict[str, float]:
         """Share of each family of views in the prediction."""
@@ -98,7 +97,7 @@ def fit_classifier(
 ) -> PatientClassifier:
     """Fit every view and weigh it.
 
-    The four families of views (state, composition, mixtures without a learnt metric, mean) have equal prior weights,
+    The four families of views (state, spread, composition, mixtures without a learnt metric) have equal prior weights,
     shared evenly within a family, and each view is weighed by its likelihood exp(-G loss) of the G training patients
     when these are left out: stacking by pseudo Bayesian model averaging (Yao et al. 2018).
 
@@ -120,9 +119,7 @@ def fit_classifier(
     code = np.asarray(condition, dtype=np.int64)
     groups = np.arange(len(code)) if group is None else np.asarray(group)
     learnt = fit_candidates(mixtures, code, group=groups, **settings)
-    between = _mean_distances(mixtures, mixtures)[None]
-    mean = calibrate(held_out(lambda _: between, code, inner_folds(code, groups)), code)[0]
-    views = [View(one.metric, one.calibration, 0.0) for one in learnt] + [View(None, mean, 0.0)]
+    views = [View(one.metric, one.calibration, 0.0) for one in learnt]
     families = [view.family for view in views]
     prior = np.array([1 / families.count(family) for family in families])
     loss = np.array([view.calibration.loss for view in views])
@@ -156,31 +153,20 @@ def _distances(
 ) -> Iterator[tuple[View, NDArray[np.float64], NDArray[np.float64]]]:
     """Squared distances within the training patients and to them, of each view that counts; plans are made once."""
     train = classifier.mixtures
-    made: dict[tuple[bool, float, bool], tuple[Any, Any]] = {}
+    made: dict[tuple[bool, float], tuple[Any, Any]] = {}
     for view in classifier.views:
         if view.weight < _NEGLIGIBLE:
             continue
         metric = view.metric
-        if metric is None:
-            yield view, _mean_distances(train, train), _mean_distances(new, train)
-            continue
-        key = (metric.offset, metric.tau, metric.bures)
+        key = (metric.offset, metric.tau)
         if key not in made and metric.mix > 0:
             first, second = (metric.reference.centred(mix) if metric.offset else mix for mix in (train, new))
-            how = {"tau": metric.tau, "bures": metric.bures, "scale": metric.scale}
+            how = {"tau": metric.tau, "bures": True, "scale": metric.scale}
             made[key] = couple(first, **how)[0], couple(second, first, **how)[0]  # type: ignore[arg-type]
         parts = []
-        for coupled, mix in zip(made[key] if metric.mix > 0 else (None, None), (train, new), strict=True):
+        for whole, mix in zip(made[key] if metric.mix > 0 else (None, None), (train, new), strict=True):
             composition = composition_distances(mix, train, metric.reference) / metric.units[1]
+            coupled = whole if whole is None or metric.bures else whole.of_means()
             state = 0.0 if coupled is None else coupled.squared(metric.w) / metric.units[0]
             parts.append(metric.mix * state + (1 - metric.mix) * composition)
         yield view, parts[0], parts[1]
-
-
-def _mean_distances(a: Mixtures, train: Mixtures) -> NDArray[np.float64]:
-    """Squared distances (Pa, P) of the means of all cells, every coordinate in units of its spread over training."""
-    first, second = ((mix.weights[..., None] * mix.means).sum(1) for mix in (a, train))
-    spread = second.std(axis=0)
-    scale = np.where(spread > 1e-9 * max(spread.max(), 1e-300), spread, np.inf)
-    squared: NDArray[np.float64] = cdist(first / scale, second / scale, "sqeuclidean")
-    return squared

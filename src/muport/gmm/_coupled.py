@@ -129,6 +129,10 @@ class Coupled:
         """The plans as one matrix (Pa K, Pb K)."""
         return self.plan.transpose(0, 2, 1, 3).reshape(len(self.a), len(self.b))
 
+    def of_means(self) -> Coupled:
+        """The same plans, without the part of the covariances in what they move."""
+        return Coupled(self.a[:, :, :1], self.b[:, :, :1], self.plan)
+
     def among(self, rows: NDArray[np.int64]) -> Coupled:
         """Plans between some of the patients of one set."""
         k = self.plan.shape[2]

@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 
     Method = Literal["fisher", "nca", "triplet"]
 
-__all__ = ["IDENTITY", "Candidate", "GroundMetric", "composition_distances", "distances", "fit_candidates",
-           "fit_metric", "least_loss", "state_distances"]  # fmt: skip
+__all__ = [
+    "BURES", "IDENTITY", "MIXES", "RIDGES", "Candidate", "GroundMetric", "composition_distances", "distances",
+    "fit_candidates", "fit_metric", "least_loss", "state_distances",
+]  # fmt: skip
 
 RIDGES = (0.1, 1.0, 10.0)
 MIXES = (1.0, 0.75, 0.5, 0.25, 0.0)
+BURES = (False, True)
 _SAME_LOSS = 1e-6
 IDENTITY = "identity"  # the method of a metric that is not learnt
 _METHODS = ("fisher", "nca", "triplet")
@@ -128,7 +131,7 @@ def fit_metric(
     tau: float | Sequence[float] = 1.0,
     offset: bool | Sequence[bool] = (False, True),
     mix: float | Sequence[float] = MIXES,
-    bures: bool = False,
+    bures: bool | Sequence[bool] = BURES,
     group: NDArray[np.int64] | None = None,
     n_states: int | None = None,
     training: Mapping[str, Any] | None = None,
@@ -161,7 +164,7 @@ def fit_metric(
     mix
         Weight of the state distance against the composition's.
     bures
-        Whether W sees changes of covariance.
+        Whether W sees changes of covariance beside those of means.
     group
         (P,) patient of each sample, where one has several.
     n_states
@@ -218,7 +221,7 @@ def fit_candidates(
     tau: float | Sequence[float] = 1.0,
     offset: bool | Sequence[bool] = (False, True),
     mix: float | Sequence[float] = MIXES,
-    bures: bool = False,
+    bures: bool | Sequence[bool] = BURES,
     group: NDArray[np.int64] | None = None,
     n_states: int | None = None,
     training: Mapping[str, Any] | None = None,
@@ -228,7 +231,8 @@ def fit_candidates(
 
     The distance without a learnt metric comes first, unless composition alone is asked for; that comes once.
     """
-    grid = {name: _several(value) for name, value in (("ridge", ridge), ("tau", tau), ("offset", offset), ("mix", mix))}
+    given = {"ridge": ridge, "tau": tau, "offset": offset, "mix": mix, "bures": bures}
+    grid = {name: _several(value) for name, value in given.items()}
     _check(mixtures, condition, method, n_comps, grid)
     code = np.asarray(condition, dtype=np.int64)
     folds = inner_folds(code, np.arange(len(code)) if group is None else np.asarray(group))
@@ -237,18 +241,21 @@ def fit_candidates(
     settings = {"n_comps": n_comps, "method": method, "training": dict(training or {})}
     found: list[Candidate] = []
     for one_offset, one_tau in product(grid["offset"], grid["tau"]):
-        coupled, scale = couple(reference.centred(mixtures) if one_offset else mixtures, tau=one_tau, bures=bures)
-        learner = _Learner(coupled, code, reference.within, grid["ridge"], **settings)  # type: ignore[arg-type]
-        fits = learner.fit(np.arange(len(code)))
-        metrics = [
-            GroundMetric(w, 1.0, one, one_tau, bool(one_offset), bures, method, scale, (1.0, 1.0), reference, ratios,
-                         history=history)
-            for one, (w, ratios, history) in zip(grid["ridge"], fits, strict=True)
-        ]  # fmt: skip
-        first = not found
-        if first and max(grid["mix"]) > 0:
-            found.append(_as_it_is(coupled, metrics[0], code, folds))
-        found += _mixed(metrics, learner, composition, folds, grid["mix"], first)
+        # the plan sees the covariances in either case
+        whole, scale = couple(reference.centred(mixtures) if one_offset else mixtures, tau=one_tau, bures=True)
+        for one_bures in grid["bures"]:
+            coupled = whole if one_bures else whole.of_means()
+            learner = _Learner(coupled, code, reference.within, grid["ridge"], **settings)  # type: ignore[arg-type]
+            fits = learner.fit(np.arange(len(code)))
+            metrics = [
+                GroundMetric(w, 1.0, one, one_tau, bool(one_offset), bool(one_bures), method, scale, (1.0, 1.0),
+                             reference, ratios, history=history)
+                for one, (w, ratios, history) in zip(grid["ridge"], fits, strict=True)
+            ]  # fmt: skip
+            first = not found
+            if first and max(grid["mix"]) > 0:
+                found.append(_as_it_is(coupled, metrics[0], code, folds))
+            found += _mixed(metrics, learner, composition, folds, grid["mix"], first)
     return found
 
 

@@ -14,7 +14,7 @@ from muport.data import MuDataModel, Setup, read_rows, register
 from muport.gmm._answers import CohortMixin
 from muport.gmm._classifier import fit_classifier
 from muport.gmm._cohort import GMMState, cohort_of, conditions_of, known_conditions
-from muport.gmm._metric import MIXES, RIDGES
+from muport.gmm._metric import BURES, MIXES, RIDGES
 from muport.gmm._mixture import responsibilities
 from muport.gmm._prediction import PredictionMixin, check_metric, sample_of, weight_of
 
@@ -37,8 +37,9 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
 
     Each patient's cells become a mixture, shrunk to that of the whole cohort. The plan between two mixtures is found
     once; distances are then linear in W'W, and the axes W on which patients of different conditions differ most are
-    generalised eigenvectors. What moves (state) and how much of it there is (composition) stay two distances; they, and
-    the plain mean of the cells, are weighed by how well each tells training patients that it has not seen.
+    generalised eigenvectors. What moves (state, with or without its spread) and how much of it there is (composition)
+    stay apart; they, and the distance without a learnt metric, are weighed by how well each tells training patients
+    that it has not seen.
 
     Parameters
     ----------
@@ -263,7 +264,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         tau: float | Sequence[float] = 1.0,
         offset: bool | Sequence[bool] = (False, True),
         mix: float | Sequence[float] = MIXES,
-        bures: bool = False,
+        bures: bool | Sequence[bool] = BURES,
         alpha: float = 1.0,
         reg: float = 0.001,
         reg_type: Literal["fro", "nuc", 1] = "fro",
@@ -278,8 +279,8 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
     ) -> None:
         """Learn the ground metric from the patients of known condition.
 
-        Of `ridge`, `tau`, `offset` and `mix` several values may be given: each combination is a view of the cohort, and
-        views are weighed by how well they tell patients that they have not seen.
+        Of `ridge`, `tau`, `offset`, `mix` and `bures` several values may be given: each combination is a view of the
+        cohort, and views are weighed by how well they tell patients that they have not seen.
 
         Parameters
         ----------
@@ -298,7 +299,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         mix
             Weight of the state distance against the composition's.
         bures
-            Whether changes of covariance count.
+            Whether changes of covariance count beside those of means.
         alpha, reg, reg_type, lr, max_iter, entropic_reg, mi_reg, stop_thr
             Of the polishing: margin of the triplets in units of the mean distance, weight and kind of the norm of W,
             rate and number of steps, regularisation of the plans, weight of the components' mutual information, and the

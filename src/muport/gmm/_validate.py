@@ -51,7 +51,7 @@ class CrossValidation:
     intervals
         95 % intervals (low, high) of the first two, by the bootstrap over groups.
     families
-        (F, 4) shares of the state, composition, unlearnt mixture and mean distances in each fold's prediction.
+        (F, 4) shares of the state, spread, composition and unlearnt mixture distances in each fold's prediction.
     null
         (R, 2) balanced accuracy and area under the curve with permuted conditions; (0, 2) without permutations.
     """
