@@ -103,11 +103,15 @@ def _over_pairs(root: Tensor, covariance: Tensor, rows: Tensor, columns: Tensor)
     if not len(rows):
         return root.new_zeros(0)
     size = max(1, _BLOCK // root[0].numel())
-    parts = each(
-        lambda pair: fidelity(root[pair[0]], covariance[pair[1]]),
-        list(zip(torch.split(rows, size), torch.split(columns, size), strict=True)),
-    )
-    return torch.cat(parts)
+    # what threads allocate for results would keep the freed blocks between them from being used again
+    out = root.new_empty(len(rows))
+
+    def fill(low: int) -> None:
+        part = slice(low, low + size)
+        out[part] = fidelity(root[rows[part]], covariance[columns[part]])
+
+    each(fill, range(0, len(rows), size))
+    return out
 
 
 def optimal_cross_covariance(a: Tensor, b: Tensor) -> Tensor:
