@@ -29,7 +29,8 @@ MODES = ("half", "one batch", "tenth")
 WRONG = {"half, a tenth of them wrong": 0.1, "half, permuted": 1.0}
 COLUMNS = ["total", "bio", "batch", "total, hidden cells", "accuracy", "balanced"]
 STEPS, EPOCHS = 5_000, 200  # most steps of scVI's training, and most epochs of it
-NOTE = f"""Half: labels of a random half of the cells are known; one batch: those of the largest batch; tenth: of a random tenth.
+NOTE = f"""Half: labels of a random half of the cells are known; one batch: those of the largest batch; tenth: of a
+random tenth.
 Scores as in the page of batch integration, over all cells; so half of the labels that score were seen, by every
 method but those without labels. "Hidden cells": the same score on the cells alone whose labels no method saw, when
 they are half. Accuracy and balanced accuracy: vote of the 15 nearest labelled cells for the hidden ones. scANVI: from
