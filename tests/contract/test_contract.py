@@ -81,7 +81,7 @@ CASES = {
         alone=6,
     ),
     "Integration, partly paired with a shared space": Case(
-        "muport.integration", "Integration", {"max_iter": 3, **QUIET}, width=17, both=80, alone=6
+        "muport.integration", "Integration", {"max_iter": 3, **QUIET}, width=23, both=80, alone=6
     ),
     "Integration, without features in common": Case(
         "muport.integration", "Integration", {"max_iter": 3, **QUIET}, mudata=SEPARATE, space="X_own", width=9, alone=6

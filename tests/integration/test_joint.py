@@ -75,7 +75,8 @@ def test_a_cell_is_the_weighted_mean_of_what_its_modalities_tell(paired):
     told = {(b, m): x[m] if b == m else account(space.routes, b, m, x[b], None) for b, m in product(x, x)}
 
     def joined(weight: np.ndarray) -> np.ndarray:
-        return np.hstack([sum(weight[:, [i]] * told[b, m] for i, b in enumerate(x)) for m in x])
+        share = {(b, m): 1 if b == m else 1 / 3 for b, m in told}
+        return np.hstack([sum(weight[:, [i]] * share[b, m] * told[b, m] for i, b in enumerate(x)) for m in x])
 
     weight = local_weights(joined(np.tile(space.weights.usual, (N, 1))).astype(np.float32), space.weights)
     np.testing.assert_allclose(found.z, joined(weight), atol=1e-4)
@@ -151,6 +152,31 @@ def test_imputation_worsens_smoothly_as_pairing_vanishes():
     assert max(b - a for a, b in zip(missed[:-1], missed[1:], strict=True)) < 0.35
     with_two_pairs = [_match(Cells(_mosaic(2 / N)), shared=shared) for shared in (True, False)]
     assert with_two_pairs[0] < 0.8 < with_two_pairs[1]
+
+
+def test_shared_coordinates_stand_beside_where_cells_lack_a_modality(mosaic, paired):
+    assert paired.fit(shared=True).beside == 0
+    space = mosaic.fit(shared=True)
+    found = mosaic.embed(space, shared=True)
+    width = sum(WIDTH[m] for m in mosaic.views)
+    assert found.z.shape == (N, width + 4)
+    s = {m: (x - x.mean(0)) / np.sqrt(np.square(x - x.mean(0)).sum(1).mean()) for m, x in mosaic.shared.items()}
+    total, number = np.zeros((N, 4)), np.zeros((N, 1))
+    for m, x in s.items():
+        total[mosaic.cell[m]] += x
+        number[mosaic.cell[m]] += 1
+    np.testing.assert_allclose(found.z[:, width:], space.beside * total / number, atol=1e-4)
+    # without shared coordinates a cell is still placed, and modalities are read as before
+    np.testing.assert_array_equal(mosaic.embed(space).z[:, width:], 0)
+    assert {m: x.shape[1] for m, x in split(space, found.z).items()} == {m: WIDTH[m] for m in mosaic.views}
+
+
+def test_shared_coordinates_that_tell_nothing_have_little_part():
+    cells = Cells(_mosaic(0.4))
+    useful = cells.fit(shared=True).beside
+    for i, m in enumerate(cells.shared):
+        cells.shared[m] = np.random.default_rng(i).normal(size=cells.shared[m].shape).astype(np.float32)
+    assert cells.fit(shared=True).beside < 0.5 * useful
 
 
 def test_order_of_cells_and_rows_does_not_matter():

@@ -79,8 +79,8 @@ class Answers(MuDataModel):
         -------
         (n_obs, d) float32, row i for ``mdata.obs_names[i]``. Where modalities share a representation, in its
         coordinates: a cell measured in several modalities is at the mean of its rows. In a joint space, the corrected
-        representations of all modalities side by side, each by its weight in the cell. With ``refine="vae"``, the
-        latent of the network.
+        representations of all modalities side by side, each by its weight in the cell, and the shared coordinates if
+        ``shared_rep`` was given and cells lack a modality. With ``refine="vae"``, the latent of the network.
 
         Raises
         ------

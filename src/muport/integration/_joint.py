@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muport.integration._cells import _spread
+from muport.integration._joint_held import shared_part
 from muport.integration._joint_regress import ordered
 from muport.integration._joint_routes import Routes, account, filled, fit_routes, spread_shared
 from muport.integration._joint_weights import Weights, fit_weights, flat_weights, local_weights, told_by_modality
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Embedded", "JointSpace", "embed", "fit_joint", "latent", "split"]
 
 _BLOCK = 2**14  # cells embedded together
+_SHARED = 0.01, 0.9  # least and most part of the shared coordinates in the squared distances
+_OTHERS = 1 / 3  # weight of what another modality tells of one, over that of its own measurement
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,8 @@ class JointSpace:
         How each modality tells the others.
     weights
         How much each modality is believed.
+    beside
+        Scale of the shared coordinates that stand beside those of the modalities; 0 where they do not.
     """
 
     modalities: tuple[str, ...]
@@ -44,6 +49,7 @@ class JointSpace:
     scale: dict[str, float]
     routes: Routes
     weights: Weights
+    beside: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +59,7 @@ class Embedded:
     Attributes
     ----------
     z
-        (n, D) float32, D the sum of the modalities' widths.
+        (n, D) float32, D the sum of the modalities' widths, and of the shared coordinates' where they stand beside.
     weights
         (n, M) float32 share of each modality that the cell was measured in; rows sum to 1.
     observed
@@ -84,7 +90,8 @@ def fit_joint(
     batch
         (n_cells,) codes.
     shared
-        Modality -> (n_m, d_s) coordinates in a space that all share; they help the cells that lack a modality.
+        Modality -> (n_m, d_s) coordinates in a space that all share; they help the cells that lack a modality, and if
+        there are such cells, stand beside the others by how well held-out pairs meet in them (:func:`shared_part`).
     random_state
         Seed.
 
@@ -115,7 +122,12 @@ def fit_joint(
     rows = np.flatnonzero(np.isfinite(told).any(axis=1))
     z = embed(space, *_subset(views, cell, rows, len(batch)), shared=_subset(shared or {}, cell, rows, len(batch))[0]).z
     rank = ordered(z)
-    return replace(space, weights=fit_weights(z[rank], told[rows][rank], usual, random_state))
+    space = replace(space, weights=fit_weights(z[rank], told[rows][rank], usual, random_state))
+    if not shared or all(len(one) == len(batch) for one in cell.values()):
+        return space
+    part = np.clip(_part_of_shared(space, x, cell, len(batch), shared, random_state), *_SHARED)
+    square = np.square(z[rank] - z[rank].mean(axis=0)).sum(axis=1).mean()
+    return replace(space, beside=float(np.sqrt(part / (1 - part) * square)))
 
 
 def embed(
@@ -129,7 +141,8 @@ def embed(
     """Place cells in the joint space: a function of each cell alone.
 
     A modality b tells what each modality m would hold, P_bm(x_b), with P_mm the identity; what a cell lacks is told by
-    what it has. Then z_m = sum_b w_b P_bm(x_b), the weights w those of the place in the space.
+    what it has. Then z_m = w_m x_m + (sum over b != m of w_b P_bm(x_b)) / 3, the weights w those of the place in the
+    space. Accounts take noise away, and with it what one modality alone can tell: so they count less than measurements.
 
     Parameters
     ----------
@@ -158,12 +171,15 @@ def embed(
             observed[cell[m], i] = True
             x[m][cell[m]] = _standardised(views[m], space.center[m], space.scale[m])
     s = spread_shared(space.routes, shared, cell, n_cells) if shared else None
-    z, weight = np.empty((n_cells, sum(one.shape[1] for one in x.values())), np.float32), observed.astype(np.float32)
+    width = sum(one.shape[1] for one in x.values())
+    z, weight = np.zeros((n_cells, width + _width_beside(space)), np.float32), observed.astype(np.float32)
     for low in range(0, n_cells, _BLOCK):
         rows = slice(low, low + _BLOCK)
         part = None if s is None else {m: one[rows] for m, one in s.items()}
-        z[rows], local = _fused(space, {m: one[rows] for m, one in x.items()}, part, observed[rows])
+        z[rows, :width], local = _fused(space, {m: one[rows] for m, one in x.items()}, part, observed[rows])
         weight[rows] *= np.maximum(local, np.finfo(np.float32).tiny)
+    if s is not None and space.beside:
+        z[:, width:] = np.float32(space.beside) * _met(s, observed)
     weight /= np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return Embedded(z, weight, observed)
 
@@ -189,10 +205,58 @@ def split(space: JointSpace, y: NDArray[np.float32]) -> dict[str, NDArray[np.flo
     What one modality measures and no other tells is shrunk by the modality's weight, as noise would be.
     """
     bounds = np.cumsum([0, *(len(space.center[m]) for m in space.modalities)])
+    # what all modalities tell alike is this share of itself in the space
+    told = space.weights.usual + np.float32(_OTHERS) * (1 - space.weights.usual)
+    scale = [np.float32(space.scale[m]) / share for m, share in zip(space.modalities, told, strict=True)]
     return {
-        m: np.ascontiguousarray(y[:, low:high] * np.float32(space.scale[m]) + space.center[m], np.float32)
-        for m, low, high in zip(space.modalities, bounds[:-1], bounds[1:], strict=True)
+        m: np.ascontiguousarray(y[:, low:high] * one + space.center[m], np.float32)
+        for m, one, low, high in zip(space.modalities, scale, bounds[:-1], bounds[1:], strict=True)
     }
+
+
+def _part_of_shared(
+    space: JointSpace,
+    x: dict[str, NDArray[np.float32]],
+    cell: Mapping[str, NDArray[np.int64]],
+    n_cells: int,
+    shared: Mapping[str, NDArray[np.float32]],
+    seed: int,
+) -> float:
+    """Part of the shared coordinates in the squared distances."""
+
+    def placing(
+        apart: Mapping[str, NDArray[np.int64]],
+        first: tuple[str, NDArray[np.int64]],
+        second: tuple[str, NDArray[np.int64]],
+    ) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        n = len(first[1])
+        routes = fit_routes(x, apart, n_cells + n_cells, shared, seed)
+        held = {first[0]: (slice(0, n), first[1]), second[0]: (slice(n, 2 * n), second[1])}
+        alone = {m: np.zeros((2 * n, one.shape[1]), np.float32) for m, one in x.items()}
+        observed = np.zeros((2 * n, len(space.modalities)), bool)
+        for m, (part, chosen) in held.items():
+            alone[m][part] = x[m][chosen]
+            observed[part, space.modalities.index(m)] = True
+        at = {m: np.arange(2 * n)[part] for m, (part, _) in held.items()}
+        s = spread_shared(routes, {m: shared[m][chosen] for m, (_, chosen) in held.items()}, at, 2 * n)
+        assert s is not None, "the routes were fitted with the shared coordinates"
+        z, met = _fused(replace(space, routes=routes), alone, s, observed)[0], _met(s, observed)
+        return (z[:n], z[n:]), (met[:n], met[n:])
+
+    return shared_part(x, cell, n_cells, placing)
+
+
+def _met(s: Mapping[str, NDArray[np.float32]], observed: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(n, d_s) mean of the shared coordinates of the modalities a cell is in."""
+    total = np.add.reduce([one * observed[:, [i]] for i, one in enumerate(s.values())])
+    mean: NDArray[np.float32] = total / np.maximum(observed.sum(axis=1, keepdims=True), 1).astype(np.float32)
+    return mean
+
+
+def _width_beside(space: JointSpace) -> int:
+    if not space.beside or space.routes.shared is None:
+        return 0
+    return len(next(iter(space.routes.shared.center.values())))
 
 
 def _fused(
@@ -221,7 +285,7 @@ def _joined(
     for m in names:
         block = z[:, low : low + told[m, m].shape[1]]
         for i, b in enumerate(names):
-            block += weight[:, [i]] * told[b, m]
+            block += weight[:, [i]] * (told[b, m] if b == m else np.float32(_OTHERS) * told[b, m])
         low += block.shape[1]
     return z
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport.integration._cells import _spread
 from muport.integration._joint_regress import Regressor, common_rows, fit_regressor, ordered, regress
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Shared:
     Attributes
     ----------
     center, scale
-        Modality -> (d_s,) mean and standard deviations of its shared coordinates.
+        Modality -> (d_s,) mean of its shared coordinates, and root mean square distance to it.
     own
         Modality -> regression of its own representation on its shared coordinates.
     helped
@@ -55,7 +56,7 @@ class Shared:
     """
 
     center: dict[str, NDArray[np.float32]]
-    scale: dict[str, NDArray[np.float32]]
+    scale: dict[str, float]
     own: dict[str, Regressor]
     helped: dict[str, dict[str, Helped]]
 
@@ -142,8 +143,7 @@ def _fit_shared(
 ) -> Shared:
     order = {m: ordered(shared[m]) for m in x}
     center = {m: shared[m][order[m]].mean(axis=0, dtype=np.float64).astype(np.float32) for m in x}
-    spread = {m: (shared[m] - center[m])[order[m]].std(axis=0, dtype=np.float64) for m in x}
-    scale = {m: np.where(one > 0, one, 1).astype(np.float32) for m, one in spread.items()}
+    scale = {m: _spread((shared[m] - center[m])[order[m]], float(np.abs(center[m]).max(initial=0))) for m in x}
     s = {m: _unit(shared[m], center[m], scale[m]) for m in x}
     own = {}
     for m in x:
@@ -195,9 +195,8 @@ def spread_shared(
     return {m: np.where(held[m][:, None], out[m], total) for m in fitted.center}
 
 
-def _unit(x: NDArray[np.float32], center: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    # every cell then is about as far from the mean as in the own representations
-    return np.ascontiguousarray((x - center) / (scale * np.float32(np.sqrt(x.shape[1]))), np.float32)
+def _unit(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    return np.ascontiguousarray((x - center) / np.float32(scale), np.float32)
 
 
 def account(
