@@ -79,6 +79,20 @@ def test_an_ambiguous_alignment_is_told() -> None:
     assert confidence(bridge)["margin a-b"] < 0.1
 
 
+def test_an_alignment_that_descriptions_do_not_agree_on_is_told() -> None:
+    # five clusters, the shares reversed in the other modality, which sees them through another bend
+    rng = np.random.default_rng(2)
+    center, share = 1.6 * rng.normal(size=(5, 6)), np.array([0.32, 0.26, 0.2, 0.14, 0.08])
+    views = {}
+    for name, part in (("a", share), ("b", share[::-1])):
+        z = center[rng.choice(5, 200, p=part)] + 0.4 * rng.normal(size=(200, 6))
+        views[name] = (np.tanh(z @ rng.normal(size=(6, 30)) / 2.4) @ rng.normal(size=(30, 9))).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"a with b is uncertain.*descriptions of their geometry disagree.*shared_rep"):
+        bridge = fit_bridge(views)
+    assert confidence(bridge)["margin a-b"] >= 0.1
+    assert confidence(bridge)["stability a-b"] < 0.5
+
+
 def test_the_linear_part_is_a_ridge_regression(fitted) -> None:
     _, _, bridge, _ = fitted
     (name,) = bridge.image

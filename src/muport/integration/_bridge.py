@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Bridge", "confidence", "cross", "fit_bridge"]
 
 _AMBIGUOUS = 0.1  # margin below which another alignment is as likely
+_UNSTABLE, _DISTORTED = 0.5, 0.03  # stability below which runs disagree on the plan, if its objective is above
 _RIDGE = 0.01  # of the linear part, over the mean variance of a coordinate
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -98,7 +99,9 @@ def fit_bridge(
     Warns
     -----
     UserWarning
-        If an alignment is ambiguous: one that sends cells elsewhere has over 90 % of its evidence.
+        If an alignment is ambiguous: one that sends cells elsewhere has over 90 % of its evidence; or if it is
+        uncertain: distances fit badly, and the best plans of other settings share less than half of its mass, as where
+        proportions differ.
 
     Raises
     ------
@@ -129,12 +132,12 @@ def fit_bridge(
         for a, b in combinations(known, 2):
             progress(f"aligning {a} with {b}")
             chosen[a, b] = choose(known[a], known[b], random_state, device)
-        _warn_of_ambiguity(chosen)
         metrics = _metrics(known, chosen)
         fine, objective = {}, {}
         for (a, b), choice in chosen.items():
             progress(f"refining {a} with {b}")
             fine[a, b], objective[a, b] = refine(known[a], known[b], (metrics[a], metrics[b]), choice.plan, device)
+        _warn_of_doubt(chosen, objective)
     return _assemble(known, metrics, fine, _figures(chosen, objective, metrics))
 
 
@@ -191,16 +194,20 @@ def confidence(bridge: Bridge) -> dict[str, Any]:
     return dict(bridge.figures)
 
 
-def _warn_of_ambiguity(chosen: dict[tuple[str, str], Choice]) -> None:
+def _warn_of_doubt(chosen: dict[tuple[str, str], Choice], objective: dict[tuple[str, str], float]) -> None:
     for (a, b), choice in chosen.items():
         if choice.margin < _AMBIGUOUS:
-            warnings.warn(
-                f"The alignment of {a} with {b} is ambiguous (margin {choice.margin:.2f} of 1): another one fits their "
-                "distances as well, so types may be exchanged. Give a representation both share (shared_rep), or some "
-                "cells measured in both.",
-                UserWarning,
-                skip_file_prefixes=(_PACKAGE,),
-            )
+            found = f"ambiguous (margin {choice.margin:.2f} of 1): another one fits their distances as well,"
+        elif choice.stability < _UNSTABLE and objective[a, b] > _DISTORTED:
+            found = f"uncertain (stability {choice.stability:.2f} of 1): descriptions of their geometry disagree,"
+        else:
+            continue
+        warnings.warn(
+            f"The alignment of {a} with {b} is {found} so types may be exchanged. Give a representation both share "
+            "(shared_rep), or some cells measured in both.",
+            UserWarning,
+            skip_file_prefixes=(_PACKAGE,),
+        )
 
 
 def _metrics(known: dict[str, Geometry], chosen: dict[tuple[str, str], Choice]) -> dict[str, str]:
