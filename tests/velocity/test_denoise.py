@@ -8,6 +8,7 @@ import torch
 from scipy.stats import ortho_group
 
 from muport.datasets import simulated_dynamics
+from muport.velocity._average import averaged
 from muport.velocity._denoise import folded, shrinkage
 from muport.velocity._pipeline import Cells, Settings, fit_network, raw_velocity, windows_of
 from muport.velocity._train import fit_field
@@ -64,7 +65,8 @@ def test_the_field_of_noisy_cells_is_that_of_denoised_ones(cells):
     taken, settings = shrinkage(x, time), Settings(n_steps=20, n_bootstrap=2)
     raw = raw_velocity(Cells(x, time), windows_of(Cells(x, time), settings), settings)
     fit = fit_network(Cells(x, time), raw, settings)
-    plain = fit_field(taken(x), time, raw, n_steps=20, n_bootstrap=2)
+    target = averaged(taken(x), time, raw, taken.noise).raw.velocity
+    plain = fit_field(taken(x), time, raw, target=target, n_steps=20, n_bootstrap=2)
     when = torch.from_numpy(time.astype(np.float32))
     given, wanted = fit.field(), plain.field()
     noisy, clean = torch.from_numpy(x.copy()), torch.from_numpy(taken(x))

@@ -229,15 +229,17 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         lambda_time, lambda_knn
             Cost, as a share of the largest, of a move backward in time, and between cells that are no neighbours.
         n_steps, batch_size, lr
-            Steps of the network's optimiser, cells of a step, and largest learning rate.
+            Most steps of the network's optimiser, fewer where raw velocities are noisy and cells few (at least 40); cells
+            of a step; largest learning rate.
         lambda_smooth, lambda_curl, lambda_divergence
             Weights of the penalties on differences between `k_smooth` neighbours, on curl and on divergence, these two
             over all dimensions.
         k_smooth
-            Neighbours for `lambda_smooth`.
+            Neighbours in place and time over which raw velocities are averaged before the fit, and for `lambda_smooth`.
         denoise
             Whether directions in which the cells vary no more than neighbours in space and time do are shrunk away
-            before the transport, and from the velocities: a linear map, of which the field takes account.
+            before the transport, and from the velocities: a linear map, of which the field takes account. Without it
+            raw velocities are not averaged either, and all `n_steps` are taken.
         n_bootstrap
             Refits of the last layer on resampled windows: the members behind :meth:`get_uncertainty`.
         accelerator, devices

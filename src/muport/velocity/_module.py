@@ -18,6 +18,7 @@ _EXACT_UP_TO = 50  # dimensions whose Jacobian is written out; above, its invari
 _BLOCK = 2**22  # entries of what is pulled back for the Jacobians, held at once
 _WIDTH = 128  # of the layers through which it is pulled
 _PROBES = 64  # random directions of the estimates
+_GAIN = 2.0  # of the first layer's weights at the start
 
 
 def _linear(n_in: int, n_out: int) -> nn.Linear:
@@ -76,11 +77,17 @@ class Field(nn.Module):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
-        """Draw the weights anew: uniform of variance 1 / (3 inputs), zero bias."""
+        """Draw the weights anew: uniform of variance 1 / (3 inputs), four times that in the first layer.
+
+        The biases of the hidden layers are uniform in (-1, 1): units that all bend at the origin take many steps to
+        learn where branches part.
+        """
         for layer in (self.first, self.second, self.narrow, self.last):
-            bound = 1 / math.sqrt(layer.in_features)
+            bound = (_GAIN if layer is self.first else 1.0) / math.sqrt(layer.in_features)
             layer.weight.uniform_(-bound, bound, generator=generator)
             layer.bias.zero_()
+        for layer in (self.first, self.second):
+            layer.bias.uniform_(-1, 1, generator=generator)
 
     def scale(self, x: Tensor, t: Tensor) -> Tensor:
         """Input (n, d + 1) of the network, without unit."""

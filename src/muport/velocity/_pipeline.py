@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from muport.neighbors import knn
+from muport.velocity._average import averaged, enough_steps
 from muport.velocity._denoise import folded, shrinkage
 from muport.velocity._train import fit_field
 from muport.velocity._transport import RawVelocity, ot_velocity
@@ -190,14 +191,20 @@ def fit_network(
     progress: Callable[[int], None] | None = None,
 ) -> FieldFit:
     """Fit the field to the raw velocities; it takes the coordinates of the cells, denoised or not."""
-    taken = shrinkage(cells.x, cells.time) if settings.denoise else None
-    x = cells.x if taken is None else taken(cells.x)
+    x, target, n_steps, taken = cells.x, None, settings.n_steps, None
+    if settings.denoise:
+        taken = shrinkage(cells.x, cells.time)
+        x = taken(cells.x)
+        mean = averaged(x, cells.time, raw, taken.noise, settings.k_smooth, random_state=settings.random_state)
+        target = mean.raw.velocity
+        n_steps = enough_steps(int((raw.weight > 0).sum()), mean.noise, settings.batch_size, settings.n_steps)
     near = knn(x, min(settings.k_smooth, len(x) - 1)).indices if settings.lambda_smooth > 0 else None
     fit = fit_field(
         x,
         cells.time,
         raw,
-        n_steps=settings.n_steps,
+        target=target,
+        n_steps=n_steps,
         batch_size=settings.batch_size,
         hidden_dim=settings.hidden_dim,
         n_latent=settings.n_latent,

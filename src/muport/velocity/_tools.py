@@ -29,7 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 _EPOCH = 1_024  # cells seen in an epoch, at most
-_PEAK = 8.0  # of the learning rate's cycle, in mean rates
+_PEAK = 12.0  # of the learning rate's cycle, in mean rates
 _RULE = 10.0  # reg in units of the rule of time windows: the default of .05 is half a squared distance
 _WINDOW_SETTINGS = (
     "windows", "window_fraction", "n_clusters", "window_size", "overlap_fraction", "min_window_size", "tail_handling",
@@ -228,18 +228,18 @@ def smooth_velocity(
     velocity_key
         Key of ``obsm`` with the raw velocities.
     n_epochs
-        Epochs; one shows the network as many cells as there are, at most 1,024.
+        Most epochs; one shows the network as many cells as there are, at most 1,024. Fewer where velocities are noisy.
     hidden_dim
         Width of the hidden layers.
     lr
-        Mean learning rate; its one cycle peaks at eight times that.
+        Mean learning rate; its one cycle peaks at twelve times that.
     batch_size
         Cells of a step.
     lambda_smooth, lambda_curl, lambda_divergence
         Weights of the penalties on differences between neighbours, on curl and on divergence, these over all
         dimensions.
     k_smooth
-        Neighbours for `lambda_smooth`.
+        Neighbours in place and time over which raw velocities are averaged, and for `lambda_smooth`.
     use_pseudotime
         Whether the field depends on time.
     random_state

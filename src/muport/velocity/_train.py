@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FieldFit", "fit_field"]
 
-_LR = 8e-3
+_LR = 1.2e-2
 _DECAY = 1e-2
 _SPAN = 2.0  # largest standard deviation of the coordinates in one input unit: noise dimensions barely enter
 _TIMES = 0.5  # standard deviation of time in one input unit
@@ -65,13 +65,14 @@ class FieldFit:
 class _Data:
     """Covered cells as the network sees them.
 
-    ``inputs`` (m, 2, d + 1) are the two places of a cell at which its velocity is taken, ``target`` (m, d) its raw
-    velocity, ``weight`` (m,) has mean 1, ``own`` (m, d + 1) and ``other`` (n, d + 1) are the inputs of the covered
-    and of all cells, ``near`` (m, k) the neighbours among all.
+    ``inputs`` (m, 2, d + 1) are the two places of a cell at which its velocity is taken, ``target`` (m, d) the velocity
+    to fit, ``raw`` (m, d) its raw one, ``weight`` (m,) has mean 1, ``own`` (m, d + 1) and ``other`` (n, d + 1) are the
+    inputs of the covered and of all cells, ``near`` (m, k) the neighbours among all.
     """
 
     inputs: Tensor
     target: Tensor
+    raw: Tensor
     weight: Tensor
     own: Tensor
     other: Tensor
@@ -90,6 +91,7 @@ def fit_field(
     time: Any,
     raw: RawVelocity,
     *,
+    target: NDArray[np.float32] | None = None,
     n_steps: int = 400,
     batch_size: int = 256,
     hidden_dim: int = 128,
@@ -128,6 +130,9 @@ def fit_field(
         (n,) times.
     raw
         Raw velocities; cells of weight 0 are left out.
+    target
+        (n, d) velocities to fit in place of the raw ones, such as their means over neighbours. The members still differ
+        by what the raw ones tell, since means over neighbours have errors that windows share.
     n_steps
         Steps of AdamW, under one cycle of the learning rate.
     batch_size
@@ -137,7 +142,7 @@ def fit_field(
     n_latent
         Width of the bottleneck.
     lr
-        Largest learning rate; .008 by default.
+        Largest learning rate; .012 by default.
     lambda_smooth
         Weight of the differences between neighbours.
     lambda_curl, lambda_divergence
@@ -179,14 +184,15 @@ def fit_field(
     """
     points, when = as_points(x), check_time(time, len(x))
     _check(raw, points, n_steps, batch_size, hidden_dim, n_latent, lr, n_bootstrap)
+    fitted = raw if target is None else replace(raw, velocity=target)
     penalties = _Penalties(lambda_smooth, lambda_curl, lambda_divergence)
     near = _check_penalties(penalties, neighbors, len(points))
     generator = torch.Generator().manual_seed(random_state)
     field = Field(points.shape[1], hidden_dim, n_latent, use_time, n_bootstrap)
     field.reset(generator)
-    _set_scales(field, points, when, raw)
+    _set_scales(field, points, when, fitted)
     with one_thread():
-        data = _prepare(field.to(device), points, when, raw, near)
+        data = _prepare(field.to(device), points, when, fitted, raw, near)
         history = _descend(field, data, penalties, n_steps, batch_size, lr or _LR, generator, progress)
         penalised = any(value > 0 for value in vars(penalties).values())
         _refit(field, data, raw.block[raw.weight > 0], n_bootstrap, generator, keep=penalised)
@@ -249,7 +255,12 @@ def _set_scales(field: Field, x: NDArray[np.float32], when: NDArray[np.float64],
 
 
 def _prepare(
-    field: Field, x: NDArray[np.float32], when: NDArray[np.float64], raw: RawVelocity, near: NDArray[np.int64] | None
+    field: Field,
+    x: NDArray[np.float32],
+    when: NDArray[np.float64],
+    fitted: RawVelocity,
+    raw: RawVelocity,
+    near: NDArray[np.int64] | None,
 ) -> _Data:
     device = field.x_center.device
     covered = np.flatnonzero(raw.weight > 0)
@@ -264,12 +275,13 @@ def _prepare(
     for sign in (-1, 1):
         then = middle + sign * half
         step = (then - own).astype(np.float32)[:, None]
-        places.append(scaled(x[covered] + step * raw.velocity[covered], then))
+        places.append(scaled(x[covered] + step * fitted.velocity[covered], then))
     everyone = scaled(np.array(x), when)
     rows = torch.from_numpy(covered).to(device)
     weight = torch.from_numpy(raw.weight[covered]).to(device)
     return _Data(
         torch.stack(places, dim=1),
+        torch.from_numpy(fitted.velocity[covered]).to(device) / field.v_scale,
         torch.from_numpy(raw.velocity[covered]).to(device) / field.v_scale,
         weight / weight.mean(),
         everyone[rows],
@@ -365,43 +377,46 @@ def _refit(
 
     Per window only the moments of its cells are kept, so a draw costs nothing that grows with the cells.
     """
-    gram, cross = _moments(field, data, block)
+    gram, cross, noisy = _moments(field, data, block)
     last = field.last
     start = torch.cat([last.weight.T, last.bias[None]]).double()
     ridge = _RIDGE * gram.sum(0).diagonal().mean() * torch.eye(len(start), dtype=torch.float64, device=start.device)
 
-    def solve(count: Tensor) -> Tensor:
+    def solve(count: Tensor, right: Tensor) -> Tensor:
         left = torch.einsum("mb,bij->mij", count, gram) + ridge
-        out: Tensor = torch.linalg.solve(left, torch.einsum("mb,bij->mij", count, cross) + ridge @ start)
+        out: Tensor = torch.linalg.solve(left, torch.einsum("mb,bij->mij", count, right) + ridge @ start)
         return out
 
-    full = solve(torch.ones(1, len(gram), dtype=torch.float64, device=start.device))[0]
-    center = start if keep else full
+    once = torch.ones(1, len(gram), dtype=torch.float64, device=start.device)
+    center = start if keep else solve(once, cross)[0]
     last.weight.copy_(center[:-1].T)
     last.bias.copy_(center[-1])
     if n_members == 0:
         return
     draw = torch.randint(len(gram), (n_members, len(gram)), generator=generator)
     count = torch.zeros(draw.shape, dtype=torch.float64).scatter_add_(1, draw, torch.ones(draw.shape).double())
-    member = solve(count.to(start.device)) - full + center
+    member = solve(count.to(start.device), noisy) - solve(once, noisy) + center
     field.member_weight.copy_(member[:, :-1].mT)
     field.member_bias.copy_(member[:, -1])
 
 
-def _moments(field: Field, data: _Data, block: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Weighted moments z z' (b, L + 1, L + 1) and z v' (b, L + 1, d) of each window, z the latent and a one."""
+def _moments(field: Field, data: _Data, block: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted moments z z' (b, L + 1, L + 1) and z v' (b, L + 1, d) of each window, z the latent and a one.
+
+    The latter for the velocities that are fitted, and for the raw ones.
+    """
     order = np.argsort(block, kind="stable")
     _, first, size = np.unique(block[order], return_index=True, return_counts=True)
     slot = np.arange(size.max())
     table = np.where(slot < size[:, None], order[(first[:, None] + slot).clip(max=len(order) - 1)], -1)
     rows = torch.from_numpy(table).to(data.inputs.device)
     step = max(1, _CHUNK // (rows.shape[1] * (field.n_latent + field.hidden)))
-    grams, crosses = [], []
+    found = []
     for part in torch.split(rows, step):
         cells = part.clamp(min=0)
         latent = field.encode(data.inputs[cells]).mean(dim=2)
         latent = torch.cat([latent, torch.ones_like(latent[..., :1])], dim=-1)
         weighted = latent * (data.weight[cells] * (part >= 0))[..., None]
-        grams.append((weighted.mT @ latent).double())
-        crosses.append((weighted.mT @ data.target[cells]).double())
-    return torch.cat(grams), torch.cat(crosses)
+        found.append([(weighted.mT @ one).double() for one in (latent, data.target[cells], data.raw[cells])])
+    gram, cross, noisy = (torch.cat(part) for part in zip(*found, strict=True))
+    return gram, cross, noisy
