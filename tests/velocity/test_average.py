@@ -11,6 +11,7 @@ import torch
 from muport.datasets import simulated_dynamics
 from muport.velocity._average import averaged, enough_steps
 from muport.velocity._pipeline import Cells, Settings, fit_network, raw_velocity, windows_of
+from muport.velocity._state import evaluate, signal_and_noise
 from muport.velocity._train import fit_field
 from muport.velocity._transport import RawVelocity
 
@@ -124,3 +125,19 @@ def test_members_differ_by_what_the_raw_velocities_tell():
     assert spread[0].mean() > 0.2 * spread[1].mean()
     same = fit_field(cells.x, cells.time, replace(raw), n_steps=20).state
     assert all(np.array_equal(value, same[name]) for name, value in fits[1].items())
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5])
+def test_most_true_velocities_are_within_two_standard_deviations(noise):
+    shares, lengths = [], []
+    for seed in (0, 1):
+        adata = simulated_dynamics("bifurcation", 700, noise=noise, random_state=seed)
+        truth, cells = adata.obsm["velocity"], Cells(adata.obsm["X_pca"], adata.obs["time"].to_numpy())
+        settings = Settings(random_state=seed)
+        field = fit_network(cells, raw_velocity(cells, windows_of(cells, settings), settings), settings).field()
+        _, spread = signal_and_noise(field, cells.x, cells.time)
+        velocity = evaluate(field, cells.x, cells.time)
+        shares.append((np.linalg.norm(velocity - truth, axis=1) <= 2 * spread).mean())
+        lengths.append(np.median(spread / np.linalg.norm(truth, axis=1)))
+    assert 0.85 <= np.mean(shares) <= 1
+    assert np.mean(lengths) < 0.25

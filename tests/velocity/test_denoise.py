@@ -60,20 +60,35 @@ def test_no_noise_no_spread(x):
     assert np.abs(np.linalg.eigvalsh(found.matrix) - 0.5).max() <= 0.5 + 1e-9
 
 
-def test_the_field_of_noisy_cells_is_that_of_denoised_ones(cells):
+def test_inverse_restores_what_is_kept_by_half(cells):
+    x, time = cells
+    found = shrinkage(x, time)
+    kept, axes = np.linalg.eigh(found.matrix)
+    both = (axes.T @ (found.inverse @ found.matrix) @ axes).diagonal()
+    assert (kept > 0.5).sum() >= 2
+    assert (kept < 0.5).sum() >= 10
+    assert both == pytest.approx(np.where(kept > 0.5, 1.0, 4 * kept.clip(0) ** 2), abs=1e-9)
+    assert found.inverse == pytest.approx(found.inverse.T, abs=1e-12)
+
+
+def test_the_field_of_noisy_cells_is_that_of_denoised_ones_at_full_length(cells):
     x, time = cells
     taken, settings = shrinkage(x, time), Settings(n_steps=20, n_bootstrap=2)
     raw = raw_velocity(Cells(x, time), windows_of(Cells(x, time), settings), settings)
     fit = fit_network(Cells(x, time), raw, settings)
     target = averaged(taken(x), time, raw, taken.noise).raw.velocity
     plain = fit_field(taken(x), time, raw, target=target, n_steps=20, n_bootstrap=2)
-    when = torch.from_numpy(time.astype(np.float32))
+    when, back = torch.from_numpy(time.astype(np.float32)), torch.from_numpy(taken.inverse.astype(np.float32))
     given, wanted = fit.field(), plain.field()
     noisy, clean = torch.from_numpy(x.copy()), torch.from_numpy(taken(x))
-    assert torch.allclose(given(noisy, when), wanted(clean, when), atol=1e-3)
-    assert torch.allclose(given.members(noisy, when), wanted.members(clean, when), atol=1e-3)
-    assert not torch.allclose(given(clean, when), wanted(clean, when), atol=1e-1)
+    assert torch.allclose(given(noisy, when), wanted(clean, when) @ back, atol=2e-3)
+    assert torch.allclose(given.members(noisy, when), wanted.members(clean, when) @ back, atol=2e-3)
+    assert not torch.allclose(given(clean, when), wanted(clean, when) @ back, atol=1e-1)
     assert np.array_equal(plain.state["first.weight"][:, -1], folded(plain, taken).state["first.weight"][:, -1])
+    left = target @ taken.inverse - given(noisy, when).numpy()
+    misfit = np.sqrt((raw.weight * np.square(left).sum(1)).sum() / raw.weight.sum())
+    assert fit.state["misfit"] == pytest.approx(misfit, rel=1e-4)
+    assert plain.state["misfit"] == 0
 
 
 def test_it_can_be_left_out(cells):

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muport.neighbors import knn
+from muport.velocity._state import evaluate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from muport.velocity._train import FieldFit
     from muport.velocity._transport import RawVelocity
 
     type Floats = NDArray[np.float64]
 
-__all__ = ["Averaged", "averaged", "enough_steps"]
+__all__ = ["Averaged", "averaged", "enough_steps", "with_misfit"]
 
-_SAMPLE = 2_000  # cells at which the spread of times is read
+_SAMPLE = 2_000  # cells at which the spread of times and the misfit are read
 _NORMAL = 0.6745  # median of the absolute value of a standard normal number
 _VIEWS = 16  # times that a cell is seen in a fit whose targets are noise by half
 _LEAST_STEPS = 40
@@ -114,6 +116,29 @@ def enough_steps(n: int, noise: float, batch_size: int, most: int) -> int:
     if noise * batch_size * most <= _VIEWS * n:
         return most
     return min(most, max(_LEAST_STEPS, round(_VIEWS * n / (batch_size * noise))))
+
+
+def with_misfit(
+    fit: FieldFit,
+    x: NDArray[np.float32],
+    time: Floats,
+    mean: RawVelocity,
+    back: NDArray[np.float64],
+    *,
+    random_state: int = 0,
+) -> FieldFit:
+    """The field with the root mean square distance of the averaged velocities, times `back`, from it.
+
+    Members of a bootstrap of windows differ by what windows tell; where the field is too stiff for the velocities, or
+    the means over neighbours are still noisy, all members are wrong alike.
+    """
+    covered = np.flatnonzero(mean.weight > 0)
+    rows = np.sort(np.random.default_rng(random_state).permutation(covered)[:_SAMPLE])
+    left = mean.velocity[rows] @ back - evaluate(fit.field(), x[rows], time[rows])
+    weight = mean.weight[rows].astype(np.float64)
+    square = np.square(left, dtype=np.float64).sum(axis=1)
+    misfit = np.asarray(np.sqrt(weight @ square / weight.sum()), np.float32)
+    return replace(fit, state={**fit.state, "misfit": misfit})
 
 
 def _time_spread(x: NDArray[np.float32], time: Floats, k: int, random_state: int) -> float:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Shrinkage", "folded", "shrinkage"]
 
+_HALF = 0.5  # share of a direction's variance above which its velocities are given their length back
+
 
 @dataclass(frozen=True, eq=False)
 class Shrinkage:
@@ -37,6 +39,18 @@ class Shrinkage:
     center: NDArray[np.float64]
     matrix: NDArray[np.float64]
     noise: float
+
+    @property
+    def inverse(self) -> NDArray[np.float64]:
+        """(d, d) map that gives velocities of denoised places their length: M u = v is solved where M keeps half.
+
+        With f an eigenvalue of M the inverse has 1 / f where f is above 1 / 2, and below, where a velocity is more
+        noise than motion, 4 f, which falls to 0.
+        """
+        kept, axes = np.linalg.eigh(self.matrix)
+        gain = np.where(kept > _HALF, 1 / np.maximum(kept, _HALF), np.maximum(kept, 0) / _HALF**2)
+        out: NDArray[np.float64] = (axes * gain) @ axes.T
+        return out
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Cells (n, d) without the noise that can be told from the data."""
@@ -94,9 +108,16 @@ def shrinkage(x: Any, time: Any) -> Shrinkage:
 
 
 def folded(fit: FieldFit, taken: Shrinkage) -> FieldFit:
-    """The field of noisy coordinates: that fitted to denoised ones, with the map put into its first layer."""
-    weight = fit.state["first.weight"].copy()
+    """The field of noisy coordinates: that fitted to denoised ones, between the map and its inverse.
+
+    The map is put into the first layer of the network, the inverse into the last and into those of the members.
+    """
+    state = dict(fit.state)
     d = len(taken.center)
     # x_center is the mean of the cells, which the map leaves in place.
-    weight[:, :d] = weight[:, :d] @ taken.matrix
-    return replace(fit, state={**fit.state, "first.weight": weight})
+    first = state["first.weight"].copy()
+    first[:, :d] = first[:, :d] @ taken.matrix
+    back = taken.inverse.astype(np.float32)
+    changed = {"first.weight": first} | {name: back @ state[name] for name in ("last.weight", "member_weight")}
+    changed |= {name: state[name] @ back for name in ("last.bias", "member_bias")}
+    return replace(fit, state=state | changed)

@@ -229,8 +229,8 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         lambda_time, lambda_knn
             Cost, as a share of the largest, of a move backward in time, and between cells that are no neighbours.
         n_steps, batch_size, lr
-            Most steps of the network's optimiser, fewer where raw velocities are noisy and cells few (at least 40); cells
-            of a step; largest learning rate.
+            Most steps of the network's optimiser, fewer (down to 40) where raw velocities are noisy and cells few;
+            cells of a step; largest learning rate.
         lambda_smooth, lambda_curl, lambda_divergence
             Weights of the penalties on differences between `k_smooth` neighbours, on curl and on divergence, these two
             over all dimensions.
@@ -343,9 +343,11 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         return share
 
     def get_uncertainty(self, mdata: Data | None = None) -> NDArray[np.float32]:
-        """Return the standard deviation of the velocity of each cell, over refits on resampled windows.
+        """Return the standard deviation of the velocity of each cell.
 
-        It is the root of the summed variance of all dimensions. What the bottleneck cannot express is not in it.
+        It is the root of the summed variance of all dimensions: that over refits on resampled windows, and the mean
+        square of what the field leaves of the raw velocities averaged over neighbours. Where branches overlap, a cell's
+        own way may differ by more.
 
         Parameters
         ----------

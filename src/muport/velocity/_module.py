@@ -30,7 +30,7 @@ class Field(nn.Module):
     """Velocity v(x, t) = A z(x, t) + b, with the bottleneck z the output of two SiLU layers and a linear one.
 
     Coordinates, times and velocities are in the units of the data: the scales stand in buffers of the module. The
-    members share z and differ in A and b.
+    members share z and differ in A and b; ``misfit`` is the root mean square length of what none of them expresses.
 
     Parameters
     ----------
@@ -61,6 +61,7 @@ class Field(nn.Module):
     v_scale: Tensor
     member_weight: Tensor
     member_bias: Tensor
+    misfit: Tensor
 
     def __init__(
         self, d: int, hidden: int = 128, n_latent: int = 32, with_time: bool = True, n_members: int = 0
@@ -73,6 +74,7 @@ class Field(nn.Module):
             self.register_buffer(name, torch.zeros(shape) if "center" in name else torch.ones(shape))
         self.register_buffer("member_weight", torch.zeros(n_members, d, n_latent))
         self.register_buffer("member_bias", torch.zeros(n_members, d))
+        self.register_buffer("misfit", torch.zeros(()))
         self.reset(torch.Generator().manual_seed(0))
 
     @torch.no_grad()

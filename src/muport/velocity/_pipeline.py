@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from muport.neighbors import knn
-from muport.velocity._average import averaged, enough_steps
+from muport.velocity._average import averaged, enough_steps, with_misfit
 from muport.velocity._denoise import folded, shrinkage
 from muport.velocity._train import fit_field
 from muport.velocity._transport import RawVelocity, ot_velocity
@@ -191,19 +191,19 @@ def fit_network(
     progress: Callable[[int], None] | None = None,
 ) -> FieldFit:
     """Fit the field to the raw velocities; it takes the coordinates of the cells, denoised or not."""
-    x, target, n_steps, taken = cells.x, None, settings.n_steps, None
+    x, mean, n_steps, taken = cells.x, None, settings.n_steps, None
     if settings.denoise:
         taken = shrinkage(cells.x, cells.time)
         x = taken(cells.x)
-        mean = averaged(x, cells.time, raw, taken.noise, settings.k_smooth, random_state=settings.random_state)
-        target = mean.raw.velocity
-        n_steps = enough_steps(int((raw.weight > 0).sum()), mean.noise, settings.batch_size, settings.n_steps)
+        found = averaged(x, cells.time, raw, taken.noise, settings.k_smooth, random_state=settings.random_state)
+        mean = found.raw
+        n_steps = enough_steps(int((raw.weight > 0).sum()), found.noise, settings.batch_size, settings.n_steps)
     near = knn(x, min(settings.k_smooth, len(x) - 1)).indices if settings.lambda_smooth > 0 else None
     fit = fit_field(
         x,
         cells.time,
         raw,
-        target=target,
+        target=None if mean is None else mean.velocity,
         n_steps=n_steps,
         batch_size=settings.batch_size,
         hidden_dim=settings.hidden_dim,
@@ -219,4 +219,7 @@ def fit_network(
         device=device,
         progress=progress,
     )
-    return fit if taken is None else folded(fit, taken)
+    if taken is None or mean is None:
+        return fit
+    fit = folded(fit, taken)
+    return with_misfit(fit, cells.x, cells.time, mean, taken.inverse, random_state=settings.random_state)

@@ -110,12 +110,12 @@ def evaluate(
 def signal_and_noise(
     field: Field, x: NDArray[np.float32], time: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(n,) length of the velocity, and (n,) its standard deviation over the members, all dimensions together."""
+    """(n,) length of the velocity, and (n,) its standard deviation, all dimensions together: members and misfit."""
     if len(field.member_weight) < 2:
         raise ValueError("there are no members to compare: train with n_bootstrap of at least 2.")
 
     def both(points: Tensor, when: Tensor) -> Tensor:
-        spread = field.members(points, when).var(dim=0).sum(dim=1).sqrt()
+        spread = (field.members(points, when).var(dim=0).sum(dim=1) + field.misfit.square()).sqrt()
         return torch.stack([field(points, when).norm(dim=1), spread], dim=1)
 
     length, spread = evaluate(field, x, time, both).T
