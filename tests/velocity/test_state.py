@@ -67,13 +67,15 @@ def test_blocks_change_nothing(field, monkeypatch):
     assert latent.shape == (60, 3)
 
 
-def test_noise_is_the_spread_of_the_members(field):
+def test_noise_is_the_spread_of_the_members_and_the_misfit(field):
     import torch
 
     x, time, _ = cells(20)
     members = field.members(torch.from_numpy(x), torch.from_numpy(time.astype(np.float32))).numpy()
     length, spread = signal_and_noise(field, x, time)
-    assert np.allclose(spread, np.sqrt(members.var(axis=0, ddof=1).sum(axis=1)), rtol=1e-4)
+    square = members.var(axis=0, ddof=1).sum(axis=1) + float(field.misfit) ** 2
+    assert field.misfit > 0
+    assert np.allclose(spread, np.sqrt(square), rtol=1e-4)
     assert np.allclose(length, np.linalg.norm(evaluate(field, x, time), axis=1), rtol=1e-5)
 
 

@@ -137,7 +137,7 @@ def test_the_steps_are_those_of_the_model(kit, plain):
     vl.velocity(mine, random_state=0, project_umap=False, windows="time", **QUICK)
     steps = 10 * -(-min(mine.n_obs, 1024) // 256)
     model = kit.fit(
-        plain.copy(), lr=8e-3, n_steps=steps, batch_size=256, reg_scale=0.5, lambda_time=1.0, random_state=0
+        plain.copy(), lr=1.2e-2, n_steps=steps, batch_size=256, reg_scale=0.5, lambda_time=1.0, random_state=0
     )
     assert np.array_equal(model.get_velocity(kind="raw"), mine.obsm["velot_velocity_raw"])
     assert np.allclose(model.get_velocity(), mine.obsm["velot_velocity_pca"], atol=1e-5)
