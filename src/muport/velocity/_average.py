@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Averaged", "averaged", "enough_steps", "with_misfit"]
 
-_SAMPLE = 2_000  # cells at which the spread of times and the misfit are read
+_SAMPLE = 1_000  # cells at which the spread of times and the misfit are read
 _NORMAL = 0.6745  # median of the absolute value of a standard normal number
 _VIEWS = 16  # times that a cell is seen in a fit whose targets are noise by half
 _LEAST_STEPS = 40

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from muport.neighbors import knn
 from muport.velocity._average import averaged, enough_steps, with_misfit
-from muport.velocity._denoise import folded, shrinkage
+from muport.velocity._denoise import Shrinkage, folded, shrinkage
 from muport.velocity._train import fit_field
 from muport.velocity._transport import RawVelocity, ot_velocity
 from muport.velocity._windows import Windows, spatial_windows, time_windows
@@ -58,6 +59,16 @@ class Cells:
     time: NDArray[np.float64]
     batch: NDArray[np.int64] | None = None
     spatial: NDArray[np.int64] | None = None
+
+    @cached_property
+    def filter(self) -> Shrinkage:
+        """The filter that takes noise out of the coordinates."""
+        return shrinkage(self.x, self.time)
+
+    @cached_property
+    def denoised(self) -> NDArray[np.float32]:
+        """(n, d) float32 coordinates after the filter."""
+        return self.filter(self.x)
 
     @classmethod
     def of(cls, rows: Any) -> Cells:
@@ -166,7 +177,7 @@ def windows_of(cells: Cells, settings: Settings) -> Windows:
 
 def raw_velocity(cells: Cells, windows: Windows, settings: Settings, device: str = "cpu") -> RawVelocity:
     """Transport the windows that are paired, between denoised places if `settings` say so."""
-    x = shrinkage(cells.x, cells.time)(cells.x) if settings.denoise else cells.x
+    x = cells.denoised if settings.denoise else cells.x
     near = knn(x, min(_NEIGHBORS, len(x) - 1)).indices if settings.lambda_knn > 0 else None
     return ot_velocity(
         x,
@@ -191,11 +202,10 @@ def fit_network(
     progress: Callable[[int], None] | None = None,
 ) -> FieldFit:
     """Fit the field to the raw velocities; it takes the coordinates of the cells, denoised or not."""
-    x, mean, n_steps, taken = cells.x, None, settings.n_steps, None
+    x, mean, n_steps = cells.x, None, settings.n_steps
     if settings.denoise:
-        taken = shrinkage(cells.x, cells.time)
-        x = taken(cells.x)
-        found = averaged(x, cells.time, raw, taken.noise, settings.k_smooth, random_state=settings.random_state)
+        x = cells.denoised
+        found = averaged(x, cells.time, raw, cells.filter.noise, settings.k_smooth, random_state=settings.random_state)
         mean = found.raw
         n_steps = enough_steps(int((raw.weight > 0).sum()), found.noise, settings.batch_size, settings.n_steps)
     near = knn(x, min(settings.k_smooth, len(x) - 1)).indices if settings.lambda_smooth > 0 else None
@@ -219,7 +229,7 @@ def fit_network(
         device=device,
         progress=progress,
     )
-    if taken is None or mean is None:
+    if mean is None:
         return fit
-    fit = folded(fit, taken)
-    return with_misfit(fit, cells.x, cells.time, mean, taken.inverse, random_state=settings.random_state)
+    fit = folded(fit, cells.filter)
+    return with_misfit(fit, cells.x, cells.time, mean, cells.filter.inverse, random_state=settings.random_state)

@@ -230,7 +230,8 @@ def bandwidth(x: Tensor, windows: Windows) -> float:
     points = x[cells.clamp(min=0)]
     cost = cost_matrix(points, points).masked_fill(~valid[:, None, :], torch.inf)
     rank = torch.minimum(valid.sum(1) - 1, torch.tensor(_NEIGHBOR, device=x.device))
-    squared = cost.sort(dim=2).values.gather(2, rank[:, None, None].expand(-1, cost.shape[1], 1))[..., 0]
+    nearest = cost.topk(min(_NEIGHBOR + 1, cost.shape[2]), dim=2, largest=False).values
+    squared = nearest.gather(2, rank[:, None, None].expand(-1, cost.shape[1], 1))[..., 0]
     middle = float(squared[valid].median())
     # Half of the cells at one place: any regularisation far below the spread of the others will do.
     return middle if middle > 0 else max(1e-3 * float(x.square().sum(1).mean()), torch.finfo(x.dtype).tiny)
