@@ -63,7 +63,7 @@ def muport(data: Arrays) -> dict[str, NDArray[np.generic]]:
     Velocity.setup_anndata(adata, use_rep="X_pca", time_key="pseudotime", labels_key=labels_key)
     model = Velocity(adata)
     model.train(accelerator="cpu", progress=False)
-    out = {"velocity": model.get_velocity()}
+    out = {"velocity": model.get_velocity(), "uncertainty": model.get_uncertainty()}
     if "branch" in data:
         out |= _paths(model, data)
     if "embedding" in data:
