@@ -37,7 +37,9 @@ def add_velocity(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--basis", metavar="KEY", help="obsm key of a picture, to carry the velocities into")
     parser.add_argument("--fates", action="store_true", help="write the probability of each fate")
     parser.add_argument("--terminal", nargs="+", metavar="LABEL", help="types that are fates; found by default")
-    parser.add_argument("--steps", type=int, default=400, metavar="N", help="steps of the fit (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=400, metavar="N", help="most steps of the fit (default: %(default)s)"
+    )
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="save the model there")
     parser.set_defaults(call=_velocity)
 

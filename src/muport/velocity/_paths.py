@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -12,7 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from muport._threads import single_threaded_torch
+
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["Course", "Paths", "Record", "StopReason", "StopRule", "VectorField", "course", "guarded", "one_thread"]
@@ -196,16 +199,9 @@ class Record:
         return Paths(x, time, self.length.cpu().numpy(), self.stopped.clamp(min=0).cpu().numpy())
 
 
-@contextmanager
-def one_thread(n: int = 0) -> Iterator[None]:
+def one_thread(n: int = 0) -> AbstractContextManager[None]:
     """Keep torch to one thread, unless more than 4,096 paths step: in small products two mostly wait for each other.
 
     Nor can the number of threads then change a sum, and with it a result.
     """
-    before = torch.get_num_threads()
-    if n <= _SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return single_threaded_torch(n <= _SMALL)
