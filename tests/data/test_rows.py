@@ -227,3 +227,10 @@ def test_shared_rep_by_modality_and_by_name_agree(mdata):
 def test_summary_tells_the_counts(mdata):
     text = read_rows(mdata, SHARED).summary()
     assert text == "49 cells (rna 30, atac 20; 1 in more than one), 3 batches, 30 cells in 3 labels"
+
+
+def test_cells_of_another_width_are_refused(mdata):
+    rows = read_rows(mdata, SHARED)
+    rows.check_width(rows.x.shape[1])
+    with pytest.raises(ValueError, match=rf"{rows.x.shape[1]} coordinates, but the model has 3"):
+        rows.check_width(3)

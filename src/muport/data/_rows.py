@@ -98,6 +98,11 @@ class Rows:
         """Number of cells measured in more than one modality."""
         return int((np.bincount(self.cell, minlength=self.n_cells) > 1).sum())
 
+    def check_width(self, width: int) -> None:
+        """Refuse cells that have not as many coordinates as those a model was fitted to."""
+        if self.x.shape[1] != width:
+            raise ValueError(f"the cells have {self.x.shape[1]} coordinates, but the model has {width}.")
+
     def to_cells(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
         """Average the rows of each cell.
 

@@ -412,9 +412,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         """
         state: GMMState = self._fitted()
         rows = self._rows(mdata, require_sample=False)
-        width = state.cohort.mixtures.means.shape[2]
-        if rows.x.shape[1] != width:
-            raise ValueError(f"the cells have {rows.x.shape[1]} coordinates, but the model has {width}.")
+        rows.check_width(state.cohort.mixtures.means.shape[2])
         if state.classifier is None:
             return np.array(rows.to_cells(rows.x))
         return rows.to_cells(state.classifier.metric.latent(rows.x))

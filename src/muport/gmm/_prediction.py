@@ -210,9 +210,7 @@ class PredictionMixin:
         if data is None:
             return state.cohort.mixtures, pd.Index(state.samples, name=name)
         rows = self._rows(data)
-        width = state.cohort.mixtures.means.shape[2]
-        if rows.x.shape[1] != width:
-            raise ValueError(f"the cells have {rows.x.shape[1]} coordinates, but the model has {width}.")
+        rows.check_width(state.cohort.mixtures.means.shape[2])
         settings = {**self.settings_["fit_gmm"], "device": str(self.device), "names": rows.samples}
         new = mixtures_of_new(state.cohort, rows.x, sample_of(rows), settings, weight_of(rows))
         return new, pd.Index(rows.samples, name=name)

@@ -385,8 +385,7 @@ class Integration(Answers):
         with single_threaded():
             placed = place(rows, state.space)
             x = placed.rows.x
-            if x.shape[1] != len(state.center):
-                raise ValueError(f"the cells have {x.shape[1]} coordinates, but the model has {len(state.center)}.")
+            placed.rows.check_width(len(state.center))
             maps = (*state.maps, *self._new_maps(placed.rows, state))
             codes = _codes(placed.rows, state)
             return Mapped(rows, placed, transform(x, codes, state, maps=maps, device=self._search_device))

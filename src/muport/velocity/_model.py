@@ -288,11 +288,8 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         """Rows, and the time of each; new cells without a time take that of the nearest landmarks."""
         state: VelocityState = self._fitted()
         rows = self._rows(data, require_batch=False, require_time=False)
-        width = state.landmarks.x.shape[1]
-        if rows.x.shape[1] != width:
-            raise ValueError(f"the cells have {rows.x.shape[1]} coordinates, but the model has {width}.")
-        time = nearest_time(rows.x, state.landmarks) if rows.time is None else rows.time[rows.cell]
-        return rows, time
+        rows.check_width(state.landmarks.x.shape[1])
+        return rows, nearest_time(rows.x, state.landmarks) if rows.time is None else rows.time[rows.cell]
 
     def get_velocity(self, mdata: Data | None = None, kind: Literal["smooth", "raw"] = "smooth") -> NDArray[np.float32]:
         """Return the velocity of each cell.
