@@ -63,11 +63,14 @@ def muport(data: Arrays) -> dict[str, NDArray[np.generic]]:
     Velocity.setup_anndata(adata, use_rep="X_pca", time_key="pseudotime", labels_key=labels_key)
     model = Velocity(adata)
     model.train(accelerator="cpu", progress=False)
-    out = {"velocity": model.get_velocity(), "uncertainty": model.get_uncertainty()}
+    out = {"velocity": model.get_velocity()}
     if "branch" in data:
         out |= _paths(model, data)
     if "embedding" in data:
         out["projected"] = model.project_to_embedding(adata.obsm["X_umap"])
+    else:
+        # no part of the speed: the other methods have none
+        out["uncertainty"] = model.get_uncertainty()
     return out
 
 
