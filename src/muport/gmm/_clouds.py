@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muport._threads import single_threaded, single_threaded_torch
+from muport._threads import single_threaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -142,7 +142,7 @@ def single_thread(largest: int) -> Iterator[bool]:
     if largest > _SMALL:
         yield False
         return
-    with single_threaded(), single_threaded_torch():
+    with single_threaded():
         yield True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Shrinkage:
     matrix: NDArray[np.float64]
     noise: float
 
-    @property
+    @cached_property
     def inverse(self) -> NDArray[np.float64]:
         """(d, d) map that gives velocities of denoised places their length: M u = v is solved where M keeps half.
 
