@@ -11,7 +11,7 @@ import torch
 from muport.datasets import simulated_dynamics
 from muport.neighbors import knn
 from muport.velocity._module import curl, divergence
-from muport.velocity._train import FieldFit, fit_field
+from muport.velocity._train import FieldFit, _AdamW, fit_field
 from muport.velocity._transport import RawVelocity, ot_velocity
 from muport.velocity._windows import time_windows
 
@@ -139,3 +139,24 @@ def test_bad_input(options, match):
     nothing = RawVelocity(*(np.zeros_like(x), *np.zeros((3, 200), np.float32)), np.zeros(200, np.int64), 1.0)
     with pytest.raises(ValueError, match="covers no cell"):
         fit_field(x, time, nothing)
+
+
+@pytest.mark.parametrize("n_steps", [2, 7, 40])
+def test_steps_are_those_of_torch_under_its_one_cycle(n_steps):
+    def parameters() -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return [torch.randn(shape, generator=generator).requires_grad_() for shape in ((4, 3), (4,))]
+
+    ours, theirs = parameters(), parameters()
+    optimizer = torch.optim.AdamW(theirs, lr=0.05, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.05, total_steps=n_steps)
+    own = _AdamW(ours, 0.05, n_steps)
+    for step in range(n_steps):
+        own.step(torch.autograd.grad(sum((one - step).square().sum() for one in ours), ours))
+        optimizer.zero_grad()
+        sum((one - step).square().sum() for one in theirs).backward()
+        optimizer.step()
+        if step + 1 < n_steps:
+            schedule.step()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)

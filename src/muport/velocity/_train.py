@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from muport.neighbors import as_points
 from muport.velocity._module import Field, jacobian
@@ -16,7 +17,7 @@ from muport.velocity._paths import one_thread
 from muport.velocity._windows import check_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -302,26 +303,66 @@ def _descend(
 ) -> dict[str, NDArray[np.float32]]:
     """Train in place; return the loss and its parts of every step."""
     device = data.inputs.device
-    optimizer = torch.optim.AdamW(field.parameters(), lr=lr, weight_decay=_DECAY, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=n_steps)
+    optimizer = _AdamW(list(field.parameters()), lr, n_steps)
     size = min(batch_size, len(data.inputs))
     parts: list[Tensor] = []
     for step in range(n_steps):
         rows = torch.randint(len(data.inputs), (size,), generator=generator).to(device)
-        optimizer.zero_grad()
         losses = _losses(field, data, penalties, rows, generator)
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        parts.append(torch.stack(list(losses.values())).detach())
+        table = torch.stack(list(losses.values()))
+        optimizer.step(torch.autograd.grad(table.sum(), optimizer.parameters))
+        parts.append(table.detach())
         if progress is not None:
             progress(step + 1)
-    table = torch.stack(parts).cpu().numpy()
-    if not np.isfinite(table).all():
+    found = torch.stack(parts).cpu().numpy()
+    if not np.isfinite(found).all():
         raise ValueError(f"the loss is not finite after {n_steps} steps: lower lr={lr:g} or the lambdas.")
     weights = {"fit": 1.0} | vars(penalties)
-    history = {name: table[:, i] / weights[name] for i, name in enumerate(losses)}
-    return {"loss": table.sum(axis=1)} | history
+    history = {name: found[:, i] / weights[name] for i, name in enumerate(losses)}
+    return {"loss": found.sum(axis=1)} | history
+
+
+class _AdamW:
+    """Steps of AdamW (Loshchilov & Hutter 2019) under one cycle of learning rate and momentum (Smith 2018).
+
+    By the functional form: torch's optimizer looks for accelerators at each step, a fifth of the time of this network.
+    The rate rises from a 25th of ``lr`` to ``lr`` over 30 % of the steps and falls to a 10,000th of its start, both by
+    half a cosine; the momentum goes from .95 to .85 and back.
+    """
+
+    def __init__(self, parameters: list[Tensor], lr: float, n_steps: int) -> None:
+        self.parameters = parameters
+        self._first = [torch.zeros_like(one) for one in parameters]
+        self._second = [torch.zeros_like(one) for one in parameters]
+        self._count = [torch.zeros((), dtype=torch.float32, device=one.device) for one in parameters]
+        rise = 0.3 * n_steps - 1
+        step = np.arange(n_steps)
+        up = (1 - np.cos(np.pi * step / max(rise, 1))) / 2
+        down = (1 + np.cos(np.pi * (step - rise) / (n_steps - 1 - rise))) / 2
+        height = np.where(step <= rise, up, down)
+        floor = lr / 25 * np.where(step <= rise, 1, 1e-4)
+        self._plan = iter(zip((floor + (lr - floor) * height).tolist(), (0.95 - 0.1 * height).tolist(), strict=True))
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Move the parameters, in place."""
+        lr, beta1 = next(self._plan)
+        with torch.no_grad():
+            adamw(
+                self.parameters,
+                list(gradients),
+                self._first,
+                self._second,
+                [],
+                self._count,
+                fused=True,
+                amsgrad=False,
+                beta1=beta1,
+                beta2=0.999,
+                lr=lr,
+                weight_decay=_DECAY,
+                eps=1e-8,
+                maximize=False,
+            )
 
 
 def _losses(
