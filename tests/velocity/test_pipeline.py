@@ -6,8 +6,11 @@ import inspect
 
 import pytest
 
-from muport.velocity import Velocity, compute_ot_velocity, velocity
-from muport.velocity._pipeline import Settings
+from muport.datasets import simulated_dynamics
+from muport.metrics import velocity_error
+from muport.velocity import Velocity, _pipeline, compute_ot_velocity, velocity
+from muport.velocity._pipeline import Cells, Settings, fit_network, raw_velocity, windows_of
+from muport.velocity._state import evaluate
 from muport.velocity._train import fit_field
 from muport.velocity._transport import ot_velocity
 
@@ -48,3 +51,24 @@ def test_settings_are_those_of_the_model():
 def test_values_out_of_range_are_named(name, value):
     with pytest.raises((ValueError, TypeError), match=f"{name}={value!r}"):
         Settings(**{name: value})
+
+
+def test_beyond_a_number_of_cells_the_network_is_fitted_to_a_sample_of_them(monkeypatch):
+    adata = simulated_dynamics("bifurcation", 3_000)
+    cells = Cells(adata.obsm["X_pca"], adata.obs["time"].to_numpy())
+    settings = Settings(n_steps=150)
+    raw = raw_velocity(cells, windows_of(cells, settings), settings)
+    whole = fit_network(cells, raw, settings)
+    seen = []
+    monkeypatch.setattr(_pipeline, "_FITTED", 1_500)
+    fit = _pipeline.fit_field
+    monkeypatch.setattr(
+        _pipeline, "fit_field", lambda x, time, raw, **rest: seen.append(raw) or fit(x, time, raw, **rest)
+    )
+    sample = fit_network(cells, raw, settings)
+    assert (seen[0].weight > 0).sum() == 1_500
+    errors = [
+        velocity_error(evaluate(one.field(), cells.x, cells.time), adata.obsm["velocity"]).cosine
+        for one in (whole, sample)
+    ]
+    assert errors[1] > errors[0] - 0.01

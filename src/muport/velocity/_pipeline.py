@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,7 @@ __all__ = ["Cells", "Settings", "fit_network", "raw_velocity", "windows_of"]
 
 _WIDTH = 128  # cells of a block of a time bin
 _LEAST = 20  # cells that two windows take
+_FITTED = 50_000  # cells that the network is fitted to: the search for neighbours of more would take most of the time
 _NEIGHBORS = 30  # of which the transport to a cell that is not one of them costs more
 _CHOICES = {
     "windows": ("time", "spatial"),
@@ -201,8 +202,12 @@ def fit_network(
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> FieldFit:
-    """Fit the field to the raw velocities; it takes the coordinates of the cells, denoised or not."""
+    """Fit the field to the raw velocities; it takes the coordinates of the cells, denoised or not.
+
+    Of many cells it is fitted to a random 50,000: cost and memory of the fit grow no further.
+    """
     x, mean, n_steps = cells.x, None, settings.n_steps
+    raw = _thinned(raw, settings.random_state)
     if settings.denoise:
         x = cells.denoised
         found = averaged(x, cells.time, raw, cells.filter.noise, settings.k_smooth, random_state=settings.random_state)
@@ -233,3 +238,14 @@ def fit_network(
         return fit
     fit = folded(fit, cells.filter)
     return with_misfit(fit, cells.x, cells.time, mean, cells.filter.inverse, random_state=settings.random_state)
+
+
+def _thinned(raw: RawVelocity, random_state: int) -> RawVelocity:
+    """Raw velocities of which at most `_FITTED`, drawn at random, keep their weight."""
+    covered = np.flatnonzero(raw.weight > 0)
+    if len(covered) <= _FITTED:
+        return raw
+    weight = np.zeros_like(raw.weight)
+    kept = np.random.default_rng(random_state).permutation(covered)[:_FITTED]
+    weight[kept] = raw.weight[kept]
+    return replace(raw, weight=weight)
