@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
-MOFA = ROOT / ".venv-mofa"
 RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 SEEDS = (0, 1, 2)
 K = 15
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 CAPPED = 80  # epochs of MultiVI where pairs are hidden
+GLUE_CAPPED = 45  # epochs of each of the two stages of scGLUE
 COUNTS_PEER = {"snare_mouse_cortex": "multivi", "teaseq_rna_adt": "totalvi"}
 FEW = 4_000  # hidden cells whose mixing is scored
 PAIRED_NOTE = f"""\
@@ -48,7 +48,10 @@ snare_mouse_cortex. A share of the cells is paired; the others are two cells eac
 names. Accuracy: {K} nearest cells with RNA vote for the cells with ATAC alone, in the latent space without labels.
 FOSCTTM: mean share of cells closer than the true partner (.5: chance). iLISI and kBET: scib-metrics', of the modality
 among cells with one modality ({FEW} at most; 1 is best). At 0 % nothing is paired and the shared space (gene activity)
-is integrated; with fewer pairs than 30 the same. "Shared space": that space as it is.
+is integrated; with fewer pairs than 30 the same. "Shared space": that space as it is. scGLUE (0.4.1): as in its
+tutorial (negative binomials, PCA and LSI of 100 components, all genes, peaks guided by the genes they are linked to),
+with the peaks in 1 % of the cells, batches as its batches, and its model of paired cells where there are any; a paired
+cell is the mean of its two. Each of its two stages is stopped at {GLUE_CAPPED} epochs (its own limit is 166 to 265).
 """
 
 
@@ -76,18 +79,24 @@ def muport_alone(adata: ad.AnnData, rep: str, batch_key: str | None) -> NDArray[
     return model.get_latent_representation()
 
 
+def elsewhere(name: str, arrays: dict[str, NDArray], target: Path, *arguments: str) -> None:
+    """``_paired_{name}.py`` on some arrays, in its own environment (made if it is not there)."""
+    python = ROOT / f".venv-{name}" / "bin" / "python"
+    if not python.exists():
+        subprocess.run([ROOT / "benchmarks" / f"{name}_env.sh", python.parents[1]], check=True)
+    source = target.with_suffix(".in.npz")
+    np.savez(source, **arrays)
+    command = [python, "-W", "ignore", ROOT / "benchmarks" / f"_paired_{name}.py", source, target, *arguments]
+    subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    source.unlink()
+
+
 def mofa_latent(found: Case, folder: Path) -> NDArray[np.float32]:
     """MOFA's factors, from its own environment."""
     target = folder / f"mofa_{found.name}.npz"
     if not target.exists():
-        if not (MOFA / "bin" / "python").exists():
-            subprocess.run([ROOT / "benchmarks" / "mofa_env.sh", MOFA], check=True)
         views = {"rna": zscore(log_norm(found.mdata["rna"].X)), found.second: _logs(found.mdata[found.second])}
-        source = folder / "mofa_in.npz"
-        np.savez(source, **views)
-        command = [MOFA / "bin" / "python", "-W", "ignore", ROOT / "benchmarks" / "_paired_mofa.py", source, target]
-        subprocess.run([str(part) for part in command], check=True, capture_output=True)
-        source.unlink()
+        elsewhere("mofa", views, target)
     with np.load(target) as data:
         return data["Z"].astype(np.float32)
 
@@ -115,6 +124,39 @@ def peer_latent(found: Case, method: str, share: float, folder: Path, *, missing
         done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"}, check=False)
         if done.returncode:
             return None
+    return _trained(found, target)
+
+
+def glue_latent(found: Case, share: float, folder: Path, *, missing: bool) -> tuple[NDArray, str] | None:
+    """scGLUE's latent space, from the folder if it is there, and how long it was trained."""
+    target = folder / f"glue_{round(100 * share)}.npz"
+    if not target.exists():
+        if not missing:
+            return None
+        elsewhere("glue", _glue_arrays(found), target, str(GLUE_CAPPED))
+    return _trained(found, target)
+
+
+def _glue_arrays(found: Case) -> dict[str, NDArray]:
+    import scipy.sparse as sp
+
+    from muport import datasets
+
+    arrays = {"cell": found.row, "mod": found.kind, "paired": np.array((found.kind == "both").sum())}
+    counts = {"link": datasets.load(found.name)["atac"].varm["gene_link"]}
+    for modality in ("rna", "atac"):
+        adata = found.mdata[modality]
+        counts[modality] = adata.X
+        arrays[f"{modality}_names"] = adata.obs_names.to_numpy().astype(str)
+        arrays[f"{modality}_batch"] = adata.obs[found.batch_key].to_numpy().astype(str)
+    for name, values in counts.items():
+        X = sp.csr_matrix(values)
+        arrays |= {f"{name}_{part}": getattr(X, part) for part in ("data", "indices", "indptr")}
+        arrays[f"{name}_shape"] = np.array(X.shape)
+    return arrays
+
+
+def _trained(found: Case, target: Path) -> tuple[NDArray, str]:
     with np.load(target) as data:
         same = np.array_equal(data["cell"], found.row) and np.array_equal(data["mod"], found.kind)
         assert same, f"{target} holds other cells: remove it"
@@ -202,11 +244,7 @@ def paired_part(names: list[str], folder: Path, missing: bool) -> tuple[list[lis
 
 
 def _peer_graph(found: Case, method: str, folder: Path, missing: bool, notes: list[str]) -> ad.AnnData:
-    got = peer_latent(found, method, 1.0, folder, missing=missing)
-    if got is None:
-        raise ValueError("not trained")
-    notes.append(f"- {method} on {found.name}: {got[1]}.")
-    return graph(got[0])
+    return graph(_noted(f"{method} on {found.name}", peer_latent(found, method, 1.0, folder, missing=missing), notes))
 
 
 def mixing(Z: NDArray[np.float32], kind: NDArray[np.str_], label: NDArray[np.str_]) -> tuple[float, float]:
@@ -250,7 +288,12 @@ def mosaic_part(shares: list[float], folder: Path, missing: bool) -> tuple[list[
         methods = {
             "muport": lambda f=found: muport_latent(f, shared=True),
             "Shared space": lambda f=found: _shared(f),
-            "multivi": lambda f=found, s=share: _peer(f, s, folder, missing, notes),
+            "multivi": lambda f=found, s=share: _noted(
+                f"multivi at {s:.0%}", peer_latent(f, "multivi", s, folder, missing=missing), notes
+            ),
+            "scGLUE": lambda f=found, s=share: _noted(
+                f"scGLUE at {s:.0%}", glue_latent(f, s, folder, missing=missing), notes
+            ),
         }
         if share > 0:
             methods["muport, no shared space"] = lambda f=found: muport_latent(f, shared=False)
@@ -271,11 +314,10 @@ def _shared(found: Case) -> NDArray[np.float32]:
     return np.concatenate([rna, other[int((found.kind == "both").sum()) :]])
 
 
-def _peer(found: Case, share: float, folder: Path, missing: bool, notes: list[str]) -> NDArray[np.float32]:
-    got = peer_latent(found, "multivi", share, folder, missing=missing)
+def _noted(name: str, got: tuple[NDArray, str] | None, notes: list[str]) -> NDArray[np.float32]:
     if got is None:
         raise ValueError("not trained")
-    notes.append(f"- multivi at {share:.0%}: {got[1]}.")
+    notes.append(f"- {name}: {got[1]}.")
     return got[0]
 
 
