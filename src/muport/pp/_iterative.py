@@ -9,8 +9,8 @@ import mudata
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
-from threadpoolctl import threadpool_limits
 
+from muport._threads import single_threaded
 from muport.neighbors import kmeans
 from muport.pp._counts import (
     check_integers,
@@ -278,7 +278,7 @@ def _svd(
     """Left vectors, values and right vectors of the k largest singular values, signs fixed."""
     start = rng.normal(size=min(t.shape)).astype(t.dtype)
     # threads only wait for each other in the small products of the solver
-    with threadpool_limits(1):
+    with single_threaded():
         u, s, vt = svds(t, k=min(k, min(t.shape) - 1), v0=start)
     u, s, v = u[:, ::-1].astype(np.float64), s[::-1].astype(np.float64), vt[::-1].T.astype(np.float64)
     sign = signs(v)

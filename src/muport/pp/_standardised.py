@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, svds
-from threadpoolctl import threadpool_limits
 
+from muport._threads import single_threaded
 from muport.pp._lsi import signs
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def canonical_axes(a: Standardised, b: Standardised, k: int, random_state: int) 
 def _right(operator: LinearOperator, k: int, random_state: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Right and left singular vectors of the k largest singular values, signs fixed."""
     start = np.random.default_rng(random_state).normal(size=min(operator.shape))
-    with threadpool_limits(1):
+    with single_threaded():
         u, _, vt = svds(operator, k=k, v0=start)
     v = vt[::-1].T
     sign = signs(v)
