@@ -30,7 +30,7 @@ RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 SEEDS = (0, 1, 2)
 K = 15
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
-CAPPED = 80  # epochs of MultiVI where pairs are hidden
+EPOCHS = {"multivi": 80, "totalvi": 0}  # 0: the peer's own number
 GLUE_CAPPED = 45  # epochs of each of the two stages of scGLUE
 COUNTS_PEER = {"snare_mouse_cortex": "multivi", "teaseq_rna_adt": "totalvi"}
 FEW = 4_000  # hidden cells whose mixing is scored
@@ -119,7 +119,7 @@ def peer_latent(found: Case, method: str, share: float, folder: Path, *, missing
     if not target.exists():
         if not missing:
             return None
-        arguments = [method, found.name, str(share), str(CAPPED if share < 1 else 0), str(target)]
+        arguments = [method, found.name, str(share), str(EPOCHS[method]), str(target)]
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks._paired_peers", *arguments]
         done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"}, check=False)
         if done.returncode:
