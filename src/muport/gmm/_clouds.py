@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Clouds", "as_cells", "as_codes", "as_weight", "blocks", "make_clouds", "single_thread"]
+__all__ = ["SMALL", "Clouds", "as_cells", "as_codes", "as_weight", "blocks", "make_clouds", "single_thread"]
 
-_SMALL = 2**23  # numbers of a problem up to which one thread is as fast
+SMALL = 2**23  # numbers of a problem up to which one thread is as fast
 _WASTE = 1.25  # a block's largest patient is at most so many times its smallest
 
 
@@ -139,7 +139,7 @@ def single_thread(largest: int) -> Iterator[bool]:
     Threads inside products of small matrices wait for each other longer than they compute, the more so on a busy
     machine. Yields whether it is so.
     """
-    if largest > _SMALL:
+    if largest > SMALL:
         yield False
         return
     with single_threaded():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from muport.gmm._clouds import SMALL
 from muport.gmm._mixture import CovarianceType, Mixtures
 from muport.gmm._starts import kmeans_start, n_trials
 from muport.gmm._steps import Direct, Engine, Features, PriorTerms, State, maximise, pick
@@ -31,6 +32,7 @@ type SingularityHandling = Literal["guarded", "robust", "strict"]
 _BUDGET = {"cpu": 2**22, "cuda": 2**27}  # float64 numbers of a block
 _CACHE = {"cpu": 2**19, "cuda": 2**27}  # of what is worked on at once: what the caches of a core, or a device, hold
 _FAR = 1e10  # squared size of the data over eps, up to which moments about 0 are exact enough
+_TILES = (64, 56, 48, 40, 32)  # cells of a product, of which those that need least padding are taken
 _MOST = 2**25  # features of a block: 256 MiB
 
 
@@ -165,9 +167,18 @@ def _engine(x: Tensor, weight: Tensor, settings: Settings) -> Engine:
     d = x.shape[2]
     # Moments about 0 lose as many digits as the cells lie far out in units of the smallest possible variance.
     near = bool(x.abs().max() ** 2 <= _FAR * settings.eps)
-    if near and weight.numel() * n_features(d, full) <= _MOST:
-        return Features(x, weight, full, _CACHE.get(x.device.type, _CACHE["cpu"]))
+    width = n_features(d, full)
+    if near and weight.numel() * width <= _MOST:
+        cache = _CACHE.get(x.device.type, _CACHE["cpu"])
+        return Features(x, weight, full, _tile(x.shape[1], width, x.device.type, cache), cache)
     return Direct(x, weight, full, block_budget(x.device.type))
+
+
+def _tile(cells: int, width: int, device: str, cache: int) -> int:
+    """Cells of one product: few where a core works alone, since libraries take long to pack larger matrices first."""
+    if device != "cpu" or cells * width > SMALL:
+        return max(1, min(cells, cache // width))
+    return min(cells, min(_TILES, key=lambda tile: -(-cells // tile) * tile))
 
 
 def block_budget(device: str) -> int:
@@ -193,9 +204,10 @@ class _Open:
 
     def of(self, order: Tensor) -> _Open:
         """The problems at these positions."""
+        prior = replace(self.prior, means=self.prior.means[order]) if self.prior else None
         return _Open(
-            self.rows[order.cpu().numpy()], pick(self.state, order), pick(self.prior, order) if self.prior else None,
-            self.spread[order], self.shift[order], self.before[order],
+            self.rows[order.cpu().numpy()], pick(self.state, order), prior, self.spread[order], self.shift[order],
+            self.before[order],
         )  # fmt: skip
 
 
@@ -262,10 +274,7 @@ def _terms(prior: Prior, shift: Tensor) -> PriorTerms:
     weights, means, covariances = (
         torch.from_numpy(part).to(shift) for part in (prior.weights, prior.means, prior.covariances)
     )
-    many = len(shift)
-    return PriorTerms(
-        weights.expand(many, -1), means - shift[:, None], covariances.expand(many, *covariances.shape), prior.nu
-    )  # fmt: skip
+    return PriorTerms(weights[None], means - shift[:, None], covariances[None], prior.nu)
 
 
 def check_choice(name: str, value: object, options: Sequence[object]) -> None:

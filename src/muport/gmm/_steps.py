@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from muport.gmm._mixture import joint_log_density
 
@@ -46,7 +47,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class PriorTerms:
-    """Pooled weights (B, K), means (B, K, d) and covariances, and how many cells they count."""
+    """Pooled weights (1, K), means about each problem's centre (B, K, d), covariances (1, K, ..), and their cells."""
 
     weights: Tensor
     means: Tensor
@@ -54,9 +55,9 @@ class PriorTerms:
     nu: float
 
 
-def pick[Part: (State, Moments, PriorTerms)](part: Part, rows: Tensor) -> Part:
+def pick[Part: (State, Moments)](part: Part, rows: Tensor) -> Part:
     """Return some problems of a block."""
-    values: dict[str, Any] = {name: v[rows] if isinstance(v, Tensor) else v for name, v in vars(part).items()}
+    values: dict[str, Any] = {name: v[rows] for name, v in vars(part).items()}
     return type(part)(**values)
 
 
@@ -113,47 +114,57 @@ class Direct:
 
 
 class Features:
-    """E step as a product with the features (1, x, x x'), in which both log-densities and moments are linear."""
+    """E step as a product with the features (1, x, x x'), in which both log-densities and moments are linear.
 
-    def __init__(self, x: Tensor, weight: Tensor, full: bool, budget: int) -> None:
-        self.x, self.weight, self.full, self.budget = x, weight, full, budget
+    Cells are padded to tiles of ``cells``, each a product of its own.
+    """
+
+    def __init__(self, x: Tensor, weight: Tensor, full: bool, cells: int, budget: int) -> None:
+        more = -x.shape[1] % cells
+        self.x, self.weight = pad(x, (0, 0, 0, more)), pad(weight, (0, more))
+        self.full, self.cells, self.budget = full, cells, budget
         d = x.shape[2]
         pairs = torch.triu_indices(d, d) if full else torch.arange(d).expand(2, d)
         self.pairs = pairs.to(x.device)
         square = torch.empty((d, d), dtype=torch.int64)
         square[pairs[0], pairs[1]] = square[pairs[1], pairs[0]] = torch.arange(pairs.shape[1])
         self.square = square.ravel().to(x.device)
+        self.upper = self.pairs[0] * d + self.pairs[1]
+        # An entry off the diagonal stands for two.
+        self.share = -0.5 - 0.5 * (self.pairs[0] != self.pairs[1]).to(x)
         self.features = self._features()
 
     def expectation(self, state: State) -> tuple[Tensor, Moments]:
         """Mean log-likelihood per cell (B,), and moments about 0."""
         natural = self._natural(state)
         likelihood, total = self._sums(state.weights)
-        for piece in self._pieces():
-            features = self.features[piece[0], :, piece[1]]
-            part, r = _posterior(_product(natural[piece[0]], features), self.weight[piece])
-            likelihood[piece[0]] += part
-            total[piece[0]] += _product(features, r.mT.contiguous())
+        weight = self.weight.reshape(len(self.weight), -1, self.cells)
+        for rows, tiles in self._pieces():
+            features = self.features[rows, tiles]
+            part, r = _posterior(_product(natural[rows, None], features), weight[rows, tiles])
+            likelihood[rows] += part
+            total[rows] += _product(features, r.mT.contiguous()).sum(1)
         return likelihood / self.weight.sum(1), self._unpack(total.mT)
 
     def moments(self, r: Tensor, centers: Tensor) -> Moments:
         """Moments about 0 under weighted memberships (B, K, m)."""
         _, total = self._sums(r[..., 0])
-        for rows, cells in self._pieces():
-            total[rows] += _product(self.features[rows, :, cells], r[rows, :, cells].mT.contiguous())
+        member = r.reshape(*r.shape[:2], -1, self.cells).permute(0, 2, 3, 1)
+        for rows, tiles in self._pieces():
+            total[rows] += _product(self.features[rows, tiles], member[rows, tiles].contiguous()).sum(1)
         return self._unpack(total.mT)
 
     def _sums(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Zeros (B,) and (B, F, K), for a block of which ``like`` is (B, K)."""
-        return like.new_zeros(len(like)), like.new_zeros(len(like), self.features.shape[1], like.shape[1])
+        return like.new_zeros(len(like)), like.new_zeros(len(like), self.features.shape[2], like.shape[1])
 
     def _pieces(self) -> list[tuple[slice, slice]]:
-        """Problems and cells whose features a core's cache holds from the first product to the second."""
-        many, width, m = self.features.shape
-        step = max(1, self.budget // width)
-        rows, cells = max(1, step // m), min(step, m)
+        """Problems and tiles whose features a core's cache holds from the first product to the second."""
+        many, tiles, width, cells = self.features.shape
+        step = max(1, self.budget // (width * cells))
+        rows, columns = max(1, step // tiles), min(step, tiles)
         return [
-            (slice(i, i + rows), slice(j, j + cells)) for i in range(0, many, rows) for j in range(0, m, cells)
+            (slice(i, i + rows), slice(j, j + columns)) for i in range(0, many, rows) for j in range(0, tiles, columns)
         ]  # fmt: skip
 
     def _unpack(self, total: Tensor) -> Moments:
@@ -173,17 +184,17 @@ class Features:
         self.features = self.features[: len(order)]
 
     def _features(self) -> Tensor:
-        """(B, F, m) features of the cells."""
-        flat = self.x.mT.contiguous()
-        many, d, m = flat.shape
-        out = flat.new_empty(many, 1 + d + self.pairs.shape[1], m)
-        out[:, 0], out[:, 1 : 1 + d] = 1.0, flat
+        """(B, tiles, F, cells) features of the cells."""
+        flat = self.x.reshape(len(self.x), -1, self.cells, self.x.shape[2]).mT.contiguous()
+        many, tiles, d, m = flat.shape
+        out = flat.new_empty(many, tiles, 1 + d + self.pairs.shape[1], m)
+        out[:, :, 0], out[:, :, 1 : 1 + d] = 1.0, flat
         if not self.full:
-            torch.mul(flat, flat, out=out[:, 1 + d :])
+            torch.mul(flat, flat, out=out[:, :, 1 + d :])
             return out
         low = 1 + d
         for row in range(d):
-            torch.mul(flat[:, row : row + 1], flat[:, row:], out=out[:, low : low + d - row])
+            torch.mul(flat[:, :, row : row + 1], flat[:, :, row:], out=out[:, :, low : low + d - row])
             low += d - row
         return out
 
@@ -191,10 +202,8 @@ class Features:
         """(B, K, F) coefficients of the joint log-density: its constant, S^-1 m, and -S^-1 / 2."""
         if self.full:
             inverse = torch.cholesky_inverse(state.factor)
-            slope = (inverse * state.means[..., None, :]).sum(-1)
-            # An entry off the diagonal stands for two.
-            entries = inverse.flatten(2).index_select(2, self.pairs[0] * inverse.shape[-1] + self.pairs[1])
-            quadratic = entries * (-0.5 - 0.5 * (self.pairs[0] != self.pairs[1]))
+            slope = (inverse @ state.means[..., None]).squeeze(-1)
+            quadratic = inverse.flatten(2).index_select(2, self.upper).mul_(self.share)
             log_det = state.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         else:
             inverse = state.factor.square().reciprocal()
@@ -212,12 +221,12 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _posterior(joint: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over cells of weight x log p(x), (B,), and weighted responsibilities (B, K, m); overwrites ``joint``."""
-    top = joint.amax(dim=1, keepdim=True)
+    """Sum over cells of weight x log p(x), (B,), and weighted responsibilities (B, .., K, m); overwrites ``joint``."""
+    top = joint.amax(dim=-2, keepdim=True)
     r = joint.sub_(top).clamp_(min=_FAINT).exp_()
-    total = r.sum(dim=1, keepdim=True)
-    likelihood = ((total.log() + top).squeeze(1) * weight).sum(dim=1)
-    return likelihood, r.mul_(weight[:, None] / total)
+    total = r.sum(dim=-2, keepdim=True)
+    likelihood = ((total.log() + top).squeeze(-2) * weight).flatten(1).sum(dim=1)
+    return likelihood, r.mul_(weight[..., None, :] / total)
 
 
 def _moments(r: Tensor, offset: Tensor, full: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -241,7 +250,7 @@ def maximise(
     Parameters
     ----------
     moments
-        Of the E step.
+        Of the E step; the second are overwritten.
     prior
         Pooled mixture; maximum likelihood without.
     spread
@@ -268,19 +277,20 @@ def maximise(
         weights = weights + nu * prior.weights
         offset = prior.means - moments.origin
         first = first + nu * offset
-        second = second + nu * (prior.covariances + _outer(offset, full))
+        second.add_(prior.covariances, alpha=nu).addcmul_(*_outer(offset, full), value=nu)
     shift = first / divisor[..., None]
-    # The moments about the new mean, pooled cells among the others.
-    covariance = second / _raised(divisor, second) - _outer(shift, full)
-    covariance = torch.where(_raised(held | (nu > 0), second), covariance, _unit(second))
+    # The moments about the new mean, pooled cells among the others; in place, since new memory takes longer than sums.
+    covariance = second.div_(_raised(divisor, second)).addcmul_(*_outer(shift, full), value=-1)
+    if nu == 0:
+        covariance = torch.where(_raised(held, second), covariance, _unit(second))
     covariance, factor, singular = _stabilise(covariance, spread, eps, handling)
     state = State(weights / weights.sum(1, keepdim=True), moments.origin + shift, covariance, factor)
     return state, singular & held
 
 
-def _outer(a: Tensor, full: bool) -> Tensor:
-    """Products a a', or their diagonals."""
-    return a[..., :, None] * a[..., None, :] if full else a.square()
+def _outer(a: Tensor, full: bool) -> tuple[Tensor, Tensor]:
+    """Factors of the products a a', or of their diagonals."""
+    return (a[..., :, None], a[..., None, :]) if full else (a, a)
 
 
 def _raised(a: Tensor, like: Tensor) -> Tensor:
@@ -302,7 +312,8 @@ def _stabilise(covariance: Tensor, spread: Tensor, eps: float, handling: str) ->
         singular = _is_singular(covariance)
     if handling == "robust":
         covariance = covariance + _raised(singular * _ROBUST * spread[:, None], covariance) * unit
-    covariance = covariance + eps * unit
+    variance = covariance if covariance.ndim == 3 else covariance.diagonal(dim1=-2, dim2=-1)
+    variance += eps
     factor, broken = _factorise(covariance, spread)
     jitter = 1e-8 * spread.clamp(min=1e-12)[:, None]
     while bool(broken.any()):
