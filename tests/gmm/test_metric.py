@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from muport.gmm._coupled import couple, discriminants, make_reference, pair_weights
+from muport.gmm._coupled import Coupled, component_roots, couple, discriminants, make_reference, pair_weights
 from muport.gmm._metric import (
     IDENTITY,
     RIDGES,
@@ -20,6 +21,8 @@ from muport.gmm._metric import (
     state_distances,
 )
 from muport.gmm._mixture import Mixtures
+from muport.gmm._pairs import Couplings, PairScatters
+from muport.gmm._predict import balanced_loss, probabilities, ridge_scores
 from muport.gmm._triplet import norm, polish, triplet_loss
 
 P, K, D = 16, 4, 6
@@ -63,6 +66,20 @@ def _root(s: np.ndarray) -> np.ndarray:
     return vectors * np.sqrt(values) @ vectors.T
 
 
+def scatters(coupled: Coupled, weights: Sequence[np.ndarray], root: np.ndarray | None = None) -> np.ndarray:
+    return PairScatters(coupled, np.eye(D) if root is None else root).scatters(np.stack(weights))
+
+
+def axes_of(
+    coupled: Coupled, condition: np.ndarray, within: np.ndarray, ridges: tuple[float, ...], n_comps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """W (R, n_comps, d) in the coordinates as they are, and ratios."""
+    root = np.linalg.cholesky(within)
+    found = scatters(coupled, pair_weights(condition), root)[:, None]
+    w, ratios = discriminants(*found, ridges, n_comps=n_comps)
+    return np.linalg.solve(root.T, w[0].swapaxes(1, 2)).swapaxes(1, 2), ratios[0]
+
+
 @pytest.mark.parametrize("bures", [False, True])
 @pytest.mark.parametrize("tau", [1.0, 0.5])
 def test_scatter_and_distances_are_sums_over_pairs(bures, tau):
@@ -71,7 +88,7 @@ def test_scatter_and_distances_are_sums_over_pairs(bures, tau):
     np.testing.assert_allclose(coupled.plan.sum((2, 3)), 1)
     weight = pair_weights(condition)[1]
     wanted = slow_scatter(mix, coupled.plan, weight, bures)
-    np.testing.assert_allclose(coupled.scatter(weight), wanted, atol=1e-10)
+    np.testing.assert_allclose(scatters(coupled, [weight])[0], wanted, atol=1e-10)
     w = np.random.default_rng(2).normal(size=(2, D))
     squared = coupled.squared(w)
     assert (squared * weight).sum() == pytest.approx(np.trace(w @ wanted @ w.T))
@@ -96,10 +113,10 @@ def test_the_axes_solve_the_generalised_problem():
     mix, condition, _ = cohort(3, shift=1.0)
     coupled, _ = couple(mix)
     within = make_reference(mix).within
-    found = discriminants(coupled, pair_weights(condition), within, (0.7, 5.0), n_comps=3)
-    equal, other = (coupled.scatter(one) for one in pair_weights(condition))
+    found = axes_of(coupled, condition, within, (0.7, 5.0), n_comps=3)
+    equal, other = scatters(coupled, pair_weights(condition))
     unit = np.median(np.linalg.eigvals(np.linalg.solve(within, equal)).real)
-    for ridge, (w, ratios) in zip((0.7, 5.0), found, strict=True):
+    for ridge, w, ratios in zip((0.7, 5.0), *found, strict=True):
         noise = equal + ridge * unit * within
         values = np.sort(np.linalg.eigvals(np.linalg.solve(noise, other)).real)[::-1]
         np.testing.assert_allclose(ratios, values[:3], rtol=1e-5)
@@ -125,7 +142,7 @@ def test_shares_that_vary_do_not_hide_a_shift():
     spread = replace(mix, means=means, weights=rng.dirichlet(np.full(K, 5.0), 24))
     coupled, _ = couple(spread)
     within = make_reference(spread).within
-    (w, _), (hidden, _) = discriminants(coupled, pair_weights(condition), within, (RIDGES[0], 1e4), n_comps=1)
+    w, hidden = axes_of(coupled, condition, within, (RIDGES[0], 1e4), n_comps=1)[0]
     assert abs(w[0] @ axis) / np.linalg.norm(w[0]) > 0.9
     assert abs(hidden[0] @ axis) / np.linalg.norm(hidden[0]) < 0.5
 
@@ -255,6 +272,43 @@ def test_the_metric_is_one_that_uses_its_axes():
     assert least_loss([one for one in metrics if one.mix == 0]).mix == 0
 
 
+@pytest.mark.parametrize("method", ["fisher", "nca"])
+def test_a_held_out_loss_is_that_of_fits_without_the_patient(method):
+    """Metric, units and classifier of every fold are those of a cohort that never had its patient."""
+    mix, condition, _ = cohort(26, p=9, shift=1.5)
+    how = {"ridge": 1.0, "tau": 1.0, "offset": False, "mix": 0.75, "bures": False, "method": method,
+           "training": {"max_iter": 3}}  # fmt: skip
+    _, found = fit_candidates(mix, condition, **how)
+    reference, alone = make_reference(mix), []
+    for i in range(9):
+        rest = np.delete(np.arange(9), i)
+        couplings = Couplings(mix)
+        couplings.mixtures, couplings._roots = mix.subset(rest), component_roots(mix.subset(rest))
+        metric = fit_candidates(mix.subset(rest), condition[rest], couplings=couplings, **how)[1].metric
+        assert metric.reference.within == pytest.approx(reference.within)
+        unit = np.median(composition_distances(mix, None, reference)[np.triu_indices(9, 1)])
+        squared = [
+            0.75 * state_distances(one, mix.subset(rest), metric) / metric.units[0]
+            + 0.25 * composition_distances(one, mix.subset(rest), reference) / unit
+            for one in (mix.subset(rest), mix.subset([i]))
+        ]
+        alone.append(ridge_scores(*squared, condition[rest])[found.calibration.penalty, 0])
+    p = probabilities(np.array(alone), found.calibration.slope)
+    assert found.metric.loss == pytest.approx(balanced_loss(p, condition), rel=1e-6)
+
+
+def test_couplings_serve_other_conditions():
+    mix, condition, _ = cohort(27, p=10, shift=1.0)
+    couplings, other = Couplings(mix), np.roll(condition, 3)
+    for code in (condition, other):
+        again, fresh = (
+            least_loss([one.metric for one in fit_candidates(mix, code, couplings=known)])
+            for known in (couplings, None)
+        )
+        np.testing.assert_array_equal(again.w, fresh.w)
+        assert again.loss == fresh.loss
+
+
 def test_groups_are_held_out_together():
     """Twins with random conditions: alone each is told by its twin, together by nobody."""
     mix, condition, _ = cohort(15, p=12)
@@ -277,7 +331,7 @@ def test_polishing_lowers_its_loss_and_is_repeatable(method):
 def test_options_of_the_triplets(change):
     mix, condition, _ = cohort(17, p=6, shift=1.0)
     coupled, _ = couple(mix, bures=True)
-    ((w, _),) = discriminants(coupled, pair_weights(condition), make_reference(mix).within, (1.0,), n_comps=2)
+    w = axes_of(coupled, condition, make_reference(mix).within, (1.0,), n_comps=2)[0][0]
     plain = polish(coupled.a, coupled.plan, w, condition, "triplet", max_iter=5, reg=0.1)
     other = polish(coupled.a, coupled.plan, w, condition, "triplet", max_iter=5, **{"reg": 0.1, **change})
     assert np.isfinite(other[0]).all()

@@ -28,6 +28,11 @@ def points(seed: int, sizes: tuple[int, ...] = (12, 7), d: int = 3, gap: float =
     return rng.normal(size=(len(condition), d)) + centers[condition], condition
 
 
+def alike(views: np.ndarray, folds: list[np.ndarray]) -> np.ndarray:
+    """The same distances (F, V, P, P) whoever is held out."""
+    return np.broadcast_to(views, (len(folds), *views.shape))
+
+
 def test_scores_are_those_of_a_weighted_ridge():
     """Squared Euclidean distances give the kernel of the points, centred at the mean of the class means."""
     x, condition = points(0, (9, 6, 4))
@@ -99,13 +104,34 @@ def test_held_out_patients_have_no_part_in_their_scores():
     x, condition = points(5)
     folds = inner_folds(condition, np.arange(len(x)))
     squared = cdist(x, x) ** 2
-    scores = held_out(lambda _: squared[None], condition, folds)[0]
+    scores = held_out(lambda left: alike(squared[None], left), condition, folds)[0]
     other = 1 - condition
     for i in (0, 15):
         changed = condition.copy()
         changed[i] = other[i]
-        again = held_out(lambda _: squared[None], changed, [np.array([i])])[0]
+        again = held_out(lambda left: alike(squared[None], left), changed, [np.array([i])])[0]
         np.testing.assert_allclose(again[:, i], scores[:, i])
+
+
+def test_folds_of_all_sizes_are_solved_as_one_by_one(monkeypatch):
+    """Each fold has its own distances and training patients, however many are solved together."""
+    x, condition = points(8, (9, 7))
+    squared = cdist(x, x) ** 2
+    folds = [np.array([0, 3]), np.array([1]), np.array([5, 12]), np.array([2]), np.array([8, 9, 15])]
+    factor = {int(rows[0]): 1.0 + rows[0] for rows in folds}
+
+    def views(left):
+        return np.stack([np.stack([squared, squared ** (0.5 / factor[int(rows[0])])]) for rows in left])
+
+    together = held_out(views, condition, folds)
+    assert np.isnan(together[:, :, [4, 6, 7]]).all()
+    for rows in folds:
+        rest = np.setdiff1d(np.arange(16), rows)
+        for one, view in zip(together, views([rows])[0], strict=True):
+            alone = ridge_scores(view[np.ix_(rest, rest)], view[np.ix_(rows, rest)], condition[rest])
+            np.testing.assert_allclose(one[:, rows], alone, atol=1e-10)
+    monkeypatch.setattr("muport.gmm._predict._AT_ONCE", 1)
+    np.testing.assert_allclose(held_out(views, condition, folds), together, atol=1e-12)
 
 
 def test_calibration_is_a_minimum():
@@ -113,9 +139,9 @@ def test_calibration_is_a_minimum():
     squared = cdist(x, x) ** 2
     views = np.stack([squared, squared**0.5])
     folds = inner_folds(condition, np.arange(len(x)))
-    both = held_out(lambda _: views, condition, folds)
+    both = held_out(lambda left: alike(views, left), condition, folds)
     scores, (found, other) = both[0], calibrate(both, condition)
-    alone = held_out(lambda _: views[1:], condition, folds)
+    alone = held_out(lambda left: alike(views[1:], left), condition, folds)
     np.testing.assert_allclose(both[1:], alone, atol=1e-10)
     assert other.loss == pytest.approx(calibrate(alone, condition)[0].loss)
     grid = [balanced_loss(probabilities(one, s), condition) for one in scores for s in np.geomspace(0.05, 20, 60)]
@@ -124,7 +150,7 @@ def test_calibration_is_a_minimum():
 
 
 def test_without_folds_the_loss_is_chance():
-    nowhere = held_out(lambda _: np.zeros((2, 4, 4)), np.array([0, 0, 1, 1]), [])
+    nowhere = held_out(lambda left: alike(np.zeros((2, 4, 4)), left), np.array([0, 0, 1, 1]), [])
     assert nowhere.shape == (2, 3, 4, 2)
     found = calibrate(nowhere, np.array([0, 0, 1, 1]))[1]
     assert found.loss == pytest.approx(np.log(2))

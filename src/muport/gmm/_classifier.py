@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from muport._threads import single_threaded
-from muport.gmm._coupled import couple
+from muport.gmm._coupled import component_roots, couple
 from muport.gmm._metric import IDENTITY, GroundMetric, composition_distances, fit_candidates, least_loss
+from muport.gmm._pairs import Couplings
 from muport.gmm._predict import Calibration, probabilities, ridge_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
+    from muport.gmm._coupled import Coupled
     from muport.gmm._mixture import Mixtures
 
-__all__ = ["FAMILIES", "PatientClassifier", "View", "fit_classifier", "predict"]
+    #: Plans among training patients, and from new ones to them, by offset and tau.
+    type Plans = dict[tuple[bool, float], tuple[Coupled, Coupled]]
+
+__all__ = ["FAMILIES", "PatientClassifier", "View", "couplings_of", "fit_classifier", "predict"]
 
 FAMILIES = ("state", "spread", "composition", "mixture")
 _NEGLIGIBLE = 1e-3
@@ -93,6 +98,7 @@ def fit_classifier(
     condition: NDArray[np.int64],
     *,
     group: NDArray[np.int64] | None = None,
+    couplings: Couplings | None = None,
     **settings: Any,
 ) -> PatientClassifier:
     """Fit every view and weigh it.
@@ -109,6 +115,8 @@ def fit_classifier(
         (P,) codes 0..C-1.
     group
         (P,) patient of each sample, where one has several.
+    couplings
+        Of these mixtures, see :func:`couplings_of`; made if not given.
     settings
         As for :func:`muport.gmm._metric.fit_metric`.
 
@@ -118,7 +126,7 @@ def fit_classifier(
     """
     code = np.asarray(condition, dtype=np.int64)
     groups = np.arange(len(code)) if group is None else np.asarray(group)
-    learnt = fit_candidates(mixtures, code, group=groups, **settings)
+    learnt = fit_candidates(mixtures, code, group=groups, couplings=couplings, **settings)
     views = [View(one.metric, one.calibration, 0.0) for one in learnt]
     families = [view.family for view in views]
     prior = np.array([1 / families.count(family) for family in families])
@@ -130,7 +138,13 @@ def fit_classifier(
 
 
 @single_threaded()
-def predict(classifier: PatientClassifier, mixtures: Mixtures) -> NDArray[np.float64]:
+def couplings_of(mixtures: Mixtures, settings: Mapping[str, Any]) -> Couplings:
+    """What all classifiers of these patients share under some settings, whatever the conditions."""
+    return Couplings(mixtures, **{name: settings[name] for name in ("n_states", "random_state") if name in settings})
+
+
+@single_threaded()
+def predict(classifier: PatientClassifier, mixtures: Mixtures, plans: Plans | None = None) -> NDArray[np.float64]:
     """Probabilities (Q, C) of the conditions of new patients; rows sum to 1.
 
     Parameters
@@ -139,9 +153,11 @@ def predict(classifier: PatientClassifier, mixtures: Mixtures) -> NDArray[np.flo
         The fitted classifier.
     mixtures
         Mixtures of Q patients in the representation of the training patients.
+    plans
+        What earlier calls with the same patients, old and new, have left here, whatever their conditions.
     """
     out = np.zeros((len(mixtures), classifier.n_classes))
-    for view, train, new in _distances(classifier, mixtures):
+    for view, train, new in _distances(classifier, mixtures, {} if plans is None else plans):
         scores = ridge_scores(train, new, classifier.condition, classifier.n_classes)[view.calibration.penalty]
         out += view.weight * probabilities(scores, view.calibration.slope)
     p: NDArray[np.float64] = out / out.sum(axis=1, keepdims=True)
@@ -149,24 +165,38 @@ def predict(classifier: PatientClassifier, mixtures: Mixtures) -> NDArray[np.flo
 
 
 def _distances(
-    classifier: PatientClassifier, new: Mixtures
+    classifier: PatientClassifier, new: Mixtures, plans: Plans
 ) -> Iterator[tuple[View, NDArray[np.float64], NDArray[np.float64]]]:
     """Squared distances within the training patients and to them, of each view that counts; plans are made once."""
     train = classifier.mixtures
-    made: dict[tuple[bool, float], tuple[Any, Any]] = {}
+    # views that differ in their mix only share what they move
+    moved: dict[tuple[Any, ...], list[NDArray[np.float64]]] = {}
+    shares: list[NDArray[np.float64]] = []
     for view in classifier.views:
         if view.weight < _NEGLIGIBLE:
             continue
         metric = view.metric
-        key = (metric.offset, metric.tau)
-        if key not in made and metric.mix > 0:
-            first, second = (metric.reference.centred(mix) if metric.offset else mix for mix in (train, new))
-            how = {"tau": metric.tau, "bures": True, "scale": metric.scale}
-            made[key] = couple(first, **how)[0], couple(second, first, **how)[0]  # type: ignore[arg-type]
+        key = metric.method, metric.offset, metric.tau, metric.bures, metric.ridge
+        if key not in moved and metric.mix > 0:
+            moved[key] = [one.squared(metric.w) for one in _coupled(metric, train, new, plans)]
+        if not shares and metric.mix < 1:
+            shares = [composition_distances(mix, train, metric.reference) for mix in (train, new)]
         parts = []
-        for whole, mix in zip(made[key] if metric.mix > 0 else (None, None), (train, new), strict=True):
-            composition = composition_distances(mix, train, metric.reference) / metric.units[1]
-            coupled = whole if whole is None or metric.bures else whole.of_means()
-            state = 0.0 if coupled is None else coupled.squared(metric.w) / metric.units[0]
-            parts.append(metric.mix * state + (1 - metric.mix) * composition)
+        for i in range(2):
+            state = moved[key][i] / metric.units[0] if metric.mix > 0 else 0.0
+            share = shares[i] / metric.units[1] if metric.mix < 1 else 0.0
+            parts.append(np.asarray(metric.mix * state + (1 - metric.mix) * share))
         yield view, parts[0], parts[1]
+
+
+def _coupled(metric: GroundMetric, train: Mixtures, new: Mixtures, plans: Plans) -> tuple[Coupled, Coupled]:
+    """Plans among the training patients, and from the new ones to them, in the coordinates of a view."""
+    key = metric.offset, metric.tau
+    if key not in plans:
+        first, second = (metric.reference.centred(mix) if metric.offset else mix for mix in (train, new))
+        roots = component_roots(train), component_roots(new)
+        how: dict[str, Any] = {"tau": metric.tau, "bures": True, "scale": metric.scale}
+        own = couple(first, root=(roots[0], None), **how)[0]
+        plans[key] = own, couple(second, first, root=roots[::-1], **how)[0]
+    own, other = plans[key]
+    return (own, other) if metric.bures else (own.of_means(), other.of_means())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.linalg import eigh, solve_triangular
+from scipy.spatial.distance import cdist
 
 from muport.gmm._bures import roots
 from muport.gmm._distance import plans, typical_cost
@@ -25,13 +25,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from muport.gmm._mixture import Mixtures
 
-__all__ = ["Coupled", "Reference", "canonical", "couple", "discriminants", "make_reference", "pair_weights"]
+__all__ = [
+    "Coupled", "Reference", "canonical", "component_roots", "couple", "discriminants", "make_reference", "pair_weights",
+]  # fmt: skip
 
 _LEAST_SPREAD = 1e-9  # of the mean spread of patients on an axis
 _TINY = 1e-12
+_ROUNDING = 1e-13  # squared distances below this share of the squared norms are those of equal roots
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +118,7 @@ class Coupled:
 
     def squared(self, w: NDArray[np.float64]) -> NDArray[np.float64]:
         """D_ij(W), (Pa, Pb)."""
-        first, second = (np.einsum("rd,ndc->nrc", w, one).reshape(len(one), -1) for one in (self.a, self.b))
+        first, second = ((w @ one).reshape(len(one), -1) for one in (self.a, self.b))
         mass = self.mass
         cross = (first @ second.T) * mass
         each = np.square(first).sum(1)[:, None] * mass - 2 * cross + np.square(second).sum(1) * mass
@@ -139,20 +143,6 @@ class Coupled:
         part = (rows[:, None] * k + np.arange(k)).ravel()
         return Coupled(self.a[part], self.b[part], self.plan[np.ix_(rows, rows)])
 
-    def scatter(self, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum over pairs of weight_ij A_ij, (d, d), for symmetric weights and one set of patients.
-
-        It is 2 F' L F with L the Laplacian of the graph of components that the weighted plans make.
-        """
-        k = self.plan.shape[2]
-        graph = self.mass * np.repeat(np.repeat(weight, k, 0), k, 1)
-        flat = self.a.reshape(len(self.a), -1)
-        # exact plans have ties, which i to j and j to i may break differently
-        graph = (graph + graph.T) / 2
-        laplace = graph.sum(1)[:, None] * flat - graph @ flat
-        scatter: NDArray[np.float64] = 2 * np.tensordot(self.a, laplace.reshape(self.a.shape), ([0, 2], [0, 2]))
-        return scatter
-
 
 def couple(
     a: Mixtures,
@@ -161,6 +151,7 @@ def couple(
     tau: float = 1.0,
     bures: bool = False,
     scale: float | None = None,
+    root: tuple[Tensor, Tensor | None] | None = None,
 ) -> tuple[Coupled, float]:
     """Plans between all patients in the whole space, and the price unit they were made with.
 
@@ -174,14 +165,14 @@ def couple(
         Whether A has the part of the covariances; the plan always has.
     scale
         Price unit of the training patients.
+    root
+        Roots of the covariances of both, if they are known, see :func:`component_roots`.
     """
-    first, second = _features(a), None if b is None else _features(b)
+    roots_a, roots_b = (component_roots(a), None if b is None else component_roots(b)) if root is None else root
+    first, second = _features(a, roots_a), None if b is None or roots_b is None else _features(b, roots_b)
     other = first if second is None else second
-    flat = [torch.from_numpy(one.reshape(len(one), -1)) for one in (first, other)]
-    costs = torch.cdist(flat[0], flat[1], compute_mode="donot_use_mm_for_euclid_dist").square().numpy()
     mix_b = a if b is None else b
-    shape = (*a.weights.shape, *mix_b.weights.shape)
-    costs = costs.reshape(shape).transpose(0, 2, 1, 3)
+    costs = _moved(first, other).reshape(*a.weights.shape, *mix_b.weights.shape).transpose(0, 2, 1, 3)
     unit = typical_cost(costs, a, mix_b) if scale is None else scale
     plan = plans(a, b, costs=np.ascontiguousarray(costs), tau=tau, scale=unit)
     plan = plan / plan.sum((2, 3), keepdims=True)
@@ -189,11 +180,25 @@ def couple(
     return Coupled(first[:, :, cut], other[:, :, cut], plan), unit
 
 
-def _features(mix: Mixtures) -> NDArray[np.float64]:
+def component_roots(mix: Mixtures) -> Tensor:
+    """(P, K, d, d) roots of the covariances of all components."""
+    return roots(torch.from_numpy(mix.full()))
+
+
+def _features(mix: Mixtures, root: Tensor) -> NDArray[np.float64]:
     """(P K, d, 1 + d) means and roots of the covariances."""
-    root = roots(torch.from_numpy(mix.full())).numpy()
-    both = np.concatenate([mix.means[..., None], root], axis=3)
+    both = np.concatenate([mix.means[..., None], root.numpy()], axis=3)
     return both.reshape(-1, *both.shape[2:])
+
+
+def _moved(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared distances of features: of means from their differences, of roots, which lie near each other, by norms."""
+    first, second = (x[:, :, 1:].reshape(len(x), -1) for x in (a, b))
+    size = np.square(first).sum(1)[:, None] + np.square(second).sum(1)
+    spread = size - 2 * first @ second.T
+    spread[spread <= _ROUNDING * size] = 0
+    moved: NDArray[np.float64] = cdist(a[:, :, 0], b[:, :, 0], "sqeuclidean") + spread
+    return moved
 
 
 def pair_weights(
@@ -216,59 +221,47 @@ def pair_weights(
 
 
 def discriminants(
-    coupled: Coupled,
-    weights: tuple[NDArray[np.float64], NDArray[np.float64]],
-    within: NDArray[np.float64],
+    noise: NDArray[np.float64],
+    between: NDArray[np.float64],
     ridges: Sequence[float],
     n_comps: int = 5,
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Axes on which patients of different conditions differ most, for how patients of one condition differ.
 
     The leading solutions of B v = g (C + ridge u S) v, with B and C the mean A over pairs of different and of the same
     condition, S the mean covariance within components, and u the median eigenvalue of S^-1 C: how far patients of one
     condition differ on an ordinary axis, in units of their cells. The mean would be that of the few axes that lead from
-    one state to another, on which the patients' shares weigh.
+    one state to another, on which the patients' shares weigh. In the coordinates of
+    :class:`muport.gmm._pairs.PairScatters` S is the identity.
 
     Parameters
     ----------
-    coupled
-        Plans between the training patients.
-    weights
-        Weights (P, P) of the pairs of one condition and of different ones, see :func:`pair_weights`.
-    within
-        (d, d) S.
+    noise, between
+        (N, d, d) C and B of N sets of patients, in these coordinates.
     ridges
-        Weights of S.
+        (R,) weights of S.
     n_comps
         Axes.
 
     Returns
     -------
-    For each ridge, w (n_comps, d), canonical, whose axes v' / sqrt(v' noise v) weigh sqrt(g); and the ratios g
-    (n_comps,), falling.
+    Axes v' / sqrt(v' noise v) that weigh sqrt(g), (N, R, n_comps, d), in these coordinates; and the ratios g
+    (N, R, n_comps), falling.
     """
-    root = np.linalg.cholesky(within)
-    # in the coordinates in which cells are round, S is the identity
-    noise, between = (_congruent(coupled.scatter(weight), root) for weight in weights)
-    spread, axes = eigh(noise)
+    spread, axes = np.linalg.eigh(noise)
     # scatters are differences of large sums: what rounding has made of a small one may be negative
     spread = np.maximum(spread, 0)
-    unit = _typical(spread) or max(1e-6 * np.trace(between) / len(between), _TINY)
-    found = []
-    for ridge in ridges:
-        whitener = axes / np.sqrt(spread + ridge * unit + _LEAST_SPREAD * max(spread.mean(), unit))
-        values, vectors = eigh(whitener.T @ between @ whitener)
-        v = solve_triangular(root, (whitener @ vectors)[:, ::-1][:, :n_comps], lower=True, trans="T").T
-        ratios = values[::-1][:n_comps]
-        found.append((canonical(v * np.sqrt(np.maximum(ratios, 0))[:, None]), ratios))
-    return found
-
-
-def _congruent(scatter: NDArray[np.float64], root: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R^-1 A R^-T."""
-    half = solve_triangular(root, scatter, lower=True)
-    whole: NDArray[np.float64] = solve_triangular(root, half.T, lower=True)
-    return (whole + whole.T) / 2
+    least = np.maximum(1e-6 * np.trace(between, axis1=1, axis2=2) / between.shape[2], _TINY)
+    unit = np.array([_typical(one) or other for one, other in zip(spread, least, strict=True)])[:, None]
+    floor = _LEAST_SPREAD * np.maximum(spread.mean(axis=1, keepdims=True), unit)
+    # (N, R, d)
+    noises = (spread + floor)[:, None] + np.asarray(ridges, dtype=np.float64)[:, None] * unit[..., None]
+    whitener = axes[:, None] / np.sqrt(noises)[:, :, None]
+    whitened = whitener.swapaxes(2, 3) @ between[:, None] @ whitener
+    values, vectors = np.linalg.eigh((whitened + whitened.swapaxes(2, 3)) / 2)
+    ratios = values[..., ::-1][..., :n_comps]
+    v = (whitener @ vectors[..., ::-1][..., :n_comps]).swapaxes(2, 3)
+    return v * np.sqrt(np.maximum(ratios, 0))[..., None], ratios
 
 
 def _typical(spread: NDArray[np.float64]) -> float:

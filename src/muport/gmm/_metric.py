@@ -8,10 +8,12 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from scipy.linalg import solve_triangular
 from scipy.spatial.distance import cdist
 
 from muport._threads import single_threaded
-from muport.gmm._coupled import Coupled, Reference, canonical, couple, discriminants, make_reference, pair_weights
+from muport.gmm._coupled import Reference, canonical, couple, discriminants, pair_weights
+from muport.gmm._pairs import Couplings
 from muport.gmm._predict import Calibration, calibrate, held_out, inner_folds
 from muport.gmm._triplet import polish
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.gmm._mixture import Mixtures
+    from muport.gmm._pairs import PairScatters
 
     Method = Literal["fisher", "nca", "triplet"]
 
@@ -226,50 +229,41 @@ def fit_candidates(
     n_states: int | None = None,
     training: Mapping[str, Any] | None = None,
     random_state: int = 0,
+    couplings: Couplings | None = None,
 ) -> list[Candidate]:
     """Fit the metric with every combination of settings, see :func:`fit_metric`.
 
     The distance without a learnt metric comes first, unless composition alone is asked for; that comes once.
+    `couplings` of these mixtures, with the same states and seed, serve again for other conditions.
     """
     given = {"ridge": ridge, "tau": tau, "offset": offset, "mix": mix, "bures": bures}
     grid = {name: _several(value) for name, value in given.items()}
     _check(mixtures, condition, method, n_comps, grid)
     code = np.asarray(condition, dtype=np.int64)
     folds = inner_folds(code, np.arange(len(code)) if group is None else np.asarray(group))
-    reference = make_reference(mixtures, n_states, random_state)
-    composition = composition_distances(mixtures, None, reference)
-    settings = {"n_comps": n_comps, "method": method, "training": dict(training or {})}
-    found: list[Candidate] = []
-    for one_offset, one_tau in product(grid["offset"], grid["tau"]):
-        # the plan sees the covariances in either case
-        whole, scale = couple(reference.centred(mixtures) if one_offset else mixtures, tau=one_tau, bures=True)
-        for one_bures in grid["bures"]:
-            coupled = whole if one_bures else whole.of_means()
-            learner = _Learner(coupled, code, reference.within, grid["ridge"], **settings)  # type: ignore[arg-type]
-            fits = learner.fit(np.arange(len(code)))
-            metrics = [
-                GroundMetric(w, 1.0, one, one_tau, bool(one_offset), bool(one_bures), method, scale, (1.0, 1.0),
-                             reference, ratios, history=history)
-                for one, (w, ratios, history) in zip(grid["ridge"], fits, strict=True)
-            ]  # fmt: skip
-            first = not found
-            if first and max(grid["mix"]) > 0:
-                found.append(_as_it_is(coupled, metrics[0], code, folds))
-            found += _mixed(metrics, learner, composition, folds, grid["mix"], first)
-    return found
+    made = Couplings(mixtures, n_states, random_state) if couplings is None else couplings
+    composition = composition_distances(mixtures, None, made.reference)
+    views: list[_Fixed | _Mixed] = []
+    for one_offset, one_tau, one_bures in product(grid["offset"], grid["tau"], grid["bures"]):
+        kind = bool(one_offset), float(one_tau), bool(one_bures)
+        learner = _Learner(made, code, *kind, grid["ridge"], n_comps, method, dict(training or {}))
+        metrics = learner.metrics()
+        first = not views
+        if first and max(grid["mix"]) > 0:
+            views.append(_as_it_is(learner, metrics[0]))
+        views.append(_mixed(metrics, learner, composition, grid["mix"], first))
 
+    def squared(left: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+        rests = [np.setdiff1d(np.arange(len(code)), rows) for rows in left]
+        weights = np.array([pair_weights(code, rest) for rest in rests]).reshape(-1, 2, len(code), len(code))
+        return np.concatenate([view.squared(rests, weights) for view in views], axis=1)
 
-def _as_it_is(
-    coupled: Coupled, like: GroundMetric, condition: NDArray[np.int64], folds: list[NDArray[np.int64]]
-) -> Candidate:
-    """The distance of the mixtures in the space they were fitted in: W is the identity."""
-    d = like.w.shape[1]
-    squared = coupled.squared(np.eye(d))
-    unit = _unit(squared)
-    calibration = calibrate(held_out(lambda _: squared[None] / unit, condition, folds), condition)[0]
-    metric = replace(like, w=np.eye(d), method=IDENTITY, units=(unit, 1.0), ratios=np.ones(d), loss=calibration.loss,
-                     history=np.zeros(0))  # fmt: skip
-    return Candidate(metric, calibration)
+    calibrations = calibrate(held_out(squared, code, folds), code)
+    metrics = [metric for view in views for metric in view.metrics]
+    return [
+        Candidate(replace(metric, loss=calibration.loss), calibration)
+        for metric, calibration in zip(metrics, calibrations, strict=True)
+    ]
 
 
 def _several(value: Any) -> tuple[Any, ...]:
@@ -298,68 +292,145 @@ def _check(
 class _Learner:
     """Fits W to any part of the patients, for every ridge, on plans that do not depend on the conditions."""
 
-    coupled: Coupled
+    couplings: Couplings
     condition: NDArray[np.int64]
-    within: NDArray[np.float64]
+    offset: bool
+    tau: float
+    bures: bool
     ridges: tuple[float, ...]
     n_comps: int
     method: str
     training: Mapping[str, Any]
 
-    def fit(
-        self, rows: NDArray[np.int64]
-    ) -> list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
-        """W, its ratios and the history of the polishing, for each ridge."""
-        weights = pair_weights(self.condition, rows)
-        found = discriminants(self.coupled, weights, self.within, self.ridges, self.n_comps)
-        if self.method == "fisher":
-            return [(w, ratios, np.zeros(0)) for w, ratios in found]
-        part, code = self.coupled.among(rows), self.condition[rows]
-        polished = [polish(part.a, part.plan, w, code, self.method, **self.training) for w, _ in found]
+    @property
+    def pairs(self) -> PairScatters:
+        """What the plans move."""
+        return self.couplings.pairs(self.offset, self.tau, self.bures)
+
+    def metrics(self) -> list[GroundMetric]:
+        """The metric of each ridge, fitted to all patients; its units and loss are yet to be found."""
+        everyone, root = np.arange(len(self.condition)), self.couplings.root
+        axes, ratios = self._axes(np.stack(pair_weights(self.condition))[None])
+        polished, histories = self._polished(axes[0], everyone)
+        scale, reference = self.couplings.among(self.offset, self.tau)[1], self.couplings.reference
+        squared = self.pairs.squared(polished.swapaxes(1, 2) @ polished)
         return [
-            (canonical(w), ratios, history) for (w, history), (_, ratios) in zip(polished, found, strict=True)
+            GroundMetric(canonical(_unwhitened(w, root)), 1.0, ridge, self.tau, self.offset, self.bures, self.method,
+                         scale, (_unit(one), 1.0), reference, ratio, history=history)
+            for w, ridge, one, ratio, history in zip(polished, self.ridges, squared, ratios[0], histories, strict=True)
         ]  # fmt: skip
 
-    def squared(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Squared distances (R, P, P), with the given patients held out of the fit, in units of the others."""
-        rest = np.setdiff1d(np.arange(len(self.condition)), rows)
-        squared = np.stack([self.coupled.squared(w) for w, _, _ in self.fit(rest)])
-        unit = np.array([_unit(one[np.ix_(rest, rest)]) for one in squared])
-        scaled: NDArray[np.float64] = squared / unit[:, None, None]
-        return scaled
+    def squared(self, rests: Sequence[NDArray[np.int64]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Squared distances (F, R, P, P) of fits to F sets of patients, with weights (F, 2, P, P) of pairs."""
+        axes, _ = self._axes(weights)
+        if self.method != "fisher":
+            axes = np.stack([self._polished(one, rest)[0] for one, rest in zip(axes, rests, strict=True)])
+        grams = axes.swapaxes(2, 3) @ axes
+        squared = self.pairs.squared(grams.reshape(-1, *grams.shape[2:])).reshape(*grams.shape[:2], *weights.shape[2:])
+        return squared / _units(squared, rests)[..., None, None]
+
+    def _axes(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Axes (F, R, n_comps, d) where cells are round, and their ratios, from the weights (F, 2, P, P) of pairs."""
+        noise, between = (self.pairs.scatters(weights[:, kind]) for kind in range(2))
+        return discriminants(noise, between, self.ridges, self.n_comps)
+
+    def _polished(
+        self, axes: NDArray[np.float64], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
+        """The axes (R, n_comps, d) after the polishing on some patients, and its losses."""
+        if self.method == "fisher":
+            return axes, [np.zeros(0)] * len(axes)
+        root, coupled = self.couplings.root, self.couplings.among(self.offset, self.tau)[0]
+        part = (coupled if self.bures else coupled.of_means()).among(rows)
+        found = [
+            polish(part.a, part.plan, canonical(_unwhitened(one, root)), self.condition[rows], self.method,
+                   **self.training)
+            for one in axes
+        ]  # fmt: skip
+        return np.stack([w @ root for w, _ in found]), [history for _, history in found]
+
+
+def _unwhitened(w: NDArray[np.float64], root: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Axes W R^-1 of the coordinates as they are, of axes W where cells are round."""
+    axes: NDArray[np.float64] = solve_triangular(root, w.T, lower=True, trans="T").T
+    return axes
+
+
+@dataclass(frozen=True, eq=False)
+class _Fixed:
+    """The distance of the mixtures in the space they were fitted in, whoever is held out."""
+
+    metrics: list[GroundMetric]
+    distance: NDArray[np.float64]
+
+    def squared(self, rests: Sequence[NDArray[np.int64]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Squared distances (F, 1, P, P)."""
+        return np.broadcast_to(self.distance, (len(rests), 1, *self.distance.shape))
+
+
+def _as_it_is(learner: _Learner, like: GroundMetric) -> _Fixed:
+    """W is the identity."""
+    d = like.w.shape[1]
+    root = learner.couplings.root
+    squared = learner.pairs.squared((root.T @ root)[None])[0]
+    unit = _unit(squared)
+    metric = replace(like, w=np.eye(d), method=IDENTITY, units=(unit, 1.0), ratios=np.ones(d), history=np.zeros(0))
+    return _Fixed([metric], squared / unit)
+
+
+@dataclass(frozen=True, eq=False)
+class _Mixed:
+    """Learnt metrics with every weight of the state distance against the composition's."""
+
+    metrics: list[GroundMetric]
+    learner: _Learner
+    ridge: NDArray[np.int64]
+    share: NDArray[np.float64]
+    composition: NDArray[np.float64]
+
+    def squared(self, rests: Sequence[NDArray[np.int64]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Squared distances (F, V, P, P)."""
+        share = self.share[:, None, None]
+        state: NDArray[np.float64] = share * self.learner.squared(rests, weights)[:, self.ridge]
+        return state + (1 - share) * self.composition
 
 
 def _mixed(
     metrics: list[GroundMetric],
     learner: _Learner,
     composition: NDArray[np.float64],
-    folds: list[NDArray[np.int64]],
     mixes: tuple[float, ...],
     first: bool,
-) -> list[Candidate]:
-    """The metrics with every weight of the state distance; the composition alone is the same in all and comes once."""
+) -> _Mixed:
+    """Every weight with every ridge; the composition alone is the same in all and comes once."""
     unit = _unit(composition)
     pairs = [
         (ridge, mix) for ridge in range(len(metrics)) for mix in mixes if mix > 0 or (first and ridge == 0)
     ]  # fmt: skip
-    if not pairs:
-        return []
-    index, share = np.array([ridge for ridge, _ in pairs]), np.array([mix for _, mix in pairs])[:, None, None]
-
-    def squared(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        state: NDArray[np.float64] = share * learner.squared(rows)[index]
-        return state + (1 - share) * composition / unit
-
-    found = calibrate(held_out(squared, learner.condition, folds), learner.condition)
-    units = [(_unit(learner.coupled.squared(metric.w)), unit) for metric in metrics]
-    return [
-        Candidate(replace(metrics[ridge], mix=mix, units=units[ridge], loss=calibration.loss), calibration)
-        for (ridge, mix), calibration in zip(pairs, found, strict=True)
-    ]
+    named = [replace(metrics[ridge], mix=mix, units=(metrics[ridge].units[0], unit)) for ridge, mix in pairs]
+    index, share = np.array([ridge for ridge, _ in pairs], np.int64), np.array([mix for _, mix in pairs], np.float64)
+    return _Mixed(named, learner, index, share, composition / unit)
 
 
 def _unit(squared: NDArray[np.float64]) -> float:
     """Median squared distance of two patients, or 1 where all are equal."""
-    above = squared[np.triu_indices(len(squared), 1)]
-    value = float(np.median(above)) if len(above) else 0.0
-    return value if value > 0 else max(float(squared.max(initial=0)), 0.0) or 1.0
+    return float(_units(squared[None, None], [np.arange(len(squared))])[0, 0])
+
+
+def _units(squared: NDArray[np.float64], rests: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """(F, R) median squared distance of two patients of each set; the largest where it is 0, 1 where all are equal."""
+    inside = np.zeros((len(rests), squared.shape[2]), dtype=bool)
+    for row, rest in zip(inside, rests, strict=True):
+        row[rest] = True
+    i, j = np.triu_indices(squared.shape[2], 1)
+    among = (inside[:, i] & inside[:, j])[:, None]
+    count = among.sum(axis=2)
+    # pairs outside come last, and before all stands a 0, for want of any
+    ordered = np.sort(np.pad(np.where(among, squared[:, :, i, j], np.inf), ((0, 0), (0, 0), (1, 0))), axis=2)
+    places = (count + 1) // 2, np.minimum(count // 2 + 1, count), count
+    low, high, largest = (
+        np.take_along_axis(ordered, np.broadcast_to(at[..., None], (*squared.shape[:2], 1)), 2)[..., 0] for at in places
+    )
+    median = (low + high) / 2
+    found: NDArray[np.float64] = np.where(median > 0, median, np.where(largest > 0, largest, 1.0))
+    return found

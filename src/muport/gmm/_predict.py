@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -19,6 +19,7 @@ PENALTIES = (0.01, 0.1, 1.0)  # of the squared norm, for a kernel of mean diagon
 _LOG_SLOPE = (-3.0, 3.0)
 _SECTIONS, _GOLDEN = 24, (5**0.5 - 1) / 2  # to 6e-5 of the logarithm
 _MAX_FOLDS = 20
+_AT_ONCE = 2**18  # entries of the distance matrices, one for each fold, that are made together
 _TINY = 1e-12
 
 
@@ -91,7 +92,7 @@ def classify(
     if len(np.unique(code)) < 2:
         raise ValueError("condition has one value only: a prediction needs patients of at least two conditions.")
     folds = inner_folds(code, code * 0 + np.arange(len(code)) if group is None else np.asarray(group))
-    found = calibrate(held_out(lambda _: between[None], code, folds), code)[0]
+    found = calibrate(held_out(lambda left: between[None].repeat(len(left), 0)[:, None], code, folds), code)[0]
     return probabilities(ridge_scores(between, fresh, code)[found.penalty], found.slope)
 
 
@@ -122,37 +123,38 @@ def ridge_scores(
     Parameters
     ----------
     train
-        (..., P, P) squared distances; leading axes are views, solved together.
+        (..., P, P) squared distances; leading axes are folds and views, solved together.
     new
         (..., Q, P) squared distances.
     condition
-        (P,) codes.
+        (..., P) codes; leading axes as of the distances, or of length one.
     n_classes
         C; by default the largest code and 1.
     """
     classes = int(condition.max()) + 1 if n_classes is None else n_classes
-    size = np.bincount(condition, minlength=classes)
-    weight = 1 / size[condition]
-    weight /= weight.sum()
+    member = np.eye(classes)[condition]
+    size = member.sum(axis=-2, keepdims=True)
+    weight = (member / np.maximum(size, 1)).sum(axis=-1, keepdims=True)
+    weight /= weight.sum(axis=-2, keepdims=True)
     mean = train @ weight
-    shift = mean - (mean @ weight)[..., None]
-    kernel = -0.5 * (train - mean[..., :, None] - shift[..., None, :])
-    fresh = -0.5 * (new - (new @ weight)[..., :, None] - shift[..., None, :])
+    shift = (mean - weight.swapaxes(-1, -2) @ mean).swapaxes(-1, -2)
+    kernel = -0.5 * (train - mean - shift)
+    fresh = -0.5 * (new - new @ weight - shift)
     root = np.sqrt(weight)
-    values, vectors = np.linalg.eigh(root[:, None] * (kernel + kernel.swapaxes(-1, -2)) / 2 * root)
+    values, vectors = np.linalg.eigh(root * (kernel + kernel.swapaxes(-1, -2)) / 2 * root.swapaxes(-1, -2))
     values = np.maximum(values, 0)
     least = _TINY * np.maximum(np.abs(train).max(axis=(-2, -1), initial=0), 1.0)
     scale = np.maximum(values.sum(axis=-1), least)[..., None]
-    target = np.eye(classes)[condition] - (size > 0) / (size > 0).sum()
-    inside = vectors.swapaxes(-1, -2) @ (root[:, None] * target)
+    target = member - (size > 0) / (size > 0).sum(axis=-1, keepdims=True)
+    inside = vectors.swapaxes(-1, -2) @ (root * target)
     shrunk = [inside / (values / scale + one)[..., None] for one in PENALTIES]
-    alpha = root[:, None] * (vectors[..., None, :, :] @ np.stack(shrunk, axis=-3))
+    alpha = root[..., None, :, :] * (vectors[..., None, :, :] @ np.stack(shrunk, axis=-3))
     found: NDArray[np.float64] = (fresh / scale[..., None])[..., None, :, :] @ alpha
     return found
 
 
 def held_out(
-    squared: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    squared: Callable[[Sequence[NDArray[np.int64]]], NDArray[np.float64]],
     condition: NDArray[np.int64],
     folds: Sequence[NDArray[np.int64]],
 ) -> NDArray[np.float64]:
@@ -161,26 +163,38 @@ def held_out(
     Parameters
     ----------
     squared
-        Gives the (V, P, P) squared distances of the views to use when the given rows are held out.
+        Gives the (F, V, P, P) squared distances of the views to use when the rows of each of F folds are held out.
     condition
         (P,) codes.
     folds
         Rows to hold out in turn.
     """
-    classes, everyone = int(condition.max()) + 1, np.arange(len(condition))
+    shape = len(PENALTIES), len(condition), int(condition.max()) + 1
     if not folds:
-        views = len(squared(everyone[:0]))
-        return np.full((views, len(PENALTIES), len(condition), classes), np.nan)
-    parts = []
-    for rows in folds:
-        rest = np.setdiff1d(everyone, rows)
-        distance = squared(rows)
-        train, new = (distance[:, one[:, None], rest] for one in (rest, rows))
-        parts.append(ridge_scores(train, new, condition[rest], classes))
-    scores = np.full((*parts[0].shape[:2], len(condition), classes), np.nan)
-    for rows, part in zip(folds, parts, strict=True):
-        scores[:, :, rows] = part
+        return np.full((squared(folds).shape[1], *shape), np.nan)
+    step = max(1, _AT_ONCE // len(condition) ** 2)
+    parts = [folds[low : low + step] for low in range(0, len(folds), step)]
+    found = [pair for part in parts for pair in _by_size(squared(part), condition, part, shape[2])]
+    scores = np.full((len(found[0][1]), *shape), np.nan)
+    for rows, one in found:
+        scores[:, :, rows] = one
     return scores
+
+
+def _by_size(
+    squared: NDArray[np.float64], condition: NDArray[np.int64], folds: Sequence[NDArray[np.int64]], classes: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Rows held out and their scores (V, L, rows, C); folds of one size are solved together."""
+    everyone = np.arange(len(condition))
+    for size in sorted({len(rows) for rows in folds}):
+        which = np.array([i for i, rows in enumerate(folds) if len(rows) == size])
+        new = np.stack([folds[i] for i in which])
+        rest = np.stack([np.setdiff1d(everyone, rows) for rows in new])
+        train, fresh = (
+            np.moveaxis(squared[which[:, None, None], :, rows[:, :, None], rest[:, None]], 3, 1) for rows in (rest, new)
+        )
+        found = np.moveaxis(ridge_scores(train, fresh, condition[rest][:, None], classes), 0, 2)
+        yield new.ravel(), found.reshape(*found.shape[:2], -1, classes)
 
 
 def calibrate(scores: NDArray[np.float64], condition: NDArray[np.int64]) -> list[Calibration]:
@@ -191,10 +205,16 @@ def calibrate(scores: NDArray[np.float64], condition: NDArray[np.int64]) -> list
     own, code = scores[:, :, seen], condition[seen]
     low, high = (np.full(scores.shape[:2], bound) for bound in _LOG_SLOPE)
     # the loss is convex in the slope, hence has one least value in its logarithm: golden section, all at once
+    inner, outer = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    left, right = _losses(own, inner, code), _losses(own, outer, code)
     for _ in range(_SECTIONS):
-        inner, outer = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        below = _losses(own, inner, code) < _losses(own, outer, code)
+        below = left < right
         high, low = np.where(below, outer, high), np.where(below, low, inner)
+        # of the two points between one stays
+        point = np.where(below, high - _GOLDEN * (high - low), low + _GOLDEN * (high - low))
+        lost = _losses(own, point, code)
+        inner, outer = np.where(below, point, outer), np.where(below, inner, point)
+        left, right = np.where(below, lost, right), np.where(below, left, lost)
     middle = (low + high) / 2
     loss = _losses(own, middle, code)
     best = loss.argmin(axis=1)

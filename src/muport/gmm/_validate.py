@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import rankdata
 from sklearn.decomposition import PCA
 
-from muport.gmm._classifier import fit_classifier, predict
+from muport.gmm._classifier import couplings_of, fit_classifier, predict
 from muport.gmm._em import fit_mixtures
 from muport.gmm._predict import balanced_loss, inner_folds
 from muport.gmm._prior import pooled_prior
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from muport.gmm._classifier import Plans
     from muport.gmm._mixture import Mixtures
 
     #: Mixtures of a set of patients: cells (n, d) and their patients 0..P-1.
@@ -180,12 +181,10 @@ def cross_validate(
     make = mixture_fitter() if fitter is None else fitter
     fitted = [_fold_mixtures(cells, code, rows, len(label), make) for rows in folds]
     rng = np.random.default_rng(random_state)
-    p, families = _predictions(fitted, folds, label, groups, settings)
-    null = np.zeros((0, 2))
-    if n_permutations:
-        draws = [_permuted(label, folds, rng) for _ in range(n_permutations)]
-        null = np.array([scores(_predictions(fitted, folds, one, groups, settings)[0], one)[:2] for one in draws])
-    return _report(p, label, groups, folds, families, null, rng)
+    labels = [label, *(_permuted(label, folds, rng) for _ in range(n_permutations))]
+    p, families = _dealt(fitted, folds, labels, groups, settings)
+    null = np.array([scores(*one)[:2] for one in zip(p[1:], labels[1:], strict=True)]).reshape(-1, 2)
+    return _report(p[0], label, groups, folds, families[0], null, rng)
 
 
 def tune(
@@ -339,13 +338,30 @@ def _predictions(
     settings: Mapping[str, Any],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Probabilities (P, C) of held-out patients, and the shares (F, 4) of the families of views."""
-    p, families = np.zeros((len(label), int(label.max()) + 1)), []
+    p, families = _dealt(fitted, folds, [label], groups, settings)
+    return p[0], families[0]
+
+
+def _dealt(
+    fitted: Sequence[tuple[Mixtures, Mixtures]],
+    folds: Sequence[NDArray[np.int64]],
+    labels: Sequence[NDArray[np.int64]],
+    groups: NDArray[np.int64],
+    settings: Mapping[str, Any],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Probabilities (R, P, C) and shares (R, F, 4) under R sets of conditions, for which plans are made once."""
+    p = np.zeros((len(labels), len(groups), max(int(label.max()) for label in labels) + 1))
+    families = []
     for (train, test), rows in zip(fitted, folds, strict=True):
-        rest = np.setdiff1d(np.arange(len(label)), rows)
-        classifier = fit_classifier(train, label[rest], group=groups[rest], **settings)
-        p[rows] = predict(classifier, test)
-        families.append(list(classifier.family_weights().values()))
-    return p, np.array(families)
+        rest = np.setdiff1d(np.arange(len(groups)), rows)
+        plans: Plans = {}
+        couplings, shares = couplings_of(train, settings), []
+        for one, label in zip(p, labels, strict=True):
+            classifier = fit_classifier(train, label[rest], group=groups[rest], couplings=couplings, **settings)
+            one[rows] = predict(classifier, test, plans)
+            shares.append(list(classifier.family_weights().values()))
+        families.append(shares)
+    return p, np.array(families).swapaxes(0, 1)
 
 
 def _permuted(
