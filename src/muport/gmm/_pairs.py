@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Couplings", "PairScatters"]
 
+_ROUNDING = 1e-9
 _KEPT = 2**26  # numbers that are kept: 512 MiB; beyond, they are made again for each use
 
 
@@ -55,6 +56,8 @@ class PairScatters:
         # (P, K, c, d); means are taken about their centre, so that little cancels
         feature = np.ascontiguousarray(white.reshape(d, many, c).transpose(1, 2, 0))
         feature[:, 0] -= feature[:, 0].mean(axis=0)
+        # in units of the cells' spread: where every patient's offset is taken away, what is left may be rounding alone
+        feature[:, 0][np.abs(feature[:, 0]) < _ROUNDING] = 0
         own = (feature.swapaxes(1, 2) @ feature)[:, *self.upper]
         self.feature, self.own = (x.reshape(self.n, -1, *x.shape[1:]) for x in (feature, own))
         fits = self.n * (self.n - 1) // 2 * len(self.upper[0]) <= _KEPT
