@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from muport.ot._result import OTResult
@@ -18,31 +19,33 @@ def solve_exact(batch: Batch, max_iter: int) -> OTResult:
     """Find the earth mover's plan of every problem of a batch, in float64 on the CPU."""
     import ot
 
-    plans, f, g, values, converged = [], [], [], [], []
-    for cost, a, b in zip(*(t.double().cpu() for t in (batch.cost, batch.a, batch.b)), strict=True):
-        # Forbidden pairs become dear instead of infinite, which the simplex cannot take.
-        finite = cost.masked_fill(cost.isinf(), 0)
-        dear = 1e3 * (1 + finite.abs().max()) if bool(cost.isinf().any()) else 0.0
-        plan, log = ot.lp.emd(a.numpy(), b.numpy(), torch.where(cost.isinf(), dear, finite).numpy(), max_iter, log=True)
-        plan = torch.from_numpy(plan)
-        plans.append(plan)
-        f.append(torch.from_numpy(log["u"]))
-        g.append(torch.from_numpy(log["v"]))
-        values.append((plan * finite).sum())
-        blocked = bool((plan[cost.isinf()] > 0).any())
-        converged.append(log["warning"] is None and not blocked)
-    done = torch.tensor(converged, device=batch.cost.device)
-    coupling, objective = torch.stack(plans).to(batch.cost), torch.stack(values).to(batch.cost)
+    cost, a, b = (part.double().cpu() for part in (batch.cost, batch.a, batch.b))
+    # Forbidden pairs become dear instead of infinite, which the simplex cannot take.
+    forbidden = cost.isinf()
+    finite = cost.masked_fill(forbidden, 0)
+    dear = 1e3 * (1 + finite.abs().amax((1, 2), keepdim=True))
+    priced = torch.where(forbidden, dear, finite)
+    found = [
+        ot.lp.emd(*(part.numpy() for part in one), max_iter, log=True) for one in zip(a, b, priced, strict=True)
+    ]  # fmt: skip
+    plan, f, g = (
+        torch.from_numpy(np.stack(part))
+        for part in zip(*((plan, log["u"], log["v"]) for plan, log in found), strict=True)
+    )
+    blocked = ((plan > 0) & forbidden).any(2).any(1)
+    failed = torch.tensor([log["warning"] is not None for _, log in found])
+    done = ~(failed | blocked).to(batch.cost.device)
+    objective = (plan * finite).sum((1, 2)).to(batch.cost)
     return OTResult(
         a=batch.a,
         b=batch.b,
         cost_matrix=batch.cost,
         n_iter=torch.zeros_like(done, dtype=torch.int64),
         converged=done,
-        f=torch.stack(f).to(batch.cost),
-        g=torch.stack(g).to(batch.cost),
+        f=f.to(batch.cost),
+        g=g.to(batch.cost),
         reg=torch.zeros_like(objective),
         sizes=batch.sizes,
-        coupling=coupling,
+        coupling=plan.to(batch.cost),
         objective=objective,
     )
