@@ -97,6 +97,9 @@ def main(source: str, target: str, epochs: str = "0") -> None:
         fitted = scglue.models.fit_SCGLUE(
             {"rna": rna, "atac": atac}, graph, model=model, fit_kws={"directory": folder, **capped}
         )
+    for adata in (rna, atac):
+        if not np.isfinite(adata.obs["balancing_weight"]).all():
+            raise ValueError("the first stage matched no clusters of the modalities: train it longer")
     latent = {m: fitted.encode_data(m, adata) for m, adata in (("rna", rna), ("atac", atac))}
     both = (latent["rna"][:paired] + latent["atac"][:paired]) / 2
     Z = np.concatenate([both, latent["rna"][paired:], latent["atac"][paired:]])
