@@ -160,6 +160,8 @@ def test_shared_coordinates_stand_beside_where_cells_lack_a_modality(mosaic, pai
     found = mosaic.embed(space, shared=True)
     width = sum(WIDTH[m] for m in mosaic.views)
     assert found.z.shape == (N, width + 4)
+    assert space.starts == (0, width)
+    assert paired.fit(shared=True).starts == (0,)
     s = {m: (x - x.mean(0)) / np.sqrt(np.square(x - x.mean(0)).sum(1).mean()) for m, x in mosaic.shared.items()}
     total, number = np.zeros((N, 4)), np.zeros((N, 1))
     for m, x in s.items():

@@ -12,7 +12,8 @@ from muport.data import Setup, read_rows
 from muport.integration import Integration
 from muport.integration._bridge import Bridge
 from muport.integration._joint import JointSpace
-from muport.integration._space import find_space, known_group, place
+from muport.integration._space import apart, find_space, known_group, place
+from muport.neighbors import knn
 
 QUIET = {"accelerator": "cpu", "progress": False}
 
@@ -76,6 +77,28 @@ def test_a_joint_space_has_one_row_for_each_cell():
     own = pd.DataFrame(placed.rows.own["atac"], index=mdata.obs_names[expected == "atac"])
     assert np.array_equal(own.loc[only.obs_names], only.obsm["X_own"])
     assert placed.rows.own["rna+atac"] is None
+
+
+def test_labelled_cells_in_several_modalities_are_taken_apart():
+    mdata = multiome(n=60, both=40)
+    mdata["rna"].obs.loc[mdata["rna"].obs_names[:20], "cell_type"] = "unknown"
+    mdata["atac"].obs = mdata["atac"].obs[["batch"]]
+    keys = {"rna": "X_own", "atac": "X_own"}
+    rows = read_rows(mdata, Setup(keys, labels_key="rna:cell_type", separate=True))
+    alone, cell = apart(rows)
+    labelled = mdata["rna"].obs_names[mdata["rna"].obs["cell_type"] != "unknown"]
+    expected = mdata["rna"].obs_names.intersection(mdata["atac"].obs_names).intersection(labelled)
+    assert len(expected) == 30
+    assert alone.n_paired == 0
+    assert alone.obs_names.tolist() == rows.obs_names[cell].tolist()
+    for code, name in enumerate(alone.modalities):
+        held = alone.modality == code
+        assert set(alone.obs_names[held]) == set(expected)
+        np.testing.assert_array_equal(alone.own[name], mdata[name][alone.obs_names[held]].obsm["X_own"])
+        truth = mdata["rna"].obs["cell_type"].astype(str)[alone.obs_names[held]]
+        assert [alone.labels[c] for c in alone.label[alone.cell[held]]] == truth.tolist()
+        batch = mdata["rna"].obs["batch"].astype(str)[alone.obs_names[held]]
+        assert [alone.batches[b] for b in alone.batch[held]] == batch.tolist()
 
 
 def test_known_group():
@@ -257,3 +280,61 @@ def test_the_modalities_cannot_be_views_without_pairs():
     model = Integration(mdata, refine="vae", vae_kwargs={"views": "modalities"})
     with pytest.raises(ValueError, match="cells in both"):
         model.train(max_iter=2, max_epochs=1, **QUIET)
+
+
+def hard(share: float, n: int = 500, seed: int = 0) -> tuple[MuData, pd.Series]:
+    """RNA with labels, and noisy ATAC without, a share of it paired; and the truth of the last cells of ATAC alone."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(6, size=n)
+    hidden = 1.6 * rng.normal(size=(6, 5))[kind] + rng.normal(size=(n, 5))
+    names = np.arange(n) < round(share * n)
+    mods = {}
+    for name, d, noise in (("rna", 15, 0.7), ("atac", 12, 1.3)):
+        x = hidden @ rng.normal(size=(5, d)) / np.sqrt(5) + noise * rng.normal(size=(n, d))
+        s = hidden @ np.random.default_rng(9).normal(size=(5, 6)) / np.sqrt(5) + 1.2 * noise * rng.normal(size=(n, 6))
+        index = [f"{'both' if both else name}{i}" for i, both in enumerate(names)]
+        part = AnnData(np.ones((n, 1), np.float32), pd.DataFrame({"batch": "b"}, index=index))
+        part.obsm["X_own"], part.obsm["X_shared"] = x.astype(np.float32), s.astype(np.float32)
+        part.var_names = [name]
+        mods[name] = part
+    mods["rna"].obs["cell_type"] = np.array(list("ABCDEF"))[kind]
+    truth = pd.Series(np.array(list("ABCDEF"))[kind], mods["atac"].obs_names)
+    return MuData(mods), truth[round(0.6 * n) :]
+
+
+@pytest.mark.slow
+def test_labels_are_transferred_better_the_more_cells_are_paired():
+    right, gap = [], []
+    for share in (0.0, 0.1, 0.6):
+        found = []
+        for seed in range(3):
+            mdata, truth = hard(share, n=900, seed=seed)
+            setup(mdata, shared_rep="X_shared")
+            model = Integration(mdata)
+            model.train(**QUIET)
+            p = model.predict(soft=True).loc[truth.index]
+            right_here = p.idxmax(axis=1) == truth
+            z = pd.DataFrame(model.get_latent_representation(), mdata.obs_names)
+            label = mdata["rna"].obs["cell_type"].astype(str)
+            near = knn(z.loc[label.index].to_numpy(), 15, query=z.loc[truth.index].to_numpy()).indices
+            votes = pd.DataFrame(label.to_numpy()[near]).mode(axis=1)[0].to_numpy()
+            found.append((right_here.mean(), p.max(axis=1).mean() - right_here.mean(), (votes == truth).mean()))
+        mean = np.mean(found, axis=0)
+        assert mean[0] >= mean[2] - 0.01
+        right.append(mean[0])
+        gap.append(mean[1])
+    assert min(np.diff(right)) > -0.01
+    assert right[2] > right[0] + 0.02
+    assert np.abs(gap[1:]).max() < 0.06
+
+
+def test_a_model_of_paired_cells_labels_cells_in_one_modality():
+    mdata, _ = hard(1.0)
+    setup(mdata, shared_rep="X_shared")
+    model = Integration(mdata)
+    model.train(**QUIET)
+    assert {"rna", "atac"} <= set(model.state_.labels.own)
+    assert {"rna", "atac", "rna+atac"} <= set(model.state_.labels.temperature)
+    new, truth = hard(0.0, n=501)
+    alone = MuData({"atac": new["atac"][new["atac"].obs_names.isin(truth.index)].copy()})
+    assert np.isfinite(model.predict(soft=True, mdata=alone).to_numpy()).all()

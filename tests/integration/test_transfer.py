@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from muport.integration import _transfer
+from muport.integration._state import Labels
 from muport.integration._transfer import fit_labels, label_probabilities
 
 NAMES = ("A", "B", "C")
@@ -205,3 +208,85 @@ def test_temperature_is_the_likeliest():
     p /= p.sum(1, keepdims=True)
     truth = (rng.random((4000, 1)) > p.cumsum(1)).sum(1)
     assert _transfer._likeliest(logit, truth) == pytest.approx(0.4, abs=0.05)
+
+
+def softmax_logs(logit: np.ndarray) -> np.ndarray:
+    return logit - np.log(np.exp(logit).sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize("starts", [(0,), (0, 2)])
+def test_votes_and_classifiers_of_all_spaces_have_equal_parts(starts):
+    z, code = blobs(300, d=6)
+    views = one_view(200, z[:200] ** 2)
+    labels = replace(fit_labels(z[:200], code[:200], NAMES, views, 0, starts=starts), reach=float("inf"))
+    assert labels.starts == starts
+    assert [len(w) for w in labels.linear] == [7 - start for start in starts]
+    new = z[200:]
+    logs = []
+    for start, weights in zip(starts, labels.linear, strict=True):
+        part = replace(labels, position=labels.position[:, start:])
+        logs += [_transfer._votes(new[:, start:], part)[0], new[:, start:] @ weights[:-1] + weights[-1]]
+    told = np.mean([softmax_logs(one) for one in logs], axis=0)
+    logit = labels.temperature["rna"] * (told + new**2 @ labels.own["rna"][:-1] + labels.own["rna"][-1])
+    found = label_probabilities(new, labels, {"rna": (np.arange(100), new**2)})
+    assert np.allclose(found, np.exp(softmax_logs(logit)), atol=1e-4)
+
+
+def test_without_a_representation_of_its_own_votes_decide():
+    z, code = blobs(200)
+    views = {"rna": (np.arange(100), None), "atac": (np.arange(100, 200), z[100:] ** 2)}
+    labels = fit_labels(z, code, NAMES, views, 0)
+    logit = labels.temperature["rna"] * _transfer._votes(z, labels)[0][:100]
+    found = label_probabilities(z, replace(labels, reach=float("inf")), views)[:100]
+    assert np.allclose(found, np.exp(softmax_logs(logit)), atol=1e-4)
+    assert fit_labels(z, code, NAMES, one_view(200), 0).linear == ()
+
+
+def test_the_classifier_sees_through_noise_in_many_coordinates():
+    z, code = blobs(1200, 2.0, d=80)
+    known, hidden = np.where(np.arange(1200) < 600, code, -1), np.arange(600, 1200)
+    views = {"rna": (np.arange(600), None), "atac": (hidden, np.zeros((600, 1), np.float32))}
+    labels = fit_labels(z, known, NAMES, views, 0)
+    right = [
+        (label_probabilities(z, labels, one)[hidden].argmax(1) == code[hidden]).mean()
+        for one in (views, {m: (rows, None) for m, (rows, _) in views.items()})
+    ]
+    assert right[0] > right[1] + 0.02
+
+
+def with_extra(n_extra: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Labelled RNA, ATAC cells without labels that RNA hardly tells, and labelled rows beside; own ATAC and codes."""
+    z, code = blobs(800 + n_extra, 0.8)
+    own = 2.5 * np.eye(3, 5)[code] + np.random.default_rng(5).normal(size=(800 + n_extra, 5))
+    known = np.where(np.arange(800 + n_extra) // 400 == 1, -1, code)
+    return z, own.astype(np.float32), known, code
+
+
+def test_rows_that_do_not_vote_teach_and_calibrate():
+    z, own, known, code = with_extra(300)
+    atac = np.arange(400, 800)
+
+    def found(n: int) -> tuple[np.ndarray, Labels]:
+        rows = np.arange(400, n)
+        views = {"rna": (np.arange(400), None), "atac": (rows, own[rows])}
+        labels = fit_labels(z[:n], known[:n], NAMES, views, 0, n_voting=800)
+        return label_probabilities(z[:800], labels, {"rna": views["rna"], "atac": (atac, own[atac])})[atac], labels
+
+    (without, few), (p, many) = found(800), found(1100)
+    assert np.array_equal(few.position, many.position)
+    assert len(many.position) == 400
+    right = [(one.argmax(1) == code[atac]).mean() for one in (without, p)]
+    assert right[1] > right[0] + 0.02
+    assert ece(p, code[atac]) <= 0.08
+
+
+def test_rows_of_a_labelled_cell_that_do_not_vote_are_not_told_by_it():
+    z, _ = blobs(400, 0.0, d=8)
+    code = np.random.default_rng(1).integers(3, size=200)
+    twice = np.r_[np.arange(200), np.arange(200)]
+    z[200:] = z[:200] + np.float32(1e-3)
+    views = {"rna": (np.arange(200), None), "atac": (np.arange(200, 400), None)}
+    kept, left_out = (fit_labels(z, code[twice], NAMES, views, 0, cell, n_voting=200) for cell in (None, twice))
+    # the labels say nothing, and so do the votes, once a cell's own is left out
+    assert left_out.temperature["atac"] < 0.8
+    assert kept.temperature["atac"] > 1.2

@@ -51,6 +51,11 @@ class JointSpace:
     weights: Weights
     beside: float = 0.0
 
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First columns of the spaces in it: all of it, and the shared coordinates if they stand beside."""
+        return (0, sum(len(one) for one in self.center.values())) if _width_beside(self) else (0,)
+
 
 @dataclass(frozen=True, eq=False)
 class Embedded:

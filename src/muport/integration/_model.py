@@ -25,7 +25,7 @@ from muport.integration._query import new_maps
 from muport.integration._refine import fit_network
 from muport.integration._refinement import Refinement
 from muport.integration._scbiot import fit_scbiot
-from muport.integration._space import find_space, known_group, modalities_of_kind, place, views_of_network
+from muport.integration._space import apart, find_space, known_group, modalities_of_kind, place, views_of_network
 from muport.integration._state import GroupMap, IntegrationState, standardise, transform
 from muport.integration._transfer import fit_labels
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from muport.data import Rows
     from muport.integration._space import Placed
+    from muport.integration._transfer import Views
 
 __all__ = ["Integration"]
 
@@ -291,8 +292,10 @@ class Integration(Answers):
         with single_threaded():
             space = find_space(rows, seed=int(random_state), device=str(device))
             placed = place(rows, space)
-            found = self._fit(placed.rows, Options(int(max_iter), approximate, (), random_state, str(device)), progress)
-        self.state_ = replace(found.state, space=space, batches=rows.batches)
+            options = Options(int(max_iter), approximate, (), random_state, str(device))
+            found = self._fit(placed.rows, options, progress)
+            state = replace(found.state, space=space, batches=rows.batches)
+            self.state_ = _with_labels(state, placed.rows, rows, options) if rows.labels else state
         self.metrics_ = found.metrics
         self.history_ = {
             name: pd.DataFrame({name: [row[i] for row in found.history]}).rename_axis("iteration")
@@ -317,8 +320,7 @@ class Integration(Answers):
         with _bar(options, progress) as tell:
             found = self._solve(rows, pool[rows.group], pools, label, in_place, options, tell)
         member = tuple(found.state.groups.index(pools[p]) for p in pool)
-        state = replace(found.state, groups=rows.groups, member=member)
-        return replace(found, state=state if label is None else _with_labels(state, rows, label, options))
+        return replace(found, state=replace(found.state, groups=rows.groups, member=member))
 
     def _solve(
         self,
@@ -439,13 +441,36 @@ def _unknown(rows: Rows, state: IntegrationState) -> tuple[str, ...]:
     return tuple(name for name in rows.groups if _fitted_group(name, state) is None)
 
 
-def _with_labels(state: IntegrationState, rows: Rows, label: NDArray[np.int64], options: Options) -> IntegrationState:
+def _with_labels(state: IntegrationState, placed: Rows, rows: Rows, options: Options) -> IntegrationState:
     # votes are taken before sharpening, which moves cells of a small type into their neighbours' centres, and before
     # types are set apart, which would be taught by the labels that confidence is checked on
     plain = replace(state, sharpness=0.0, types=None)
-    z = transform(rows.x, _codes(rows, state), plain, device=options.search_device)
-    z = standardise(z, state.center, state.scale)
-    return replace(state, labels=fit_labels(z, label, rows.labels, views_of(rows), options.seed, rows.cell))
+    parts, cell = [placed], placed.cell
+    if isinstance(state.space, JointSpace):
+        alone, whole = apart(rows)
+        if len(whole):
+            parts, cell = [placed, place(alone, state.space).rows], np.concatenate([cell, whole])
+    moved = [transform(one.x, _codes(one, state), plain, device=options.search_device) for one in parts]
+    z = standardise(np.concatenate(moved), state.center, state.scale)
+    labels = fit_labels(
+        z, rows.label[cell], rows.labels, _views_of(parts), options.seed, cell, n_voting=len(placed.x),
+        starts=state.space.starts if isinstance(state.space, JointSpace) else (0,),
+    )  # fmt: skip
+    return replace(state, labels=labels)
+
+
+def _views_of(parts: list[Rows]) -> Views:
+    """Views of rows that follow each other."""
+    views, start = views_of(parts[0]), len(parts[0].x)
+    for one in parts[1:]:
+        for name, (rows, values) in views_of(one).items():
+            before = views.get(name)
+            if before is not None and before[1] is not None and values is not None:
+                views[name] = np.append(before[0], start + rows), np.concatenate([before[1], values])
+            else:
+                views[name] = start + rows, values
+        start += len(one.x)
+    return views
 
 
 @contextmanager

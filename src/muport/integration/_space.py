@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
     from muport.data import Rows
 
-__all__ = ["Placed", "cells_of", "find_space", "known_group", "modalities_of_kind", "place", "views_of_network"]
+__all__ = [
+    "Placed",
+    "apart",
+    "cells_of",
+    "find_space",
+    "known_group",
+    "modalities_of_kind",
+    "place",
+    "views_of_network",
+]
 
 _FEWEST_PAIRS = 30  # cells that two modalities must share for the one to be learnt from the other
 _AND = "+"  # between the modalities of a cell
@@ -98,6 +107,32 @@ def place(rows: Rows, space: JointSpace | Bridge | None) -> Placed:
     shared = _cut(rows, rows.x) if rows.x.shape[1] > 0 else None
     found = embed(space, *_views(rows), rows.n_cells, shared=shared)
     return Placed(_by_cell(rows, found.z), found.weights)
+
+
+def apart(rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
+    """Rows of labelled cells in several modalities, each as a cell of its own, and the cells that they are of.
+
+    With their labels they are what cells in one modality have to be judged by.
+    """
+    several = np.bincount(rows.cell, minlength=rows.n_cells) > 1
+    chosen = np.flatnonzero((several & (rows.label >= 0))[rows.cell])
+    own = {}
+    for code, name in enumerate(rows.modalities):
+        values, held = rows.own.get(name), np.flatnonzero(rows.modality == code)
+        own[name] = None if values is None else values[np.isin(held, chosen)]
+    cell = rows.cell[chosen]
+    separate = replace(
+        rows,
+        x=rows.x[chosen],
+        cell=np.arange(len(chosen)),
+        modality=rows.modality[chosen],
+        batch=rows.batch[chosen],
+        group=rows.group[chosen],
+        label=rows.label[cell],
+        obs_names=rows.obs_names[cell],
+        own=own,
+    )
+    return separate, cell
 
 
 def cells_of(y: NDArray[np.float32], placed: Placed, space: JointSpace | Bridge | None) -> NDArray[np.float32]:

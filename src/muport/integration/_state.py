@@ -123,6 +123,12 @@ class Labels:
     own
         Modality -> (d_m + 1, C) weights of a linear classifier in its own representation, the last row the intercepts;
         they hold log probabilities beyond the label frequencies.
+    starts
+        Columns of `position` from which on it is a space of its own: 0, and in a joint space with shared coordinates
+        beside, the first of those.
+    linear
+        (d - start + 1, C) weights of a linear classifier in each of those spaces, the last row the intercepts; they
+        hold log probabilities. Empty where no modality has a representation of its own.
     """
 
     names: tuple[str, ...]
@@ -132,6 +138,8 @@ class Labels:
     temperature: dict[str, float]
     reach: float
     own: dict[str, NDArray[np.float32]]
+    starts: tuple[int, ...] = ()
+    linear: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

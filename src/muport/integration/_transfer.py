@@ -40,8 +40,10 @@ def fit_labels(
     views: Views,
     seed: int,
     cell: NDArray[np.int64] | None = None,
+    n_voting: int | None = None,
+    starts: tuple[int, ...] = (0,),
 ) -> Labels:
-    """Choose the voters, fit the modalities' own classifiers, and calibrate.
+    """Choose the voters, fit the classifiers, and calibrate.
 
     Parameters
     ----------
@@ -57,20 +59,25 @@ def fit_labels(
         Seed of the choice of voters.
     cell
         (n,) cell of each row: no row of a cell votes for another. By default every row is a cell of its own.
+    n_voting
+        Rows that may vote come first; the others teach the classifiers and calibrate. All may by default.
+    starts
+        Columns of `z` from which on it is a space of its own, the first of them 0; see :class:`Labels`.
     """
-    known = np.flatnonzero(code >= 0)
+    known = np.flatnonzero(code[:n_voting] >= 0)
     voters, weight = _voters(code[known], len(names), np.random.default_rng(seed))
     voters = known[voters]
     votes = Labels(names, z[voters], code[voters], weight, {}, float("inf"), {})
     votes = replace(votes, reach=_reach(votes))
     logit, _ = _votes(z, votes, cell)
-    classifiers = {}
-    for modality, (rows, values) in views.items():
-        if values is None:
-            continue
-        classifiers[modality] = _co_trained(logit[rows], code[rows], values)
+    told = {modality: logit[rows] for modality, (rows, _) in views.items()}
+    own = {modality: (rows, values) for modality, (rows, values) in views.items() if values is not None}
+    if own:
+        votes, both = _with_linear(z, code, votes, starts, cell, logit)
+        told |= {modality: both[rows] for modality, (rows, _) in own.items()}
+    classifiers = {m: _co_trained(told[m], code[rows], values) for m, (rows, values) in own.items()}
     votes = replace(votes, own=classifiers)
-    return replace(votes, temperature=_temperatures(logit, code, views, votes, seed))
+    return replace(votes, temperature=_temperatures(told, code, views, votes, seed))
 
 
 def label_probabilities(
@@ -82,7 +89,9 @@ def label_probabilities(
     """Probabilities (n, C) of the labels of integrated rows; each row sums to 1.
 
     With v the votes of the neighbours and s the own classifier's log likelihood ratios, two views taken as independent
-    given the label, p is proportional to (v exp(s)) ** temperature. Beyond the reach of the labelled cells p is mixed
+    given the label, p is proportional to (v exp(s)) ** temperature. In a modality with an own classifier v is the
+    geometric mean of the votes and of a linear classifier, in each of the integrated spaces: votes follow any shape,
+    the classifier sees through noise that is alike in all labels. Beyond the reach of the labelled cells p is mixed
     with the uniform distribution, so that a cell of an unknown type is not given a label with confidence.
 
     Parameters
@@ -97,6 +106,10 @@ def label_probabilities(
         As for :func:`fit_labels`.
     """
     logit, distance = _votes(z, labels, cell)
+    own = [rows for modality, (rows, values) in views.items() if values is not None and modality in labels.own]
+    if own:
+        told, rows = _told(z, labels, cell, logit), np.concatenate(own)
+        logit[rows] = told[rows]
     for modality, (rows, values) in views.items():
         logit[rows] = labels.temperature.get(modality, 1.0) * (logit[rows] + _own(labels.own.get(modality), values))
     p = _softmax(logit)
@@ -206,12 +219,65 @@ def _votes(
     return np.log(votes + _PRIOR * frequency / frequency.sum() + _TINY), distances[:, 0]
 
 
+def _with_linear(
+    z: NDArray[np.float32],
+    code: NDArray[np.int64],
+    labels: Labels,
+    starts: tuple[int, ...],
+    cell: NDArray[np.int64] | None,
+    votes: NDArray[np.float64],
+) -> tuple[Labels, NDArray[np.float64]]:
+    """Fit the linear classifiers; and log probabilities (n, C) by votes and by classifiers that saw not the label."""
+    frequency = np.bincount(labels.code, labels.weight, len(labels.names))
+    prior = np.log(frequency / frequency.sum() + _TINY).astype(np.float32)
+    known = code >= 0
+    linear, parts = [], []
+    for start in starts:
+        x = z[:, start:]
+        here = _votes_from(z, labels, cell, start, votes)
+        weights = _co_trained(here, code, x)
+        weights[-1] += prior
+        score = _score(weights, x)
+        score[known] = _held_out(here, code, x)[known] + prior
+        linear.append(weights)
+        parts += [_log_softmax(here), _log_softmax(score)]
+    return replace(labels, starts=starts, linear=tuple(linear)), np.mean(parts, axis=0)
+
+
+def _told(
+    z: NDArray[np.float32], labels: Labels, cell: NDArray[np.int64] | None, votes: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Log probabilities (n, C): means over the votes and the linear classifiers of every space."""
+    parts = []
+    for start, weights in zip(labels.starts, labels.linear, strict=True):
+        parts.append(_log_softmax(_votes_from(z, labels, cell, start, votes)))
+        parts.append(_log_softmax(_score(weights, z[:, start:])))
+    return np.mean(parts, axis=0)
+
+
+def _votes_from(
+    z: NDArray[np.float32], labels: Labels, cell: NDArray[np.int64] | None, start: int, votes: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Votes in the coordinates from `start` on; `votes` are those in all."""
+    if start == 0:
+        return votes
+    return _votes(z[:, start:], replace(labels, position=labels.position[:, start:]), cell)[0]
+
+
 def _own(classifier: NDArray[np.float32] | None, values: NDArray[np.float32] | None) -> NDArray[np.float64] | float:
     """Log likelihood ratios (n, C) of a modality's own representation; 0 without one."""
-    if classifier is None or values is None:
-        return 0.0
+    return 0.0 if classifier is None or values is None else _score(classifier, values)
+
+
+def _score(classifier: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float64]:
     score: NDArray[np.float64] = np.asarray(values @ classifier[:-1] + classifier[-1], dtype=np.float64)
     return score
+
+
+def _log_softmax(logit: NDArray[np.float64]) -> NDArray[np.float64]:
+    centred = logit - logit.max(axis=1, keepdims=True)
+    normalised: NDArray[np.float64] = centred - np.log(np.exp(centred).sum(axis=1, keepdims=True))
+    return normalised
 
 
 def _softmax(logit: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -262,7 +328,7 @@ def _discriminant(x: NDArray[np.float32], target: NDArray[np.float64]) -> NDArra
 
 
 def _temperatures(
-    votes: NDArray[np.float64], code: NDArray[np.int64], views: Views, labels: Labels, seed: int
+    told: Mapping[str, NDArray[np.float64]], code: NDArray[np.int64], views: Views, labels: Labels, seed: int
 ) -> dict[str, float]:
     """Temperature of each modality: by the held-out likelihood of its known labels, where it has enough of them.
 
@@ -275,13 +341,13 @@ def _temperatures(
     for modality, (rows, values) in views.items():
         labelled = np.flatnonzero(code[rows] >= 0)
         if len(labelled) >= _CALIBRATION[0]:
-            logit = votes[rows] + _held_out(votes[rows], code[rows], values)
+            logit = told[modality] + _held_out(told[modality], code[rows], values)
             chosen = _some(labelled, rng)
             out[modality] = _likeliest(logit[chosen], code[rows][chosen])
         elif values is not None and len(rows):
             chosen = _some(np.arange(len(rows)), rng)
             own = _own(labels.own[modality], values[chosen])
-            out[modality] = _as_confident(votes[rows][chosen] + own, votes[rows][chosen], labels)
+            out[modality] = _as_confident(told[modality][chosen] + own, told[modality][chosen], labels)
     return out
 
 
