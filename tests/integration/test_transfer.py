@@ -235,18 +235,19 @@ def test_votes_and_classifiers_of_all_spaces_have_equal_parts(starts):
 def test_without_a_representation_of_its_own_votes_decide():
     z, code = blobs(200)
     views = {"rna": (np.arange(100), None), "atac": (np.arange(100, 200), z[100:] ** 2)}
-    labels = fit_labels(z, code, NAMES, views, 0)
+    labels = fit_labels(z, code, NAMES, views, 0, starts=(0,))
     logit = labels.temperature["rna"] * _transfer._votes(z, labels)[0][:100]
     found = label_probabilities(z, replace(labels, reach=float("inf")), views)[:100]
     assert np.allclose(found, np.exp(softmax_logs(logit)), atol=1e-4)
-    assert fit_labels(z, code, NAMES, one_view(200), 0).linear == ()
+    assert fit_labels(z, code, NAMES, one_view(200), 0, starts=(0,)).linear == ()
+    assert fit_labels(z, code, NAMES, views, 0).linear == ()
 
 
 def test_the_classifier_sees_through_noise_in_many_coordinates():
     z, code = blobs(1200, 2.0, d=80)
     known, hidden = np.where(np.arange(1200) < 600, code, -1), np.arange(600, 1200)
     views = {"rna": (np.arange(600), None), "atac": (hidden, np.zeros((600, 1), np.float32))}
-    labels = fit_labels(z, known, NAMES, views, 0)
+    labels = fit_labels(z, known, NAMES, views, 0, starts=(0,))
     right = [
         (label_probabilities(z, labels, one)[hidden].argmax(1) == code[hidden]).mean()
         for one in (views, {m: (rows, None) for m, (rows, _) in views.items()})

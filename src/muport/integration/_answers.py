@@ -218,11 +218,11 @@ class Answers(MuDataModel):
     ) -> pd.Series | pd.DataFrame:
         """Predict the label of every cell from the labelled cells around it.
 
-        Votes of the nearest labelled cells in the integrated space are joined, where modalities have representations of
-        their own (``use_rep``) in other spaces, with linear classifiers in the integrated space and in the modality's
-        own, which learns from the labels of paired cells too. The confidence is calibrated on held-out labels; that of
-        cells in one modality, on paired cells placed by that modality alone. No cell votes for itself, but a cell whose
-        label is known has taught the classifiers.
+        Votes of the nearest labelled cells in the integrated space are joined with a classifier in the modality's own
+        representation (``use_rep``), where that is another space, which learns from the labels of paired cells too;
+        with paired cells, also with linear classifiers in the integrated space. The confidence is calibrated on
+        held-out labels; that of cells in one modality, on paired cells placed by that modality alone. No cell votes for
+        itself, but a cell whose label is known has taught the classifiers.
 
         Parameters
         ----------

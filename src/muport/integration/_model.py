@@ -454,7 +454,7 @@ def _with_labels(state: IntegrationState, placed: Rows, rows: Rows, options: Opt
     z = standardise(np.concatenate(moved), state.center, state.scale)
     labels = fit_labels(
         z, rows.label[cell], rows.labels, _views_of(parts), options.seed, cell, n_voting=len(placed.x),
-        starts=state.space.starts if isinstance(state.space, JointSpace) else (0,),
+        starts=state.space.starts if isinstance(state.space, JointSpace) else (),
     )  # fmt: skip
     return replace(state, labels=labels)
 

@@ -128,7 +128,7 @@ class Labels:
         beside, the first of those.
     linear
         (d - start + 1, C) weights of a linear classifier in each of those spaces, the last row the intercepts; they
-        hold log probabilities. Empty where no modality has a representation of its own.
+        hold log probabilities. Empty where no modality has a representation of its own, or no cell is in two.
     """
 
     names: tuple[str, ...]

@@ -41,7 +41,7 @@ def fit_labels(
     seed: int,
     cell: NDArray[np.int64] | None = None,
     n_voting: int | None = None,
-    starts: tuple[int, ...] = (0,),
+    starts: tuple[int, ...] = (),
 ) -> Labels:
     """Choose the voters, fit the classifiers, and calibrate.
 
@@ -62,7 +62,8 @@ def fit_labels(
     n_voting
         Rows that may vote come first; the others teach the classifiers and calibrate. All may by default.
     starts
-        Columns of `z` from which on it is a space of its own, the first of them 0; see :class:`Labels`.
+        Columns of `z` from which on it is a space of its own, in which a linear classifier is fitted beside the votes;
+        see :class:`Labels`. None where no cell is in several modalities: there nothing first-hand teaches it.
     """
     known = np.flatnonzero(code[:n_voting] >= 0)
     voters, weight = _voters(code[known], len(names), np.random.default_rng(seed))
@@ -72,7 +73,7 @@ def fit_labels(
     logit, _ = _votes(z, votes, cell)
     told = {modality: logit[rows] for modality, (rows, _) in views.items()}
     own = {modality: (rows, values) for modality, (rows, values) in views.items() if values is not None}
-    if own:
+    if own and starts:
         votes, both = _with_linear(z, code, votes, starts, cell, logit)
         told |= {modality: both[rows] for modality, (rows, _) in own.items()}
     classifiers = {m: _co_trained(told[m], code[rows], values) for m, (rows, values) in own.items()}
@@ -89,10 +90,10 @@ def label_probabilities(
     """Probabilities (n, C) of the labels of integrated rows; each row sums to 1.
 
     With v the votes of the neighbours and s the own classifier's log likelihood ratios, two views taken as independent
-    given the label, p is proportional to (v exp(s)) ** temperature. In a modality with an own classifier v is the
-    geometric mean of the votes and of a linear classifier, in each of the integrated spaces: votes follow any shape,
-    the classifier sees through noise that is alike in all labels. Beyond the reach of the labelled cells p is mixed
-    with the uniform distribution, so that a cell of an unknown type is not given a label with confidence.
+    given the label, p is proportional to (v exp(s)) ** temperature. In a joint space v is, for modalities with an own
+    classifier, the geometric mean of the votes and of a linear classifier, in each of its spaces: votes follow any
+    shape, the classifier sees through noise that is alike in all labels. Beyond the reach of the labelled cells p is
+    mixed with the uniform distribution, so that a cell of an unknown type is not given a label with confidence.
 
     Parameters
     ----------
@@ -107,7 +108,7 @@ def label_probabilities(
     """
     logit, distance = _votes(z, labels, cell)
     own = [rows for modality, (rows, values) in views.items() if values is not None and modality in labels.own]
-    if own:
+    if own and labels.linear:
         told, rows = _told(z, labels, cell, logit), np.concatenate(own)
         logit[rows] = told[rows]
     for modality, (rows, values) in views.items():
