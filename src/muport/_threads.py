@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +25,7 @@ def single_threaded() -> Iterator[None]:
 
     Nor can the number of threads then change a sum, and with it a result.
     """
-    with threadpool_limits(1), single_threaded_torch():
+    with _pools(len(sys.modules)).limit(limits=1), single_threaded_torch():
         yield
 
 
@@ -69,6 +71,12 @@ def each[Task, Result](
 def one_by_one[Task, Result](function: Callable[[Task], Result], tasks: Iterable[Task]) -> list[Result]:
     """The same on one thread."""
     return [function(task) for task in tasks]
+
+
+@lru_cache(maxsize=1)
+def _pools(n_modules: int) -> ThreadpoolController:
+    """Pools of threads of the libraries loaded: sought anew, in milliseconds, only where modules came since."""
+    return ThreadpoolController()
 
 
 def _cores() -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.spatial.distance import cdist
 
-from muport._threads import single_threaded
+from muport._threads import each, single_threaded
 from muport.gmm._coupled import Reference, canonical, couple, discriminants, pair_weights
 from muport.gmm._pairs import Couplings
 from muport.gmm._predict import Calibration, calibrate, held_out, inner_folds
@@ -256,7 +256,7 @@ def fit_candidates(
     def squared(left: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
         rests = [np.setdiff1d(np.arange(len(code)), rows) for rows in left]
         weights = np.array([pair_weights(code, rest) for rest in rests]).reshape(-1, 2, len(code), len(code))
-        return np.concatenate([view.squared(rests, weights) for view in views], axis=1)
+        return np.concatenate(each(lambda view: view.squared(rests, weights), views), axis=1)
 
     calibrations = calibrate(held_out(squared, code, folds), code)
     metrics = [metric for view in views for metric in view.metrics]
