@@ -284,7 +284,7 @@ def permuted(names: list[str], folds: dict[str, int]) -> list[list[object]]:
     return rows
 
 
-def timed(call: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
+def timed(call: Callable[[], object], repeats: int = 10) -> tuple[float, float]:
     """The least seconds, and processor seconds, of a few calls: what the machine can do when nothing else runs."""
     spent = []
     for _ in range(repeats):
