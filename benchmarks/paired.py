@@ -55,11 +55,13 @@ cell is the mean of its two. Each of its two stages is stopped at {GLUE_CAPPED} 
 """
 
 
-def muport_latent(found: Case, *, shared: bool, weights: dict[str, str] | None = None) -> NDArray[np.float32]:
-    """Our latent space of a case."""
+def muport_latent(
+    found: Case, *, shared: str | None = None, weights: dict[str, str] | None = None
+) -> NDArray[np.float32]:
+    """Our latent space of a case; `shared` is the space that modalities have in common."""
     from muport import Integration
 
-    keys = {"batch_key": found.batch_key, "shared_rep": "X_shared" if shared else None}
+    keys = {"batch_key": found.batch_key, "shared_rep": shared}
     Integration.setup_mudata(found.mdata, use_rep=found.use_rep, **keys)
     model = Integration(found.mdata)
     model.train(progress=False)
@@ -222,7 +224,7 @@ def paired_part(names: list[str], folder: Path, missing: bool) -> tuple[list[lis
         rna, other, key = found.mdata["rna"], found.mdata[found.second], found.batch_key
         peer = COUNTS_PEER[name]
         methods = {
-            "muport": lambda f=found: graph(muport_latent(f, shared=False, weights=weights)),
+            "muport": lambda f=found: graph(muport_latent(f, weights=weights)),
             "RNA alone": lambda a=rna, k=key: graph(muport_alone(a, "X_pca", k)),
             f"{found.second} alone": lambda a=other, f=found, k=key: graph(muport_alone(a, f.use_rep[f.second], k)),
             "RNA alone, raw": lambda a=rna: graph(a.obsm["X_pca"]),
@@ -286,7 +288,8 @@ def mosaic_part(shares: list[float], folder: Path, missing: bool) -> tuple[list[
             continue
         found = case("snare_mouse_cortex", share)
         methods = {
-            "muport": lambda f=found: muport_latent(f, shared=True),
+            "muport": lambda f=found: muport_latent(f, shared="X_shared"),
+            "muport, pp.shared_representation": lambda f=found: muport_latent(f, shared=_own_shared(f)),
             "Shared space": lambda f=found: _shared(f),
             "multivi": lambda f=found, s=share: _noted(
                 f"multivi at {s:.0%}", peer_latent(f, "multivi", s, folder, missing=missing), notes
@@ -296,7 +299,7 @@ def mosaic_part(shares: list[float], folder: Path, missing: bool) -> tuple[list[
             ),
         }
         if share > 0:
-            methods["muport, no shared space"] = lambda f=found: muport_latent(f, shared=False)
+            methods["muport, no shared space"] = lambda f=found: muport_latent(f)
         for method, call in methods.items():
             start = time.perf_counter()
             try:
@@ -307,6 +310,15 @@ def mosaic_part(shares: list[float], folder: Path, missing: bool) -> tuple[list[
             rows.append([method, f"{share:.0%}", *scores])
             print(*rows[-1], f"{time.perf_counter() - start:.0f} s", flush=True)
     return rows, notes
+
+
+def _own_shared(found: Case) -> str:
+    """Key of the space of RNA and gene activity that muport makes of the counts."""
+    from muport import datasets, pp
+
+    found.mdata["atac"].varm["gene_link"] = datasets.load(found.name)["atac"].varm["gene_link"]
+    pp.shared_representation(found.mdata, activity="gene_link", key_added="X_own")
+    return "X_own"
 
 
 def _shared(found: Case) -> NDArray[np.float32]:
