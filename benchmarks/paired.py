@@ -316,7 +316,8 @@ def _own_shared(found: Case) -> str:
     """Key of the space of RNA and gene activity that muport makes of the counts."""
     from muport import datasets, pp
 
-    found.mdata["atac"].varm["gene_link"] = datasets.load(found.name)["atac"].varm["gene_link"]
+    source, atac = datasets.load(found.name)["atac"], found.mdata["atac"]
+    atac.varm["gene_link"], atac.uns["gene_link_genes"] = source.varm["gene_link"], source.uns["gene_link_genes"]
     pp.shared_representation(found.mdata, activity="gene_link", key_added="X_own")
     return "X_own"
 
