@@ -41,8 +41,8 @@ neighbours of its type (no clustering). Representations by one recipe (`shared/d
 its first component. No method sees labels. muport: `Integration` with two modalities; RNA and second modality alone:
 `Integration` with one, and the representation as it is (raw). WNN: muon's, on the representations (its graph is what
 Leiden sees; purity by its distances). MOFA: mofapy2, 15 factors, on the logs of all genes and, of ATAC, log TF-IDF of
-the peaks in 1 % of the cells, or the proteins' CLR. MultiVI and totalVI: on counts, as `_paired_peers.py` says; a dash: not
-trained.
+the peaks in 1 % of the cells, or the proteins' CLR. MultiVI and totalVI: on counts, as `_paired_peers.py`
+says; a dash: not trained.
 """
 MOSAIC_NOTE = f"""\
 snare_mouse_cortex. A share of the cells is paired; the others are two cells each, one in each modality, under other
@@ -52,7 +52,8 @@ among cells with one modality ({FEW} at most; 1 is best). At 0 % nothing is pair
 is integrated; with fewer pairs than 30 the same. "Shared space": that space as it is. scGLUE (0.4.1): as in its
 tutorial (negative binomials, PCA and LSI of 100 components, all genes, peaks guided by the genes they are linked to),
 with the peaks in 1 % of the cells, batches as its batches, and its model of paired cells where there are any; a paired
-cell is the mean of its two. Each of its two stages is stopped at {GLUE_CAPPED} epochs (its own limit is 166 to 265). A dash: not trained.
+cell is the mean of its two. Each of its two stages is stopped at {GLUE_CAPPED} epochs (its own limit is 166 to 265).
+A dash: not trained.
 """
 
 
