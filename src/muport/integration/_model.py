@@ -446,16 +446,15 @@ def _with_labels(state: IntegrationState, placed: Rows, rows: Rows, options: Opt
     # types are set apart, which would be taught by the labels that confidence is checked on
     plain = replace(state, sharpness=0.0, types=None)
     parts, cell = [placed], placed.cell
+    starts: tuple[int, ...] = ()
     if isinstance(state.space, JointSpace):
+        starts = state.space.starts
         alone, whole = apart(rows)
         if len(whole):
             parts, cell = [placed, place(alone, state.space).rows], np.concatenate([cell, whole])
     moved = [transform(one.x, _codes(one, state), plain, device=options.search_device) for one in parts]
     z = standardise(np.concatenate(moved), state.center, state.scale)
-    labels = fit_labels(
-        z, rows.label[cell], rows.labels, _views_of(parts), options.seed, cell, n_voting=len(placed.x),
-        starts=state.space.starts if isinstance(state.space, JointSpace) else (),
-    )  # fmt: skip
+    labels = fit_labels(z, rows.label[cell], rows.labels, _views_of(parts), options.seed, cell, len(placed.x), starts)
     return replace(state, labels=labels)
 
 
