@@ -178,7 +178,9 @@ def _fit(
     out = Output(len(problems), int(number.max()), d, settings)
     kind = problems.k * 2 + (restart > 0)
     features = n_features(d, settings.covariance_type == "full")
-    budget = block_budget(clouds.x.device.type)
+    # two blocks or more, on whatever machine: cores share the work, and the result does not depend on their number
+    half = -(-int(clouds.size[patient].sum()) * features // 2)
+    budget = min(block_budget(clouds.x.device.type), half)
     with single_thread(int(clouds.size.max()) * features) as alone:
         parts = blocks(clouds.size[patient], kind, np.full(len(problems), features), budget)
         # blocks fill rows of their own, so that their order does not matter
