@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
-#: Counts of a cell after normalisation.
-_TARGET = 1e4
 #: Standardised values are cut off here, so that single genes of single cells do not make a component.
 _MAX_SCALED = 10
 
@@ -45,9 +43,9 @@ def prepare(
 ) -> anndata.AnnData | mudata.MuData | None:
     """Take counts to representations: RNA by scanpy's usual steps, and in a MuData also peaks and proteins.
 
-    RNA: ``normalize_total`` (10,000 counts a cell), ``log1p``, ``highly_variable_genes``, ``scale`` (on a copy: ``X``
-    keeps the log values of all genes), ``pca`` of the variable genes, ``neighbors``, ``umap``, and, if a root is named,
-    :func:`pseudotime`. The other modalities of a MuData keep their ``X``: peaks get ``obsm["X_lsi"]`` by
+    RNA: ``normalize_total`` (to the median of the cells' counts), ``log1p``, ``highly_variable_genes``, ``scale`` (on a
+    copy: ``X`` keeps the log values of all genes), ``pca`` of the variable genes, ``neighbors``, ``umap``, and, if a
+    root is named, :func:`pseudotime`. The other modalities of a MuData keep their ``X``: peaks get ``obsm["X_lsi"]`` by
     :func:`iterative_lsi`, proteins ``layers["clr"]`` (log values less the cell's mean) and ``obsm["X_pca"]``. Where
     gene activity can be had (from `annotation`, or as :func:`shared_representation` finds it), RNA and peaks get
     ``obsm["X_shared"]``. A modality that has its representation already, or holds no counts, is left as it is unless
@@ -167,7 +165,8 @@ def _normalised(part: anndata.AnnData) -> anndata.AnnData:
     x: Any = part.X
     values = x.astype(np.float32)
     work = anndata.AnnData(values, obs=pd.DataFrame(index=part.obs_names), var=pd.DataFrame(index=part.var_names))
-    sc.pp.normalize_total(work, target_sum=_TARGET)
+    # to the median: a target far above it makes the logs say little but whether a gene was seen
+    sc.pp.normalize_total(work)
     sc.pp.log1p(work)
     return work
 
