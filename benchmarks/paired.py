@@ -53,7 +53,8 @@ snare_mouse_cortex. A share of the cells is paired; the others are two cells eac
 names. Accuracy: {K} nearest cells with RNA vote for the cells with ATAC alone, in the latent space without labels.
 FOSCTTM: mean share of cells closer than the true partner (.5: chance). iLISI and kBET: scib-metrics', of the modality
 among cells with one modality ({FEW} at most; 1 is best). At 0 % nothing is paired and the shared space (gene activity)
-is integrated; with fewer pairs than 30 the same. "Shared space": that space as it is. scGLUE (0.4.1): as in its
+is integrated; with fewer pairs than 30 the same. "pp.shared_representation": that space made by muport; "prepared":
+the modalities' own representations too (`pp.prepare`). "Shared space": the space as it is. scGLUE (0.4.1): as in its
 tutorial (negative binomials, PCA and LSI of 100 components, all genes, peaks guided by the genes they are linked to),
 with the peaks in 1 % of the cells, batches as its batches, and its model of paired cells where there are any; a paired
 cell is the mean of its two. Each of its two stages is stopped at {GLUE_CAPPED} epochs (its own limit is 166 to 265).
@@ -316,6 +317,7 @@ def mosaic_part(shares: list[float], folder: Path, missing: bool) -> tuple[list[
         methods = {
             "muport": lambda f=found: muport_latent(f, shared="X_shared"),
             "muport, pp.shared_representation": lambda f=found: muport_latent(f, shared=_own_shared(f)),
+            "muport, prepared": lambda s=share: _all_own(s),
             "Shared space": lambda f=found: _shared(f),
             "multivi": lambda f=found, s=share: _noted(
                 f"multivi at {s:.0%}", peer_latent(f, "multivi", s, folder, missing=missing), notes
@@ -346,6 +348,12 @@ def _own_shared(found: Case) -> str:
     atac.varm["gene_link"], atac.uns["gene_link_genes"] = source.varm["gene_link"], source.uns["gene_link_genes"]
     pp.shared_representation(found.mdata, activity="gene_link", key_added="X_own")
     return "X_own"
+
+
+def _all_own(share: float) -> NDArray[np.float32]:
+    """Our latent space from representations and a shared space that muport makes of the counts."""
+    found = prepared(case("snare_mouse_cortex", share))
+    return muport_latent(found, shared=_own_shared(found))
 
 
 def _shared(found: Case) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from muport.data import Setup, read_rows
 from muport.integration import Integration
 from muport.integration._bridge import Bridge
 from muport.integration._joint import JointSpace
+from muport.integration._shared import SharedSpace
 from muport.integration._space import apart, find_space, known_group, place
 from muport.neighbors import knn
 
@@ -300,6 +301,20 @@ def hard(share: float, n: int = 500, seed: int = 0) -> tuple[MuData, pd.Series]:
     mods["rna"].obs["cell_type"] = np.array(list("ABCDEF"))[kind]
     truth = pd.Series(np.array(list("ABCDEF"))[kind], mods["atac"].obs_names)
     return MuData(mods), truth[round(0.6 * n) :]
+
+
+def test_own_representations_steady_a_shared_space_unless_a_reference_stays():
+    mdata, _ = hard(0.0)
+    setup(mdata, shared_rep="X_shared")
+    model = Integration(mdata, reference="rna", sharpen=0.0)
+    rows = model._rows()
+    space = find_space(rows, seed=0, device="cpu")
+    assert isinstance(space, SharedSpace)
+    assert not np.allclose(place(rows, space).rows.x, rows.x, atol=0.1)
+    assert find_space(rows, seed=0, device="cpu", steady=False) is None
+    model.train(**QUIET)
+    z = pd.DataFrame(model.get_latent_representation(), mdata.obs_names).loc[mdata["rna"].obs_names]
+    assert np.array_equal(z, mdata["rna"].obsm["X_shared"])
 
 
 @pytest.mark.slow

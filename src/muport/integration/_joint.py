@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Embedded", "JointSpace", "embed", "fit_joint", "latent", "split"]
+__all__ = ["Embedded", "JointSpace", "embed", "fit_joint", "latent", "scaling", "split", "standardised"]
 
 _BLOCK = 2**14  # cells embedded together
 _SHARED = 0.01, 0.9  # least and most part of the shared coordinates in the squared distances
@@ -118,9 +118,9 @@ def fit_joint(
     names = tuple(views)
     if len(names) < 2:
         raise ValueError(f"a joint space needs at least two modalities, but there is only {list(names)}.")
-    scaling = {m: _scaling(views[m]) for m in names}
-    center, scale = {m: one[0] for m, one in scaling.items()}, {m: one[1] for m, one in scaling.items()}
-    x = {m: _standardised(views[m], center[m], scale[m]) for m in names}
+    parts = {m: scaling(views[m]) for m in names}
+    center, scale = {m: one[0] for m, one in parts.items()}, {m: one[1] for m, one in parts.items()}
+    x = {m: standardised(views[m], center[m], scale[m]) for m in names}
     routes = fit_routes(x, cell, len(batch), shared, random_state)
     told, usual = told_by_modality(x, cell, batch, random_state)
     space = JointSpace(names, center, scale, routes, flat_weights(usual, sum(one.shape[1] for one in x.values())))
@@ -174,7 +174,7 @@ def embed(
         x[m] = np.zeros((n_cells, len(space.center[m])), np.float32)
         if m in views:
             observed[cell[m], i] = True
-            x[m][cell[m]] = _standardised(views[m], space.center[m], space.scale[m])
+            x[m][cell[m]] = standardised(views[m], space.center[m], space.scale[m])
     s = spread_shared(space.routes, shared, cell, n_cells) if shared else None
     width = sum(one.shape[1] for one in x.values())
     z, weight = np.zeros((n_cells, width + _width_beside(space)), np.float32), observed.astype(np.float32)
@@ -295,14 +295,14 @@ def _joined(
     return z
 
 
-def _scaling(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+def scaling(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
     """Mean and root mean square distance to it, summed in an order that does not depend on that of the cells."""
     rows = x[ordered(x)]
     center = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
     return center, _spread(rows - center, float(np.abs(center).max(initial=0)))
 
 
-def _standardised(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+def standardised(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
     return np.ascontiguousarray((x - center) / np.float32(scale), np.float32)
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Integration"]
 
 _ALGORITHMS = {"shared": fit, "scbiot": fit_scbiot}
+_MET_HALFWAY = ("auto", "union")  # references that leave no group in place
 _HISTORY = ("theta", "move", "change")
 _MOST_ROWS = 500_000  # that are fitted whole; of more, a sample of each group is
 
@@ -82,7 +83,8 @@ class Integration(Answers):
     reference
         ``"auto"`` and ``"union"`` let all groups meet half-way; ``"largest"`` keeps the largest group (batch of a
         modality) in place, and the name of a batch, or of a modality beside others, keeps that one in place. Sharpening
-        acts on all cells: with ``sharpen=0`` the reference does not move at all.
+        acts on all cells: with ``sharpen=0`` the reference does not move at all, so that a shared representation of
+        unpaired modalities is taken as it is; otherwise their own representations take noise from it.
     algorithm
         ``"shared"``, or ``"scbiot"`` for the scBIOT paper's loop with its mathematics repaired, which scores lower.
     refine
@@ -156,7 +158,7 @@ class Integration(Answers):
 
     def _check_reference(self, reference: str) -> str:
         modalities = self._modalities if len(self._modalities) > 1 else ()
-        known = ("auto", "union", "largest", *self._batches, *modalities)
+        known = (*_MET_HALFWAY, "largest", *self._batches, *modalities)
         if reference not in known:
             raise ValueError(f"reference={reference!r} is unknown: use one of {', '.join(map(repr, known))}.")
         return reference
@@ -290,7 +292,8 @@ class Integration(Answers):
         _, _, device = parse_device_args(accelerator, devices, return_device="torch", validate_single_device=True)
         rows = self._rows()
         with single_threaded():
-            space = find_space(rows, seed=int(random_state), device=str(device))
+            steady = self._reference in _MET_HALFWAY
+            space = find_space(rows, seed=int(random_state), device=str(device), steady=steady)
             placed = place(rows, space)
             options = Options(int(max_iter), approximate, (), random_state, str(device))
             found = self._fit(placed.rows, options, progress)
@@ -359,7 +362,7 @@ class Integration(Answers):
     def _fixed_groups(self, rows: Rows) -> tuple[int, ...]:
         """Codes of the groups that stay in place."""
         wanted = self._reference
-        if wanted in ("auto", "union"):
+        if wanted in _MET_HALFWAY:
             return ()
         if wanted == "largest":
             return (int(np.bincount(rows.group).argmax()),)

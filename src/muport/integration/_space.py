@@ -9,6 +9,7 @@ import numpy as np
 
 from muport.integration._bridge import Bridge, cross, fit_bridge
 from muport.integration._joint import JointSpace, embed, fit_joint, latent, split
+from muport.integration._shared import SharedSpace, fit_shared, steadied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
     from muport.data import Rows
 
+type Space = JointSpace | SharedSpace | Bridge
+
 __all__ = [
     "Placed",
+    "Space",
     "apart",
     "cells_of",
     "find_space",
@@ -50,12 +54,13 @@ class Placed:
 
 
 def find_space(
-    rows: Rows, *, seed: int, device: str, progress: Callable[[str], None] = lambda _: None
-) -> JointSpace | Bridge | None:
-    """Learn the space that the modalities meet in: None where they share one already.
+    rows: Rows, *, seed: int, device: str, steady: bool = True, progress: Callable[[str], None] = lambda _: None
+) -> Space | None:
+    """Learn the space that the modalities meet in: None where they share one and have no other.
 
     With 30 cells or more in two modalities, and so on until all hang together, it is learnt from those cells. Without,
-    it is the shared representation, and where there is none, it is found by the modalities' geometry alone.
+    it is the shared representation, steadied by each modality's own, and where there is none, it is found by the
+    modalities' geometry alone.
 
     Parameters
     ----------
@@ -65,6 +70,8 @@ def find_space(
         Seed.
     device
         Torch device.
+    steady
+        Whether own representations take noise from a shared one.
     progress
         Called with the name of each stage.
 
@@ -82,14 +89,14 @@ def find_space(
             *_views(rows), _batch_of_cell(rows), shared=_cut(rows, rows.x) if shared else None, random_state=seed
         )
     if shared:
-        return None
+        return fit_shared(_views(rows)[0], _cut(rows, rows.x), seed) if steady and _separate(rows) else None
     own = {name: values for name, values in rows.own.items() if values is not None}
     if empty := [name for name, values in own.items() if len(values) == 0]:
         raise ValueError(f"modality {empty[0]!r} has no cells: leave it out of use_rep.")
     return fit_bridge(own, random_state=seed, device=device, progress=progress)
 
 
-def place(rows: Rows, space: JointSpace | Bridge | None) -> Placed:
+def place(rows: Rows, space: Space | None) -> Placed:
     """Bring rows, of any of the modalities, into the space; each goes there by itself.
 
     Parameters
@@ -101,6 +108,8 @@ def place(rows: Rows, space: JointSpace | Bridge | None) -> Placed:
     """
     if space is None:
         return Placed(rows)
+    if isinstance(space, SharedSpace):
+        return Placed(replace(rows, x=_steadied(rows, space)))
     if isinstance(space, Bridge):
         own = {name: values for name, values in _views(rows)[0].items() if len(values)}
         return Placed(replace(rows, x=np.concatenate([cross(space, name, values) for name, values in own.items()])))
@@ -135,7 +144,7 @@ def apart(rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
     return separate, cell
 
 
-def cells_of(y: NDArray[np.float32], placed: Placed, space: JointSpace | Bridge | None) -> NDArray[np.float32]:
+def cells_of(y: NDArray[np.float32], placed: Placed, space: Space | None) -> NDArray[np.float32]:
     """(n_cells, D) integrated cells from integrated rows; in a joint space each modality by its weight in the cell."""
     cells: NDArray[np.float32] = placed.rows.to_cells(y)
     if placed.weights is None or not isinstance(space, JointSpace):
@@ -144,7 +153,7 @@ def cells_of(y: NDArray[np.float32], placed: Placed, space: JointSpace | Bridge 
 
 
 def views_of_network(
-    y: NDArray[np.float32], placed: Placed, space: JointSpace | Bridge | None, by_modality: bool
+    y: NDArray[np.float32], placed: Placed, space: Space | None, by_modality: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """What the two views of the network are made of: the integrated cells, or the corrected modalities.
 
@@ -179,6 +188,15 @@ def known_group(name: str, groups: tuple[str, ...]) -> str | None:
         if found and same == batch and modalities_of_kind(kind) < modalities_of_kind(wider):
             return other
     return None
+
+
+def _steadied(rows: Rows, space: SharedSpace) -> NDArray[np.float32]:
+    own, x = _views(rows)[0], rows.x.copy()
+    for code, name in enumerate(rows.modalities):
+        mine = rows.modality == code
+        if mine.any() and name in space.told:
+            x[mine] = steadied(space, name, own[name], x[mine])
+    return x
 
 
 def _separate(rows: Rows) -> bool:

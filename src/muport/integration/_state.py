@@ -14,6 +14,7 @@ from muport.integration._bridge import Bridge  # noqa: TC001
 from muport.integration._joint import JointSpace  # noqa: TC001
 from muport.integration._prototypes import NEIGHBORS, soft_assign
 from muport.integration._refine import Network  # noqa: TC001
+from muport.integration._shared import SharedSpace  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,7 +191,7 @@ class IntegrationState:
     reference: Reference
     evidence: float
     labels: Labels | None = None
-    space: JointSpace | Bridge | None = None
+    space: JointSpace | SharedSpace | Bridge | None = None
     batches: tuple[str, ...] = ()
     network: Network | None = None
     neighbors: int = NEIGHBORS
