@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedSpace", "fit_shared", "steadied"]
 
-_TOLD = 0.5  # part of what the own representation tells; the rest is the measurement itself
+_TOLD = 1 / 3  # part of what the own representation tells; the rest is the measurement itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +47,8 @@ def fit_shared(
     """Fit the steadied space of modalities that share coordinates and have representations of their own.
 
     Few features are shared, and one cell's values of them are mostly noise, but its own representation knows them from
-    all features: E[s | x], by ridge regression, has less noise, and lacks what x does not know. So a cell gets the mean
-    of both. Each axis is then stretched, in each modality, to its geometric mean spread over modalities: an axis of
+    all features: E[s | x], by ridge regression, has less noise, and lacks what x does not know, rare types first. So a
+    cell gets two thirds of s and one of E[s | x]. Each axis is then stretched, in each modality, to its geometric mean spread over modalities: an axis of
     which one modality knows nothing shrinks in all.
 
     Parameters
