@@ -14,6 +14,8 @@ def test_held_out_patients_are_told(model):
     assert np.allclose(found.probabilities.sum(1), 1)
     low, high = found.intervals["balanced_accuracy"]
     assert low <= found.balanced_accuracy <= high
+    condition = model.adata.obs.groupby("sample", observed=True)["condition"].first()
+    assert np.array(found.conditions)[found.condition].tolist() == condition.loc[list(found.samples)].tolist()
 
 
 def test_permuted_conditions_are_chance(drawn, set_up):

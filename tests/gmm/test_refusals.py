@@ -75,6 +75,9 @@ def test_bad_setups(small, kind):
 BAD_CALLS = {
     "k of none": (lambda m: m.fit_gmm(k_comps=0), ValueError, "k_comps=0"),
     "k as a word": (lambda m: m.fit_gmm(k_comps="many"), ValueError, "k_comps='many'"),
+    "k broken": (lambda m: m.fit_gmm(k_comps=2.0), ValueError, r"k_comps=2\.0"),
+    "seed": (lambda m: m.fit_gmm(k_comps=2, random_state=-1), ValueError, "random_state=-1"),
+    "no seed": (lambda m: m.fit_gmm(k_comps=2, random_state=None), ValueError, "random_state=None"),
     "k repeated": (lambda m: m.fit_gmm(k_comps=[2, 2]), ValueError, "distinct"),
     "no candidates": (lambda m: m.fit_gmm(k_comps=[]), ValueError, r"k_comps=\[\]"),
     "sharing": (lambda m: m.fit_gmm("both"), ValueError, "component_sharing='both'.*'global'"),
@@ -110,6 +113,12 @@ def test_bad_fits(bare, kind):
 
 BAD_ASKED = {
     "ridge": (lambda m: m.train_gmm(ridge=-1.0), ValueError, r"ridge=-1\.0"),
+    "no ridge": (lambda m: m.train_gmm(ridge=[]), ValueError, r"ridge=\[\]"),
+    "offset": (lambda m: m.train_gmm(offset="yes"), ValueError, "offset='yes'"),
+    "seed": (lambda m: m.train_gmm(random_state=-1), ValueError, "random_state=-1"),
+    "seed of directions": (lambda m: m.get_sample_distances("sliced", random_state=-1), ValueError, "random_state=-1"),
+    "coordinates as a word": (lambda m: m.get_sample_embedding("2"), ValueError, "n_components='2'"),
+    "NaN loadings": (lambda m: m.rank_features(np.full((5, 5), np.nan), list("abcde")), ValueError, "5 features"),
     "tau": (lambda m: m.train_gmm(tau=0.0), ValueError, r"tau=0\.0"),
     "mix": (lambda m: m.train_gmm(mix=(0.5, 1.5)), ValueError, r"mix=1\.5"),
     "norm": (lambda m: m.train_gmm(method="triplet", reg_type="max"), ValueError, "reg_type='max'.*'nuc'"),

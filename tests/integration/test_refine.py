@@ -166,6 +166,13 @@ def test_few_cells(n):
     assert np.isfinite(refine(network, y, np.zeros(n, int))).all()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 9, 10, 11, 20])
+def test_any_number_of_steps(steps):
+    y, batch, _ = draw(60)
+    found = fit_network(y, batch, 2, max_epochs=steps, batch_size=64, accelerator="cpu")
+    assert np.isfinite(refine(found.network, y, batch)).all()
+
+
 def test_a_last_minibatch_of_one_cell_and_coordinates_that_do_not_vary():
     y, batch, _ = draw(65)
     y[:, 2] = 4.0

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from mudata import MuData
+from mudata import MuData, read_h5mu
 
 from muport.data import Setup, read_rows
 from muport.integration import Integration
@@ -181,7 +181,7 @@ def test_imputation_of_new_cells(partly):
     assert not alone.obs["measured"].any()
 
 
-def test_imputation_of_sparse_values_stays_sparse():
+def test_imputation_of_sparse_values_stays_sparse(tmp_path):
     from scipy import sparse
 
     mdata = multiome()
@@ -193,6 +193,14 @@ def test_imputation_of_sparse_values_stays_sparse():
     once, twice = model.impute("atac").X, model.impute("atac", layer="twice").X
     assert sparse.issparse(once)
     assert np.allclose(2 * once.toarray(), twice.toarray())
+    with pytest.raises(KeyError, match=r"'typo' .* \['twice'\]"):
+        model.impute("atac", layer="typo")
+    mdata.write(tmp_path / "cells.h5mu")
+    backed = read_h5mu(tmp_path / "cells.h5mu", backed="r")
+    setup(backed)
+    model = Integration(backed)
+    model.train(max_iter=2, **QUIET)
+    assert np.allclose(model.impute("atac").X.toarray(), once.toarray())
 
 
 def test_imputation_refuses(partly):

@@ -7,10 +7,11 @@ import platform
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import anndata
 import mudata
+import numpy as np
 import torch
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
@@ -21,9 +22,6 @@ from muport.data._files import data_path, read_model, write_model
 from muport.data._rows import Rows, read_rows
 from muport.data._setup import Setup
 from muport.data._state import pack, state_classes, unpack
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _PACKAGES = ("muport", "scvi-tools", "anndata", "mudata", "numpy", "torch", "safetensors")
 _DATA_FILES = {mudata.MuData: "mdata.h5mu", anndata.AnnData: "adata.h5ad"}
@@ -71,6 +69,19 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
         self.state_: Any = None
         self.settings_: dict[str, Any] = {}
         self._model_summary_string = f"{type(self).__name__} model"
+
+    @staticmethod
+    def _device(accelerator: str, devices: int | str) -> torch.device:
+        """Return the one device that scvi-tools' words name."""
+        found: torch.device = parse_device_args(
+            accelerator, devices, return_device="torch", validate_single_device=True
+        )[2]
+        return found
+
+    @staticmethod
+    def _check_seed(random_state: int) -> None:
+        if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
+            raise ValueError(f"random_state={random_state!r} must be an integer of at least 0.")
 
     @property
     def _setup(self) -> Setup:
@@ -199,7 +210,7 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
         ValueError
             If it is of another class or of a newer version, was changed or damaged, or `adata` do not fit it.
         """
-        _, _, torch_device = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
+        torch_device = cls._device(accelerator, device)
         folder = Path(dir_path)
         document, tensors = read_model(folder, prefix or "")
         if document["class"] != cls.__name__:

@@ -44,6 +44,9 @@ class CohortMixin:
 
         def _fitted(self) -> GMMState: ...
 
+        @staticmethod
+        def _check_seed(random_state: int) -> None: ...
+
         def get_responsibilities(self) -> NDArray[np.float32]: ...
 
     @abstractmethod
@@ -102,6 +105,7 @@ class CohortMixin:
         ValueError
             If the metric is unknown, or ``"learnt"`` before `train_gmm`.
         """
+        self._check_seed(random_state)
         state = self._fitted()
         w = self._w(learnt)
         if metric == "mw2":
@@ -145,8 +149,8 @@ class CohortMixin:
         """
         state = self._fitted()
         n = len(state.samples)
-        if not 1 <= n_components <= n:
-            raise ValueError(f"n_components={n_components} must be between 1 and {n}, the number of patients.")
+        if not isinstance(n_components, int | np.integer) or not 1 <= n_components <= n:
+            raise ValueError(f"n_components={n_components!r} must be a number from 1 to {n}, that of the patients.")
         chosen: Distance = metric or ("mw2" if state.classifier is None else "learnt")
         squared = np.square(self.get_sample_distances(chosen).to_numpy())
         centre = np.eye(n) - 1 / n

@@ -46,7 +46,7 @@ def axis_loadings(w: ArrayLike, loadings: ArrayLike) -> NDArray[np.float64]:
     Raises
     ------
     ValueError
-        If the dimensions differ.
+        If the dimensions differ, or an entry is not finite.
 
     Examples
     --------
@@ -56,6 +56,9 @@ def axis_loadings(w: ArrayLike, loadings: ArrayLike) -> NDArray[np.float64]:
     metric, matrix = np.asarray(w, dtype=np.float64), np.asarray(loadings, dtype=np.float64)
     if metric.ndim != 2 or matrix.ndim != 2 or metric.shape[1] != matrix.shape[1]:
         raise ValueError(f"w {metric.shape} and loadings {matrix.shape} must be (axes, d) and (features, d).")
+    bad = ~np.isfinite(matrix).all(axis=1)
+    if bad.any():
+        raise ValueError(f"loadings have NaN or infinite entries for {int(bad.sum())} features: leave these out.")
     return matrix @ metric.T
 
 

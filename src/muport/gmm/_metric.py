@@ -267,7 +267,7 @@ def fit_candidates(
 
 
 def _several(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, (Sequence, np.ndarray)) else (value,)
+    return tuple(value) if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) else (value,)
 
 
 def _check(
@@ -282,6 +282,13 @@ def _check(
         raise ValueError(f"method={method!r} is unknown: use one of {', '.join(map(repr, _METHODS))}.")
     if not 1 <= n_comps:
         raise ValueError(f"n_comps={n_comps} must be at least 1 (at most the {d} coordinates are used).")
+    for name, values in grid.items():
+        if not values:
+            raise ValueError(f"{name}={list(values)} is empty: give one value or several.")
+    for name in ("offset", "bures"):
+        for value in grid[name]:
+            if value not in (False, True):
+                raise ValueError(f"{name}={value!r} must be True or False, or both.")
     for name, low, high in (("ridge", 0, np.inf), ("tau", 0, 1), ("mix", 0, 1)):
         for value in grid[name]:
             if not low <= value <= high or (name == "tau" and value == 0):

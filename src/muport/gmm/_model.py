@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from scvi.model._utils import parse_device_args
 
 from muport.data import MuDataModel, Setup, read_rows, register
 from muport.gmm._answers import CohortMixin
@@ -233,7 +232,8 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         )  # fmt: skip
         if gmm_key is not None and (not isinstance(gmm_key, str) or not gmm_key):
             raise TypeError(f"gmm_key={gmm_key!r} must be a key to write to, or None to write nothing.")
-        _, _, device = parse_device_args(accelerator, devices, return_device="torch", validate_single_device=True)
+        self._check_seed(random_state)
+        device = self._device(accelerator, devices)
         settings = {name: given[name] for name in names}
         rows = self._rows()
         sample = sample_of(rows)
@@ -319,6 +319,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
             If fewer than two conditions are known, or an option is out of range.
         """
         state: GMMState = self._fitted()
+        self._check_seed(random_state)
         check_metric(n_comps, method, n_states)
         training = {
             "alpha": alpha, "reg": reg, "reg_type": reg_type, "lr": lr, "max_iter": max_iter,

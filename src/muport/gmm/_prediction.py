@@ -32,6 +32,7 @@ __all__ = ["METRIC_SETTINGS", "PredictionMixin", "check_metric", "sample_of", "w
 #: Settings of the metric that a search may vary.
 METRIC_SETTINGS = ("bures", "method", "mix", "n_comps", "n_states", "offset", "ridge", "tau", "training")
 _PREFIX = "fitter__"
+_AXES = (1, 2, 5)  # tried by default
 _METHODS = ("fisher", "nca", "triplet")
 
 
@@ -45,6 +46,9 @@ class PredictionMixin:
         _setup: Setup
 
         def _fitted(self) -> GMMState: ...
+
+        @staticmethod
+        def _check_seed(random_state: int) -> None: ...
 
         def _rows(
             self,
@@ -114,7 +118,8 @@ class PredictionMixin:
 
         Returns
         -------
-        Probabilities, scores with 95 % intervals, and the confusion matrix, in the order of the samples.
+        Probabilities, scores with 95 % intervals, and the confusion matrix, of the patients of known condition
+        (``samples``) and of the ``conditions``, in order.
 
         Raises
         ------
@@ -125,14 +130,16 @@ class PredictionMixin:
         """
         x, sample, condition, group = self._labelled(group_key)
         settings, metric = self._fold_settings()
-        return cross_validate(
+        self._check_seed(random_state)
+        found = cross_validate(
             x, sample, condition, group=group, fitter=fitter(settings, self._weighted), n_folds=n_folds,
             n_permutations=n_permutations, random_state=random_state, **metric,
         )  # fmt: skip
+        return self._named(found)
 
     def tune(
         self,
-        grid: Mapping[str, Sequence[Any]],
+        grid: Mapping[str, Sequence[Any]] | None = None,
         n_folds: int | None = 5,
         n_inner: int = 5,
         group_key: str | None = None,
@@ -145,7 +152,7 @@ class PredictionMixin:
         grid
             Name -> values: settings of :meth:`train_gmm` (``"n_comps"``, ``"ridge"`` ...; those of the polishing as
             dicts under ``"training"``), and of :meth:`fit_gmm` with the prefix ``"fitter__"`` (``"fitter__k_comps"``).
-            Other settings are those of the last calls of these two.
+            Other settings are those of the last calls of these two. By default ``{"n_comps": (1, 2, 5)}``.
         n_folds, n_inner
             Outer and inner folds; the choice of an outer fold never sees its patients.
         group_key, random_state
@@ -160,6 +167,8 @@ class PredictionMixin:
         KeyError, ValueError
             If the grid is empty or has an unknown name, or as for :meth:`cross_validate`.
         """
+        self._check_seed(random_state)
+        grid = {"n_comps": _AXES} if grid is None else grid
         x, sample, condition, group = self._labelled(group_key)
         settings, metric = self._fold_settings()
         _check_grid(grid, settings)
@@ -170,7 +179,13 @@ class PredictionMixin:
             random_state=random_state,
         )  # fmt: skip
         best, *chosen = ({name: one[name] for name in grid} for one in (found.best, *found.chosen))
-        return replace(found, best=best, chosen=chosen, table=found.table.drop(columns=list(kept)))
+        table = found.table.drop(columns=list(kept))
+        return replace(found, best=best, chosen=chosen, table=table, outer=self._named(found.outer))
+
+    def _named(self, found: CrossValidation) -> CrossValidation:
+        """With the names of its patients and conditions."""
+        state = self._fitted()
+        return replace(found, samples=tuple(state.samples[i] for i in self._known()), conditions=state.conditions)
 
     @property
     def _weighted(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -311,7 +312,7 @@ def _split(
 
 def _candidates(k_comps: int | Sequence[int] | None) -> tuple[tuple[int, ...], bool]:
     """Numbers of components to try, and whether there is anything to choose."""
-    several = k_comps is None or not isinstance(k_comps, int | np.integer)
+    several = k_comps is None or not isinstance(k_comps, numbers.Number)
     listed = DEFAULT_COMPONENTS if k_comps is None else k_comps if several else (k_comps,)
     candidates: tuple[Any, ...] = tuple(cast("Sequence[Any]", listed))
     whole = all(isinstance(k, int | np.integer) and not isinstance(k, bool) for k in candidates)

@@ -55,6 +55,8 @@ class CrossValidation:
         (F, 4) shares of the state, spread, composition and unlearnt mixture distances in each fold's prediction.
     null
         (R, 2) balanced accuracy and area under the curve with permuted conditions; (0, 2) without permutations.
+    samples, conditions
+        Names of the P patients and of the C conditions, where they have names.
     """
 
     probabilities: NDArray[np.float64]
@@ -66,6 +68,8 @@ class CrossValidation:
     intervals: dict[str, tuple[float, float]]
     families: NDArray[np.float64]
     null: NDArray[np.float64]
+    samples: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
 
     @property
     def confusion(self) -> NDArray[np.int64]:

@@ -314,11 +314,13 @@ def _part(data: Any, modality: str) -> Any:
 
 def _check_layer(part: Any, layer: str | None, modality: str) -> None:
     if layer is not None and layer not in part.layers:
-        raise KeyError(f"layer={layer!r} is not in modality {modality!r}, which has {sorted(part.layers.keys())}.")
+        held = sorted(name for name in part.layers if name is not None)
+        raise KeyError(f"layer={layer!r} is not in modality {modality!r}, which has {held}.")
 
 
 def _values(part: Any, layer: str | None) -> Any:
-    return part.X if layer is None else part.layers[layer]
+    values = part.X if layer is None else part.layers[layer]
+    return values.to_memory() if hasattr(values, "to_memory") else values
 
 
 def _barycentric(

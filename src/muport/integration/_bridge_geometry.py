@@ -101,7 +101,10 @@ def geometry(name: str, x: NDArray[np.float32], seed: int) -> Geometry:
     cells = as_points(x, name)
     fewest = _PER_PROTOTYPE + _FEWEST_NEIGHBORS
     if len(cells) < fewest:
-        raise ValueError(f"{name} has {len(cells)} cells: aligning it by its own geometry takes {fewest} or more.")
+        raise ValueError(
+            f"{name} has {len(cells)} cells: aligning it by its own geometry takes {fewest} or more; give a "
+            "representation that the modalities share (shared_rep), or 30 cells measured in both."
+        )
     cells = cells[np.lexsort(cells.T)]
     # directions of one coordinate are signs, and carry no geometry
     metrics = METRICS if cells.shape[1] > 1 else METRICS[:1]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from scvi.model._utils import parse_device_args
 
 from muport._constants import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport._threads import single_threaded
@@ -287,9 +286,8 @@ class Integration(Answers):
         """
         if isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1:
             raise ValueError(f"max_iter={max_iter!r} must be an integer of at least 1.")
-        if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
-            raise ValueError(f"random_state={random_state!r} must be an integer of at least 0.")
-        _, _, device = parse_device_args(accelerator, devices, return_device="torch", validate_single_device=True)
+        self._check_seed(random_state)
+        device = self._device(accelerator, devices)
         rows = self._rows()
         with single_threaded():
             steady = self._reference in _MET_HALFWAY

@@ -51,8 +51,10 @@ class RefinePlan(TrainingPlan):  # type: ignore[misc]
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW under one cycle of the learning rate."""
         optimizer = super().configure_optimizers()["optimizer"]
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = OneCycleLR(optimizer, max_lr=self.lr, total_steps=max(steps, 2), pct_start=_WARM_SHARE)
+        steps = max(int(self.trainer.estimated_stepping_batches), 3)
+        # two steps or more to warm up: the schedule divides by one less
+        warm = max(_WARM_SHARE, 2 / steps)
+        schedule = OneCycleLR(optimizer, max_lr=self.lr, total_steps=steps, pct_start=warm)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:

@@ -48,8 +48,8 @@ def fit_shared(
 
     Few features are shared, and one cell's values of them are mostly noise, but its own representation knows them from
     all features: E[s | x], by ridge regression, has less noise, and lacks what x does not know, rare types first. So a
-    cell gets two thirds of s and one of E[s | x]. Each axis is then stretched, in each modality, to its geometric mean spread over modalities: an axis of
-    which one modality knows nothing shrinks in all.
+    cell gets two thirds of s and one of E[s | x]. Each axis is then stretched, in each modality, to its geometric mean
+    spread over modalities: an axis of which one modality knows nothing shrinks in all.
 
     Parameters
     ----------

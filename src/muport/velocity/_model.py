@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from scvi.model._utils import parse_device_args
 
 from muport._constants import UNLABELED_CATEGORY
 from muport.data import MuDataModel, register
@@ -257,7 +256,8 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         """
         given = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
         settings = Settings(**given, **self._design)
-        _, _, device = parse_device_args(accelerator, devices, return_device="torch", validate_single_device=True)
+        self._check_seed(random_state)
+        device = self._device(accelerator, devices)
         rows = self._rows()
         cells = Cells.of(rows)
         columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
@@ -475,7 +475,8 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
                 raise KeyError(f"modality={name!r} has no features: use one of {list(mods)}.")
             holder = mods[name]
         if layer is not None and layer not in holder.layers:
-            raise KeyError(f"layer={layer!r} is not there; there are {list(holder.layers)}.")
+            held = sorted(name for name in holder.layers if name is not None)
+            raise KeyError(f"layer={layer!r} is not there; there are {held}.")
         position = holder.obs_names.get_indexer(self.adata.obs_names)
         if (position < 0).any():
             raise ValueError(f"{int((position < 0).sum())} cells are not in modality {name!r}: name one that has all.")
