@@ -44,16 +44,15 @@ GGMLOT = ROOT / ".venv-ggmlot"
 CACHE = ROOT / ".cache" / "ggmlot"  # its folds, which take minutes each
 N_BOOTSTRAP, N_PERMUTATIONS, N_NEIGHBORS = 2000, 20, 5
 NOTE = f"""\
-Folds leave out whole people: simulated cohorts have 40 patients in 2 folds, so that 20 teach and 20 are asked; covid
-and melanoma 5 folds; kang one donor, with both of its samples, at a time. They are the same for every method
-(`--folds 0` leaves one person out at a time, for which ggml-ot takes hours), and everything that learns is refitted in
-each, the shared PCA apart, which sees no label. muport.GMM: its defaults, `predict(soft=True)`. ggml-ot: mixtures of k
-components (it has no default that runs), its default training, its own classifier: the {N_NEIGHBORS} nearest training
-patients vote (3 in kang, of 4); the share of votes is the score. Euclidean MW2: our mixtures of k components under no
-learnt metric, with the same vote, or classified as muport.GMM does (ridge). Pseudobulk: logistic regression on the
-patients' mean coordinates, standardised. Intervals: 95 % of {N_BOOTSTRAP} bootstraps of patients within conditions.
-Scores of left-out patients are pooled, which biases AUROC downwards where scores follow the share of a condition among
-the rest.
+One person is left out at a time, with all of its samples (two in kang, one elsewhere), the same for every method, and
+everything that learns is refitted without it, the shared PCA apart, which sees no label; `--folds` leaves out more at
+once. muport.GMM: its defaults, `predict(soft=True)`. ggml-ot: mixtures of k components (it has no default that runs),
+its default training, its own classifier: the {N_NEIGHBORS} nearest training patients vote (3 in kang, of 4); the share
+of votes is the score. Euclidean MW2: our mixtures of k components under no learnt metric, with the same vote, or
+classified as muport.GMM does (ridge). Pseudobulk: logistic regression on the patients' mean coordinates, standardised.
+Intervals: 95 % of {N_BOOTSTRAP} bootstraps of patients within conditions. Scores of left-out patients are pooled, which
+biases AUROC downwards where scores follow the share of a condition among the rest. Conditions dealt anew: simulated
+cohorts in 2 folds, covid and melanoma in 5.
 """
 
 
@@ -134,7 +133,7 @@ COHORTS: dict[str, Callable[[], Cohort]] = {
     "melanoma": melanoma,
     "kang": kang,
 }
-FOLDS = {"simulated state": 2, "simulated shares": 2, "covid": 5, "melanoma": 5, "kang": 0}
+PERMUTED_FOLDS = {"simulated state": 2, "simulated shares": 2, "covid": 5, "melanoma": 5, "kang": 0}
 
 
 def over_folds(one: Cohort, predict: Callable[[Cohort, NDArray[np.int64], NDArray[np.int64]], NDArray]) -> NDArray:
@@ -236,11 +235,11 @@ def interval(values: NDArray[np.float64]) -> str:
     return f"{cell(float(low), 2)} to {cell(float(high), 2)}"
 
 
-def accuracy(names: list[str], methods: list[str], folds: dict[str, int]) -> tuple[list[list[object]], list[str]]:
+def accuracy(names: list[str], methods: list[str], folds: int) -> tuple[list[list[object]], list[str]]:
     """Rows of the table, and the verdicts of our model against each other method."""
     rows, found = [], {}
     for name in names:
-        one = grouped(COHORTS[name](), folds[name])
+        one = grouped(COHORTS[name](), folds)
         for method in methods:
             p = METHODS[method](one)
             drawn, value = bootstrap(one.condition, p), scores(one.condition, p)
@@ -268,13 +267,13 @@ def judge(names: list[str], methods: list[str], found: dict) -> list[str]:
     return lines
 
 
-def permuted(names: list[str], folds: dict[str, int]) -> list[list[object]]:
+def permuted(names: list[str]) -> list[list[object]]:
     """Our model, and the same where conditions are dealt anew: mean and range of the scores."""
     rows = []
     for name in names:
         one = COHORTS[name]()
         model = trained(one.adata(np.arange(len(one.condition))))
-        found = model.cross_validate(folds[name] or None, group_key="person", n_permutations=N_PERMUTATIONS)
+        found = model.cross_validate(PERMUTED_FOLDS[name] or None, group_key="person", n_permutations=N_PERMUTATIONS)
         row: list[object] = [name]
         for i, score in enumerate((found.balanced_accuracy, found.auroc)):
             drawn = found.null[:, i]
@@ -367,18 +366,17 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--datasets", nargs="+", choices=COHORTS, default=list(COHORTS))
     parser.add_argument("--without-ggmlot", action="store_true")
-    parser.add_argument("--folds", type=int, help="folds of every cohort; 0 leaves one person out at a time")
+    parser.add_argument("--folds", type=int, default=0, help="0 leaves one person out at a time")
     asked = parser.parse_args()
     methods = [name for name in METHODS if not (asked.without_ggmlot and name == "ggml-ot")]
-    folds = FOLDS if asked.folds is None else dict.fromkeys(COHORTS, asked.folds)
     complete = set(asked.datasets) == set(COHORTS) and not asked.without_ggmlot
     for part in asked.parts:
-        title, lines, figures = _page(part, asked.datasets, methods, folds)
+        title, lines, figures = _page(part, asked.datasets, methods, asked.folds)
         page = [NOTE, setting("scikit-learn", "numpy", "torch"), "## Targets\n", *lines, "\n## Figures\n", figures]
         report(f"cohort_{part}", f"Patients: {title}", page, write=complete or part == "permuted")
 
 
-def _page(part: str, cohorts: list[str], methods: list[str], folds: dict[str, int]) -> tuple[str, list[str], str]:
+def _page(part: str, cohorts: list[str], methods: list[str], folds: int) -> tuple[str, list[str], str]:
     """Title, verdicts and table of a part."""
     if part == "speed":
         rows, lines = speed("ggml-ot" in methods)
@@ -388,7 +386,7 @@ def _page(part: str, cohorts: list[str], methods: list[str], folds: dict[str, in
         rows, lines = accuracy(cohorts, methods, folds)
         header = ["cohort", "method", "balanced accuracy", "interval", "AUROC", "interval"]
         return "accuracy", lines, table(header, rows)
-    rows = permuted(cohorts, folds)
+    rows = permuted(cohorts)
     header = ["cohort", "balanced accuracy", "dealt anew", "range", "AUROC", "dealt anew", "range"]
     chance = float(np.mean([row[2] for row in rows]))
     lines = [verdict("balanced accuracy with permuted conditions, mean", chance, 0.55, at_most=True)]
