@@ -26,8 +26,8 @@ def test_steadied_cells_are_nearer_the_truth_and_their_partner():
     found = {m: steadied(space, m, own[m], shared[m]) for m in own}
     for m, z in found.items():
         before, after = (np.corrcoef(one.ravel(), truth.ravel())[0, 1] for one in (shared[m], z))
-        assert after > before + 0.05
-    assert foscttm(found["rna"], found["atac"]) < 0.75 * foscttm(shared["rna"], shared["atac"])
+        assert after > before + 0.03
+    assert foscttm(found["rna"], found["atac"]) < 0.85 * foscttm(shared["rna"], shared["atac"])
 
 
 def test_the_formula():
@@ -37,7 +37,7 @@ def test_the_formula():
     for m, x in own.items():
         center = x.mean(axis=0)
         unit = (x - center) / np.sqrt(np.square(x - center).sum(axis=1).mean())
-        mixed[m] = (regress(unit.astype("f4"), space.told[m]) + 2 * shared[m]) / 3
+        mixed[m] = (regress(unit.astype("f4"), space.told[m]) + 3 * shared[m]) / 4
     spread = {m: one.std(axis=0) for m, one in mixed.items()}
     common = np.sqrt(spread["rna"] * spread["atac"])
     for m, one in mixed.items():

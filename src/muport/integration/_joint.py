@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Embedded", "JointSpace", "embed", "fit_joint", "latent", "scaling", "split", "standardised"]
+__all__ = ["ACCOUNT", "Embedded", "JointSpace", "embed", "fit_joint", "latent", "scaling", "split", "standardised"]
 
 _BLOCK = 2**14  # cells embedded together
 _SHARED = 0.01, 0.9  # least and most part of the shared coordinates in the squared distances
-_OTHERS = 1 / 3  # weight of what another modality tells of one, over that of its own measurement
+ACCOUNT = 1 / 3  # weight of what is told of coordinates, over that of their own measurement
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +211,7 @@ def split(space: JointSpace, y: NDArray[np.float32]) -> dict[str, NDArray[np.flo
     """
     bounds = np.cumsum([0, *(len(space.center[m]) for m in space.modalities)])
     # what all modalities tell alike is this share of itself in the space
-    told = space.weights.usual + np.float32(_OTHERS) * (1 - space.weights.usual)
+    told = space.weights.usual + np.float32(ACCOUNT) * (1 - space.weights.usual)
     scale = [np.float32(space.scale[m]) / share for m, share in zip(space.modalities, told, strict=True)]
     return {
         m: np.ascontiguousarray(y[:, low:high] * one + space.center[m], np.float32)
@@ -290,7 +290,7 @@ def _joined(
     for m in names:
         block = z[:, low : low + told[m, m].shape[1]]
         for i, b in enumerate(names):
-            block += weight[:, [i]] * (told[b, m] if b == m else np.float32(_OTHERS) * told[b, m])
+            block += weight[:, [i]] * (told[b, m] if b == m else np.float32(ACCOUNT) * told[b, m])
         low += block.shape[1]
     return z
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.integration._joint import scaling, standardised
+from muport.integration._joint import ACCOUNT, scaling, standardised
 from muport.integration._joint_regress import Regressor, fit_regressor, ordered, regress
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["SharedSpace", "fit_shared", "steadied"]
-
-_TOLD = 1 / 3  # part of what the own representation tells; the rest is the measurement itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +45,10 @@ def fit_shared(
     """Fit the steadied space of modalities that share coordinates and have representations of their own.
 
     Few features are shared, and one cell's values of them are mostly noise, but its own representation knows them from
-    all features: E[s | x], by ridge regression, has less noise, and lacks what x does not know, rare types first. So a
-    cell gets two thirds of s and one of E[s | x]. Each axis is then stretched, in each modality, to its geometric mean
-    spread over modalities: an axis of which one modality knows nothing shrinks in all.
+    all features: E[s | x], by ridge regression, has less noise, and lacks what x does not know, rare types first. So,
+    as in the joint space, what is told counts a third of what is measured: (s + E[s | x] / 3) / (1 + 1 / 3). Each axis
+    is then stretched, in each modality, to its geometric mean spread over modalities: an axis of which one modality
+    knows nothing shrinks in all.
 
     Parameters
     ----------
@@ -88,6 +87,7 @@ def steadied(
 
 def _mixed(x: NDArray[np.float32], s: NDArray[np.float32], told: Regressor) -> NDArray[np.float32]:
     out = regress(x, told)
-    out *= np.float32(_TOLD)
-    out += np.float32(1 - _TOLD) * s
+    out *= np.float32(ACCOUNT)
+    out += s
+    out /= np.float32(1 + ACCOUNT)
     return out
