@@ -475,8 +475,7 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
                 raise KeyError(f"modality={name!r} has no features: use one of {list(mods)}.")
             holder = mods[name]
         if layer is not None and layer not in holder.layers:
-            held = sorted(name for name in holder.layers if name is not None)
-            raise KeyError(f"layer={layer!r} is not there; there are {held}.")
+            raise KeyError(f"layer={layer!r} is not there; there are {[key for key in holder.layers if key]}.")
         position = holder.obs_names.get_indexer(self.adata.obs_names)
         if (position < 0).any():
             raise ValueError(f"{int((position < 0).sum())} cells are not in modality {name!r}: name one that has all.")
