@@ -128,9 +128,9 @@ class PredictionMixin:
         ValueError
             If a condition would be left without a patient, or samples have no person.
         """
+        self._check_seed(random_state)
         x, sample, condition, group = self._labelled(group_key)
         settings, metric = self._fold_settings()
-        self._check_seed(random_state)
         found = cross_validate(
             x, sample, condition, group=group, fitter=fitter(settings, self._weighted), n_folds=n_folds,
             n_permutations=n_permutations, random_state=random_state, **metric,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from muport.data import MuDataModel
+from muport.data import MuDataModel, layer_of
 from muport.integration._joint import JointSpace, split
 from muport.integration._prototypes import soft_assign
 from muport.integration._refine import refine
@@ -190,13 +190,14 @@ class Answers(MuDataModel):
         if self.adata is None:
             raise ValueError("the model was loaded without data: load it with the data that hold the modality.")
         source = _part(self.adata, modality)
-        _check_layer(source, layer, modality)
+        values = _values(source, layer, modality)
         measured = self._mapped(None, sharpness=0.0)
         asked = measured if mdata is None else self._mapped(mdata, sharpness=0.0)
         own = source if mdata is None else _part(mdata, modality)
         weight, keep = _barycentric(measured, asked, modality, n_neighbors)
+        measurements = values if own is source else _values(own, layer, modality)
         out = anndata.AnnData(
-            _filled(weight, keep, _values(source, layer), None if own is None else _values(own, layer)),
+            _filled(weight, keep, values, measurements),
             obs=pd.DataFrame({"measured": np.diff(keep.indptr) > 0}, index=asked.rows.obs_names),
             var=source.var.copy(),
         )
@@ -312,14 +313,11 @@ def _part(data: Any, modality: str) -> Any:
     return data.mod.get(modality) if hasattr(data, "mod") else data
 
 
-def _check_layer(part: Any, layer: str | None, modality: str) -> None:
-    if layer is not None and layer not in part.layers:
-        held = sorted(name for name in part.layers if name is not None)
-        raise KeyError(f"layer={layer!r} is not in modality {modality!r}, which has {held}.")
-
-
-def _values(part: Any, layer: str | None) -> Any:
-    values = part.X if layer is None else part.layers[layer]
+def _values(part: Any, layer: str | None, modality: str) -> Any:
+    """Return what a modality holds, in memory; None for new cells that lack it."""
+    if part is None:
+        return None
+    values = layer_of(part, layer, f"modality {modality!r}")
     return values.to_memory() if hasattr(values, "to_memory") else values
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ACCOUNT", "Embedded", "JointSpace", "embed", "fit_joint", "latent", "scaling", "split", "standardised"]
+__all__ = ["ACCOUNT", "Embedded", "JointSpace", "embed", "fit_joint", "latent", "scalings", "split", "standardised"]
 
 _BLOCK = 2**14  # cells embedded together
 _SHARED = 0.01, 0.9  # least and most part of the shared coordinates in the squared distances
@@ -118,8 +118,7 @@ def fit_joint(
     names = tuple(views)
     if len(names) < 2:
         raise ValueError(f"a joint space needs at least two modalities, but there is only {list(names)}.")
-    parts = {m: scaling(views[m]) for m in names}
-    center, scale = {m: one[0] for m, one in parts.items()}, {m: one[1] for m, one in parts.items()}
+    center, scale = scalings(views)
     x = {m: standardised(views[m], center[m], scale[m]) for m in names}
     routes = fit_routes(x, cell, len(batch), shared, random_state)
     told, usual = told_by_modality(x, cell, batch, random_state)
@@ -295,7 +294,15 @@ def _joined(
     return z
 
 
-def scaling(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+def scalings(
+    views: Mapping[str, NDArray[np.float32]],
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, float]]:
+    """Each modality's mean, and its root mean square distance to it."""
+    found = {m: _scaling(x) for m, x in views.items()}
+    return {m: one[0] for m, one in found.items()}, {m: one[1] for m, one in found.items()}
+
+
+def _scaling(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
     """Mean and root mean square distance to it, summed in an order that does not depend on that of the cells."""
     rows = x[ordered(x)]
     center = rows.mean(axis=0, dtype=np.float64).astype(np.float32)

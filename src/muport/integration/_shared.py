@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.integration._joint import ACCOUNT, scaling, standardised
+from muport.integration._joint import ACCOUNT, scalings, standardised
 from muport.integration._joint_regress import Regressor, fit_regressor, ordered, regress
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def fit_shared(
     random_state
         Seed.
     """
-    parts = {m: scaling(x) for m, x in own.items()}
-    center, scale = {m: one[0] for m, one in parts.items()}, {m: one[1] for m, one in parts.items()}
+    center, scale = scalings(own)
     told, middle, spread = {}, {}, {}
     for m, x in own.items():
         rank = ordered(x, shared[m])

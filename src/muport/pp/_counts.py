@@ -9,6 +9,7 @@ import mudata
 import numpy as np
 from scipy import sparse
 
+from muport.data import layer_of
 from muport.pp._pseudotime import modality_of
 
 if TYPE_CHECKING:
@@ -34,10 +35,7 @@ def part_of(data: anndata.AnnData | mudata.MuData, modality: str) -> anndata.Ann
 
 def matrix_of(part: anndata.AnnData, layer: str | None) -> Any:
     """Return ``X`` or a layer."""
-    if layer is not None and layer not in part.layers:
-        held = sorted(str(key) for key in dict(part.layers) if key is not None)
-        raise KeyError(f"layer={layer!r} is not in the data, which has {held}.")
-    x = part.X if layer is None else part.layers[layer]
+    x = layer_of(part, layer)
     if x is None:
         raise ValueError("X is empty: put the counts in X.")
     return x

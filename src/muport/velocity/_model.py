@@ -10,7 +10,7 @@ import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muport._constants import UNLABELED_CATEGORY
-from muport.data import MuDataModel, register
+from muport.data import MuDataModel, layer_of, register
 from muport.velocity._answers import FateMixin, FlowMixin, Population
 from muport.velocity._pipeline import Cells, Settings, fit_network, raw_velocity, windows_of
 from muport.velocity._state import VelocityState, evaluate, landmarks, nearest_time, query, signal_and_noise
@@ -474,12 +474,10 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
             if name not in mods:
                 raise KeyError(f"modality={name!r} has no features: use one of {list(mods)}.")
             holder = mods[name]
-        if layer is not None and layer not in holder.layers:
-            raise KeyError(f"layer={layer!r} is not there; there are {[key for key in holder.layers if key]}.")
+        values = layer_of(holder, layer)
         position = holder.obs_names.get_indexer(self.adata.obs_names)
         if (position < 0).any():
             raise ValueError(f"{int((position < 0).sum())} cells are not in modality {name!r}: name one that has all.")
-        values = holder.X if layer is None else holder.layers[layer]
         same = np.array_equal(position, np.arange(len(position)))
         return (values if same else values[position]), holder.var_names
 

@@ -1,0 +1,26 @@
+"""The values of a layer, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import anndata
+
+__all__ = ["layer_of"]
+
+
+def layer_of(part: anndata.AnnData, layer: str | None, where: str = "the data") -> Any:
+    """Return a layer, or ``X`` for None.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer; anndata itself counts ``X`` among them as None.
+    """
+    if layer is None:
+        return part.X
+    if layer not in part.layers:
+        held = sorted(str(name) for name in dict(part.layers) if name is not None)
+        raise KeyError(f"layer={layer!r} is not in {where}, which has {held}.")
+    return part.layers[layer]
