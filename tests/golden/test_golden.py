@@ -1,0 +1,46 @@
+"""Models that version 0.1.0 saved load, and answer as they did then."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import muport
+
+HERE = Path(__file__).parent
+CLASSES = {"gmm": "GMM", "velocity": "Velocity"}
+
+_spec = importlib.util.spec_from_file_location("golden_models", HERE / "golden_models.py")
+golden = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(golden)
+
+
+@pytest.fixture(scope="module", params=golden.MODELS)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def loaded(name):
+    cls = getattr(muport, CLASSES.get(name, "Integration"))
+    return cls.load(HERE / name, adata=False, accelerator="cpu")
+
+
+def test_a_saved_model_gives_the_answers_of_its_time(name, loaded):
+    expected = dict(np.load(HERE / name / "expected.npz"))
+    answers = golden.answers(name, loaded, golden.query_of(name))
+    assert answers.keys() == expected.keys()
+    for key, values in expected.items():
+        # floating-point sums differ between processors, not more than this
+        np.testing.assert_allclose(answers[key], values, rtol=1e-4, atol=1e-4 * np.abs(values).max(), err_msg=key)
+
+
+def test_a_saved_model_is_saved_again(name, loaded, tmp_path):
+    loaded.save(tmp_path / "m")
+    again = type(loaded).load(tmp_path / "m", adata=False, accelerator="cpu")
+    query = golden.query_of(name)
+    for key, values in golden.answers(name, loaded, query).items():
+        np.testing.assert_array_equal(golden.answers(name, again, query)[key], values)
