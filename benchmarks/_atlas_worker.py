@@ -38,7 +38,8 @@ def clocked(function: Callable[..., Any], name: str, cpu: dict[str, float]) -> C
 def muport(source: str, target: str, options: dict[str, int]) -> dict[str, float]:
     """Our centroid path, from file to file; wall seconds by stage, and processor seconds of all threads."""
     from muport import integrate_centroids
-    from muport.integration import _atlas, _atlas_fit
+    from muport.integration.atlas import _centroid_fit as _atlas_fit
+    from muport.integration.atlas import _integrate_centroids as _atlas
 
     cpu: dict[str, float] = {}
     _atlas_fit.draw = clocked(_atlas_fit.draw, "cpu_sample", cpu)

@@ -220,7 +220,7 @@ def faults(folder: Path) -> list[str]:
     write_atlas(source, SMALL)
     # processes are forked from one that has the libraries: moments are then moments of the run
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["muport.integration._atlas", "sklearn.manifold"])
+    context.set_forkserver_preload(["muport.integration.atlas._integrate_centroids", "sklearn.manifold"])
     for target in ("first.zarr", "whole.zarr"):
         start = time.perf_counter()
         run = context.Process(target=call, args=(source, folder / target))

@@ -27,10 +27,10 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from muport import datasets
-from muport.gmm._distance import mw2
-from muport.gmm._em import fit_mixtures
-from muport.gmm._predict import classify
-from muport.gmm._prior import pooled_prior
+from muport.gmm.distances._mixture_wasserstein import mw2
+from muport.gmm.metric._kernel_ridge import classify
+from muport.gmm.mixtures._em import fit_mixtures
+from muport.gmm.mixtures._pooled_prior import pooled_prior
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport import GMM
-    from muport.gmm._mixture import Mixtures
+    from muport.gmm.mixtures._mixtures import Mixtures
 
 GGMLOT = ROOT / ".venv-ggmlot"
 CACHE = ROOT / ".cache" / "ggmlot"  # its folds, which take minutes each

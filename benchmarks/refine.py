@@ -14,8 +14,8 @@ from benchmarks._methods import muport
 from benchmarks._scores import scib
 from benchmarks._tables import report, setting, table, verdict
 
-from muport.integration._objective import Objective
-from muport.integration._refine import fit_network, refine
+from muport.integration.vae._losses import Objective
+from muport.integration.vae._network_fit import fit_network, refine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

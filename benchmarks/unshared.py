@@ -24,7 +24,7 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from muport.datasets import load
-from muport.integration._bridge import confidence, cross, fit_bridge
+from muport.integration.gromov._gromov_space import confidence, cross, fit_bridge
 from muport.metrics import foscttm
 
 if TYPE_CHECKING:

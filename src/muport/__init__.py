@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from muport import datasets, gmm, metrics, neighbors, ot, pl, pp, velocity
     from muport.gmm import GMM
     from muport.integration import Integration
-    from muport.integration._atlas import integrate_centroids
+    from muport.integration.atlas._integrate_centroids import integrate_centroids
     from muport.velocity import Velocity
 
 __all__ = [
@@ -35,7 +35,7 @@ _CLASSES: dict[str, str] = {
     "GMM": "muport.gmm",
     "Integration": "muport.integration",
     "Velocity": "muport.velocity",
-    "integrate_centroids": "muport.integration._atlas",
+    "integrate_centroids": "muport.integration.atlas._integrate_centroids",
 }
 
 

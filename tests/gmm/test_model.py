@@ -16,7 +16,7 @@ from mudata import MuData
 from sklearn.exceptions import NotFittedError
 
 from muport import GMM
-from muport.gmm._em import fit_mixtures
+from muport.gmm.mixtures._em import fit_mixtures
 
 QUIET = {"verbose": False}
 

@@ -1,5 +1,7 @@
-"""Write the saved models of this folder: ``python tests/golden/golden_models.py``. They were made by version 0.1.0, before any
-file of the package moved, and are not to be made again: `test_golden.py` shows that later versions read them.
+"""Write the saved models of this folder: ``python tests/golden/golden_models.py``.
+
+Version 0.1.0 made them before any file of the package moved. They are not made again: `test_golden.py` shows that later
+versions read them.
 """
 
 from __future__ import annotations

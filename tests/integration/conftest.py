@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from muport.integration._cells import canonical
-from muport.integration._fit import Fit, Options, fit
-from muport.integration._knobs import Knobs
-from muport.integration._state import transform
+from muport.integration._fitted_state import transform
+from muport.integration._hyperparameters import Knobs
+from muport.integration.prototypes._standardized_cells import canonical
+from muport.integration.shared_centers._fit import Fit, Options, fit
 from muport.neighbors import knn
 
 OFF = {"strength": 0.5, "conservation": 0.5, "prototypes": 0.5, "sharpen": 0.0, "supervision": 0.0, "projector": 0.0}

@@ -14,7 +14,7 @@ from scipy import sparse
 from scipy.stats import spearmanr
 
 from muport import pp
-from muport.pp._root import Root, find_root
+from muport.pp._root_cell import Root, find_root
 
 DATA = Path(os.environ.get("MUPORT_DATA", "/nonexistent"))
 

@@ -10,8 +10,8 @@ import mudata
 import numpy as np
 
 from muport import datasets
-from muport._constants import DATA_VARIABLE
 from muport._demo._prepare import add_shared_space
+from muport._keys import DATA_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

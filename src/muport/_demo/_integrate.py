@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport._constants import RESULT_KEYS
+from muport._keys import RESULT_KEYS
 from muport.integration import Integration
 from muport.metrics import batch_mixing, foscttm, knn_labels, label_transfer
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport._constants import RESULT_KEYS
 from muport._demo._integrate import fit
+from muport._keys import RESULT_KEYS
 from muport.integration import Integration
 from muport.metrics import batch_mixing, velocity_error
 from muport.velocity import Velocity, fate_probabilities

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from muport import pl
-from muport._constants import RESULT_KEYS
+from muport._keys import RESULT_KEYS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anndata
 import numpy as np
 
-from muport._constants import RESULT_KEYS
+from muport._keys import RESULT_KEYS
 from muport.neighbors import knn
 
 if TYPE_CHECKING:

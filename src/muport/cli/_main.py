@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import muport
-from muport.cli import _atlas, _gmm, _info, _integrate, _velocity
+from muport.cli import _atlas_command as _atlas
+from muport.cli import _gmm_command as _gmm
+from muport.cli import _info_command as _info
+from muport.cli import _integrate_command as _integrate
+from muport.cli import _velocity_command as _velocity
 from muport.cli._options import expanded, seed
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from muport.cli._files import write
+from muport.cli._data_files import write
 
 if TYPE_CHECKING:
     import argparse

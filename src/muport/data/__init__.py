@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from muport.data._base import MuDataModel
-    from muport.data._columns import Column, joined_column
-    from muport.data._fields import JoinedLabels, JoinedNumbers, JoinedObs
-    from muport.data._manager import UnionDataset, UnionManager, register
-    from muport.data._numbers import joined_numbers
-    from muport.data._rows import Rows, read_rows
-    from muport.data._setup import Setup, is_joint
-    from muport.data._state import pack, unpack
+    from muport.data._base_model import MuDataModel
+    from muport.data._serialization import pack, unpack
+    from muport.data.reading._columns import Column, joined_column
+    from muport.data.reading._numbers import joined_numbers
+    from muport.data.reading._rows import Rows, read_rows
+    from muport.data.registration._fields import JoinedLabels, JoinedNumbers, JoinedObs
+    from muport.data.registration._manager import UnionDataset, UnionManager, register
+    from muport.data.registration._setup import Setup, is_joint
 
 __all__ = [
     "Column",
@@ -39,15 +39,15 @@ __all__ = [
 ]
 
 _NAMES: dict[str, tuple[str, ...]] = {
-    "_base": ("MuDataModel",),
-    "_columns": ("Column", "joined_column"),
-    "_fields": ("JoinedLabels", "JoinedNumbers", "JoinedObs"),
-    "_layers": ("layer_of",),
-    "_manager": ("UnionDataset", "UnionManager", "register"),
-    "_numbers": ("joined_numbers",),
-    "_rows": ("Rows", "read_rows"),
-    "_setup": ("Setup", "is_joint"),
-    "_state": ("pack", "unpack"),
+    "_base_model": ("MuDataModel",),
+    "reading._columns": ("Column", "joined_column"),
+    "registration._fields": ("JoinedLabels", "JoinedNumbers", "JoinedObs"),
+    "reading._layers": ("layer_of",),
+    "registration._manager": ("UnionDataset", "UnionManager", "register"),
+    "reading._numbers": ("joined_numbers",),
+    "reading._rows": ("Rows", "read_rows"),
+    "registration._setup": ("Setup", "is_joint"),
+    "_serialization": ("pack", "unpack"),
 }
 
 

@@ -10,12 +10,12 @@ import pandas as pd
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from muport.data import MuDataModel, Setup, read_rows, register
-from muport.gmm._answers import CohortMixin
-from muport.gmm._classifier import fit_classifier
-from muport.gmm._cohort import GMMState, cohort_of, conditions_of, known_conditions
-from muport.gmm._metric import BURES, MIXES, RIDGES
-from muport.gmm._mixture import responsibilities
-from muport.gmm._prediction import PredictionMixin, check_metric, sample_of, weight_of
+from muport.gmm._fitted_state import GMMState, cohort_of, conditions_of, known_conditions
+from muport.gmm._inference import CohortMixin
+from muport.gmm._patient_prediction import PredictionMixin, check_metric, sample_of, weight_of
+from muport.gmm.metric._ground_metric import BURES, MIXES, RIDGES
+from muport.gmm.mixtures._mixtures import responsibilities
+from muport.gmm.prediction._patient_classifier import fit_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

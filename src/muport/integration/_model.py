@@ -10,23 +10,30 @@ import numpy as np
 import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from muport._constants import REGISTRY_KEYS, UNLABELED_CATEGORY
-from muport._threads import single_threaded
+from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
+from muport._parallel import single_threaded
 from muport.data import register
-from muport.integration._answers import Answers, Mapped, batch_of_cell, views_of
-from muport.integration._atlas_fit import fit_centroids
-from muport.integration._cells import canonical
-from muport.integration._fit import Fit, Options, fit
-from muport.integration._joint import JointSpace
-from muport.integration._knobs import Knobs
-from muport.integration._pool import pooled
-from muport.integration._query import new_maps
-from muport.integration._refine import fit_network
-from muport.integration._refinement import Refinement
-from muport.integration._scbiot import fit_scbiot
-from muport.integration._space import apart, find_space, known_group, modalities_of_kind, place, views_of_network
-from muport.integration._state import GroupMap, IntegrationState, standardise, transform
-from muport.integration._transfer import fit_labels
+from muport.integration._fitted_state import GroupMap, IntegrationState, standardise, transform
+from muport.integration._hyperparameters import Knobs
+from muport.integration._inference import Answers, Mapped, batch_of_cell, views_of
+from muport.integration._working_space import (
+    apart,
+    find_space,
+    known_group,
+    modalities_of_kind,
+    place,
+    views_of_network,
+)
+from muport.integration.atlas._centroid_fit import fit_centroids
+from muport.integration.labels._label_transfer import fit_labels
+from muport.integration.prototypes._standardized_cells import canonical
+from muport.integration.scbiot._scbiot_fit import fit_scbiot
+from muport.integration.shared_centers._fit import Fit, Options, fit
+from muport.integration.shared_centers._merge_batches import pooled
+from muport.integration.shared_centers._new_groups import new_maps
+from muport.integration.spaces._joint_space import JointSpace
+from muport.integration.vae._network_fit import fit_network
+from muport.integration.vae._vae_options import Refinement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,8 +43,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows
-    from muport.integration._space import Placed
-    from muport.integration._transfer import Views
+    from muport.integration._working_space import Placed
+    from muport.integration.labels._label_transfer import Views
 
 __all__ = ["Integration"]
 

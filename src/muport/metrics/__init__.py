@@ -1,10 +1,10 @@
 """Scores of integrated cells, of transferred labels, and of velocities and fates."""
 
-from muport.metrics._clones import clonal_agreement
-from muport.metrics._matching import foscttm
-from muport.metrics._neighborhood import batch_mixing, knn_labels
-from muport.metrics._transfer import TransferScores, confusion_counts, label_transfer
-from muport.metrics._velocity import VelocityError, cbdir, direction_free, iccoh, velocity_error
+from muport.metrics._clonal_agreement import clonal_agreement
+from muport.metrics._foscttm import foscttm
+from muport.metrics._label_transfer_scores import TransferScores, confusion_counts, label_transfer
+from muport.metrics._neighbor_scores import batch_mixing, knn_labels
+from muport.metrics._velocity_scores import VelocityError, cbdir, direction_free, iccoh, velocity_error
 
 __all__ = [
     "TransferScores",

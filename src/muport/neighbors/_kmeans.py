@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muport.neighbors._arrays import as_points, faiss_threads
 from muport.neighbors._knn import knn
+from muport.neighbors._points import as_points, faiss_threads
 
 if TYPE_CHECKING:
-    from muport.neighbors._arrays import Points
+    from muport.neighbors._points import Points
 
 __all__ = ["KMeansResult", "kmeans"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from muport.neighbors._arrays import as_points, faiss_threads
+from muport.neighbors._points import as_points, faiss_threads
 
 if TYPE_CHECKING:
     import torch

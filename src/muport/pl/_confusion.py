@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muport._constants import UNLABELED_CATEGORY
+from muport._keys import UNLABELED_CATEGORY
 from muport.metrics import confusion_counts
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from muport.pl._axes import explain, new_axes
 from muport.pl._colors import MISSING, palette
-from muport.pl._keys import column, coordinates
+from muport.pl._lookup import column, coordinates
 
 if TYPE_CHECKING:
     import anndata

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from muport.pp._counts import first_no_count
-from muport.pp._others import Prepared, prepare_others
+from muport.pp._peaks_and_proteins import Prepared, prepare_others
 from muport.pp._pseudotime import check_arguments, diffusion_time, modality_of, unchanged_globals
-from muport.pp._root import read_root
+from muport.pp._root_cell import read_root
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

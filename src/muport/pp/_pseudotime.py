@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from muport.data import Setup, is_joint, read_rows
-from muport.pp._root import Root, find_root, read_root
+from muport.pp._root_cell import Root, find_root, read_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,21 +4,21 @@
 in scanpy; those of arrays are what both are made of.
 """
 
-from muport.velocity._fates import cell_kernel, committor, fate_probabilities, terminal_states
-from muport.velocity._flow import Paths, integrate, simulate
 from muport.velocity._model import Velocity
-from muport.velocity._path_tools import compute_trajectories, simulate_flow
-from muport.velocity._picture_tools import project_to_embedding, project_to_umap
-from muport.velocity._search import gridsearch
-from muport.velocity._states import MetaStates, meta_states
-from muport.velocity._tools import (
+from muport.velocity.dynamics._integrate import Paths, integrate, simulate
+from muport.velocity.dynamics._trajectories import Trajectories
+from muport.velocity.fates._fates import cell_kernel, committor, fate_probabilities, terminal_states
+from muport.velocity.fates._macrostates import MetaStates, meta_states
+from muport.velocity.velot._gridsearch import gridsearch
+from muport.velocity.velot._projection_functions import project_to_embedding, project_to_umap
+from muport.velocity.velot._trajectory_functions import compute_trajectories, simulate_flow
+from muport.velocity.velot._velocity_steps import (
     build_windows,
     compute_ot_velocity,
     query_velocity,
     smooth_velocity,
     velocity,
 )
-from muport.velocity._trajectories import Trajectories
 
 __all__ = [
     "MetaStates",

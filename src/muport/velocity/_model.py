@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from muport._constants import UNLABELED_CATEGORY
+from muport._keys import UNLABELED_CATEGORY
 from muport.data import MuDataModel, layer_of, register
-from muport.velocity._answers import FateMixin, FlowMixin, Population
-from muport.velocity._pipeline import Cells, Settings, fit_network, raw_velocity, windows_of
-from muport.velocity._state import VelocityState, evaluate, landmarks, nearest_time, query, signal_and_noise
+from muport.velocity._fitted_state import VelocityState, landmarks, nearest_time, query, signal_and_noise
+from muport.velocity._inference import FateMixin, FlowMixin, Population
+from muport.velocity.estimation._field import evaluate
+from muport.velocity.estimation._pipeline import Cells, Settings, fit_network, raw_velocity, windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows
-    from muport.velocity._module import Field
-    from muport.velocity._transport import RawVelocity
+    from muport.velocity.estimation._field import Field
+    from muport.velocity.estimation._raw_velocity import RawVelocity
 
     type Data = mudata.MuData | anndata.AnnData
 

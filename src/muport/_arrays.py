@@ -1,0 +1,44 @@
+"""Small operations on arrays that every package spells the same way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["canonical_order", "unit_rows"]
+
+
+def unit_rows[T: np.floating](x: NDArray[T]) -> NDArray[T]:
+    """Scale the vectors along the last axis to norm 1; a zero vector stays zero."""
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    unit: NDArray[T] = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
+    return unit
+
+
+def canonical_order(x: NDArray[np.floating], group: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Order rows by `group`, then by their coordinates, so that a result does not depend on the order of the input.
+
+    Parameters
+    ----------
+    x
+        (n, d) coordinates.
+    group
+        (n,) codes.
+
+    Returns
+    -------
+    (n,) positions of the rows in that order.
+    """
+    leading = () if group is None else (group,)
+    keys = (*leading, x[:, 0], x[:, min(1, x.shape[1] - 1)])
+    order = np.lexsort(keys[::-1])
+    # a full sort by all coordinates is slow: only rows that are tied in the first two need the others
+    same = np.logical_and.reduce([np.diff(key[order]) == 0 for key in keys])
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    rows = order[tied]
+    order[tied] = rows[np.lexsort((*x[rows].T[::-1], *(key[rows] for key in leading)))]
+    return order

@@ -1,0 +1,58 @@
+"""Checks of arguments. Each error names the argument, its value and what is expected."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["check_flags", "check_integers", "check_numbers", "check_option", "check_positive", "check_seed"]
+
+
+def check_option(name: str, value: object, options: Iterable[object]) -> None:
+    """Raise a ValueError unless `value` is one of `options`.
+
+    Examples
+    --------
+    >>> check_option("method", "exact", ["exact", "sinkhorn"])
+    """
+    listed = list(options)
+    if value not in listed:
+        raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, listed))}.")
+
+
+def check_flags(**values: object) -> None:
+    """Raise a TypeError unless every value is True or False."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name}={value!r} must be True or False.")
+
+
+def check_integers(least: int = 1, **values: Any) -> None:
+    """Raise a ValueError unless every value is an integer of at least `least`."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
+
+
+def check_seed(random_state: Any) -> None:
+    """Raise a ValueError unless `random_state` is an integer of at least 0."""
+    check_integers(0, random_state=random_state)
+
+
+def check_numbers(low: float, high: float, **values: Any) -> None:
+    """Raise a ValueError unless every value is a number from `low` to `high`."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
+            raise ValueError(f"{name}={value!r} must be a number from {low:g} to {high:g}.")
+
+
+def check_positive(**values: Any) -> None:
+    """Raise a ValueError unless every value is a finite number above 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < float("inf"):
+            raise ValueError(f"{name}={value!r} must be a finite number above 0.")

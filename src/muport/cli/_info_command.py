@@ -1,0 +1,100 @@
+"""``muport info``: what is installed, and what a file or a saved model holds."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muport.cli._data_files import read
+
+if TYPE_CHECKING:
+    import argparse
+
+    from muport.cli._options import Commands
+
+__all__ = ["add_info"]
+
+_PACKAGES = ("muport", "anndata", "mudata", "muon", "scanpy", "scvi-tools", "torch", "pot", "faiss-cpu", "dask")
+
+
+def add_info(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add ``info``."""
+    text = "Tell the versions of what is installed, or what a file of data or the folder of a saved model holds."
+    parser = commands.add_parser("info", help="describe the installation, a file or a model", description=text)
+    parser.add_argument("path", type=Path, nargs="?", metavar="PATH", help=".h5ad, .h5mu, .zarr, or a model's folder")
+    parser.add_argument("--json", action="store_true", help="print JSON to stdout")
+    parser.set_defaults(call=_info)
+
+
+def _info(args: argparse.Namespace) -> None:
+    found = _installation() if args.path is None else _described(args.path)
+    if args.json:
+        print(json.dumps(found), file=args.stdout)
+        return
+    from rich.console import Console
+    from rich.tree import Tree
+
+    tree = Tree(str(args.path or "muport"))
+    _grow(tree, found)
+    Console(file=args.stdout).print(tree, highlight=False)
+
+
+def _grow(tree: Any, found: dict[str, Any]) -> None:
+    for name, value in found.items():
+        if isinstance(value, dict):
+            _grow(tree.add(name), value)
+        else:
+            tree.add(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _installation() -> dict[str, Any]:
+    import torch
+
+    found: dict[str, Any] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return found
+
+
+def _described(path: Path) -> dict[str, Any]:
+    if (path / "model.json").is_file():
+        return _model(path)
+    data: Any = read(path)
+    if not hasattr(data, "mod"):
+        return {"kind": "AnnData", **_part(data)}
+    paired = sum(data.obs_names.isin(part.obs_names).astype(int) for part in data.mod.values())
+    return {
+        "kind": "MuData",
+        "cells": int(data.n_obs),
+        "in more than one modality": int((paired > 1).sum()),
+        "obs": [str(c) for c in data.obs.columns],
+        "obsm": sorted(str(k) for k in data.obsm if k not in data.mod),
+        "modalities": {name: _part(part) for name, part in data.mod.items()},
+    }
+
+
+def _part(data: Any) -> dict[str, Any]:
+    return {
+        "cells": int(data.n_obs),
+        "features": int(data.n_vars),
+        "layers": sorted(str(name) for name in data.layers if name is not None),
+        "obs": [str(c) for c in data.obs.columns],
+        "obsm": {str(k): "x".join(map(str, data.obsm[k].shape)) for k in sorted(data.obsm)},
+    }
+
+
+def _model(path: Path) -> dict[str, Any]:
+    document = json.loads((path / "model.json").read_text())
+    size = sum(part.stat().st_size for part in path.glob("model.*"))
+    return {
+        "kind": document["class"],
+        "versions": document["versions"],
+        "megabytes": round(size / 2**20, 2),
+        "parameters": {k: str(v) for k, v in document["init_params"].items()},
+    }

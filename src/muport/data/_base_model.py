@@ -1,0 +1,280 @@
+"""What the models share: data by name, the fitted state, save and load."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import anndata
+import mudata
+import numpy as np
+import torch
+from scvi.model._utils import parse_device_args
+from scvi.model.base import BaseModelClass
+from sklearn.exceptions import NotFittedError
+
+from muport._keys import REGISTRY_KEYS
+from muport.data._model_files import data_path, read_model, write_model
+from muport.data._serialization import pack, state_classes, unpack
+from muport.data.reading._rows import Rows, read_rows
+from muport.data.registration._setup import Setup
+
+_PACKAGES = ("muport", "scvi-tools", "anndata", "mudata", "numpy", "torch", "safetensors")
+_DATA_FILES = {mudata.MuData: "mdata.h5mu", anndata.AnnData: "adata.h5ad"}
+
+
+class NoNetwork(torch.nn.Module):
+    """The module of a model without a network: it only knows its device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("anchor", torch.zeros(()), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is."""
+        return self.get_buffer("anchor").device
+
+
+class MuDataModel(BaseModelClass):  # type: ignore[misc]
+    """Base of the models: data in by name, one fitted state, safetensors and JSON on disk.
+
+    A subclass sets `_state_class`, a frozen dataclass of arrays, scalars, strings, tuples, dicts and other such
+    dataclasses; defines ``setup_mudata`` and ``setup_anndata`` by :func:`register`; has ``train`` fill ``state_``,
+    ``is_trained_``, ``history_`` and ``settings_``; and ends its ``__init__``, which takes ``registry=None``, with
+    ``self.init_params_ = self._get_init_params(locals())``.
+
+    Parameters
+    ----------
+    data
+        MuData or AnnData that was set up with this class.
+    registry
+        Registry of such data, in their place.
+    """
+
+    _state_class: ClassVar[type]
+    #: Fields of `Setup` that the set-up methods of the class do not offer.
+    _setup_defaults: ClassVar[dict[str, Any]] = {}
+    _saved_attributes: ClassVar[tuple[str, ...]] = ("is_trained_", "history_", "settings_")
+
+    def __init__(
+        self, data: mudata.MuData | anndata.AnnData | None = None, registry: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(data, registry)
+        self.module = NoNetwork()
+        self.state_: Any = None
+        self.settings_: dict[str, Any] = {}
+        self._model_summary_string = f"{type(self).__name__} model"
+
+    @staticmethod
+    def _device(accelerator: str, devices: int | str) -> torch.device:
+        """Return the one device that scvi-tools' words name."""
+        found: torch.device = parse_device_args(
+            accelerator, devices, return_device="torch", validate_single_device=True
+        )[2]
+        return found
+
+    @staticmethod
+    def _check_seed(random_state: int) -> None:
+        if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
+            raise ValueError(f"random_state={random_state!r} must be an integer of at least 0.")
+
+    @property
+    def _setup(self) -> Setup:
+        return Setup.from_args({**self._setup_defaults, **self.registry_["setup_args"]})
+
+    @property
+    def _modalities(self) -> tuple[str, ...]:
+        prefix = REGISTRY_KEYS.REP_PREFIX
+        return tuple(key.removeprefix(prefix) for key in self.registry_["field_registries"] if key.startswith(prefix))
+
+    def _rows(
+        self,
+        data: mudata.MuData | anndata.AnnData | None = None,
+        *,
+        require_batch: bool = True,
+        require_time: bool = True,
+        require_sample: bool = True,
+    ) -> Rows:
+        """Return the model's own data as arrays, or new cells: of one modality or more, labelled or not."""
+        if data is not None:
+            return read_rows(
+                data,
+                self._setup,
+                modalities=self._modalities,
+                require_labels=False,
+                require_batch=require_batch,
+                require_time=require_time,
+                require_sample=require_sample,
+            )
+        if self.adata is None:
+            raise ValueError(f"this {type(self).__name__} was loaded without data: pass the data to the method.")
+        return read_rows(self.adata, self._setup, require_labels=False)
+
+    def _fitted(self) -> Any:
+        """Return the fitted state; say so if there is none."""
+        if self.state_ is None:
+            raise NotFittedError(f"this {type(self).__name__} is not trained: call train() first.")
+        return self.state_
+
+    def save(
+        self,
+        dir_path: str | Path,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **anndata_write_kwargs: Any,
+    ) -> None:
+        """Save the model as ``model.safetensors`` and ``model.json``: arrays and text, no pickle.
+
+        The model appears whole or not at all, and an earlier one stays until then.
+
+        Parameters
+        ----------
+        dir_path
+            Directory of the model.
+        prefix
+            Put before each file name.
+        overwrite
+            Replace a model that is there; other files of the directory stay.
+        save_anndata
+            Save the data too, as ``mdata.h5mu`` or ``adata.h5ad``.
+        anndata_write_kwargs
+            Passed to the writer of the data.
+
+        Raises
+        ------
+        ValueError
+            If `dir_path` exists and `overwrite` is False, or there are no data to save.
+        """
+        data = None
+        if save_anndata:
+            if self.adata is None:
+                raise ValueError("save_anndata=True, but this model was loaded without data.")
+            name = _DATA_FILES[mudata.MuData if isinstance(self.adata, mudata.MuData) else anndata.AnnData]
+            data = (name, lambda path: _write_data(self.adata, path, anndata_write_kwargs))
+        tensors: dict[str, np.ndarray[Any, Any]] = {}
+        document = {"class": type(self).__name__, "versions": _versions()}
+        for key, value in self._contents().items():
+            document[key] = pack(value, key, tensors)
+        write_model(Path(dir_path), prefix or "", document, tensors, overwrite, data)
+
+    def _contents(self) -> dict[str, Any]:
+        params = {**self.init_params_["non_kwargs"], **self.init_params_["kwargs"]}
+        return {
+            # the data are an argument too, whatever the subclass calls them
+            "init_params": {k: v for k, v in params.items() if k not in ("data", "adata", "mdata", "registry")},
+            "registry": self.registry_,
+            "attributes": {name: getattr(self, name) for name in self._saved_attributes},
+            "state": self.state_,
+        }
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | Path,
+        adata: mudata.MuData | anndata.AnnData | Literal[False] | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+    ) -> Self:
+        """Load a saved model. Nothing in its files is executed, and files that were changed are refused.
+
+        Parameters
+        ----------
+        dir_path
+            Directory of the model.
+        adata
+            Data for the model: the training data, or data with the same batches and labels, which are set up as those
+            were. None: the data saved with the model, or a warning if there are none. False: no data. Data with new
+            batches are for ``map_query`` of the loaded model.
+        accelerator
+            As in Lightning: "auto", "cpu", "gpu".
+        device
+            Device of that kind; "auto" for the first.
+        prefix
+            Put before each file name.
+
+        Returns
+        -------
+        The model, with the same state, bit by bit.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model.
+        ValueError
+            If it is of another class or of a newer version, was changed or damaged, or `adata` do not fit it.
+        """
+        torch_device = cls._device(accelerator, device)
+        folder = Path(dir_path)
+        document, tensors = read_model(folder, prefix or "")
+        if document["class"] != cls.__name__:
+            raise ValueError(f"{str(folder)!r} holds a {document['class']}, not a {cls.__name__}.")
+        contents = {key: unpack(document[key], tensors) for key in ("init_params", "registry", "attributes")}
+        state = unpack(document["state"], tensors, state_classes(cls._state_class))
+        data = _saved_data(data_path(folder, document)) if adata is None else (None if adata is False else adata)
+        model = cls._from_contents(contents, data)
+        model.state_ = state
+        model.to_device(torch_device)
+        model.module.eval()
+        return model
+
+    @classmethod
+    def _from_contents(cls, contents: dict[str, Any], data: mudata.MuData | anndata.AnnData | None) -> Self:
+        registry, params = contents["registry"], contents["init_params"]
+        if unknown := sorted(set(params) - set(inspect.signature(cls).parameters)):
+            raise ValueError(f"the saved model has the parameters {unknown}, which {cls.__name__} does not know.")
+        if data is None:
+            model = cls(None, registry=registry, **params)
+        else:
+            method = cls.setup_anndata if isinstance(data, anndata.AnnData) else cls.setup_mudata
+            if registry["setup_method_name"] != method.__name__:
+                raise TypeError(
+                    f"the model was set up by {registry['setup_method_name']}: adata is {type(data).__name__}."
+                )
+            method(data, source_registry=registry, **registry["setup_args"])
+            model = cls(data, **params)
+        for name, value in contents["attributes"].items():
+            if name in cls._saved_attributes:
+                setattr(model, name, value)
+        return model
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _write_data(data: mudata.MuData | anndata.AnnData, path: Path, kwargs: dict[str, Any]) -> None:
+    parts = [data, *getattr(data, "mod", {}).values()]
+    frames: list[Any] = [frame for part in parts for frame in (part.obs, part.var)]
+    texts = [
+        (f, c, f[c].copy()) for f in frames for c in f.columns if f[c].dtype.kind == "O" and f[c].dtype != "category"
+    ]
+    try:
+        data.write(path, **kwargs)
+    finally:
+        # the writers turn the user's text columns into categories: give the text back
+        for frame, column, values in texts:
+            frame[column] = values
+
+
+def _saved_data(path: Path | None) -> mudata.MuData | anndata.AnnData | None:
+    if path is None or not path.is_file():
+        warnings.warn("no data were saved with the model: it is loaded without data.", UserWarning, stacklevel=3)
+        return None
+    data = mudata.read_h5mu(path) if path.suffix == ".h5mu" else anndata.read_h5ad(path)
+    # scvi-tools finds an object by this mark: the copy must not take the place of the original in this process
+    for key in ("_scvi_uuid", "_scvi_manager_uuid"):
+        data.uns.pop(key, None)
+    return data

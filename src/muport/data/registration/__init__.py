@@ -1,0 +1,8 @@
+"""Registration: what the user asked for, and the scvi-tools fields and manager that check and store it.
+
+In the order of reading:
+
+- ``_setup``: what the arguments of ``setup_mudata`` ask for, and where it lies in the object
+- ``_fields``: scvi-tools fields for cells that are not in every modality
+- ``_manager``: the registration itself, and the data loader over all cells
+"""

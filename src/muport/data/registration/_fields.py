@@ -1,0 +1,179 @@
+"""scvi-tools fields for cells that are not in every modality."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scvi.data.fields import CategoricalObsField, MuDataObsmField, NumericalObsField, ObsmField
+
+from muport._keys import REGISTRY_KEYS, SINGLE_BATCH
+from muport.data.reading._columns import Column, joined_column
+from muport.data.reading._numbers import joined_numbers
+from muport.data.registration._setup import Setup, locate, modalities_of
+
+if TYPE_CHECKING:
+    import anndata
+    import mudata
+    from numpy.typing import NDArray
+
+
+class JoinedObs(CategoricalObsField):  # type: ignore[misc]
+    """One categorical column over all cells, gathered by name; writes its codes and leaves the user's columns alone.
+
+    Parameters
+    ----------
+    registry_key
+        Key of the field in the registry; the codes are ``obs["_scvi_<registry_key>"]``.
+    attr_key
+        Name of the column, with or without a modality prefix. None: all cells are one category.
+
+    Raises
+    ------
+    ValueError
+        On transfer, if the new data have a category that the source lacks and ``extend_categories`` is not set.
+    """
+
+    def register_field(self, adata: mudata.MuData | anndata.AnnData) -> dict[str, Any]:
+        """Write the codes; return the categories."""
+        column = self._column(adata, required=True)
+        return self._write(adata, column, self._categories(column.names))
+
+    def transfer_field(
+        self,
+        state_registry: dict[str, Any],
+        adata_target: mudata.MuData | anndata.AnnData,
+        extend_categories: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Write the codes of new data by the categories of the old."""
+        column = self._column(adata_target, required=self._required)
+        known = tuple(str(c) for c in state_registry[self.CATEGORICAL_MAPPING_KEY])
+        unseen = tuple(name for name in column.names if name not in known)
+        if unseen and not extend_categories:
+            raise ValueError(
+                f"column {self._original_attr_key!r} holds {list(unseen)}, which the model was not set up with "
+                f"({list(known)}): use map_query for new batches."
+            )
+        return self._write(adata_target, column, known + unseen)
+
+    _required = True
+
+    def _column(self, data: mudata.MuData | anndata.AnnData, required: bool) -> Column:
+        if self.is_default:
+            return self._absent(data.n_obs)
+        try:
+            return joined_column(data, self._original_attr_key)
+        except KeyError:
+            if required:
+                raise
+            return self._absent(data.n_obs)
+
+    def _absent(self, n_cells: int) -> Column:
+        return Column(np.zeros(n_cells, dtype=np.int64), (SINGLE_BATCH,))
+
+    def _categories(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return names
+
+    def _codes(self, column: Column, categories: tuple[str, ...]) -> NDArray[np.int64]:
+        position = {name: i for i, name in enumerate(categories)}
+        lookup = np.array([position[name] for name in column.names] + [len(categories) - 1], dtype=np.int64)
+        return lookup[column.codes]
+
+    def _write(
+        self, data: mudata.MuData | anndata.AnnData, column: Column, categories: tuple[str, ...]
+    ) -> dict[str, Any]:
+        data.obs[self.attr_key] = self._codes(column, categories)
+        return {
+            self.CATEGORICAL_MAPPING_KEY: np.array(categories, dtype=object),
+            self.ORIGINAL_ATTR_KEY: self._original_attr_key,
+        }
+
+
+class JoinedLabels(JoinedObs):
+    """A joined column whose last category is that of the cells without a label.
+
+    Parameters
+    ----------
+    registry_key
+        Key of the field in the registry.
+    attr_key
+        Name of the column; None, or on transfer absent: no cell is labelled.
+    unlabeled_category
+        Category of the cells without a label, and of those whose value is missing.
+    """
+
+    _required = False
+
+    def __init__(self, registry_key: str, attr_key: str | None, unlabeled_category: str) -> None:
+        super().__init__(registry_key, attr_key)
+        self._unlabeled_category = unlabeled_category
+
+    def _column(self, data: mudata.MuData | anndata.AnnData, required: bool) -> Column:
+        return super()._column(data, required).without(self._unlabeled_category)
+
+    def _absent(self, n_cells: int) -> Column:
+        return Column(np.full(n_cells, -1, dtype=np.int64), ())
+
+    def _categories(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return (*names, self._unlabeled_category)
+
+    def _write(
+        self, data: mudata.MuData | anndata.AnnData, column: Column, categories: tuple[str, ...]
+    ) -> dict[str, Any]:
+        return {**super()._write(data, column, categories), "unlabeled_category": self._unlabeled_category}
+
+
+class JoinedNumbers(NumericalObsField):  # type: ignore[misc]
+    """One column of finite numbers over all cells, gathered by name; the user's columns stay as they are.
+
+    Parameters
+    ----------
+    registry_key
+        Key of the field in the registry; the numbers are ``obs["_scvi_<registry_key>"]``, float64.
+    attr_key
+        Name of the column, with or without a modality prefix.
+    """
+
+    def __init__(self, registry_key: str, attr_key: str) -> None:
+        super().__init__(registry_key, f"_scvi_{registry_key}")
+        self._original_attr_key = attr_key
+
+    def register_field(self, adata: mudata.MuData | anndata.AnnData) -> dict[str, Any]:
+        """Write the numbers; return the name of the column."""
+        adata.obs[self.attr_key] = joined_numbers(adata, self._original_attr_key, f"{self.registry_key}_key")
+        return {JoinedObs.ORIGINAL_ATTR_KEY: self._original_attr_key}
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], adata_target: mudata.MuData | anndata.AnnData, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Write the numbers of new data."""
+        return self.register_field(adata_target)
+
+
+def fields_of(data: mudata.MuData | anndata.AnnData, setup: Setup) -> list[Any]:
+    """List the fields of an object: representations by modality, then the joined columns that the set-up names."""
+    mods = modalities_of(data, setup)
+    where = locate(mods, setup)
+    several = mods[next(iter(where.space))] is not data
+    keys = {f"{REGISTRY_KEYS.REP_PREFIX}{m}": (m, key) for m, key in where.space.items()}
+    keys |= {f"own_{m}": (m, key) for m, key in where.own.items() if key != where.space[m]}
+    # the format of the user's arrays is not corrected: read_rows copes with every one
+    reps = [
+        MuDataObsmField(name, key, mod_key=m, mod_required=True, correct_data_format=False)
+        if several
+        else ObsmField(name, key, correct_data_format=False)
+        for name, (m, key) in keys.items()
+    ]
+    columns = (
+        (JoinedObs, REGISTRY_KEYS.SAMPLE_KEY, setup.sample_key),
+        (JoinedObs, REGISTRY_KEYS.SPATIAL_KEY, setup.spatial_key),
+        (JoinedNumbers, REGISTRY_KEYS.TIME_KEY, setup.time_key),
+        (JoinedNumbers, REGISTRY_KEYS.WEIGHT_KEY, setup.weight_key),
+    )
+    return [
+        *reps,
+        JoinedObs(REGISTRY_KEYS.BATCH_KEY, setup.batch_key),
+        JoinedLabels(REGISTRY_KEYS.LABELS_KEY, setup.labels_key, setup.unlabeled_category),
+        *(kind(name, key) for kind, name, key in columns if key is not None),
+    ]

@@ -1,0 +1,160 @@
+"""Registration of cells that are not in every modality."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scvi.data import AnnDataManager, AnnDataManagerValidationCheck, AnnTorchDataset
+from torch.utils.data import Subset
+
+from muport.data.reading._rows import read_rows
+from muport.data.registration._fields import fields_of
+from muport.data.registration._setup import Setup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import anndata
+    import mudata
+    from scvi.model.base import BaseModelClass
+
+logger = logging.getLogger("muport")
+
+
+class UnionDataset(AnnTorchDataset):  # type: ignore[misc]
+    """Rows of ``mdata.obs``. A cell absent from a modality gets zeros there, and ``<key>_mask`` is False.
+
+    Modalities are matched to cells by name, so an ``obsmap`` that is out of date does no harm.
+
+    Parameters
+    ----------
+    adata_manager
+        Manager of the data.
+    getitem_tensors
+        Registry keys to return; all of them by default.
+    load_sparse_tensor
+        Unused: representations are dense.
+    """
+
+    def __init__(
+        self, adata_manager: UnionManager, getitem_tensors: Any = None, load_sparse_tensor: bool = False
+    ) -> None:
+        super().__init__(adata_manager, getitem_tensors, load_sparse_tensor)
+        data = self.adata_manager.adata
+        self._row = {m: a.obs_names.get_indexer(data.obs_names) for m, a in getattr(data, "mod", {}).items()}
+
+    def __getitem__(self, index: Any) -> dict[str, torch.Tensor]:
+        cells, out = np.atleast_1d(index), {}
+        for key, dtype in self.keys_and_dtypes.items():
+            modality = getattr(self.adata_manager.data_registry[key], "mod_key", None)
+            row = cells if modality is None else self._row[modality][cells]
+            block = np.zeros((len(cells), self.data[key].shape[1]), dtype)
+            block[row >= 0] = _dense(self.data[key], row[row >= 0])
+            out[key] = torch.as_tensor(block)
+            if modality is not None:
+                out[f"{key}_mask"] = torch.as_tensor(row >= 0)
+        return out
+
+
+def _dense(values: Any, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    chosen = values.iloc[rows].to_numpy() if hasattr(values, "iloc") else values[rows]
+    return chosen.toarray() if hasattr(chosen, "toarray") else np.asarray(chosen)
+
+
+class UnionManager(AnnDataManager):  # type: ignore[misc]
+    """An scvi-tools manager that accepts modalities with different cells.
+
+    Parameters
+    ----------
+    fields
+        Fields to register.
+    setup_method_args
+        What the set-up method was called with.
+    validation_checks
+        Checks of the whole object; by default all but that every cell is in every modality.
+    """
+
+    def __init__(
+        self,
+        fields: list[Any] | None = None,
+        setup_method_args: dict[str, Any] | None = None,
+        validation_checks: AnnDataManagerValidationCheck | None = None,
+    ) -> None:
+        checks = validation_checks or AnnDataManagerValidationCheck(check_fully_paired_mudata=False)
+        super().__init__(fields, setup_method_args, checks)
+
+    def create_torch_dataset(
+        self,
+        indices: Sequence[int] | None = None,
+        data_and_attributes: Any = None,
+        load_sparse_tensor: bool = False,
+    ) -> UnionDataset | Subset[Any]:
+        """Return the dataset over the rows of ``obs``, or a part of it."""
+        data = UnionDataset(self, data_and_attributes, load_sparse_tensor)
+        return data if indices is None else Subset(data, indices)
+
+
+def register(
+    cls: type[BaseModelClass],
+    data: mudata.MuData | anndata.AnnData,
+    setup_method_args: dict[str, Any],
+    **kwargs: Any,
+) -> None:
+    """Check `data` whole, then register them with scvi-tools; refused data are left as they were.
+
+    Parameters
+    ----------
+    cls
+        Model class that sets the data up.
+    data
+        MuData or AnnData, not a view.
+    setup_method_args
+        What ``cls._get_setup_method_args(**locals())`` returned on the first line of the set-up method.
+    kwargs
+        What scvi-tools passes when it transfers a set-up: ``source_registry`` and its options.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        As :func:`read_rows`; and for a view, or categories that ``source_registry`` does not know.
+    """
+    setup = Setup.from_args({**getattr(cls, "_setup_defaults", {}), **setup_method_args["setup_args"]})
+    source = kwargs.get("source_registry")
+    rows = read_rows(data, setup, require_labels=source is None)
+    if data.is_view:
+        raise ValueError(f"data is a view, which cannot be registered: pass {type(data).__name__.lower()}.copy().")
+    fields = fields_of(data, setup)
+    if source is not None:
+        _check_source(fields, source)
+    manager = UnionManager(fields, setup_method_args)
+    with _undone_on_error(data):
+        manager.register_fields(data, **kwargs)
+    cls.register_manager(manager)
+    logger.info("%s is set up: %s.", cls.__name__, rows.summary())
+
+
+def _check_source(fields: list[Any], source: dict[str, Any]) -> None:
+    here, there = sorted(f.registry_key for f in fields), sorted(source["field_registries"])
+    if here != there:
+        raise ValueError(
+            f"the data give the fields {here}, but the model was set up with {there}: use_rep must name a space of the "
+            "same kind, in mdata.obsm or in the modalities."
+        )
+
+
+@contextmanager
+def _undone_on_error(data: mudata.MuData | anndata.AnnData) -> Iterator[None]:
+    obs: Any = data.obs
+    before = {c: obs[c].copy() for c in obs.columns if str(c).startswith("_scvi_")}
+    try:
+        yield
+    except Exception:
+        for column in [c for c in obs.columns if str(c).startswith("_scvi_")]:
+            del obs[column]
+        for column, values in before.items():
+            obs[column] = values
+        raise

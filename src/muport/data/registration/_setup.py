@@ -1,0 +1,271 @@
+"""What the user asked for, and where in the object it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NoReturn
+
+import anndata
+import mudata
+
+from muport._keys import JOINT_MODALITY, SINGLE_MODALITY, UNLABELED_CATEGORY
+
+_COLUMNS = ("batch_key", "labels_key", "time_key", "spatial_key", "sample_key", "weight_key")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The arguments of ``setup_mudata`` and ``setup_anndata``, checked for form but not yet against data.
+
+    Parameters
+    ----------
+    use_rep
+        Modality -> ``obsm`` key of its own representation; a plain string is a key of ``mdata.obsm``, a space of all
+        cells, or else that key in every modality; None if `shared_rep` alone is given.
+    batch_key
+        Column with the batch of each cell. None: one batch.
+    labels_key
+        Column with the type of each cell. None: no labels.
+    unlabeled_category
+        Value of `labels_key` that means "not known"; so does a missing value.
+    shared_rep
+        ``obsm`` key of a space that all modalities share (a string, or modality -> key), needed when several modalities
+        take part.
+    paired
+        None: a name in two modalities is one cell. False: such a name is an error. True: every cell must be in every
+        modality.
+    time_key
+        Column with the time of each cell, as numbers. None: no time.
+    spatial_key
+        Column with the region of each cell. None: no regions.
+    sample_key
+        Column with the sample (patient) of each cell. None: no samples.
+    weight_key
+        Column with the weight of each cell, numbers of at least 0. None: no weights.
+    concatenate
+        Put the representations of several modalities side by side, one row per cell; every cell must be in all.
+    separate
+        Let several modalities take part without a shared representation, each in a space of its own.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the kinds above.
+    ValueError
+        If neither `use_rep` nor `shared_rep` is given, or a mapping is empty.
+
+    Examples
+    --------
+    >>> Setup(use_rep="X_pca", batch_key="donor").batch_key
+    'donor'
+    """
+
+    use_rep: Mapping[str, str] | str | None = field(default_factory=lambda: {"rna": "X_pca"})
+    batch_key: str | None = "batch"
+    labels_key: str | None = None
+    unlabeled_category: str = UNLABELED_CATEGORY
+    shared_rep: Mapping[str, str] | str | None = None
+    paired: bool | None = None
+    time_key: str | None = None
+    spatial_key: str | None = None
+    sample_key: str | None = None
+    weight_key: str | None = None
+    concatenate: bool = False
+    separate: bool = False
+
+    def __post_init__(self) -> None:
+        _check_keys("use_rep", self.use_rep)
+        _check_keys("shared_rep", self.shared_rep)
+        for name in _COLUMNS:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{name}={value!r} must be the name of a column or None.")
+        if not isinstance(self.unlabeled_category, str):
+            raise TypeError(f"unlabeled_category={self.unlabeled_category!r} must be a string.")
+        if self.paired is not None and not isinstance(self.paired, bool):
+            raise TypeError(f"paired={self.paired!r} must be None, True or False.")
+        for name in ("concatenate", "separate"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise TypeError(f"{name}={value!r} must be True or False.")
+        if self.use_rep is None and self.shared_rep is None:
+            raise ValueError("use_rep=None and shared_rep=None: give the obsm key of at least one of them.")
+
+    @classmethod
+    def from_args(cls, setup_args: Mapping[str, Any]) -> Setup:
+        """Build from the ``setup_args`` of a registry; keys that are not ours are left out."""
+        names = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in setup_args.items() if key in names})
+
+
+def _check_keys(name: str, value: object) -> None:
+    if value is None or (isinstance(value, str) and value):
+        return
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}={value!r} must be an obsm key, or a dict of modality -> obsm key.")
+    if not value:
+        raise ValueError(f"{name} is an empty dict: name at least one modality, for example {{'rna': 'X_pca'}}.")
+    for modality, key in value.items():
+        if not isinstance(modality, str) or not isinstance(key, str):
+            raise TypeError(f"{name}[{modality!r}]={key!r} must be an obsm key (a string).")
+
+
+@dataclass(frozen=True)
+class Location:
+    """Modality -> ``obsm`` key of the working space, and of the modality's own representation.
+
+    Where `concatenate` is True, the working space is the representations of all modalities side by side; where
+    `separate` is True, there is none, and `space` is `own`.
+    """
+
+    space: dict[str, str]
+    own: dict[str, str]
+    concatenate: bool = False
+    separate: bool = False
+
+
+def modalities_of(
+    data: mudata.MuData | anndata.AnnData, setup: Setup, expected: Sequence[str] | None = None
+) -> dict[str, anndata.AnnData | mudata.MuData]:
+    """Name the modalities of `data`.
+
+    A plain AnnData is one modality, named after `use_rep` if that names just one. A MuData whose own ``obsm`` holds the
+    space is one too, named ``"joint"``: its rows are all cells.
+    """
+    if isinstance(data, mudata.MuData):
+        if _names_joint(data, setup, expected):
+            return {JOINT_MODALITY: data}
+        # a model set up on an AnnData may be asked about a MuData that holds nothing else
+        alone = len(data.mod) == 1 and tuple(expected or ()) == (SINGLE_MODALITY,)
+        return dict(zip((SINGLE_MODALITY,), data.mod.values(), strict=True)) if alone else dict(data.mod)
+    if not isinstance(data, anndata.AnnData):
+        raise TypeError(f"data is a {type(data).__name__}, expected MuData or AnnData.")
+    named = setup.shared_rep if isinstance(setup.shared_rep, Mapping) else setup.use_rep
+    names = tuple(expected or (named if isinstance(named, Mapping) else (SINGLE_MODALITY,)))
+    if len(names) > 1:
+        raise ValueError(
+            f"data is an AnnData, but modalities {list(names)} take part: pass a MuData that says which of them it is, "
+            "MuData({modality: adata})."
+        )
+    return {names[0]: data}
+
+
+def is_joint(data: mudata.MuData, key: str) -> bool:
+    """Tell whether `key`, given as a plain `use_rep`, is a space of all cells in ``mdata.obsm``.
+
+    The masks that ``mdata.obsm`` holds under the names of the modalities are none, and the only modality's own
+    representation of that name comes first.
+    """
+    if key not in data.obsm or key in data.mod:
+        return False
+    return not (len(data.mod) == 1 and key in next(iter(data.mod.values())).obsm)
+
+
+def _names_joint(data: mudata.MuData, setup: Setup, expected: Sequence[str] | None) -> bool:
+    if setup.shared_rep is not None or not isinstance(setup.use_rep, str):
+        return False
+    if expected is not None:
+        return tuple(expected) == (JOINT_MODALITY,) and JOINT_MODALITY not in data.mod
+    return is_joint(data, setup.use_rep)
+
+
+def locate(
+    mods: Mapping[str, anndata.AnnData | mudata.MuData], setup: Setup, expected: Sequence[str] | None = None
+) -> Location:
+    """Find the ``obsm`` keys of the participating modalities.
+
+    Parameters
+    ----------
+    mods
+        Modalities of the object, by name.
+    setup
+        What the user asked for.
+    expected
+        Modalities of a fitted model. Then `mods` are new cells: one of those modalities is enough (all of them where
+        they stand side by side), and a modality's own representation may be absent where a shared one is given.
+
+    Raises
+    ------
+    KeyError
+        If a modality or an ``obsm`` key is missing; lists those that exist.
+    ValueError
+        If several modalities take part without a shared representation, and the model needs one.
+    """
+    asked_space, asked_own = _asked(mods, setup, expected)
+    several = setup.shared_rep is None and len(asked_own) > 1
+    concatenate = setup.concatenate and several
+    if expected is not None:
+        present = [m for m in expected if m in mods]
+        if not present:
+            raise KeyError(f"none of the model's modalities {list(expected)} is in the data, which has {list(mods)}.")
+        if concatenate:
+            present = list(expected)
+        asked_space = {m: asked_space[m] for m in present}
+        asked_own = {
+            m: k for m, k in asked_own.items() if m in present and (setup.shared_rep is None or k in mods[m].obsm)
+        }
+    for argument, asked in (("use_rep", asked_own), ("shared_rep", asked_space)):
+        for modality, key in asked.items():
+            _check_exists(argument if setup.shared_rep is not None else "use_rep", modality, key, mods)
+    return Location(asked_space, asked_own, concatenate, setup.separate and several)
+
+
+def _asked(
+    mods: Mapping[str, anndata.AnnData | mudata.MuData], setup: Setup, expected: Sequence[str] | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    names = list(mods if expected is None else expected)
+    if setup.shared_rep is None:
+        own = _spread(setup.use_rep, names)
+        if len(own) > 1 and not (setup.concatenate or setup.separate):
+            _refuse_several(setup.use_rep, own, mods)
+        return own, own
+    named = dict(setup.use_rep) if isinstance(setup.use_rep, Mapping) else {}
+    if isinstance(setup.shared_rep, str):
+        key = setup.shared_rep
+        holders = [m for m in names if expected is not None or m in named or key in mods[m].obsm]
+        space = dict.fromkeys([*holders, *(m for m in named if m not in holders)], key)
+    else:
+        space = dict(setup.shared_rep)
+    if not space:
+        held = {m: sorted(a.obsm.keys()) for m, a in mods.items()}
+        raise KeyError(f"shared_rep={setup.shared_rep!r} is in no modality; obsm holds {held}.")
+    if extra := sorted(set(named) - set(space)):
+        raise ValueError(f"use_rep names {extra}, which shared_rep={dict(space)} lacks: add them to shared_rep.")
+    return space, _spread(setup.use_rep, list(space))
+
+
+def _refuse_several(
+    use_rep: Mapping[str, str] | str | None,
+    own: Mapping[str, str],
+    mods: Mapping[str, anndata.AnnData | mudata.MuData],
+) -> NoReturn:
+    held = {m: sorted(a.obsm.keys()) for m, a in mods.items()}
+    if isinstance(use_rep, str) and not any(use_rep in keys for keys in held.values()):
+        raise KeyError(f"use_rep={use_rep!r} is neither in mdata.obsm nor in a modality; their obsm holds {held}.")
+    raise ValueError(
+        f"use_rep names {len(own)} modalities ({', '.join(own)}), whose spaces differ: give shared_rep, the obsm key "
+        "of a representation they share (for example one PCA of RNA and gene activity), where the model takes one; "
+        "or the key of a joint space in mdata.obsm; or one modality, {modality: key}."
+    )
+
+
+def _spread(keys: Mapping[str, str] | str | None, names: Sequence[str]) -> dict[str, str]:
+    if isinstance(keys, str):
+        return dict.fromkeys(names, keys)
+    return dict(keys or {})
+
+
+def _check_exists(argument: str, modality: str, key: str, mods: Mapping[str, anndata.AnnData | mudata.MuData]) -> None:
+    if modality not in mods:
+        raise KeyError(f"{argument} names modality {modality!r}, but the data has {list(mods)}: correct {argument}.")
+    part = mods[modality]
+    if key in part.obsm:
+        return
+    if isinstance(part, mudata.MuData):
+        held = sorted(k for k in part.obsm if k not in part.mod)
+        raise KeyError(f"{argument}={key!r} is not in mdata.obsm, which has {held}: write the joint space there first.")
+    hint = "; pass use_rep=None to use shared_rep alone" if argument == "use_rep" and len(mods) > 1 else ""
+    raise KeyError(
+        f"{argument}: obsm[{key!r}] is not in modality {modality!r}, which has {sorted(part.obsm.keys())}: compute it "
+        f"first{hint}."
+    )

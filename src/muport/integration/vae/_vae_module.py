@@ -1,0 +1,211 @@
+"""The dual-view VAE as a scvi-tools module: posteriors of two views, prototypes in their latent space, and the loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+from torch.nn.functional import normalize, softmax
+
+from muport.integration.vae._losses import (
+    Objective,
+    cosine_logits,
+    ema,
+    kl_to_prior,
+    loss_center,
+    loss_clust,
+    loss_cons,
+    loss_margin,
+    loss_repulse,
+    loss_sup,
+    reconstruction,
+    target,
+    total,
+)
+from muport.integration.vae._networks import Decoder, Posterior
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = ["DualViewVAE"]
+
+
+class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
+    """Two views of a cell, a posterior of each over one latent space, and K prototypes there.
+
+    The posterior's mean is the linear part of its view plus a network that starts at 0, so that before training the
+    latent is the linear part: the coordinates that come in.
+
+    Parameters
+    ----------
+    n_features
+        Features of what is decoded from either view.
+    n_latent
+        Width of the latent.
+    n_batches
+        Batches the decoder knows.
+    n_prototypes
+        Prototypes K.
+    encoder
+        ``"mlp"`` or ``"transformer"``.
+    objective
+        Weights and constants of the loss.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from muport.integration.vae._vae_module import DualViewVAE
+    >>> module = DualViewVAE((5, 5), n_latent=2, n_batches=1, n_prototypes=3)
+    >>> view, linear = torch.zeros(4, 5), torch.zeros(4, 2)
+    >>> module.posteriors[0](view, linear)[0].shape
+    torch.Size([4, 2])
+    """
+
+    prior: Tensor
+
+    def __init__(
+        self,
+        n_features: tuple[int, int],
+        n_latent: int,
+        n_batches: int,
+        n_prototypes: int,
+        encoder: str = "mlp",
+        objective: Objective = Objective(),
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self.posteriors = nn.ModuleList([Posterior(encoder, n, n_latent) for n in n_features])
+        self.decoders = nn.ModuleList([Decoder(n_latent, n, n_batches) for n in n_features])
+        self.prototypes = nn.Parameter(normalize(torch.randn(n_prototypes, n_latent), dim=1))
+        self.register_buffer("prior", torch.ones(n_latent))
+        self._pulled: tuple[Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def start(self, prototypes: Tensor, prior: Tensor, linear: Sequence[Tensor]) -> None:
+        """Begin at what is known before training.
+
+        Parameters
+        ----------
+        prototypes
+            (K, n_latent) directions.
+        prior
+            (n_latent,) variance of the prior.
+        linear
+            (d, n_latent) linear part of either decoder.
+        """
+        self.prototypes.copy_(normalize(prototypes, dim=1))
+        self.prior.copy_(prior)
+        for decoder, weight in zip(cast("Iterable[Decoder]", self.decoders), linear, strict=True):
+            decoder.start(weight)
+
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def forward(
+        self, tensors: Mapping[str, Tensor], loss_kwargs: Mapping[str, Any] | None = None, **_: Any
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], LossOutput]:
+        """Posteriors, reconstructions and loss of a minibatch: what the training plan asks for."""
+        inferred = self.inference(**self._get_inference_input(tensors))
+        made = self.generative(**self._get_generative_input(tensors, inferred))
+        return inferred, made, self.loss(tensors, inferred, made, **(loss_kwargs or {}))
+
+    def _get_inference_input(self, tensors: Mapping[str, Tensor], **_: Any) -> dict[str, Any]:
+        return {name: (tensors[f"{name}_0"], tensors[f"{name}_1"]) for name in ("view", "linear")}
+
+    def _get_generative_input(
+        self, tensors: Mapping[str, Tensor], inference_outputs: Mapping[str, Tensor], **_: Any
+    ) -> dict[str, Any]:
+        return {"z": (inference_outputs["z_0"], inference_outputs["z_1"]), "batch": tensors["batch"]}
+
+    def inference(self, view: tuple[Tensor, Tensor], linear: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Posterior means, log variances and samples (n, n_latent) of both views.
+
+        Parameters
+        ----------
+        view
+            (n, d) views.
+        linear
+            (n, n_latent) linear part of either mean.
+        """
+        out: dict[str, Tensor] = {}
+        for i, posterior in enumerate(self.posteriors):
+            mu, logvar = posterior(view[i], linear[i])
+            noise = torch.randn_like(mu) if self.training else torch.zeros_like(mu)
+            out |= {f"mu_{i}": mu, f"logvar_{i}": logvar, f"z_{i}": mu + noise * (0.5 * logvar).exp()}
+        return out
+
+    def generative(self, z: tuple[Tensor, Tensor], batch: Tensor) -> dict[str, Tensor]:
+        """Mean of what is decoded from either latent.
+
+        Parameters
+        ----------
+        z
+            (n, n_latent) latents.
+        batch
+            (n,) batches.
+        """
+        return {f"mean_{i}": decode(z[i], batch) for i, decode in enumerate(self.decoders)}
+
+    def loss(
+        self,
+        tensors: Mapping[str, Tensor],
+        inference_outputs: Mapping[str, Tensor],
+        generative_outputs: Mapping[str, Tensor],
+        epoch: int = 0,
+    ) -> LossOutput:
+        """Total objective of a minibatch (Eq. 11).
+
+        Parameters
+        ----------
+        tensors, inference_outputs, generative_outputs
+            Data and what the two passes made of it.
+        epoch
+            Epochs done, for the ramps.
+        """
+        rec, kl = self._elbo(tensors, inference_outputs, generative_outputs)
+        terms = {"vae": (rec + self.objective.beta * kl).mean()} | self._prototype_terms(tensors, inference_outputs)
+        logged = {f"loss_{name}": value.detach() for name, value in terms.items()}
+        return LossOutput(
+            total(terms, self.objective, epoch), reconstruction_loss=rec, kl_local=self.objective.beta * kl,
+            extra_metrics=logged,
+        )  # fmt: skip
+
+    def _elbo(
+        self, tensors: Mapping[str, Tensor], inferred: Mapping[str, Tensor], made: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(n,) reconstruction and divergence, each the mean of both views (Eq. 1)."""
+        rec = [reconstruction(tensors[f"target_{i}"], made[f"mean_{i}"]) for i in (0, 1)]
+        kl = [kl_to_prior(inferred[f"mu_{i}"], inferred[f"logvar_{i}"], self.prior) for i in (0, 1)]
+        return torch.stack(rec).mean(dim=0), torch.stack(kl).mean(dim=0)
+
+    def _prototype_terms(self, tensors: Mapping[str, Tensor], inferred: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        one = self.objective
+        both = [cosine_logits(inferred[f"z_{i}"], self.prototypes, one.proto_tau) for i in (0, 1)]
+        z = (inferred["z_0"] + inferred["z_1"]) / 2
+        logits = cosine_logits(z, self.prototypes, one.proto_tau)
+        p = target(softmax(logits, dim=1))
+        if self.training:
+            self._pulled = p.T @ normalize(z.detach(), dim=1), p.sum(dim=0)
+        return {
+            "clust": loss_clust(logits, p),
+            "center": loss_center(z, self.prototypes, p),
+            "repulse": loss_repulse(self.prototypes, one.repulse_target),
+            "margin": loss_margin(logits, one.conf_thr, one.cosface_m, one.proto_tau),
+            "sup": loss_sup(logits, tensors["label"], one.label_eps),
+            "cons": loss_cons(*both),
+        }
+
+    def pulled(self) -> tuple[Tensor, Tensor] | None:
+        """Sums (K, d) and masses (K,) of the last training minibatch, for :meth:`move_prototypes`."""
+        return self._pulled
+
+    @torch.no_grad()
+    def move_prototypes(self, pulled: Tensor, mass: Tensor) -> None:
+        """Exponential moving average of the prototypes.
+
+        Parameters
+        ----------
+        pulled, mass
+            Of a minibatch, or summed over those of all devices.
+        """
+        self.prototypes.copy_(ema(self.prototypes, pulled, mass, self.objective.proto_ema_m))

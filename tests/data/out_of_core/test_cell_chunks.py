@@ -1,0 +1,233 @@
+"""Cells by rows: every kind of input reads the same, and bad ones are told."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import warnings
+
+import anndata
+import h5py
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from scipy import sparse
+
+from muport.data.out_of_core._cell_chunks import open_chunks
+
+
+@pytest.fixture
+def cells():
+    rng = np.random.default_rng(0)
+    adata = anndata.AnnData(np.zeros((50, 1), np.float32), obsm={"X_pca": rng.normal(size=(50, 3)).astype(np.float32)})
+    adata.obs_names = [f"c{i}" for i in range(50)]
+    adata.obs["batch"] = pd.Categorical([f"b{i % 3}" for i in range(50)], categories=["b2", "none", "b0", "b1"])
+    adata.obs["text"] = [f"b{i % 3}" for i in range(50)]
+    adata.obs["number"] = np.arange(50) % 3
+    adata.obs["type"] = pd.Categorical([None if i % 5 == 0 else ("unknown", "T")[i % 2] for i in range(50)])
+    return adata
+
+
+def as_mudata(cells):
+    other = anndata.AnnData(np.zeros((4, 1), np.float32))
+    other.obs_names = [f"x{i}" for i in range(4)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return mudata.MuData({"other": other, "rna": cells})
+
+
+def in_chunks(cells, path):
+    """Write a zarr whose embedding has chunks of 7 rows; the file of the third one."""
+    cells.write_zarr(path)
+    root = zarr.open_group(path, mode="r+", use_consolidated=False)
+    attrs = dict(root["obsm/X_pca"].attrs)
+    del root["obsm/X_pca"]
+    made = root["obsm"].create_array("X_pca", shape=(50, 3), chunks=(7, 3), dtype="float32")
+    made[:] = cells.obsm["X_pca"]
+    made.attrs.update(attrs)
+    zarr.consolidate_metadata(path)
+    return path / "obsm" / "X_pca" / made.metadata.encode_chunk_key((2, 0))
+
+
+@pytest.fixture(params=["memory", "view", "backed", "h5ad", "compressed", "zarr", "mudata", "h5mu"])
+def kind(request, cells, tmp_path):
+    if request.param == "memory":
+        return cells
+    if request.param == "view":
+        return anndata.concat([cells, cells], index_unique="-")[:50]
+    if request.param == "mudata":
+        return as_mudata(cells)
+    path = tmp_path / {"zarr": "a.zarr", "h5mu": "a.h5mu"}.get(request.param, "a.h5ad")
+    if request.param == "zarr":
+        in_chunks(cells, path)
+    elif request.param == "h5mu":
+        as_mudata(cells).write(path)
+    else:
+        cells.write_h5ad(path, compression="gzip" if request.param == "compressed" else None)
+    return anndata.read_h5ad(path, backed="r") if request.param == "backed" else path
+
+
+@pytest.mark.parametrize("key", ["batch", "text", "number"])
+def test_all_kinds_read_the_same(kind, cells, key):
+    found = open_chunks(kind, "X_pca", key, "type")
+    assert found.shape == (50, 3)
+    rows = np.concatenate([found.read(low, min(low + 11, 50)) for low in range(0, 50, 11)])
+    assert rows.dtype == np.float32
+    assert np.array_equal(rows, cells.obsm["X_pca"])
+    assert np.array_equal([found.batch.names[code] for code in found.codes(0, 50)], cells.obs[key].astype(str))
+    assert found.label.names == ("T",)
+    assert np.array_equal(found.label.codes(3, 50) == 0, (cells.obs["type"] == "T").to_numpy()[3:])
+
+
+def test_it_can_be_sent_to_another_process(kind, cells):
+    found = open_chunks(kind, "X_pca", "batch")
+    found.read(0, 2)
+    sent = pickle.loads(pickle.dumps(found.window(20, 30)))
+    assert np.array_equal(sent.read(22, 30), cells.obsm["X_pca"][22:30])
+    assert np.array_equal(sent.codes(22, 30), found.codes(22, 30))
+    if found.path is None:
+        assert len(pickle.dumps(found.window(20, 21))) < len(pickle.dumps(found.window(0, 50)))
+
+
+def test_other_arrays(cells):
+    wanted = cells.obsm["X_pca"]
+    for values in (wanted.astype(np.float64), sparse.csr_matrix(wanted), pd.DataFrame(wanted, index=cells.obs_names)):
+        cells.obsm["X_pca"] = values
+        assert np.array_equal(open_chunks(cells, "X_pca", "batch").read(4, 9), wanted[4:9])
+
+
+def test_columns_of_all_cells_of_a_mudata(cells, tmp_path):
+    mdata = as_mudata(cells)
+    mdata.obs["donor"] = [f"d{i % 4}" for i in range(mdata.n_obs)]
+    mdata.write(tmp_path / "a.h5mu")
+    wanted = mdata.obs.loc[cells.obs_names, "donor"].to_numpy()
+    for data in (mdata, tmp_path / "a.h5mu"):
+        found = open_chunks(data, "X_pca", "donor", modality="rna")
+        assert np.array_equal([found.batch.names[code] for code in found.codes(0, 50)], wanted)
+
+
+def test_missing_values_that_are_not_categories(cells, tmp_path):
+    cells.obs["type"] = pd.array([None if i % 5 == 0 else i % 2 for i in range(50)], dtype="Int64")
+    cells.write_zarr(tmp_path / "a.zarr")
+    for data in (cells, tmp_path / "a.zarr"):
+        found = open_chunks(data, "X_pca", "batch", "type")
+        assert found.label.names == ("0", "1")
+        assert np.array_equal(found.label.codes(0, 50) < 0, np.arange(50) % 5 == 0)
+        with pytest.raises(ValueError, match="10 cells have no batch .NaN., first in row 0"):
+            open_chunks(data, "X_pca", "type")
+
+
+def test_rows_of_a_latent_semantic_index_are_scaled(cells):
+    cells.obsm["X_lsi"] = cells.obsm["X_pca"]
+    cells.obsm["X_lsi"][3] = 0
+    norm = np.linalg.norm(open_chunks(cells, "X_lsi", "batch").read(0, 50), axis=1)
+    assert np.allclose(np.delete(norm, 3), 1)
+    assert norm[3] == 0
+    assert np.array_equal(open_chunks(cells, "X_lsi", "batch", modality="rna").read(0, 9), cells.obsm["X_lsi"][:9])
+    assert np.allclose(np.linalg.norm(open_chunks(cells, "X_pca", "batch", modality="atac").read(0, 3), axis=1), 1)
+
+
+def test_the_signature_tells_other_cells(cells, tmp_path):
+    found = open_chunks(cells, "X_pca", "batch")
+    before = found.signature(), found.batch.signature(50)
+    cells.obsm["X_pca"][7, 1] += 1
+    cells.obs["batch"] = cells.obs["batch"].to_numpy()[::-1].copy()
+    after = open_chunks(cells, "X_pca", "batch")
+    assert after.signature() != before[0]
+    assert after.batch.signature(50) != before[1]
+    marks = []
+    for value in (0, 1):
+        cells.obsm["X_pca"][0] = value
+        cells.write_zarr(tmp_path / f"{value}.zarr")
+        shutil.rmtree(tmp_path / "a.zarr", ignore_errors=True)
+        shutil.move(tmp_path / f"{value}.zarr", tmp_path / "a.zarr")
+        marks.append(open_chunks(tmp_path / "a.zarr", "X_pca", "batch").signature())
+    assert marks[0] != marks[1]
+
+
+def test_what_is_not_finite_is_told(cells):
+    cells.obsm["X_pca"][[31, 40], 1] = np.nan
+    found = open_chunks(cells, "X_pca", "batch")
+    found.read(0, 31)
+    with pytest.raises(ValueError, match=r"obsm\['X_pca'\] holds NaN or Inf in float32, first in row 31"):
+        found.read(20, 50)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_damaged_chunk_is_told(cells, tmp_path, lost):
+    chunk = in_chunks(cells, tmp_path / "a.zarr")
+    found = open_chunks(tmp_path / "a.zarr", "X_pca", "batch")
+    if lost:
+        chunk.unlink()
+        with pytest.raises(OSError, match="damaged: 1 of its 8 chunks are missing"):
+            open_chunks(tmp_path / "a.zarr", "X_pca", "batch")
+        return
+    chunk.write_bytes(chunk.read_bytes()[:20])
+    found.read(0, 14)
+    with pytest.raises(OSError, match="rows 10 to 20 cannot be read, they are damaged"):
+        found.read(10, 20)
+
+
+def test_a_truncated_file_is_told(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    content = (tmp_path / "a.h5ad").read_bytes()
+    (tmp_path / "a.h5ad").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="not an HDF5 file, or damaged"):
+        open_chunks(tmp_path / "a.h5ad", "X_pca", "batch")
+
+
+def bad_inputs(cells, tmp_path):
+    mdata = as_mudata(cells)
+    mdata.mod["other"].obsm["X_pca"] = np.zeros((4, 3))
+    cells.obsm["complex"] = np.ones((50, 2), complex)
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    mdata.write(tmp_path / "a.h5mu")
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "b.zarr").mkdir()
+    with h5py.File(tmp_path / "group.h5ad", "w") as file:
+        file.create_group("obsm/X_pca")
+        file.create_group("obs")
+    zarr.open_group(tmp_path / "empty.zarr", mode="w")
+    file = str(tmp_path / "a.h5ad")
+    return [
+        ((3, "X_pca", "batch"), TypeError, "int, expected an AnnData"),
+        ((cells, "X", "batch"), KeyError, r"the keys are \['X_pca', 'complex'\]"),
+        ((cells, "X_pca", "b"), KeyError, r"batch_key='b'.*\['batch', 'number', 'text', 'type'\]"),
+        ((cells, "X_pca", "batch", "b"), KeyError, "label_key='b'"),
+        ((cells, "complex", "batch"), TypeError, "expected real numbers"),
+        ((cells, "X_pca", "batch", None, "unknown", "adt"), ValueError, "modality='adt' is unknown"),
+        ((cells[:0], "X_pca", "batch"), ValueError, "no cells"),
+        ((mdata, "X_pca", "batch"), ValueError, r"in the modalities \['other', 'rna'\]"),
+        ((mdata, "X", "batch"), KeyError, "in no modality"),
+        ((mdata, "X_pca", "batch", None, "unknown", "atac"), KeyError, r"the modalities are \['other', 'rna'\]"),
+        ((tmp_path / "c.h5ad", "X_pca", "batch"), FileNotFoundError, "does not exist"),
+        ((tmp_path / "a.txt", "X_pca", "batch"), ValueError, "use .h5ad, .h5mu or .zarr"),
+        ((tmp_path / "b.zarr", "X_pca", "batch"), ValueError, "not a zarr group"),
+        ((tmp_path / "empty.zarr", "X_pca", "batch"), KeyError, "does not exist; the keys are"),
+        ((tmp_path / "group.h5ad", "X_pca", "batch"), TypeError, "store it as a dense matrix"),
+        ((file, "X", "batch"), KeyError, r"the keys are \['X_pca', 'complex'\]"),
+        ((file, "X_pca", "b"), KeyError, r"batch_key='b'.*\['batch', 'number', 'text', 'type'\]"),
+        ((tmp_path / "a.h5mu", "X_pca", "batch", None, "unknown", "atac"), KeyError, "the modalities are"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(18))
+def test_bad_inputs_are_told(cells, tmp_path, number):
+    args, error, text = bad_inputs(cells, tmp_path)[number]
+    with pytest.raises(error, match=text):
+        open_chunks(*args)
+
+
+def test_lazy_objects(cells, tmp_path):
+    array = pytest.importorskip("dask.array")
+    cells.write_zarr(tmp_path / "a.zarr")
+    wanted = cells.obsm["X_pca"]
+    lazy = anndata.experimental.read_lazy(tmp_path / "a.zarr")
+    cells.obsm["X_pca"] = array.from_array(wanted, chunks=(7, 3))
+    for data in (lazy, cells):
+        found = open_chunks(data, "X_pca", "batch")
+        assert np.array_equal(found.read(5, 30), wanted[5:30])
+        assert np.array_equal([found.batch.names[code] for code in found.codes(0, 50)], cells.obs["batch"].astype(str))
+    assert found.step == 7

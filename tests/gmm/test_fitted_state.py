@@ -1,0 +1,84 @@
+"""A cohort as the model keeps it, new patients by it, and cross-validation through the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from muport.gmm._fitted_state import cohort_of, conditions_of, fitter, known_conditions, mixtures_of_new
+from muport.gmm.mixtures._em import fit_mixtures
+from muport.gmm.mixtures._mixtures import mean_log_likelihood, responsibilities
+
+
+@pytest.fixture(scope="module")
+def cells(cohort) -> tuple[np.ndarray, np.ndarray]:
+    return cohort.obsm["X_pca"].astype(float), cohort.obs["sample"].cat.codes.to_numpy().astype(np.int64)
+
+
+def test_new_patients_are_fitted_by_the_prior_of_the_cohort(cells):
+    x, sample = cells
+    settings = {"k_comps": 3, "random_state": 0}
+    cohort, found = cohort_of(x, sample, settings)
+    assert set(cohort.priors) == {"3"}
+    new = mixtures_of_new(cohort, x[:60], sample[:60], settings)
+    direct = fit_mixtures(x[:60], sample[:60], 3, prior=found.prior[3])
+    assert np.array_equal(new.means, direct.mixtures.means)
+    # a patient of the cohort is fitted as it was
+    assert np.allclose(new.means[0], cohort.mixtures.means[0], atol=1e-6)
+
+
+def test_number_of_components_of_new_patients_is_one_of_the_cohort(cells):
+    x, sample = cells
+    cohort, _ = cohort_of(x, sample, {"k_comps": [1, 4], "train_size": 0.5})
+    for best in ([1, 4] * 6, [1] * 7 + [4] * 5, [1] * 5 + [4] * 7):
+        mine = type(cohort)(
+            cohort.mixtures, np.array(best), "sample_specific", cohort.priors, cohort.log_likelihood, 1.0
+        )  # fmt: skip
+        new = mixtures_of_new(mine, x[:60], sample[:60], {})
+        assert new.means.shape[1] in (1, 4)
+
+
+def test_new_patients_under_shared_components(cells):
+    x, sample = cells
+    cohort, _ = cohort_of(x, sample, {"k_comps": 3, "component_sharing": "global"})
+    weight = np.random.default_rng(0).integers(1, 4, 120)
+    new = mixtures_of_new(cohort, x[:120], sample[:120], {}, weight)
+    assert np.array_equal(new.means[1], cohort.mixtures.means[0])
+    shared = type(new)(cohort.mixtures.weights.mean(0)[None], new.means[:1], new.covariances[:1])
+    r = responsibilities(x[:120], shared)
+    expected = [np.average(r[sample[:120] == i], axis=0, weights=weight[sample[:120] == i]) for i in (0, 1)]
+    assert np.allclose(new.weights, expected)
+
+
+def test_shrinkage_helps_small_patients(drawn):
+    """Cells that were not fitted are likelier under the mixtures that the cohort has drawn together."""
+    adata = drawn(12, 80, composition_noise=0.5)
+    x, sample = adata.obsm["X_pca"].astype(float), adata.obs["sample"].cat.codes.to_numpy().astype(np.int64)
+    train = np.arange(len(x)) % 80 < 30
+    value = {}
+    for shrinkage in (True, False):
+        cohort, _ = cohort_of(x[train], sample[train], {"k_comps": 3, "shrinkage": shrinkage})
+        value[shrinkage] = mean_log_likelihood(x[~train], cohort.mixtures, sample[~train]).mean()
+    assert value[True] > value[False] + 0.1
+
+
+def test_last_column_may_be_the_weight(cells):
+    x, sample = cells
+    weight = np.random.default_rng(0).integers(1, 4, len(x)).astype(float)
+    settings = {"k_comps": 2, "refit": "full"}
+    plain, weighted = fitter(settings)(x, sample), fitter(settings, weighted=True)(np.column_stack([x, weight]), sample)
+    cohort, _ = cohort_of(x, sample, settings, weight)
+    direct = mixtures_of_new(cohort, x, sample, settings, weight)
+    assert np.array_equal(weighted(np.column_stack([x, weight]), sample).means, direct.means)
+    assert not np.allclose(plain(x, sample).means, direct.means, atol=1e-4)
+
+
+def test_conditions_of_samples():
+    sample, label = np.array([0, 0, 1, 1, 2]), np.array([1, -1, 0, 0, -1])
+    assert conditions_of(sample, label, ("a", "b", "c"), ("x", "y"), "key").tolist() == [1, 0, -1]
+    assert conditions_of(sample, label * 0 - 1, ("a", "b", "c"), (), "key").tolist() == [-1, -1, -1]
+    with pytest.raises(ValueError, match=r"key: 1 samples.*more than one person.*'a' \['x', 'y'\]"):
+        conditions_of(sample, np.array([0, 1, 0, 0, 0]), ("a", "b", "c"), ("x", "y"), "key", "person")
+    assert known_conditions(np.array([0, -1, 1]), "key").tolist() == [0, 2]
+    with pytest.raises(ValueError, match="labels_key='key' tells 1 conditions of 2 patients"):
+        known_conditions(np.array([0, -1, 0]), "key")

@@ -1,0 +1,93 @@
+"""Paths, fates, windows and meta-states are drawn where the cells are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+import muport
+from muport.velocity import MetaStates, Trajectories
+from muport.velocity.dynamics._paths import Paths
+
+
+@pytest.fixture
+def line() -> AnnData:
+    """200 cells on a line in the representation, and on twice that line in the picture."""
+    x = np.linspace(0, 1, 200)
+    obs = pd.DataFrame({"pseudotime": x, "clusters": np.where(x < 0.5, "early", "late")})
+    obs.index = obs.index.astype(str)
+    flat = np.zeros(200)
+    obsm = {"X_pca": np.stack([x, flat, flat], axis=1), "X_umap": np.stack([2 * x, flat], axis=1)}
+    return AnnData(np.zeros((200, 1)), obs=obs, obsm=obsm)
+
+
+@pytest.fixture
+def two_paths() -> Trajectories:
+    x = np.zeros((2, 4, 3), np.float32)
+    x[:, :, 0] = [[0.1, 0.2, 0.3, 0.4], [0.5, 0.7, 0.7, 0.7]]
+    paths = Paths(x, np.zeros((2, 4), np.float32), np.array([4, 2]), np.zeros(2, np.int8))
+    ends = np.array(["early", "late"])
+    one = np.ones(2, np.int8)
+    return Trajectories(
+        paths, one, np.array([20, 100]), np.zeros((2, 4), np.int64), ends, ends, (("early",),) * 2, 2, 0.1
+    )
+
+
+def test_paths_are_placed_in_the_picture(line, two_paths):
+    ax = muport.pl.trajectories(line, two_paths)
+    drawn = [ln.get_xydata() for ln in ax.lines]
+    assert [len(xy) for xy in drawn] == [4, 2]
+    assert np.allclose(drawn[0][:, 0], [0.2, 0.4, 0.6, 0.8], atol=0.02)
+    assert len(muport.pl.trajectories(line, two_paths, trajectory_ids=[1]).lines) == 1
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        muport.pl.trajectories(line, two_paths, trajectory_ids=[2])
+
+
+def test_flow_shows_the_shares(line, two_paths):
+    ax = muport.pl.flow(line, two_paths)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["early 50%", "late 50%"]
+
+
+def test_stored_paths_and_windows(line):
+    muport.velocity.velocity(line, n_epochs=5, verbose=False)
+    muport.velocity.compute_trajectories(line, n_trajectories=3)
+    assert len(muport.pl.trajectories(line).lines) == 3
+    ax = muport.pl.windows(line)
+    arrows = next(c for c in ax.collections if hasattr(c, "U"))
+    assert len(arrows.U) == (line.uns["velot_windows"]["direction"] > 0).sum()
+    assert (arrows.U > 0).all()
+    with pytest.raises(KeyError, match="simulate_flow"):
+        muport.pl.flow(line)
+
+
+def test_fate_summary_is_the_mean_of_groups(line):
+    fates = pd.DataFrame({"A": np.linspace(0, 1, 200)}, index=line.obs_names).assign(B=lambda f: 1 - f["A"])
+    ax = muport.pl.fate_summary(fates, line, "clusters")
+    widths = [bar.get_width() for bar in ax.patches]
+    assert np.allclose(widths, [0.249, 0.751, 0.751, 0.249], atol=1e-2)
+    with pytest.raises(ValueError, match="groupby='clusters' needs data"):
+        muport.pl.fate_summary(fates, groupby="clusters")
+    with pytest.raises(KeyError, match="nothing"):
+        muport.pl.fate_summary(fates, line, "nothing")
+
+
+def test_coarse_graph_places_states_at_their_cells(line):
+    member = np.stack([1 - line.obs["pseudotime"], line.obs["pseudotime"]], axis=1)
+    flux = np.array([[0, 0.1], [-0.1, 0]])
+    states = MetaStates(
+        member, np.eye(2), np.ones(2) / 2, np.ones(2) / 2, flux, ("initial", "terminal"), np.ones(2), 2.0
+    )
+    ax = muport.pl.coarse_graph(states, line)
+    placed = ax.collections[-1].get_offsets()
+    assert np.allclose(placed[:, 0], [2 / 3, 4 / 3], atol=0.01)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["initial", "terminal"]
+    assert muport.pl.coarse_graph(states).get_aspect() == 1
+    with pytest.raises(ValueError, match="200 cells"):
+        muport.pl.coarse_graph(states, line[:50].copy())
+
+
+def test_paths_stand_out_from_cells_without_colour(line, two_paths):
+    red, green, blue = muport.pl.trajectories(line, two_paths).collections[0].get_facecolor()[0][:3]
+    assert red == green == blue

@@ -1,0 +1,97 @@
+"""Tangent spaces of data against surfaces whose tangent spaces are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from muport.neighbors import knn
+from muport.velocity.dynamics._integrate import simulate, tangent_noise
+
+RNG = np.random.default_rng(0)
+
+
+def surface(m: int, d: int, n: int = 1500, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of a flat piece of dimension m in d dimensions, and its basis."""
+    basis = np.linalg.qr(RNG.normal(size=(d, m)))[0]
+    return RNG.random((n, m)) @ basis.T + noise * RNG.normal(size=(n, d)), basis
+
+
+@pytest.mark.parametrize(
+    ("m", "d", "noise"),
+    [(1, 2, 0.0), (1, 30, 0.002), (2, 3, 0.002), (2, 30, 0.002), (5, 30, 0.01), (2, 2, 0), (3, 3, 0)],
+)
+def test_rank_is_the_dimension_of_the_surface(m: int, d: int, noise: float) -> None:
+    x, _ = surface(m, d, noise=noise)
+    assert tangent_noise(x).rank == m
+
+
+def test_noise_is_standard_normal_in_the_tangent_space_and_zero_out_of_it() -> None:
+    angle = RNG.random(3000) * 2 * np.pi
+    circle = np.stack([np.cos(angle), np.sin(angle), np.zeros(3000)], axis=1)
+    noise = tangent_noise(circle, k=15)
+    assert noise.rank == 1
+    drawn = noise(torch.from_numpy(circle), torch.from_numpy(RNG.normal(size=(3000, 3)))).numpy()
+    along = (drawn * np.stack([-np.sin(angle), np.cos(angle), np.zeros(3000)], axis=1)).sum(axis=1)
+    assert along.std() == pytest.approx(1, abs=0.05)
+    assert np.sqrt((drawn**2).sum(axis=1).mean() - along.var()) < 0.05
+    bases = noise.basis
+    assert torch.allclose(bases.mT @ bases, torch.ones(1, 1), atol=1e-5)
+
+
+def test_retraction_leaves_cells_in_place_and_brings_others_back() -> None:
+    x, basis = surface(2, 10, noise=0.01)
+    noise = tangent_noise(x)
+    cells = torch.from_numpy(x).float()
+    moved = (noise.retract(cells) - cells).norm(dim=1)
+    assert float(moved.median()) < 0.01
+    away = cells + 0.3 * torch.from_numpy(np.linalg.svd(basis.T)[2][-1]).float()
+    back = noise.retract(away)
+    assert float((away - cells).norm(dim=1).min()) > 0.25
+    assert float(torch.from_numpy(knn(x, 1, query=back).distances).median()) < 0.05
+
+
+def test_noise_along_the_data_stays_with_them_and_isotropic_noise_does_not() -> None:
+    angle = RNG.random(2000) * 2 * np.pi
+    lift = np.linalg.qr(RNG.normal(size=(20, 2)))[0].T
+    x = np.stack([3 * np.cos(angle), 3 * np.sin(angle)], axis=1) @ lift + 0.1 * RNG.normal(size=(2000, 20))
+    noise = tangent_noise(x)
+    spacing = np.median(knn(x, 1).distances)
+
+    def away(**options: object) -> float:
+        ends = simulate(lambda x, t: 0 * x, x[:300], 0.0, 1.0, n_steps=50, diffusion=0.3, **options).ends  # type: ignore[arg-type]
+        return float(np.median(knn(x, 1, query=ends).distances) / spacing)
+
+    assert away(noise=noise, retract=noise.retract) < 1.3
+    assert away(retract=noise.retract) < 2
+    assert away() > 4
+
+
+def test_many_cells_have_anchors_and_the_choice_is_seeded() -> None:
+    x, _ = surface(1, 3, n=9000, noise=0.001)
+    first, again = tangent_noise(x), tangent_noise(x)
+    assert len(first.anchor) == 4096
+    assert torch.equal(first.basis, again.basis)
+    assert torch.equal(first.anchor, again.anchor)
+    assert not torch.equal(first.anchor, tangent_noise(x, random_state=1).anchor)
+
+
+def test_degenerate_data_are_finite() -> None:
+    for x in (np.zeros((50, 4)), np.repeat(np.eye(4), 20, axis=0), np.eye(4)):
+        noise = tangent_noise(x)
+        points = torch.randn(7, 4)
+        assert bool(noise(points, points).isfinite().all())
+        assert bool(noise.retract(points).isfinite().all())
+
+
+def test_rank_can_be_given() -> None:
+    x, _ = surface(1, 3)
+    full = tangent_noise(x, rank=3)
+    eta = torch.randn(5, 3)
+    assert torch.allclose(full(eta, eta), eta, atol=1e-5)
+    for bad in (0, 4):
+        with pytest.raises(ValueError, match=f"rank={bad}"):
+            tangent_noise(x, rank=bad)
+    with pytest.raises(ValueError, match="three cells"):
+        tangent_noise(x[:2])
