@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import pkgutil
 import subprocess
 import sys
 from functools import cache
 from importlib import import_module
+from inspect import unwrap
 from pathlib import Path
 from statistics import median, quantiles
 from types import ModuleType
@@ -22,6 +24,16 @@ SOURCE = ROOT / "src" / "muport"
 FILES = sorted(SOURCE.rglob("*.py"))
 FILE_LIMIT = 500
 FUNCTION_LIMITS = {"median": 10, "p90": 35, "max": 80}
+FOLDER_LIMIT = 14
+PARAMETER_LIMIT = 8
+#: Files that may stand in several folders, and what each of them always holds.
+SAME_MEANING = {
+    "__init__.py": "what a package exports, and its files in the order of reading",
+    "_model.py": "the model class of a method",
+    "_inference.py": "the methods of a model after training",
+    "_fitted_state.py": "what a fitted model keeps and saves",
+    "_components.py": "pictures and results of mixture components",
+}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -51,10 +63,9 @@ def unannotated(node: Function) -> list[str]:
 
 
 def packages() -> list[ModuleType]:
-    """The public packages: muport, and those below it with no underscore."""
-    found = pkgutil.walk_packages(muport.__path__, "muport.")
-    names = [module.name for module in found if not any(part.startswith("_") for part in module.name.split("."))]
-    return [muport, *map(import_module, names)]
+    """The public packages: muport, and those directly below it with no underscore; deeper ones are internal."""
+    found = [module.name for module in pkgutil.iter_modules(muport.__path__, "muport.")]
+    return [muport, *(import_module(name) for name in found if not name.startswith("muport._"))]
 
 
 def public_objects() -> dict[str, object]:
@@ -86,6 +97,40 @@ def test_arrows_point_down():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_files_are_small(path):
     assert len(path.read_text().splitlines()) <= FILE_LIMIT
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda path: path.name)
+def test_folders_are_small_and_listed(folder):
+    files = {path.stem for path in folder.glob("_*.py")} - {"__init__", "__main__"}
+    assert len(files) <= FOLDER_LIMIT
+    doc = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    if folder != SOURCE:
+        assert {name for name in files if f"``{name}``" not in doc} == set()
+
+
+def test_a_file_name_has_one_meaning():
+    names = [path.name for path in FILES]
+    assert {name for name in names if names.count(name) > 1} <= set(SAME_MEANING)
+
+
+def test_private_functions_take_few_parameters():
+    public = {id(code) for item in public_objects().values() if (code := getattr(unwrap(item), "__code__", None))}
+    many = {}
+    for path in FILES:
+        module = import_module(".".join(("muport", *path.relative_to(SOURCE).with_suffix("").parts)))
+        for owner in [module, *(c for c in vars(module).values() if inspect.isclass(c))]:
+            for name, item in list(vars(owner).items()):
+                call = unwrap(getattr(item, "__func__", item))
+                if inspect.isfunction(call) and call.__module__ == module.__name__ and id(call.__code__) not in public:
+                    parameters = [p for p in inspect.signature(call).parameters if p not in ("self", "cls")]
+                    generated = dataclasses.is_dataclass(owner) and name == "__init__"
+                    if len(parameters) > PARAMETER_LIMIT and not generated and not public_constructor(owner, name):
+                        many[f"{module.__name__}.{name}"] = len(parameters)
+    assert many == {}
+
+
+def public_constructor(owner: object, name: str) -> bool:
+    return name == "__init__" and any(owner is item for item in public_objects().values())
 
 
 def test_surface_is_short():
