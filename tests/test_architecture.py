@@ -123,7 +123,7 @@ def test_private_functions_take_few_parameters():
                 call = unwrap(getattr(item, "__func__", item))
                 if inspect.isfunction(call) and call.__module__ == module.__name__ and id(call.__code__) not in public:
                     parameters = [p for p in inspect.signature(call).parameters if p not in ("self", "cls")]
-                    generated = dataclasses.is_dataclass(owner) and name == "__init__"
+                    generated = dataclasses.is_dataclass(owner) and name in ("__init__", "__replace__")
                     if len(parameters) > PARAMETER_LIMIT and not generated and not public_constructor(owner, name):
                         many[f"{module.__name__}.{name}"] = len(parameters)
     assert many == {}
