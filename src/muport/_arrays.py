@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["canonical_order", "unit_rows"]
+__all__ = ["canonical_order", "normalize_rows", "unit_rows"]
 
 
 def unit_rows[T: np.floating](x: NDArray[T]) -> NDArray[T]:
@@ -17,6 +17,13 @@ def unit_rows[T: np.floating](x: NDArray[T]) -> NDArray[T]:
     norm = np.linalg.norm(x, axis=-1, keepdims=True)
     unit: NDArray[T] = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
     return unit
+
+
+def normalize_rows[T: np.floating](x: NDArray[T]) -> NDArray[T]:
+    """Divide the vectors along the last axis, which are not negative, by their sums; a zero vector stays zero."""
+    total = x.sum(axis=-1, keepdims=True)
+    fractions: NDArray[T] = x / np.maximum(total, np.finfo(x.dtype).tiny)
+    return fractions
 
 
 def canonical_order(x: NDArray[np.floating], group: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
