@@ -1,4 +1,4 @@
-"""Threads: as many as asked for, and given back."""
+"""Threads: their number inside and after a context, and the order of results."""
 
 import threading
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from muport._parallel import each, single_threaded, single_threaded_torch
+from muport._parallel import parallel_map, single_threaded, single_threaded_torch
 
 
 def threads():
@@ -16,29 +16,29 @@ def threads():
 
 @pytest.fixture
 def four_cores(monkeypatch):
-    monkeypatch.setattr("muport._parallel._cores", lambda: 4)
+    monkeypatch.setattr("muport._parallel._n_cores", lambda: 4)
 
 
 @pytest.mark.parametrize("n_cells", [None, 10, 10**6])
 def test_results_keep_the_order_of_the_tasks(four_cores, n_cells):
-    assert each(lambda x: x * x, range(20), n_cells) == [x * x for x in range(20)]
+    assert parallel_map(lambda x: x * x, range(20), n_cells) == [x * x for x in range(20)]
 
 
 def test_only_long_tasks_run_side_by_side(four_cores):
     def names(n_cells):
-        return {*each(lambda _: threading.current_thread().name, range(8), n_cells)}
+        return {*parallel_map(lambda _: threading.current_thread().name, range(8), n_cells)}
 
     assert names(10) == {threading.current_thread().name}
     assert threading.current_thread().name not in names(None) | names(10**6)
 
 
 def test_threads_of_tasks_have_no_threads_of_their_own(four_cores):
-    assert {*each(lambda _: torch.get_num_threads(), range(8))} == {1}
+    assert {*parallel_map(lambda _: torch.get_num_threads(), range(8))} == {1}
 
 
 def test_the_environment_bounds_the_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert {*each(lambda _: threading.current_thread().name, range(8))} == {threading.current_thread().name}
+    assert {*parallel_map(lambda _: threading.current_thread().name, range(8))} == {threading.current_thread().name}
 
 
 def test_libraries_get_their_threads_back():

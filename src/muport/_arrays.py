@@ -43,7 +43,7 @@ def canonical_order(x: NDArray[np.floating], group: NDArray[np.int64] | None = N
     leading = () if group is None else (group,)
     keys = (*leading, x[:, 0], x[:, min(1, x.shape[1] - 1)])
     order = np.lexsort(keys[::-1])
-    # a full sort by all coordinates is slow: only rows that are tied in the first two need the others
+    # A sort by all coordinates is slow. Only rows that are tied in the first two coordinates need the others.
     same = np.logical_and.reduce([np.diff(key[order]) == 0 for key in keys])
     tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
     rows = order[tied]

@@ -1,4 +1,4 @@
-"""Keys shared by the whole package: what is registered, and under which names results are stored."""
+"""Keys that all modules share: those of the scvi-tools registry, and the names under which results are stored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class _RegistryKeys(NamedTuple):
-    """Registry keys of the hall; ``batch`` and ``labels`` are scvi-tools' own words."""
+    """Registry keys of the shared data layer; ``batch`` and ``labels`` are those of scvi-tools."""
 
     BATCH_KEY: str = "batch"
     LABELS_KEY: str = "labels"
@@ -18,7 +18,7 @@ class _RegistryKeys(NamedTuple):
 
 
 class _ResultKeys(NamedTuple):
-    """Names under which examples, the demo and the benchmarks keep results."""
+    """Names under which the examples, the demo and the benchmarks store results in ``obs`` and ``obsm``."""
 
     LATENT: str = "X_integration"
     PREDICTION: str = "prediction"
@@ -28,15 +28,15 @@ class _ResultKeys(NamedTuple):
 REGISTRY_KEYS = _RegistryKeys()
 RESULT_KEYS = _ResultKeys()
 
-#: Name of the only modality of a plain AnnData.
+#: Name of the single modality of an AnnData.
 SINGLE_MODALITY = "adata"
-#: Name that a space of all cells, ``mdata.obsm[key]`` or modalities side by side, has in place of a modality's.
+#: Modality name of a representation of all cells: ``mdata.obsm[key]``, or the modalities side by side.
 JOINT_MODALITY = "joint"
-#: Name of the only batch where no batch key is given.
+#: Name of the single batch if no batch key is given.
 SINGLE_BATCH = "all"
-#: Label of a cell whose type is not known.
+#: Label of a cell of unknown type.
 UNLABELED_CATEGORY = "unknown"
-#: Environment variable naming the folder of the real data sets.
+#: Environment variable with the path of the folder of measured data sets.
 DATA_VARIABLE = "MUPORT_DATA"
 
 __all__ = [

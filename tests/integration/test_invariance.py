@@ -124,7 +124,7 @@ def test_number_of_threads(kit, monkeypatch, n_batches):
     from threadpoolctl import threadpool_limits
 
     # groups run side by side, as they do from 20,000 cells
-    monkeypatch.setattr("muport._parallel._LARGE", 0)
+    monkeypatch.setattr("muport._parallel._PARALLEL_FROM", 0)
     drawn, found, before = kit.draw(n=4000, n_batches=n_batches, lacking=((0, 1),)), [], torch.get_num_threads()
     for n in (1, 2):
         monkeypatch.setenv("OMP_NUM_THREADS", str(n))

@@ -111,8 +111,8 @@ def test_centres_are_held_and_inside_the_data(seed: int, n: int, d: int, k: int)
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"k": 0}, "k=0 must be at least 1"),
-    ({"k": 2, "n_iter": 0}, "n_iter=0 must be at least 1"),
+    ({"k": 0}, "k=0 must be an integer of at least 1"),
+    ({"k": 2, "n_iter": 0}, "n_iter=0 must be an integer of at least 1"),
     ({"k": 2, "weights": np.ones(3)}, "weights has 3 entries, but x has 900"),
     ({"k": 2, "weights": -np.ones(900)}, "weights must be >= 0"),
     ({"k": 2, "weights": np.zeros(900)}, "at least one of them positive"),

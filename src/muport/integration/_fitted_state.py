@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport._parallel import each
+from muport._parallel import parallel_map
 
 # states are rebuilt by class, so the classes of their parts are imported at run time
 from muport.integration.gromov._gromov_space import Bridge  # noqa: TC001
@@ -287,7 +287,7 @@ def transform(
         y = move(standardise(x[rows], state.center, state.scale), chosen[code], device, state.neighbors)
         out[rows] = finish(y, state, device) * np.float32(state.scale) + state.center
 
-    each(map_block, _blocks(group, len(chosen)), len(x))
+    parallel_map(map_block, _blocks(group, len(chosen)), len(x))
     return out
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from muport._arrays import unit_rows
 from muport.neighbors import as_points, knn
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def iccoh(x: Any, velocity: Any, labels: Any, *, neighbors: Any | None = None, k
     points, flow = _pair(x, velocity)
     code, names = _groups(labels, len(points))
     found = _neighbors(points, neighbors, k)
-    unit = _unit(flow)
+    unit = unit_rows(flow)
     cosine = np.empty(found.shape)
     for part in _parts(len(points), found.shape[1] * points.shape[1]):
         cosine[part] = np.einsum("nd,nkd->nk", unit[part], unit[found[part]])
@@ -226,7 +227,7 @@ def velocity_error(velocity: Any, truth: Any) -> VelocityError:
     if not moving.any():
         raise ValueError("truth is zero in every cell: there is no direction to compare with.")
     flow, true, length = flow[moving], true[moving], length[moving]
-    cosine = (_unit(flow) * _unit(true)).sum(axis=1)
+    cosine = (unit_rows(flow) * unit_rows(true)).sum(axis=1)
     error = np.abs(np.linalg.norm(flow, axis=1) / length - 1)
     return VelocityError(
         float(cosine.mean()), float(np.quantile(cosine, 0.05)), float(np.median(error)), int(moving.sum())
@@ -273,16 +274,11 @@ def _parts(n: int, width: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
-def _unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    length = np.linalg.norm(values, axis=-1, keepdims=True)
-    return np.divide(values, length, out=np.zeros_like(values), where=length > 0)
-
-
 def _cosines(points: NDArray[np.float64], flow: NDArray[np.float64], found: NDArray[np.int64]) -> NDArray[np.float64]:
     """(n, m) cosine between the step to each neighbour and the velocity."""
-    unit, out = _unit(flow), np.empty(found.shape)
+    unit, out = unit_rows(flow), np.empty(found.shape)
     for part in _parts(len(points), found.shape[1] * points.shape[1]):
-        out[part] = np.einsum("nkd,nd->nk", _unit(points[found[part]] - points[part, None]), unit[part])
+        out[part] = np.einsum("nkd,nd->nk", unit_rows(points[found[part]] - points[part, None]), unit[part])
     return out
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from muport._checks import check_integers
 from muport.neighbors._knn import knn
 from muport.neighbors._points import as_points, faiss_threads
 
@@ -83,9 +84,7 @@ def kmeans(
     """
     points = as_points(x, "x")
     mass = _check_weights(weights, len(points))
-    for name, value in (("k", k), ("n_iter", n_iter)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
+    check_integers(k=k, n_iter=n_iter)
     used = np.flatnonzero(mass > 0)
     if len(used) <= k:
         centers = np.unique(points[used], axis=0)

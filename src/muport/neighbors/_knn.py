@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from muport._arrays import unit_rows
+from muport._checks import check_option
 from muport.neighbors._points import as_points, faiss_threads
 
 if TYPE_CHECKING:
@@ -92,8 +94,7 @@ def knn(
         ("method", method, ("auto", "exact", "approximate")),
         ("metric", metric, ("euclidean", "cosine")),
     ):
-        if value not in options:
-            raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, options))}.")
+        check_option(name, value, options)
     if device is None and getattr(x, "is_cuda", False):
         device = str(x.device)
     points = as_points(x, "x")
@@ -101,8 +102,8 @@ def knn(
     drop_self = query is None and not include_self
     _check_k(k, points, queries, drop_self)
     if metric == "cosine":
-        queries = _unit(queries)
-        points = queries if query is None else _unit(points)
+        queries = unit_rows(queries)
+        points = queries if query is None else unit_rows(points)
     found = _search(points, queries, k + drop_self, method, device, random_state, n_threads)
     if query is None:
         found = _self_first(*found, keep=include_self)
@@ -118,12 +119,6 @@ def _check_k(k: int, points: np.ndarray, queries: np.ndarray, drop_self: bool) -
     most = len(points) - drop_self
     if not 1 <= k <= most:
         raise ValueError(f"k={k} is out of range: x has {len(points)} points, so k must be between 1 and {most}.")
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    unit: np.ndarray = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
-    return unit
 
 
 def _cosine_distance(distances: np.ndarray, points: np.ndarray, queries: np.ndarray, indices: np.ndarray) -> np.ndarray:

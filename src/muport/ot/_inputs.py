@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Array", "Arrays", "Batch", "check_option", "make_batch", "to_tensor"]
+__all__ = ["Array", "Arrays", "Batch", "make_batch", "to_tensor"]
 
 type Array = Tensor | np.ndarray
 type Arrays = Array | Sequence[Array]
@@ -25,12 +25,6 @@ class Batch:
     b: Tensor
     single: bool
     sizes: tuple[tuple[int, int], ...] | None
-
-
-def check_option(name: str, value: object, options: Sequence[object]) -> None:
-    """Refuse a value that is none of the options, naming them."""
-    if value not in options:
-        raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, options))}.")
 
 
 def to_tensor(value: Array, name: str, ndims: Sequence[int], like: Tensor | None = None) -> Tensor:

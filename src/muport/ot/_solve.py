@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from muport._checks import check_option
 from muport.ot._cost import METRICS, SCALES, add_penalty, clip_cost, cost_matrix, scale_cost
 from muport.ot._exact import solve_exact
 from muport.ot._gromov import solve_gromov
-from muport.ot._inputs import Array, Arrays, Batch, check_option, make_batch, to_tensor
+from muport.ot._inputs import Array, Arrays, Batch, make_batch, to_tensor
 from muport.ot._result import OTResult
 from muport.ot._sinkhorn import sinkhorn
 

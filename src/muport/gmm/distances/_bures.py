@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from muport._parallel import each
+from muport._parallel import parallel_map
 
 __all__ = ["bures_squared", "fidelity", "optimal_cross_covariance", "roots"]
 
@@ -110,7 +110,7 @@ def _over_pairs(root: Tensor, covariance: Tensor, rows: Tensor, columns: Tensor)
         part = slice(low, low + size)
         out[part] = fidelity(root[rows[part]], covariance[columns[part]])
 
-    each(fill, range(0, len(rows), size))
+    parallel_map(fill, range(0, len(rows), size))
     return out
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 
-from muport._parallel import each, single_threaded
+from muport._parallel import parallel_map, single_threaded
 from muport.ot import solve
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def emd_cells(
 
     upper = np.triu_indices(len(rows), 1)
     out = np.zeros((len(rows), len(rows)))
-    out[upper] = each(price, list(zip(*(index.tolist() for index in upper), strict=True)))
+    out[upper] = parallel_map(price, list(zip(*(index.tolist() for index in upper), strict=True)))
     out = np.maximum(out + out.T, 0)
     return out if p == 1 else np.sqrt(out)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muport._parallel import each, single_threaded
+from muport._parallel import parallel_map, single_threaded
 from muport.gmm.distances._bures import bures_squared, fidelity, roots
 from muport.ot import sinkhorn, solve
 
@@ -249,7 +249,7 @@ def transport(costs: Tensor, a: Tensor, b: Tensor, *, price: float | None = None
     if not len(costs):
         return torch.zeros_like(costs)
     blocks = list(zip(torch.split(costs, _BLOCK), torch.split(a, _BLOCK), torch.split(b, _BLOCK), strict=True))
-    plan = torch.cat(each(lambda block: _plan(*block, price, reg), blocks))
+    plan = torch.cat(parallel_map(lambda block: _plan(*block, price, reg), blocks))
     empty = plan.sum((1, 2)) < 1e-9
     if price is not None and bool(empty.any()):
         plan[empty] = transport(costs[empty], a[empty], b[empty], reg=reg)

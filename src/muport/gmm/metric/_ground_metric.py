@@ -11,7 +11,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.spatial.distance import cdist
 
-from muport._parallel import each, single_threaded
+from muport._parallel import parallel_map, single_threaded
 from muport.gmm.metric._component_couplings import Reference, canonical, couple, discriminants, pair_weights
 from muport.gmm.metric._gradient_training import polish
 from muport.gmm.metric._kernel_ridge import Calibration, calibrate, held_out, inner_folds
@@ -256,7 +256,7 @@ def fit_candidates(
     def squared(left: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
         rests = [np.setdiff1d(np.arange(len(code)), rows) for rows in left]
         weights = np.array([pair_weights(code, rest) for rest in rests]).reshape(-1, 2, len(code), len(code))
-        return np.concatenate(each(lambda view: view.squared(rests, weights), views), axis=1)
+        return np.concatenate(parallel_map(lambda view: view.squared(rests, weights), views), axis=1)
 
     calibrations = calibrate(held_out(squared, code, folds), code)
     metrics = [metric for view in views for metric in view.metrics]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport._parallel import each, one_by_one
+from muport._parallel import parallel_map, serial_map
 from muport.gmm.mixtures._em_blocks import (
     EMResult,
     Output,
@@ -184,7 +184,7 @@ def _fit(
     with single_thread(int(clouds.size.max()) * features) as alone:
         parts = blocks(clouds.size[patient], kind, np.full(len(problems), features), budget)
         # blocks fill rows of their own, so that their order does not matter
-        run = each if alone and clouds.x.device.type == "cpu" else one_by_one
+        run = parallel_map if alone and clouds.x.device.type == "cpu" else serial_map
         run(lambda rows: solve(rows, clouds, problems, settings, priors, init, out), parts)
     # The best start of each patient and candidate.
     best = out.likelihood.reshape(p, c, -1).argmax(axis=2) + np.arange(p * c).reshape(p, c) * settings.n_init

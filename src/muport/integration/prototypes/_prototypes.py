@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from muport._parallel import each
+from muport._parallel import parallel_map
 from muport.neighbors import batched_kmeans, kmeans, knn
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _one_by_one(
         )  # fmt: skip
         return found.centers, found.labels
 
-    return each(fit_group, range(len(start) - 1), len(x))
+    return parallel_map(fit_group, range(len(start) - 1), len(x))
 
 
 def _together(

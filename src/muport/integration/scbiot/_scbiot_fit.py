@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport._parallel import each
+from muport._parallel import parallel_map
 from muport.integration._fitted_state import IntegrationState, Reference, move, transform
 from muport.integration.prototypes._prototypes import Prototypes, fit_prototypes, soft_assign
 from muport.integration.scbiot._iterations import Iterate, iterate, make_problem, scored
@@ -102,7 +102,7 @@ def make_landmarks(cells: Cells, seed: int) -> tuple[Prototypes, Indices | None]
         )
         return found.centers, found.labels
 
-    found = each(summary, range(len(number)), len(cells.x))
+    found = parallel_map(summary, range(len(number)), len(cells.x))
     bounds = np.cumsum([0, *(len(position) for position, _ in found)], dtype=np.int64)
     nearest = np.concatenate([member + low for (_, member), low in zip(found, bounds[:-1], strict=True)])
     mass = np.bincount(nearest, minlength=bounds[-1]).astype(np.float32)

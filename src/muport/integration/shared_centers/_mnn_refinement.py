@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_array
 
-from muport._parallel import each
+from muport._parallel import parallel_map
 from muport.integration.prototypes._prototypes import soft_assign
 from muport.integration.shared_centers._coupling import share
 from muport.neighbors import knn
@@ -70,7 +70,7 @@ def _mutual_means(
         near: NDArray[np.int64] = others[knn(image[others], k, query=image[rows], method="exact").indices]
         return near
 
-    found = np.concatenate(each(search, range(groups), groups * total))
+    found = np.concatenate(parallel_map(search, range(groups), groups * total))
     graph = csr_array(
         (np.ones(total * k, np.float32), (np.repeat(np.arange(total), k), found.ravel())), shape=(total, total)
     )
