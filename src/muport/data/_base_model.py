@@ -1,4 +1,4 @@
-"""What the models share: data by name, the fitted state, save and load."""
+"""Base class of the models: cells read by name, one fitted state, save and load."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import platform
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import anndata
 import mudata
-import numpy as np
 import torch
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
@@ -23,12 +22,16 @@ from muport.data._serialization import pack, state_classes, unpack
 from muport.data.reading._rows import Rows, read_rows
 from muport.data.registration._setup import Setup
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 _PACKAGES = ("muport", "scvi-tools", "anndata", "mudata", "numpy", "torch", "safetensors")
 _DATA_FILES = {mudata.MuData: "mdata.h5mu", anndata.AnnData: "adata.h5ad"}
 
 
 class NoNetwork(torch.nn.Module):
-    """The module of a model without a network: it only knows its device."""
+    """Module of a model without a network: it has a device and no parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,30 +39,35 @@ class NoNetwork(torch.nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the module is."""
+        """Device of the module."""
         return self.get_buffer("anchor").device
 
 
 class MuDataModel(BaseModelClass):  # type: ignore[misc]
-    """Base of the models: data in by name, one fitted state, safetensors and JSON on disk.
+    """Base class of the models: cells are matched by name, and a model has one fitted state.
 
-    A subclass sets `_state_class`, a frozen dataclass of arrays, scalars, strings, tuples, dicts and other such
-    dataclasses; defines ``setup_mudata`` and ``setup_anndata`` by :func:`register`; has ``train`` fill ``state_``,
-    ``is_trained_``, ``history_`` and ``settings_``; and ends its ``__init__``, which takes ``registry=None``, with
-    ``self.init_params_ = self._get_init_params(locals())``.
+    A subclass
+
+    - sets `_state_class`: a frozen dataclass of arrays, numbers, strings, tuples, dicts and other such dataclasses;
+    - defines ``setup_mudata`` and ``setup_anndata``, which call :func:`register`;
+    - fills ``state_``, ``is_trained_``, ``history_``, ``settings_`` and ``metrics_`` in ``train``;
+    - ends its ``__init__``, which takes ``registry=None``, with
+      ``self.init_params_ = self._get_init_params(locals())``.
 
     Parameters
     ----------
     data
         MuData or AnnData that was set up with this class.
     registry
-        Registry of such data, in their place.
+        Registry of such data, in place of `data`.
     """
 
     _state_class: ClassVar[type]
-    #: Fields of `Setup` that the set-up methods of the class do not offer.
+    #: Values of the fields of `Setup` that the set-up methods of the class have no argument for.
     _setup_defaults: ClassVar[dict[str, Any]] = {}
-    _saved_attributes: ClassVar[tuple[str, ...]] = ("is_trained_", "history_", "settings_")
+    #: Set-up arguments that cannot be None -> how to get such a column.
+    _required_columns: ClassVar[dict[str, str]] = {}
+    _saved_attributes: ClassVar[tuple[str, ...]] = ("is_trained_", "history_", "settings_", "metrics_")
 
     def __init__(
         self, data: mudata.MuData | anndata.AnnData | None = None, registry: dict[str, Any] | None = None
@@ -68,20 +76,16 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
         self.module = NoNetwork()
         self.state_: Any = None
         self.settings_: dict[str, Any] = {}
+        #: Scores of the last fit, by name.
+        self.metrics_: dict[str, float] = {}
         self._model_summary_string = f"{type(self).__name__} model"
 
     @staticmethod
     def _device(accelerator: str, devices: int | str) -> torch.device:
-        """Return the one device that scvi-tools' words name."""
-        found: torch.device = parse_device_args(
-            accelerator, devices, return_device="torch", validate_single_device=True
-        )[2]
-        return found
-
-    @staticmethod
-    def _check_seed(random_state: int) -> None:
-        if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
-            raise ValueError(f"random_state={random_state!r} must be an integer of at least 0.")
+        """Return the device that the arguments of scvi-tools name; several devices are refused."""
+        device: torch.device
+        *_, device = parse_device_args(accelerator, devices, return_device="torch", validate_single_device=True)
+        return device
 
     @property
     def _setup(self) -> Setup:
@@ -100,7 +104,7 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
         require_time: bool = True,
         require_sample: bool = True,
     ) -> Rows:
-        """Return the model's own data as arrays, or new cells: of one modality or more, labelled or not."""
+        """Read the cells of the model, or `data`: new cells of at least one of its modalities, labeled or not."""
         if data is not None:
             return read_rows(
                 data,
@@ -111,15 +115,40 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
                 require_time=require_time,
                 require_sample=require_sample,
             )
+        return read_rows(self._own_data("pass the data to the method"), self._setup, require_labels=False)
+
+    def _own_data(self, advice: str) -> Any:
+        """Return the data of the model; if it was loaded without data, the error ends with `advice`."""
         if self.adata is None:
-            raise ValueError(f"this {type(self).__name__} was loaded without data: pass the data to the method.")
-        return read_rows(self.adata, self._setup, require_labels=False)
+            raise ValueError(f"this {type(self).__name__} was loaded without data: {advice}.")
+        return self.adata
 
     def _fitted(self) -> Any:
-        """Return the fitted state; say so if there is none."""
+        """Return the fitted state, or raise an error if the model is not trained."""
         if self.state_ is None:
             raise NotFittedError(f"this {type(self).__name__} is not trained: call train() first.")
         return self.state_
+
+    def map_query(self, mdata: mudata.MuData | anndata.AnnData) -> NDArray[np.float32]:
+        """Map new cells into the latent space of the model, without a new fit.
+
+        Parameters
+        ----------
+        mdata
+            New cells with the representation of the set-up. They need not be set up, and none of the columns of the
+            set-up is needed.
+
+        Returns
+        -------
+        (n_obs, d) float32 in the order of ``mdata.obs_names``, as :meth:`get_latent_representation` returns it.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As :meth:`setup_mudata`; and if the cells have another number of coordinates than the model.
+        """
+        latent: NDArray[np.float32] = self.get_latent_representation(mdata)
+        return latent
 
     def save(
         self,
@@ -129,9 +158,9 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
         save_anndata: bool = False,
         **anndata_write_kwargs: Any,
     ) -> None:
-        """Save the model as ``model.safetensors`` and ``model.json``: arrays and text, no pickle.
+        """Save the model as ``model.safetensors`` (arrays) and ``model.json`` (text); nothing is pickled.
 
-        The model appears whole or not at all, and an earlier one stays until then.
+        An earlier model in the directory is replaced only when the new one is complete.
 
         Parameters
         ----------
@@ -140,7 +169,7 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
         prefix
             Put before each file name.
         overwrite
-            Replace a model that is there; other files of the directory stay.
+            Replace a model in the directory; other files of the directory are kept.
         save_anndata
             Save the data too, as ``mdata.h5mu`` or ``adata.h5ad``.
         anndata_write_kwargs
@@ -153,10 +182,9 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
         """
         data = None
         if save_anndata:
-            if self.adata is None:
-                raise ValueError("save_anndata=True, but this model was loaded without data.")
-            name = _DATA_FILES[mudata.MuData if isinstance(self.adata, mudata.MuData) else anndata.AnnData]
-            data = (name, lambda path: _write_data(self.adata, path, anndata_write_kwargs))
+            cells = self._own_data("save it with save_anndata=False")
+            name = _DATA_FILES[mudata.MuData if isinstance(cells, mudata.MuData) else anndata.AnnData]
+            data = (name, lambda path: _write_data(cells, path, anndata_write_kwargs))
         tensors: dict[str, np.ndarray[Any, Any]] = {}
         document = {"class": type(self).__name__, "versions": _versions()}
         for key, value in self._contents().items():
@@ -166,7 +194,7 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
     def _contents(self) -> dict[str, Any]:
         params = {**self.init_params_["non_kwargs"], **self.init_params_["kwargs"]}
         return {
-            # the data are an argument too, whatever the subclass calls them
+            # the data are an argument of the subclass, too
             "init_params": {k: v for k, v in params.items() if k not in ("data", "adata", "mdata", "registry")},
             "registry": self.registry_,
             "attributes": {name: getattr(self, name) for name in self._saved_attributes},
@@ -182,33 +210,33 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
         device: int | str = "auto",
         prefix: str | None = None,
     ) -> Self:
-        """Load a saved model. Nothing in its files is executed, and files that were changed are refused.
+        """Load a saved model. No code in its files is run, and files that were changed are refused.
 
         Parameters
         ----------
         dir_path
             Directory of the model.
         adata
-            Data for the model: the training data, or data with the same batches and labels, which are set up as those
-            were. None: the data saved with the model, or a warning if there are none. False: no data. Data with new
-            batches are for ``map_query`` of the loaded model.
+            Data for the model: the training data, or data with the same batches and labels, which are set up in the
+            same way. None: the data saved with the model; if there are none, a warning. False: no data. Cells of new
+            batches are passed to ``map_query`` of the loaded model.
         accelerator
             As in Lightning: "auto", "cpu", "gpu".
         device
-            Device of that kind; "auto" for the first.
+            Number of the device; "auto" for the first.
         prefix
             Put before each file name.
 
         Returns
         -------
-        The model, with the same state, bit by bit.
+        The model with the same state, bit by bit.
 
         Raises
         ------
         FileNotFoundError
-            If there is no model.
+            If the directory has no model.
         ValueError
-            If it is of another class or of a newer version, was changed or damaged, or `adata` do not fit it.
+            If the model is of another class or of a newer version, was changed or damaged, or `adata` does not fit it.
         """
         torch_device = cls._device(accelerator, device)
         folder = Path(dir_path)
@@ -228,7 +256,7 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
     def _from_contents(cls, contents: dict[str, Any], data: mudata.MuData | anndata.AnnData | None) -> Self:
         registry, params = contents["registry"], contents["init_params"]
         if unknown := sorted(set(params) - set(inspect.signature(cls).parameters)):
-            raise ValueError(f"the saved model has the parameters {unknown}, which {cls.__name__} does not know.")
+            raise ValueError(f"the saved model has the parameters {unknown}, which {cls.__name__} does not have.")
         if data is None:
             model = cls(None, registry=registry, **params)
         else:
@@ -246,13 +274,13 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+            versions[package] = "unknown"
+    return versions
 
 
 def _write_data(data: mudata.MuData | anndata.AnnData, path: Path, kwargs: dict[str, Any]) -> None:
@@ -264,7 +292,7 @@ def _write_data(data: mudata.MuData | anndata.AnnData, path: Path, kwargs: dict[
     try:
         data.write(path, **kwargs)
     finally:
-        # the writers turn the user's text columns into categories: give the text back
+        # the writers turn text columns of the user's object into categories
         for frame, column, values in texts:
             frame[column] = values
 
@@ -274,7 +302,7 @@ def _saved_data(path: Path | None) -> mudata.MuData | anndata.AnnData | None:
         warnings.warn("no data were saved with the model: it is loaded without data.", UserWarning, stacklevel=3)
         return None
     data = mudata.read_h5mu(path) if path.suffix == ".h5mu" else anndata.read_h5ad(path)
-    # scvi-tools finds an object by this mark: the copy must not take the place of the original in this process
+    # scvi-tools identifies an object by these keys: the copy must not be taken for the original in this process
     for key in ("_scvi_uuid", "_scvi_manager_uuid"):
         data.uns.pop(key, None)
     return data

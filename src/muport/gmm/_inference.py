@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from muport._checks import check_seed
 from muport.gmm.distances._cell_distances import emd_cells, sliced
 from muport.gmm.distances._mixture_wasserstein import mw2
 from muport.gmm.interpretation._component_groups import ComponentGroups, match_components
@@ -43,9 +44,6 @@ class CohortMixin:
         # the model's: at run time they must not stand before it
 
         def _fitted(self) -> GMMState: ...
-
-        @staticmethod
-        def _check_seed(random_state: int) -> None: ...
 
         def get_responsibilities(self) -> NDArray[np.float32]: ...
 
@@ -105,7 +103,7 @@ class CohortMixin:
         ValueError
             If the metric is unknown, or ``"learnt"`` before `train_gmm`.
         """
-        self._check_seed(random_state)
+        check_seed(random_state)
         state = self._fitted()
         w = self._w(learnt)
         if metric == "mw2":

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from muport._checks import check_seed
 from muport.data import MuDataModel, Setup, read_rows, register
 from muport.gmm._fitted_state import GMMState, cohort_of, conditions_of, known_conditions
 from muport.gmm._inference import CohortMixin
@@ -65,15 +66,12 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
 
     _state_class: ClassVar[type] = GMMState
     _setup_defaults: ClassVar[dict[str, Any]] = {"batch_key": None, "concatenate": True}
+    _required_columns: ClassVar[dict[str, str]] = {"sample_key": "it gives the sample (patient) of each cell"}
 
     def __init__(self, mdata: Data | None = None, registry: dict[str, Any] | None = None) -> None:
         super().__init__(mdata, registry)
-        #: Scores of the last fit: log-likelihood of a cell, share of converged fits, held-out loss of the metric.
-        self.metrics_: dict[str, float] = {}
         self._model_summary_string = "GMM model"
         self.init_params_ = self._get_init_params(locals())
-
-    _saved_attributes: ClassVar[tuple[str, ...]] = (*MuDataModel._saved_attributes, "metrics_")
 
     @classmethod
     def setup_mudata(
@@ -146,9 +144,6 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
 
     @classmethod
     def _register(cls, data: Data, setup_method_args: dict[str, Any], **kwargs: Any) -> None:
-        key = setup_method_args["setup_args"]["sample_key"]
-        if not isinstance(key, str):
-            raise TypeError(f"sample_key={key!r} must be the name of the column with the sample of each cell.")
         rows = cls._read(data, setup_method_args["setup_args"], required="source_registry" not in kwargs)
         _condition(rows, str(setup_method_args["setup_args"]["labels_key"]))
         register(cls, data, setup_method_args, **kwargs)
@@ -232,7 +227,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         )  # fmt: skip
         if gmm_key is not None and (not isinstance(gmm_key, str) or not gmm_key):
             raise TypeError(f"gmm_key={gmm_key!r} must be a key to write to, or None to write nothing.")
-        self._check_seed(random_state)
+        check_seed(random_state)
         device = self._device(accelerator, devices)
         settings = {name: given[name] for name in names}
         rows = self._rows()
@@ -319,7 +314,7 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
             If fewer than two conditions are known, or an option is out of range.
         """
         state: GMMState = self._fitted()
-        self._check_seed(random_state)
+        check_seed(random_state)
         check_metric(n_comps, method, n_states)
         training = {
             "alpha": alpha, "reg": reg, "reg_type": reg_type, "lr": lr, "max_iter": max_iter,
@@ -417,25 +412,6 @@ class GMM(CohortMixin, PredictionMixin, MuDataModel):
         if state.classifier is None:
             return np.array(rows.to_cells(rows.x))
         return rows.to_cells(state.classifier.metric.latent(rows.x))
-
-    def map_query(self, mdata: Data) -> NDArray[np.float32]:
-        """Map new cells into the learnt subspace; what their patients have is told by :meth:`predict`.
-
-        Parameters
-        ----------
-        mdata
-            New cells with the representation of the set-up. They need not be set up; samples are not needed.
-
-        Returns
-        -------
-        (n_obs, n_comps) float32 in the order of ``mdata.obs_names``.
-
-        Raises
-        ------
-        KeyError, ValueError
-            As :meth:`setup_mudata`, and if the width differs from the model's.
-        """
-        return self.get_latent_representation(mdata)
 
     def get_responsibilities(self) -> NDArray[np.float32]:
         """Return the probability of each component of its patient, for each cell of the fit.

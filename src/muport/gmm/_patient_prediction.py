@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from muport._checks import check_seed
 from muport.gmm._fitted_state import conditions_of, fitter, known_conditions, mixtures_of_new
 from muport.gmm.prediction._cross_validation import CrossValidation, Tuning, cross_validate, tune
 from muport.gmm.prediction._patient_classifier import predict
@@ -46,9 +47,6 @@ class PredictionMixin:
         _setup: Setup
 
         def _fitted(self) -> GMMState: ...
-
-        @staticmethod
-        def _check_seed(random_state: int) -> None: ...
 
         def _rows(
             self,
@@ -128,7 +126,7 @@ class PredictionMixin:
         ValueError
             If a condition would be left without a patient, or samples have no person.
         """
-        self._check_seed(random_state)
+        check_seed(random_state)
         x, sample, condition, group = self._labelled(group_key)
         settings, metric = self._fold_settings()
         found = cross_validate(
@@ -167,7 +165,7 @@ class PredictionMixin:
         KeyError, ValueError
             If the grid is empty or has an unknown name, or as for :meth:`cross_validate`.
         """
-        self._check_seed(random_state)
+        check_seed(random_state)
         grid = {"n_comps": _AXES} if grid is None else grid
         x, sample, condition, group = self._labelled(group_key)
         settings, metric = self._fold_settings()

@@ -187,9 +187,7 @@ class Answers(MuDataModel):
         self._check_modality(modality)
         if isinstance(n_neighbors, bool) or not isinstance(n_neighbors, int | np.integer) or n_neighbors < 1:
             raise ValueError(f"n_neighbors={n_neighbors!r} must be an integer of at least 1.")
-        if self.adata is None:
-            raise ValueError("the model was loaded without data: load it with the data that hold the modality.")
-        source = _part(self.adata, modality)
+        source = _part(self._own_data("load it with the data that hold the modality"), modality)
         values = _values(source, layer, modality)
         measured = self._mapped(None, sharpness=0.0)
         asked = measured if mdata is None else self._mapped(mdata, sharpness=0.0)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from muport._checks import check_seed
 from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport._parallel import single_threaded
 from muport.data import register
@@ -150,12 +151,8 @@ class Integration(Answers):
         self._algorithm = algorithm
         self._reference = self._check_reference(reference)
         self._refinement = Refinement.from_args(refine, vae_kwargs)
-        #: Scores of the last fit: mix, overlap, strain, trustworthiness, iteration, transported_mass and others.
-        self.metrics_: dict[str, float] = {}
         self._model_summary_string = f"Integration with {self._knobs}, reference={reference!r}, {algorithm=}, {refine=}"
         self.init_params_ = self._get_init_params(locals())
-
-    _saved_attributes: ClassVar[tuple[str, ...]] = (*Answers._saved_attributes, "metrics_")
 
     @property
     def _batches(self) -> tuple[str, ...]:
@@ -293,7 +290,7 @@ class Integration(Answers):
         """
         if isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1:
             raise ValueError(f"max_iter={max_iter!r} must be an integer of at least 1.")
-        self._check_seed(random_state)
+        check_seed(random_state)
         device = self._device(accelerator, devices)
         rows = self._rows()
         with single_threaded():

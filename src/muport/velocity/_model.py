@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from muport._checks import check_seed
 from muport._keys import UNLABELED_CATEGORY
 from muport.data import MuDataModel, layer_of, register
 from muport.velocity._fitted_state import VelocityState, landmarks, nearest_time, query, signal_and_noise
@@ -80,6 +81,7 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
     """
 
     _state_class: ClassVar[type] = VelocityState
+    _required_columns: ClassVar[dict[str, str]] = {"time_key": "muport.pp.pseudotime computes one"}
 
     def __init__(
         self,
@@ -98,12 +100,8 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         }  # fmt: skip
         Settings(**self._design)
         self._raw: RawVelocity | None = None
-        #: Scores of the last fit: share of converged transports and of covered cells, last loss, mean speed.
-        self.metrics_: dict[str, float] = {}
         self._model_summary_string = f"Velocity with {', '.join(f'{k}={v!r}' for k, v in self._design.items())}"
         self.init_params_ = self._get_init_params(locals())
-
-    _saved_attributes: ClassVar[tuple[str, ...]] = (*MuDataModel._saved_attributes, "metrics_")
 
     @classmethod
     def setup_mudata(
@@ -142,7 +140,6 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         TypeError, ValueError
             If the representation or the time is not numeric or not finite, or cells repeat or have no batch.
         """
-        _need_time(time_key)
         setup_method_args = cls._get_setup_method_args(**locals())
         register(cls, mdata, setup_method_args, **kwargs)
 
@@ -175,7 +172,6 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         KeyError, TypeError, ValueError
             As :meth:`setup_mudata`.
         """
-        _need_time(time_key)
         setup_method_args = cls._get_setup_method_args(**locals())
         register(cls, adata, setup_method_args, **kwargs)
 
@@ -257,7 +253,7 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         """
         given = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
         settings = Settings(**given, **self._design)
-        self._check_seed(random_state)
+        check_seed(random_state)
         device = self._device(accelerator, devices)
         rows = self._rows()
         cells = Cells.of(rows)
@@ -403,26 +399,6 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         field = self._field()
         return rows.to_cells(evaluate(field, rows.x, time, field.latent))
 
-    def map_query(self, mdata: Data) -> NDArray[np.float32]:
-        """Map new cells into the latent space without refitting; their velocity is ``get_velocity(mdata)``.
-
-        Parameters
-        ----------
-        mdata
-            New cells with the representation of the set-up. They need not be set up; a batch, labels and, with the
-            times of the nearest cells in its place, a time are not needed.
-
-        Returns
-        -------
-        (n_obs, n_latent) float32 in the order of ``mdata.obs_names``.
-
-        Raises
-        ------
-        KeyError, ValueError
-            As :meth:`setup_mudata`, and if the width differs from the model's.
-        """
-        return self.get_latent_representation(mdata)
-
     def query_velocity(
         self, positions: Any, pseudotime_values: Any = None, return_std: bool = False
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -466,9 +442,7 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
         return Population(rows.x[order], rows.time, _names(rows.label, rows.labels), rows.obs_names)
 
     def _features(self, layer: str | None, modality: str | None) -> tuple[Any, pd.Index]:
-        if self.adata is None:
-            raise ValueError("features need the cells: load the model with its data.")
-        holder = self.adata
+        holder = self._own_data("load it with its data, which hold the features")
         mods = getattr(self.adata, "mod", None)
         if mods is not None:
             name = modality or self._modalities[0]
@@ -488,11 +462,6 @@ class Velocity(FlowMixin, FateMixin, MuDataModel):
             settings, cells = Settings(**self.settings_), Cells.of(rows)
             self._raw = raw_velocity(cells, windows_of(cells, settings), settings, str(self.device))
         return self._raw
-
-
-def _need_time(time_key: object) -> None:
-    if not isinstance(time_key, str):
-        raise TypeError(f"time_key={time_key!r} must be the name of a column: muport.pp.pseudotime computes one.")
 
 
 def _names(codes: NDArray[np.int64], names: tuple[str, ...]) -> NDArray[np.str_] | None:

@@ -123,6 +123,9 @@ def register(
         As :func:`read_rows`; and for a view, or categories that ``source_registry`` does not know.
     """
     setup = Setup.from_args({**getattr(cls, "_setup_defaults", {}), **setup_method_args["setup_args"]})
+    for argument, advice in getattr(cls, "_required_columns", {}).items():
+        if getattr(setup, argument) is None:
+            raise TypeError(f"{argument}=None must be the name of a column: {advice}.")
     source = kwargs.get("source_registry")
     rows = read_rows(data, setup, require_labels=source is None)
     if data.is_view:
