@@ -8,6 +8,7 @@ UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 # Another version can be asked for: make test PYTHON=3.13
 PYTHON := $(file < .python-version)
 BIN := .venv/bin
+PEERS := ggmlot scbiot velot
 DATA := $(abspath $(wildcard ../shared/data))
 
 .PHONY: help env demo test lint docs bench build lock clean
@@ -40,7 +41,7 @@ lint: .venv/.ready
 docs: .venv-docs/.ready
 	.venv-docs/bin/sphinx-build -W --keep-going --nitpicky -b html docs docs/_build/html
 
-bench: .venv-bench/.ready .venv-scbiot/.ready .venv-velot/.ready .venv-ggmlot/.ready
+bench: .venv-bench/.ready $(PEERS:%=.venv-%/.ready)
 	.venv-bench/bin/python -m benchmarks $(ARGS)
 
 build: $(UV)
@@ -55,22 +56,13 @@ build: $(UV)
 # The build backend is one of the locked requirements, so our own install fetches nothing.
 %/.ready: pyproject.toml .python-version | $(UV)
 	$(UV) venv --quiet --clear --no-project --python $(PYTHON) $*
-	$(UV) pip install --python $*/bin/python --require-hashes --requirement $(filter requirements/%,$^)
+	$(UV) pip install --compile-bytecode --python $*/bin/python --require-hashes --requirement $(filter requirements/%,$^)
 	$(UV) pip install --python $*/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Its pins exclude ours, so scBIOT is measured from an environment of its own.
-.venv-scbiot/.ready: benchmarks/requirements-scbiot.txt benchmarks/scbiot_env.sh | $(UV)
-	benchmarks/scbiot_env.sh .venv-scbiot
-	touch $@
-
-# VelOT, and scVelo and CellRank of the versions that still run together.
-.venv-velot/.ready: benchmarks/requirements-velot.txt benchmarks/velot_env.sh | $(UV)
-	benchmarks/velot_env.sh .venv-velot
-	touch $@
-
-.venv-ggmlot/.ready: benchmarks/requirements-ggmlot.txt benchmarks/ggmlot_env.sh | $(UV)
-	benchmarks/ggmlot_env.sh .venv-ggmlot
+# The pins of a peer exclude ours, so each peer has an environment of its own.
+$(PEERS:%=.venv-%/.ready): .venv-%/.ready: benchmarks/peers/requirements-%.txt benchmarks/peers/make_environment.sh | $(UV)
+	benchmarks/peers/make_environment.sh $* .venv-$*
 	touch $@
 
 .uv/bin/uv: requirements/uv.txt
@@ -88,5 +80,5 @@ lock: $(UV)
 	echo uv | $(COMPILE) - -o requirements/uv.txt
 
 clean:
-	rm -rf .venv .venv-docs .venv-bench .venv-ggmlot .venv-scbiot .venv-velot .uv dist demo docs/_build docs/generated docs/tutorials \
+	rm -rf .venv .venv-docs .venv-bench $(PEERS:%=.venv-%) .uv dist demo docs/_build docs/generated docs/tutorials \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage

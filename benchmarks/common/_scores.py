@@ -1,0 +1,73 @@
+"""Scores that muport.metrics has not: scib-metrics' ten, overlap of neighbourhoods, moves, accuracies."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.neighbors import NearestNeighbors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+    from benchmarks.common._data import Cells
+    from numpy.typing import NDArray
+
+
+def scib(cells: Cells, embeddings: Mapping[str, NDArray[np.float32]]) -> pd.DataFrame:
+    """Ten scores and three aggregates (columns) of each embedding (rows), not min-max scaled."""
+    import anndata as ad
+    from scib_metrics.benchmark import Benchmarker
+
+    adata = ad.AnnData(np.zeros((len(cells.X), 1), np.float32), obsm={"X_pre": cells.X, **embeddings})
+    adata.obs["batch"], adata.obs["cell_type"] = cells.batch, cells.label
+    adata.obs = adata.obs.astype("category")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bench = Benchmarker(
+            adata, "batch", "cell_type", list(embeddings), pre_integrated_embedding_obsm_key="X_pre", progress_bar=False
+        )
+        bench.benchmark()
+        scores = bench.get_results(min_max_scale=False)
+    return scores.loc[list(embeddings)].astype(float)
+
+
+def neighbours(X: NDArray[np.float32], k: int = 15) -> NDArray[np.int64]:
+    """Rows of the ``k`` nearest other cells, (n, k), exact Euclidean."""
+    return NearestNeighbors(n_neighbors=k).fit(X).kneighbors(return_distance=False)
+
+
+def overlap(X: NDArray[np.float32], Z: NDArray[np.float32], k: int = 15) -> float:
+    """Mean share of a cell's ``k`` neighbours in ``X`` that are still so in ``Z``."""
+    pairs = zip(neighbours(X, k), neighbours(Z, k), strict=True)
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in pairs]))
+
+
+def move(X: NDArray[np.float32], Z: NDArray[np.float32]) -> float:
+    """Mean distance a cell moved, over the root mean square distance of a cell from the mean."""
+    rms = np.sqrt(np.square(X - X.mean(0)).sum(1).mean())
+    return float(np.linalg.norm(Z - X, axis=1).mean() / rms)
+
+
+def label_accuracy(X: NDArray[np.float32], label: NDArray[np.str_], which: str, k: int = 15) -> float:
+    """Share of the cells of type ``which`` whose ``k`` neighbours vote for it (ties: the first in the alphabet)."""
+    types, code = np.unique(label, return_inverse=True)
+    rows = np.flatnonzero(label == which)
+    found = NearestNeighbors(n_neighbors=k + 1).fit(X).kneighbors(X[rows], return_distance=False)
+    votes = [
+        np.bincount(code[near[near != row][:k]], minlength=len(types)) for row, near in zip(rows, found, strict=True)
+    ]
+    return float(np.mean(np.argmax(votes, 1) == np.flatnonzero(types == which)[0]))
+
+
+def accuracies(truth: NDArray[np.str_], found: NDArray[np.str_], known: NDArray[np.bool_]) -> tuple[float, float]:
+    """Accuracy and balanced accuracy over the cells ``known`` to have a type of the reference."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return (
+            float(accuracy_score(truth[known], found[known])),
+            float(balanced_accuracy_score(truth[known], found[known])),
+        )
