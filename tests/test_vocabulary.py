@@ -10,7 +10,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = [
     path
-    for pattern in ("src/**/*.py", "docs/*.md", "tutorials/*.ipynb", "benchmarks/**/*.py", "benchmarks/**/*.md", "*.md")
+    for pattern in (
+        "src/**/*.py",
+        "docs/*.md",
+        "docs/methods/*.md",
+        "tutorials/*.ipynb",
+        "benchmarks/**/*.py",
+        "benchmarks/**/*.md",
+        "*.md",
+    )
     for path in sorted(ROOT.glob(pattern))
 ]
 #: Word -> what to write instead, and why.

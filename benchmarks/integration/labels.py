@@ -120,9 +120,9 @@ def _scanvi(name: str, cells: Cells, labels: dict[str, NDArray[np.str_]]) -> dic
     out = {"scVI": model.get_latent_representation()}
     for mode, label in labels.items():
         adata.obs["label"] = label
-        taught = scvi.model.SCANVI.from_scvi_model(model, UNKNOWN, labels_key="label")
-        taught.train(max_epochs=20, **how)
-        out[mode] = taught.get_latent_representation()
+        trained = scvi.model.SCANVI.from_scvi_model(model, UNKNOWN, labels_key="label")
+        trained.train(max_epochs=20, **how)
+        out[mode] = trained.get_latent_representation()
     return out
 
 
@@ -185,7 +185,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     found = {name: score(name, args.cache, not args.no_training) for name in args.datasets}
     scores = pd.concat(found, names=["data set"])
-    taught = [name for name in args.datasets if "scANVI" in found[name].index.get_level_values("method")]
+    trained = [name for name in args.datasets if "scANVI" in found[name].index.get_level_values("method")]
     ours = scores[scores.index.get_level_values("method").str.startswith("muport")]
     mean = _mean(ours)
     parts = [
@@ -195,8 +195,8 @@ def main() -> None:
         *verdicts(mean),
         "\n## Mean over data sets\n",
         table(["labels", "method", *COLUMNS], [[*key, *map(float, row)] for key, row in mean.iterrows()]),
-        f"## Mean over the data sets on which scANVI was trained ({', '.join(taught) or 'none'})\n",
-        table(["labels", "method", *COLUMNS], [[*k, *map(float, r)] for k, r in _mean(scores.loc[taught]).iterrows()]),
+        f"## Mean over the data sets on which scANVI was trained ({', '.join(trained) or 'none'})\n",
+        table(["labels", "method", *COLUMNS], [[*k, *map(float, r)] for k, r in _mean(scores.loc[trained]).iterrows()]),
         "## Each data set\n",
         table(["data set", "labels", "method", *COLUMNS], [[*k, *map(float, r)] for k, r in scores.iterrows()]),
     ]

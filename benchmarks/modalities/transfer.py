@@ -33,10 +33,10 @@ defaults with the modality as the batch, then the same vote. muport: `predict` a
 query cells whose type the RNA has; FOSCTTM: mean share of cells closer than the true partner, both ways (.5: chance).
 """
 
-Answer = tuple["NDArray[np.str_]", "NDArray[np.float32] | None", "NDArray[np.float32] | None"]
+Prediction = tuple["NDArray[np.str_]", "NDArray[np.float32] | None", "NDArray[np.float32] | None"]
 
 
-def shared_knn(mdata: md.MuData, query: str, metric: str) -> Answer:
+def shared_knn(mdata: md.MuData, query: str, metric: str) -> Prediction:
     """Vote in the shared space as it is."""
     R, Q = mdata["rna"].obsm["X_shared"], mdata[query].obsm["X_shared"]
     label = mdata["rna"].obs["cell_type"].to_numpy().astype(str)
@@ -46,7 +46,7 @@ def shared_knn(mdata: md.MuData, query: str, metric: str) -> Answer:
     return knn_labels(R[known], label[known], query=Q, k=K), R, Q
 
 
-def harmony_knn(mdata: md.MuData, query: str) -> Answer:
+def harmony_knn(mdata: md.MuData, query: str) -> Prediction:
     """Harmony over the two modalities, then the vote."""
     R, Q = mdata["rna"].obsm["X_shared"], mdata[query].obsm["X_shared"]
     Z = harmony(np.vstack([R, Q]), np.repeat(["rna", query], [len(R), len(Q)]))
@@ -55,7 +55,7 @@ def harmony_knn(mdata: md.MuData, query: str) -> Answer:
     return knn_labels(Z[: len(R)][known], label[known], query=Z[len(R) :], k=K), Z[: len(R)], Z[len(R) :]
 
 
-def muport(mdata: md.MuData, query: str) -> Answer:
+def muport(mdata: md.MuData, query: str) -> Prediction:
     """Our ``Integration`` over both modalities; its own prediction."""
     from muport.integration import Integration
 
@@ -77,7 +77,7 @@ def muport(mdata: md.MuData, query: str) -> Answer:
     return found.loc[mdata[query].obs_names].to_numpy().astype(str), Z[rows[0]], Z[rows[1]]
 
 
-METHODS: dict[str, Callable[[md.MuData, str], Answer]] = {
+METHODS: dict[str, Callable[[md.MuData, str], Prediction]] = {
     "kNN": lambda mdata, query: shared_knn(mdata, query, "euclidean"),
     "kNN, cosine": lambda mdata, query: shared_knn(mdata, query, "cosine"),
     "Harmony + kNN": harmony_knn,
@@ -85,9 +85,9 @@ METHODS: dict[str, Callable[[md.MuData, str], Answer]] = {
 }
 
 
-def score(mdata: md.MuData, truth: Truth, answer: Answer) -> list[float]:
+def score(mdata: md.MuData, truth: Truth, prediction: Prediction) -> list[float]:
     """Accuracy, balanced accuracy, FOSCTTM (nan where no cell is paired)."""
-    found, R, Q = answer
+    found, R, Q = prediction
     types = set(mdata["rna"].obs["cell_type"]) - {UNKNOWN}
     known = np.isin(truth.label, list(types))
     return [*accuracies(truth.label, found, known), foscttm(R[truth.row], Q) if truth.paired else np.nan]
@@ -100,9 +100,9 @@ def run(name: str) -> tuple[list[list[object]], str]:
     for method, call in METHODS.items():
         start = time.perf_counter()
         try:
-            answer = call(mdata.copy(), truth.query)
+            prediction = call(mdata.copy(), truth.query)
             seconds = time.perf_counter() - start
-            rows.append([name, method, *score(mdata, truth, answer), seconds])
+            rows.append([name, method, *score(mdata, truth, prediction), seconds])
         except Exception as error:  # noqa: BLE001
             print(f"{method} on {name} failed: {error!r}", flush=True)
             rows.append([name, method, *[np.nan] * 4])

@@ -54,9 +54,9 @@ graph by correlation, divided by the largest, entropic Gromov-Wasserstein of POT
 lines it gets the k and epsilon its authors publish, {SCOT_SETTINGS["snare_celllines_scot"]}, which they chose with the
 pairing; elsewhere {SCOT_DEFAULT}. Ours has no setting to give, and sees neither labels nor pairing; figures are means
 of {SEEDS} seeds (of the fit for measured cells, of the simulation and the fit for simulated ones), with the least and
-the most FOSCTTM. What the cell lines' coordinates hold is told by methods taught with nine tenths of the labels (random
-forest, support vectors) or of the pairs (kernel ridge regression, the best of several settings), asked for the other
-tenth.
+the most FOSCTTM. What the coordinates of the cell lines can give is measured by methods that are trained on nine tenths
+of the labels (random forest, support vectors) or of the pairs (kernel ridge regression, the best of several settings)
+and tested on the other tenth.
 
 SCOT has no seed of its own: it ran once on measured cells, and on each of the {SEEDS} simulations.
 Times are CPU seconds of one process on one thread, on a machine with other work; ours for all modalities of a case,

@@ -1,4 +1,4 @@
-"""Patients told apart by condition.
+"""Prediction of the condition of patients.
 
 Usage: ``python -m benchmarks.patients.cohort [--parts ..] [--datasets ..] [--without-ggmlot]``.
 """
@@ -54,7 +54,7 @@ its default training, its own classifier: the {N_NEIGHBORS} nearest training pat
 of votes is the score. Euclidean MW2: our mixtures of k components under no learnt metric, with the same vote, or
 classified as muport.GMM does (ridge). Pseudobulk: logistic regression on the patients' mean coordinates, standardised.
 Intervals: 95 % of {N_BOOTSTRAP} bootstraps of patients within conditions. Scores of left-out patients are pooled, which
-biases AUROC downwards where scores follow the share of a condition among the rest. Conditions dealt anew: simulated
+biases AUROC downwards where scores follow the share of a condition among the rest. Permuted conditions: simulated
 cohorts in 2 folds, covid and melanoma in 5.
 """
 
@@ -271,7 +271,7 @@ def judge(names: list[str], methods: list[str], found: dict) -> list[str]:
 
 
 def permuted(names: list[str]) -> list[list[object]]:
-    """Our model, and the same where conditions are dealt anew: mean and range of the scores."""
+    """Our model, and the same with permuted conditions: mean and range of the scores."""
     rows = []
     for name in names:
         one = COHORTS[name]()
@@ -390,10 +390,10 @@ def _page(part: str, cohorts: list[str], methods: list[str], folds: int) -> tupl
         header = ["cohort", "method", "balanced accuracy", "interval", "AUROC", "interval"]
         return "accuracy", lines, table(header, rows)
     rows = permuted(cohorts)
-    header = ["cohort", "balanced accuracy", "dealt anew", "range", "AUROC", "dealt anew", "range"]
+    header = ["cohort", "balanced accuracy", "permuted", "range", "AUROC", "permuted", "range"]
     chance = float(np.mean([row[2] for row in rows]))
     lines = [verdict("balanced accuracy with permuted conditions, mean", chance, 0.55, at_most=True)]
-    return f"conditions dealt anew, {N_PERMUTATIONS} times", lines, table(header, rows)
+    return f"permuted conditions, {N_PERMUTATIONS} times", lines, table(header, rows)
 
 
 PARTS = ("speed", "accuracy", "permuted")

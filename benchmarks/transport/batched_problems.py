@@ -47,7 +47,7 @@ class Row:
 
 
 def problems(seed: int = 0) -> np.ndarray:
-    """Squared distances of Gaussian clouds with a shift, divided by their std: (N_PROBLEMS, SIZE, SIZE)."""
+    """Squared distances of Gaussian point sets with a shift, divided by their std: (N_PROBLEMS, SIZE, SIZE)."""
     rng = np.random.default_rng(seed)
     costs = []
     for _ in range(N_PROBLEMS):
@@ -160,7 +160,7 @@ def main() -> None:
 
 {machine()}; load of the machine before and after: {before}, {load()}.
 
-Costs: squared distances of {DIM}-d Gaussian clouds over their standard deviation. muport solves all problems in one
+Costs: squared distances of {DIM}-d Gaussian point sets over their standard deviation. muport solves all problems in one
 call, the plans included (median of {REPEATS} runs); POT loops over them (timed on {N_POT} problems, scaled to
 {N_PROBLEMS}), at the loosest tolerance whose plans are as near as muport's float32 ones to a float64 reference of
 tolerance 1e-12. `ot.solve` works in the log domain when balanced; "POT plain sinkhorn" is its fastest scaling, which

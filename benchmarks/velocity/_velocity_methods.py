@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NEIGHBORS = 30
 #: Paths of each kind; time by which a cell of a branch is away from the others; time until which a cell is a root.
 N_PATHS, SETTLED, ROOT = 100, 0.7, 0.1
-#: Package to import before the clock runs, and the distribution whose version is told.
+#: Package to import before the clock runs, and the distribution whose version is reported.
 PACKAGE = {
     "muport": ("muport.velocity", "muport"),
     "muport_fates": ("muport.velocity", "muport"),

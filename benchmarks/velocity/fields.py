@@ -91,10 +91,10 @@ def _path_verdicts(paths: pd.DataFrame) -> list[str]:
         verdict("ends of SDE particles, likewise", float(paths["particles"].max()), 2.0, at_most=True),
     ]
     header = ("kind", "noise", "kept", "ends", "particles", "shares")
-    told = table(header, paths[list(header)].itertuples(index=False))
+    rows = table(header, paths[list(header)].itertuples(index=False))
     return [
         *lines,
-        f"\nPaths, means over dimensions and seeds (100 trajectories from the latter half of each branch):\n\n{told}",
+        f"\nPaths, means over dimensions and seeds (100 trajectories from the latter half of each branch):\n\n{rows}",
     ]
 
 
