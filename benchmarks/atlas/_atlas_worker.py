@@ -45,7 +45,7 @@ def muport(source: str, target: str, options: dict[str, int]) -> dict[str, float
 
     cpu: dict[str, float] = {}
     _atlas_fit.draw = clocked(_atlas_fit.draw, "cpu_sample", cpu)
-    _atlas_fit.fit = clocked(_atlas_fit.fit, "cpu_fit", cpu)
+    _atlas_fit.fit_shared_centers = clocked(_atlas_fit.fit_shared_centers, "cpu_fit", cpu)
     _atlas._map = clocked(_atlas._map, "cpu_map", cpu)
     start = time.process_time()
     _, metrics = integrate_centroids(source, tmp_path=target, verbose=False, use_gpu=False, **options)

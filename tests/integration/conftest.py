@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from muport.integration._fitted_state import transform
-from muport.integration._hyperparameters import Knobs
-from muport.integration.prototypes._standardized_cells import canonical
-from muport.integration.shared_centers._fit import Fit, Options, fit
+from muport.integration._fitted_state import transform_cells
+from muport.integration._hyperparameters import Hyperparameters
+from muport.integration.prototypes._standardized_cells import standardize_cells
+from muport.integration.shared_centers._fit import FitOptions, IntegrationFit, fit_shared_centers
 from muport.neighbors import knn
 
 OFF = {"strength": 0.5, "conservation": 0.5, "prototypes": 0.5, "sharpen": 0.0, "supervision": 0.0, "projector": 0.0}
@@ -67,15 +67,24 @@ def draw(
 
 
 def integrate(
-    sim: Sim, label: np.ndarray | None = None, seed: int = 0, max_iter: int = 15, reference: tuple = (), **knobs: float
-) -> tuple[np.ndarray, Fit]:
-    """Coordinates after a fit on arrays; knobs that are not named are as in `OFF`."""
+    sim: Sim,
+    label: np.ndarray | None = None,
+    seed: int = 0,
+    max_iter: int = 15,
+    reference: tuple = (),
+    **hyperparameters: float,
+) -> tuple[np.ndarray, IntegrationFit]:
+    """Coordinates after a fit on arrays; hyperparameters that are not named are as in `OFF`."""
     names = tuple(f"b{i}" for i in range(sim.batch.max() + 1))
-    cells = canonical(sim.x, sim.batch, names, label)
+    cells = standardize_cells(sim.x, sim.batch, names, label)
     fixed = tuple(i for i, name in enumerate(cells.names) if name in reference)
-    found = fit(cells, Knobs(**{**OFF, **knobs}), Options(seed=seed, max_iter=max_iter, reference=fixed))
+    found = fit_shared_centers(
+        cells,
+        Hyperparameters(**{**OFF, **hyperparameters}),
+        FitOptions(seed=seed, max_iter=max_iter, fixed_groups=fixed),
+    )
     code = np.array([found.state.groups.index(name) for name in names])[sim.batch]
-    return transform(sim.x, code, found.state), found
+    return transform_cells(sim.x, code, found.state), found
 
 
 def neighbor_accuracy(z: np.ndarray, kind: np.ndarray, k: int = 15) -> np.ndarray:
@@ -96,12 +105,14 @@ def as_anndata(sim: Sim, prefix: str = "c") -> AnnData:
     return adata
 
 
-def model_of(adata: AnnData, train: dict[str, Any] | None = None, labels_key: str | None = None, **knobs: Any) -> Any:
+def model_of(
+    adata: AnnData, train: dict[str, Any] | None = None, labels_key: str | None = None, **hyperparameters: Any
+) -> Any:
     """Set up and train on the CPU without a progress bar."""
     from muport import Integration
 
     Integration.setup_anndata(adata, "X_pca", labels_key=labels_key)
-    model = Integration(adata, **knobs)
+    model = Integration(adata, **hyperparameters)
     model.train(**{"accelerator": "cpu", "progress": False, **(train or {})})
     return model
 

@@ -122,9 +122,9 @@ def unpaired(kit, both: int = 0, noise: float = 0.7) -> tuple[MuData, np.ndarray
     return MuData({"rna": rna, "atac": atac}), sim.kind[sim.batch == 1]
 
 
-def integrated(mdata: MuData, **knobs) -> Integration:
+def integrated(mdata: MuData, **hyperparameters) -> Integration:
     Integration.setup_mudata(mdata, {"rna": "X_own", "atac": "X_own"}, labels_key="rna:cell_type", shared_rep="X_pca")
-    model = Integration(mdata, **knobs)
+    model = Integration(mdata, **hyperparameters)
     model.train(**CPU)
     return model
 
@@ -388,11 +388,11 @@ def test_a_saved_model_predicts_and_maps_the_same(model, adata, sim, latent, tmp
     assert again.metrics_ == model.metrics_
 
 
-def test_knobs_of_numpy_types_can_be_saved(kit, sim, tmp_path):
+def test_hyperparameters_of_numpy_types_can_be_saved(kit, sim, tmp_path):
     model = kit.model_of(kit.as_anndata(sim[:100]), strength=np.float32(0.25), sharpen=np.int64(0))
     model.save(tmp_path / "m")
     again = Integration.load(tmp_path / "m", adata=False)
-    assert again._knobs == model._knobs
+    assert again._hyperparameters == model._hyperparameters
 
 
 @pytest.mark.parametrize("reference", ["auto", "largest"])

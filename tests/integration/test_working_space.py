@@ -250,7 +250,9 @@ def test_what_is_named_stays(reference):
     model = Integration(mdata, reference=reference, sharpen=0)
     model.train(max_iter=3, **QUIET)
     still = [not group.shift.any() for group in model.state_.maps]
-    named = [still[m] for name, m in zip(model.state_.groups, model.state_.member, strict=True) if reference in name]
+    named = [
+        still[m] for name, m in zip(model.state_.groups, model.state_.map_of_group, strict=True) if reference in name
+    ]
     assert named
     assert all(named)
 

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from muport.cli._data_files import check_input, check_output, set_aside
-from muport.cli._options import Commands, add_columns, add_common, add_knobs, knobs_of
+from muport.cli._options import Commands, add_columns, add_common, add_hyperparameters, hyperparameters_of
 from muport.cli._report import Report
 
 __all__ = ["add_atlas"]
@@ -44,7 +44,7 @@ def add_atlas(commands: Commands[argparse.ArgumentParser]) -> None:
         "--resume", action=argparse.BooleanOptionalAction, default=True, help="go on with a run that was cut off"
     )
     parser.add_argument("--scheduler", metavar="ADDRESS", help="address of a Dask scheduler to spread the chunks over")
-    add_knobs(parser)
+    add_hyperparameters(parser)
     parser.set_defaults(call=_atlas)
 
 
@@ -57,7 +57,7 @@ def _atlas(args: argparse.Namespace) -> None:
     columns = {"batch_key": args.batch_key, "label_key": args.labels_key, "unlabeled_category": args.unlabeled}
     with set_aside(args.out):
         _, metrics = integrate_centroids(
-            args.input, obsm_key=args.obsm_key, modality=args.modality or "auto", **columns, **knobs_of(args),
+            args.input, obsm_key=args.obsm_key, modality=args.modality or "auto", **columns, **hyperparameters_of(args),
             reference=args.reference, random_state=args.seed, n_centroids_per_batch=args.centroids,
             max_samples_per_batch=args.samples, k_interp=args.k_interp, chunk_size=args.chunk_size,
             max_iter=args.max_iter, verbose=report.progress, tmp_path=args.out, client=_client(args.scheduler),

@@ -10,9 +10,9 @@ from muport.cli._options import (
     Commands,
     add_columns,
     add_common,
-    add_knobs,
+    add_hyperparameters,
     add_prepare,
-    knobs_of,
+    hyperparameters_of,
     representation,
     set_up,
 )
@@ -75,7 +75,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-iter", type=int, default=15, metavar="N", help="most iterations (default: %(default)s)")
     parser.add_argument("--load", type=Path, metavar="FOLDER", help="map the cells with this saved model; train none")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="save the model there")
-    add_knobs(parser)
+    add_hyperparameters(parser)
 
 
 def _integrate(args: argparse.Namespace) -> None:
@@ -109,7 +109,7 @@ def _integrated(args: argparse.Namespace, report: Report) -> tuple[Any, Any]:
         data.obsm[args.key] = model.map_query(data)
         return data, model
     _set_up(Integration, data, args)
-    model = Integration(data, **knobs_of(args), reference=args.reference, refine=args.refine)
+    model = Integration(data, **hyperparameters_of(args), reference=args.reference, refine=args.refine)
     model.train(max_iter=args.max_iter, random_state=args.seed, progress=report.progress)
     report.add(model.metrics_)
     data.obsm[args.key] = model.get_latent_representation()

@@ -15,16 +15,16 @@ __all__ = [
     "Commands",
     "add_columns",
     "add_common",
-    "add_knobs",
+    "add_hyperparameters",
     "add_prepare",
     "expanded",
-    "knobs_of",
+    "hyperparameters_of",
     "representation",
     "seed",
     "set_up",
 ]
 
-KNOBS = {
+HYPERPARAMETERS = {
     "strength": "how far cells move toward the other groups",
     "conservation": "how much of the input's structure is kept",
     "prototypes": "how finely groups are resolved",
@@ -121,16 +121,16 @@ def add_columns(parser: argparse.ArgumentParser, **columns: tuple[str | None, st
         parser.add_argument(f"--{name.replace('_', '-')}", default=default, metavar="COLUMN", help=told)
 
 
-def add_knobs(parser: argparse.ArgumentParser) -> None:
-    """Add the knobs of the integration."""
-    group = parser.add_argument_group("knobs, from 0 (off) to 1; .5 by default")
-    for name, text in KNOBS.items():
+def add_hyperparameters(parser: argparse.ArgumentParser) -> None:
+    """Add the hyperparameters of the integration."""
+    group = parser.add_argument_group("hyperparameters, from 0 (off) to 1; .5 by default")
+    for name, text in HYPERPARAMETERS.items():
         group.add_argument(f"--{name}", type=float, default=0.5, metavar="X", help=text)
 
 
-def knobs_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Values of the knobs."""
-    return {name: getattr(args, name) for name in KNOBS}
+def hyperparameters_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Values of the hyperparameters."""
+    return {name: getattr(args, name) for name in HYPERPARAMETERS}
 
 
 def expanded(

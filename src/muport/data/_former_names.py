@@ -7,7 +7,21 @@ from typing import Any
 __all__ = ["current_names"]
 
 #: Class name in a saved model -> its name today, and its fields that have another name today.
-_FORMER_NAMES: dict[str, tuple[str, dict[str, str]]] = {}
+_FORMER_NAMES: dict[str, tuple[str, dict[str, str]]] = {
+    "IntegrationState": (
+        "IntegrationState",
+        {
+            "member": "map_of_group",
+            "sharp": "sharpening_centers",
+            "sharpness": "sharpening",
+            "evidence": "batch_effect",
+        },
+    ),
+    "Reference": (
+        "Reference",
+        {"usual": "mean_proportions", "shaped": "shape_kept", "refined": "refinement_kept"},
+    ),
+}
 
 
 def current_names(name: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["GroupMap", "IntegrationState", "Labels", "Reference", "Types", "finish", "transform", "type_probabilities"]
+__all__ = [
+    "GroupMap",
+    "IntegrationState",
+    "Labels",
+    "Reference",
+    "Types",
+    "sharpen_and_separate",
+    "transform_cells",
+    "predict_type_probabilities",
+]
 
 _BLOCK = 2**14  # cells mapped together
 
@@ -63,7 +72,7 @@ class Reference:
         (K,) their masses.
     target
         (K, d) where the cells of each meet.
-    usual
+    mean_proportions
         (K,) mean share of a group's cells.
     covariance
         (d, d) shape of the residuals.
@@ -71,19 +80,19 @@ class Reference:
         (P, d) fitted prototypes where the map puts them.
     landmarks
         (L, d) a sample of mapped cells, before sharpening.
-    shaped, refined
+    shape_kept, refinement_kept
         Share of the change of shape, and of the projector's shift, that was kept.
     """
 
     centers: NDArray[np.float32]
     weight: NDArray[np.float32]
     target: NDArray[np.float32]
-    usual: NDArray[np.float32]
+    mean_proportions: NDArray[np.float32]
     covariance: NDArray[np.float64]
     image: NDArray[np.float32]
     landmarks: NDArray[np.float32]
-    shaped: float = 1.0
-    refined: float = 1.0
+    shape_kept: float = 1.0
+    refinement_kept: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,17 +164,17 @@ class IntegrationState:
         Root mean square distance to it, by which coordinates are divided.
     groups
         Names of the groups.
-    member
+    map_of_group
         Position in `maps` of each group's map: groups that nothing sets apart share one.
     maps
         The maps.
-    sharp
+    sharpening_centers
         (S, d) centres of the sharpening; empty if it is off.
-    sharpness
+    sharpening
         Share of the way to them.
     reference
         What new groups are transported onto.
-    evidence
+    batch_effect
         Evidence for a batch effect, 0..1.
     labels
         Voting cells; None without labels.
@@ -184,12 +193,12 @@ class IntegrationState:
     center: NDArray[np.float32]
     scale: float
     groups: tuple[str, ...]
-    member: tuple[int, ...]
+    map_of_group: tuple[int, ...]
     maps: tuple[GroupMap, ...]
-    sharp: NDArray[np.float32]
-    sharpness: float
+    sharpening_centers: NDArray[np.float32]
+    sharpening: float
     reference: Reference
-    evidence: float
+    batch_effect: float
     labels: Labels | None = None
     space: JointSpace | SharedSpace | Bridge | None = None
     batches: tuple[str, ...] = ()
@@ -198,14 +207,14 @@ class IntegrationState:
     types: Types | None = None
 
 
-def standardise(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+def standardize(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
     """Coordinates relative to `center`, in units of `scale`."""
     out: NDArray[np.float32] = x - center
     out /= np.float32(scale)
     return out
 
 
-def move(
+def apply_map(
     x: NDArray[np.float32], group: GroupMap, device: str | None = None, n_neighbors: int = NEIGHBORS
 ) -> NDArray[np.float32]:
     """Map standardised cells (n, d) of one group, without sharpening (Eqs 7 and 16)."""
@@ -220,19 +229,19 @@ def move(
 
 
 def sharpen(
-    y: NDArray[np.float32], centers: NDArray[np.float32], sharpness: float, device: str | None = None
+    y: NDArray[np.float32], centers: NDArray[np.float32], sharpening: float, device: str | None = None
 ) -> NDArray[np.float32]:
     """Pull standardised cells toward the kernel mean of the nearest centres (a smooth form of Eqs 10-12)."""
-    if sharpness == 0 or len(centers) == 0:
+    if sharpening == 0 or len(centers) == 0:
         return y
     near, weight = soft_assign(y, centers, n_neighbors=5, device=device)
-    out = (1 - np.float32(sharpness)) * y
+    out = (1 - np.float32(sharpening)) * y
     for rank in range(near.shape[1]):
-        out += np.float32(sharpness) * weight[:, rank, None] * centers[near[:, rank]]
+        out += np.float32(sharpening) * weight[:, rank, None] * centers[near[:, rank]]
     return out
 
 
-def type_probabilities(y: NDArray[np.float32], types: Types) -> NDArray[np.float32]:
+def predict_type_probabilities(y: NDArray[np.float32], types: Types) -> NDArray[np.float32]:
     """Probabilities (n, C) of the types of standardised cells after their group's map."""
     p: NDArray[np.float32] = y @ types.weights[:-1] + types.weights[-1]
     p = np.exp(p - p.max(axis=1, keepdims=True))
@@ -240,16 +249,18 @@ def type_probabilities(y: NDArray[np.float32], types: Types) -> NDArray[np.float
     return p
 
 
-def finish(y: NDArray[np.float32], state: IntegrationState, device: str | None = None) -> NDArray[np.float32]:
+def sharpen_and_separate(
+    y: NDArray[np.float32], state: IntegrationState, device: str | None = None
+) -> NDArray[np.float32]:
     """Sharpen standardised cells after their group's map, and move each as its type is moved."""
-    z = sharpen(y, state.sharp, state.sharpness, device)
+    z = sharpen(y, state.sharpening_centers, state.sharpening, device)
     if state.types is None:
         return z
-    out: NDArray[np.float32] = z + type_probabilities(y, state.types) @ state.types.shift
+    out: NDArray[np.float32] = z + predict_type_probabilities(y, state.types) @ state.types.shift
     return out
 
 
-def transform(
+def transform_cells(
     x: NDArray[np.float32],
     group: NDArray[np.int64],
     state: IntegrationState,
@@ -281,11 +292,11 @@ def transform(
 
     def map_block(task: tuple[int, NDArray[np.int64]]) -> None:
         code, rows = task
-        if _is_identity(chosen[code]) and state.sharpness == 0 and state.types is None:
+        if _is_identity(chosen[code]) and state.sharpening == 0 and state.types is None:
             out[rows] = x[rows]
             return
-        y = move(standardise(x[rows], state.center, state.scale), chosen[code], device, state.neighbors)
-        out[rows] = finish(y, state, device) * np.float32(state.scale) + state.center
+        y = apply_map(standardize(x[rows], state.center, state.scale), chosen[code], device, state.neighbors)
+        out[rows] = sharpen_and_separate(y, state, device) * np.float32(state.scale) + state.center
 
     parallel_map(map_block, _blocks(group, len(chosen)), len(x))
     return out

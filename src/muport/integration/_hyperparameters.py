@@ -1,16 +1,16 @@
-"""The six knobs of 0..1 and what each sets; 0 switches the part it names off."""
+"""The six hyperparameters of 0..1 and what each sets; 0 switches the part it names off."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from numbers import Real
 
-__all__ = ["Knobs"]
+__all__ = ["Hyperparameters"]
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """The user's knobs, checked, and the quantities the method reads from them.
+class Hyperparameters:
+    """The user's hyperparameters, checked, and the quantities the method reads from them.
 
     Parameters
     ----------
@@ -31,11 +31,11 @@ class Knobs:
     Raises
     ------
     ValueError
-        If a knob is not a number between 0 and 1.
+        If a hyperparameter is not a number between 0 and 1.
 
     Examples
     --------
-    >>> Knobs(strength=0.25).step
+    >>> Hyperparameters(strength=0.25).step
     0.5
     """
 

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from muport.data import MuDataModel, layer_of
-from muport.integration._fitted_state import standardise
+from muport.integration._fitted_state import standardize
 from muport.integration._working_space import cells_of, views_of_network
 from muport.integration.labels._label_transfer import label_probabilities
 from muport.integration.prototypes._prototypes import soft_assign
@@ -55,7 +55,7 @@ class Answers(MuDataModel):
     """Answers of a fitted model about its own cells, or new ones."""
 
     @abstractmethod
-    def _mapped(self, data: mudata.MuData | anndata.AnnData | None, sharpness: float | None = None) -> Mapped: ...
+    def _mapped(self, data: mudata.MuData | anndata.AnnData | None, sharpening: float | None = None) -> Mapped: ...
 
     def _check_modality(self, modality: str) -> None:
         if modality not in self._modalities:
@@ -189,8 +189,8 @@ class Answers(MuDataModel):
             raise ValueError(f"n_neighbors={n_neighbors!r} must be an integer of at least 1.")
         source = _part(self._own_data("load it with the data that hold the modality"), modality)
         values = _values(source, layer, modality)
-        measured = self._mapped(None, sharpness=0.0)
-        asked = measured if mdata is None else self._mapped(mdata, sharpness=0.0)
+        measured = self._mapped(None, sharpening=0.0)
+        asked = measured if mdata is None else self._mapped(mdata, sharpening=0.0)
         own = source if mdata is None else _part(mdata, modality)
         weight, keep = _barycentric(measured, asked, modality, n_neighbors)
         measurements = values if own is source else _values(own, layer, modality)
@@ -249,9 +249,9 @@ class Answers(MuDataModel):
                 "labels_key that holds at least one label."
             )
         _check_prediction(soft, threshold)
-        mapped = self._mapped(mdata, sharpness=0.0)
+        mapped = self._mapped(mdata, sharpening=0.0)
         rows = mapped.placed.rows
-        z = standardise(mapped.y, state.center, state.scale)
+        z = standardize(mapped.y, state.center, state.scale)
         p = rows.to_cells(label_probabilities(z, state.labels, views_of(rows), rows.cell))
         p /= p.sum(axis=1, keepdims=True)
         names = state.labels.names

@@ -14,8 +14,8 @@ from muport._checks import check_seed
 from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport._parallel import single_threaded
 from muport.data import register
-from muport.integration._fitted_state import GroupMap, IntegrationState, standardise, transform
-from muport.integration._hyperparameters import Knobs
+from muport.integration._fitted_state import GroupMap, IntegrationState, standardize, transform_cells
+from muport.integration._hyperparameters import Hyperparameters
 from muport.integration._inference import Answers, Mapped, batch_of_cell, views_of
 from muport.integration._working_space import (
     apart,
@@ -27,11 +27,11 @@ from muport.integration._working_space import (
 )
 from muport.integration.atlas._centroid_fit import fit_centroids
 from muport.integration.labels._label_transfer import fit_labels
-from muport.integration.prototypes._standardized_cells import canonical
+from muport.integration.prototypes._standardized_cells import standardize_cells
 from muport.integration.scbiot._scbiot_fit import fit_scbiot
-from muport.integration.shared_centers._fit import Fit, Options, fit
-from muport.integration.shared_centers._merge_batches import pooled
-from muport.integration.shared_centers._new_groups import new_maps
+from muport.integration.shared_centers._fit import FitOptions, IntegrationFit, fit_shared_centers
+from muport.integration.shared_centers._merge_batches import merge_batches
+from muport.integration.shared_centers._new_groups import fit_new_groups
 from muport.integration.spaces._joint_space import JointSpace
 from muport.integration.vae._network_fit import fit_network
 from muport.integration.vae._vae_options import Refinement
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Integration"]
 
-_ALGORITHMS = {"shared": fit, "scbiot": fit_scbiot}
+_ALGORITHMS = {"shared": fit_shared_centers, "scbiot": fit_scbiot}
 _MET_HALFWAY = ("auto", "union")  # references that leave no group in place
 _HISTORY = ("theta", "move", "change")
 _MOST_ROWS = 500_000  # that are fitted whole; of more, a sample of each group is
@@ -107,7 +107,7 @@ class Integration(Answers):
     Raises
     ------
     ValueError
-        If a knob is outside 0..1, or `reference`, `algorithm`, `refine` or a key of `vae_kwargs` is unknown.
+        If a hyperparameter is outside 0..1, or `reference`, `algorithm`, `refine` or a key of `vae_kwargs` is unknown.
 
     Examples
     --------
@@ -145,13 +145,15 @@ class Integration(Answers):
         registry: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(mdata, registry)
-        self._knobs = Knobs(strength, conservation, prototypes, sharpen, supervision, projector)
+        self._hyperparameters = Hyperparameters(strength, conservation, prototypes, sharpen, supervision, projector)
         if algorithm not in _ALGORITHMS:
             raise ValueError(f"algorithm={algorithm!r} is unknown: use one of {', '.join(map(repr, _ALGORITHMS))}.")
         self._algorithm = algorithm
         self._reference = self._check_reference(reference)
         self._refinement = Refinement.from_args(refine, vae_kwargs)
-        self._model_summary_string = f"Integration with {self._knobs}, reference={reference!r}, {algorithm=}, {refine=}"
+        self._model_summary_string = (
+            f"Integration with {self._hyperparameters}, reference={reference!r}, {algorithm=}, {refine=}"
+        )
         self.init_params_ = self._get_init_params(locals())
 
     @property
@@ -297,7 +299,7 @@ class Integration(Answers):
             steady = self._reference in _MET_HALFWAY
             space = find_space(rows, seed=int(random_state), device=str(device), steady=steady)
             placed = place(rows, space)
-            options = Options(int(max_iter), approximate, (), random_state, str(device))
+            options = FitOptions(int(max_iter), approximate, (), random_state, str(device))
             found = self._fit(placed.rows, options, progress)
             state = replace(found.state, space=space, batches=rows.batches)
             self.state_ = _with_labels(state, placed.rows, rows, options) if rows.labels else state
@@ -317,15 +319,17 @@ class Integration(Answers):
         self.is_trained_ = True
         self.to_device(device)
 
-    def _fit(self, rows: Rows, options: Options, progress: bool) -> Fit:
+    def _fit(self, rows: Rows, options: FitOptions, progress: bool) -> IntegrationFit:
         label = rows.label[rows.cell] if rows.labels else None
         fixed = self._fixed_groups(rows)
-        pool, pools = pooled(rows.x, rows.group, rows.groups, _blocks(rows, fixed), self._knobs, options.seed)
+        pool, pools = merge_batches(
+            rows.x, rows.group, rows.groups, _blocks(rows, fixed), self._hyperparameters, options.seed
+        )
         in_place = tuple(dict.fromkeys(pools[pool[group]] for group in fixed))
         with _bar(options, progress) as tell:
             found = self._solve(rows, pool[rows.group], pools, label, in_place, options, tell)
         member = tuple(found.state.groups.index(pools[p]) for p in pool)
-        return replace(found, state=replace(found.state, groups=rows.groups, member=member))
+        return replace(found, state=replace(found.state, groups=rows.groups, map_of_group=member))
 
     def _solve(
         self,
@@ -334,23 +338,30 @@ class Integration(Answers):
         names: tuple[str, ...],
         label: NDArray[np.int64] | None,
         fixed: tuple[str, ...],
-        options: Options,
+        options: FitOptions,
         tell: Callable[[str], None],
-    ) -> Fit:
+    ) -> IntegrationFit:
         if self._algorithm == "shared" and len(rows.x) > _MOST_ROWS:
             labels = None if label is None else lambda: [(0, label)]
             return fit_centroids(
-                lambda start, stop: rows.x[start:stop], lambda: [(0, group)], names, rows.x.shape, self._knobs, options,
-                labels=labels, fixed=fixed, progress=tell,
-            )  # fmt: skip
-        cells = canonical(rows.x, group, names, label)
-        options = replace(options, reference=tuple(i for i, name in enumerate(cells.names) if name in fixed))
-        return _ALGORITHMS[self._algorithm](cells, self._knobs, options, tell)
+                lambda start, stop: rows.x[start:stop],
+                lambda: [(0, group)],
+                names,
+                rows.x.shape,
+                self._hyperparameters,
+                options,
+                labels=labels,
+                fixed=fixed,
+                progress=tell,
+            )
+        cells = standardize_cells(rows.x, group, names, label)
+        options = replace(options, fixed_groups=tuple(i for i, name in enumerate(cells.names) if name in fixed))
+        return _ALGORITHMS[self._algorithm](cells, self._hyperparameters, options, tell)
 
     def _refine(self, placed: Placed, training: dict[str, Any]) -> None:
         state, rows = self.state_, placed.rows
         with single_threaded():
-            y = transform(rows.x, _codes(rows, state), state, device=self._search_device)
+            y = transform_cells(rows.x, _codes(rows, state), state, device=self._search_device)
         first, second = views_of_network(y, placed, state.space, self._refinement.by_modality)
         found = fit_network(
             first, batch_of_cell(rows, state.batches), len(state.batches), label=rows.label if rows.labels else None,
@@ -382,12 +393,12 @@ class Integration(Answers):
         device = str(self.device)
         return None if device == "cpu" else device
 
-    def _mapped(self, data: mudata.MuData | anndata.AnnData | None, sharpness: float | None = None) -> Mapped:
+    def _mapped(self, data: mudata.MuData | anndata.AnnData | None, sharpening: float | None = None) -> Mapped:
         """Integrate the model's cells or new ones; groups that the model does not know are mapped first."""
         state: IntegrationState = self._fitted()
-        if sharpness is not None:
+        if sharpening is not None:
             # what tells labels must not have been told by them
-            state = replace(state, sharpness=sharpness, types=None)
+            state = replace(state, sharpening=sharpening, types=None)
         rows = self._rows(data)
         with single_threaded():
             placed = place(rows, state.space)
@@ -395,7 +406,7 @@ class Integration(Answers):
             placed.rows.check_width(len(state.center))
             maps = (*state.maps, *self._new_maps(placed.rows, state))
             codes = _codes(placed.rows, state)
-            return Mapped(rows, placed, transform(x, codes, state, maps=maps, device=self._search_device))
+            return Mapped(rows, placed, transform_cells(x, codes, state, maps=maps, device=self._search_device))
 
     def _new_maps(self, rows: Rows, state: IntegrationState) -> tuple[GroupMap, ...]:
         unknown = _unknown(rows, state)
@@ -403,12 +414,12 @@ class Integration(Answers):
             return ()
         codes = np.array([unknown.index(name) if name in unknown else -1 for name in rows.groups])[rows.group]
         chosen = codes >= 0
-        cells = canonical(rows.x[chosen], codes[chosen], unknown, scaling=(state.center, state.scale))
-        options = Options(
+        cells = standardize_cells(rows.x[chosen], codes[chosen], unknown, scaling=(state.center, state.scale))
+        options = FitOptions(
             self.settings_["max_iter"], self.settings_["approximate"], (), self.settings_["random_state"],
             str(self.device),
         )  # fmt: skip
-        found = dict(zip(cells.names, new_maps(cells, state, self._knobs, options), strict=True))
+        found = dict(zip(cells.names, fit_new_groups(cells, state, self._hyperparameters, options), strict=True))
         return tuple(found[name] for name in unknown)
 
 
@@ -429,7 +440,7 @@ def _blocks(rows: Rows, fixed: tuple[int, ...]) -> dict[str, NDArray[np.int64]]:
 
 def _codes(rows: Rows, state: IntegrationState) -> NDArray[np.int64]:
     """(n_rows,) position of each row's map; those of unknown groups come after the fitted ones."""
-    position = dict(zip(state.groups, state.member, strict=True))
+    position = dict(zip(state.groups, state.map_of_group, strict=True))
     position |= {name: len(state.maps) + i for i, name in enumerate(_unknown(rows, state))}
     fitted = [_fitted_group(name, state) or name for name in rows.groups]
     codes: NDArray[np.int64] = np.array([position[name] for name in fitted], dtype=np.int64)[rows.group]
@@ -446,10 +457,10 @@ def _unknown(rows: Rows, state: IntegrationState) -> tuple[str, ...]:
     return tuple(name for name in rows.groups if _fitted_group(name, state) is None)
 
 
-def _with_labels(state: IntegrationState, placed: Rows, rows: Rows, options: Options) -> IntegrationState:
+def _with_labels(state: IntegrationState, placed: Rows, rows: Rows, options: FitOptions) -> IntegrationState:
     # votes are taken before sharpening, which moves cells of a small type into their neighbours' centres, and before
     # types are set apart, which would be taught by the labels that confidence is checked on
-    plain = replace(state, sharpness=0.0, types=None)
+    plain = replace(state, sharpening=0.0, types=None)
     parts, cell = [placed], placed.cell
     starts: tuple[int, ...] = ()
     if isinstance(state.space, JointSpace):
@@ -457,8 +468,8 @@ def _with_labels(state: IntegrationState, placed: Rows, rows: Rows, options: Opt
         alone, whole = apart(rows)
         if len(whole):
             parts, cell = [placed, place(alone, state.space).rows], np.concatenate([cell, whole])
-    moved = [transform(one.x, _codes(one, state), plain, device=options.search_device) for one in parts]
-    z = standardise(np.concatenate(moved), state.center, state.scale)
+    moved = [transform_cells(one.x, _codes(one, state), plain, device=options.search_device) for one in parts]
+    z = standardize(np.concatenate(moved), state.center, state.scale)
     labels = fit_labels(z, rows.label[cell], rows.labels, _views_of(parts), options.seed, cell, len(placed.x), starts)
     return replace(state, labels=labels)
 
@@ -478,7 +489,7 @@ def _views_of(parts: list[Rows]) -> Views:
 
 
 @contextmanager
-def _bar(options: Options, show: bool) -> Iterator[Callable[[str], None]]:
+def _bar(options: FitOptions, show: bool) -> Iterator[Callable[[str], None]]:
     columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, disable=not show, transient=True) as bar:
         task = bar.add_task("start", total=2 * options.max_iter + 6)

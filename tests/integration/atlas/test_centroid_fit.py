@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from muport.data import pack
-from muport.integration._fitted_state import transform
-from muport.integration._hyperparameters import Knobs
+from muport.integration._fitted_state import transform_cells
+from muport.integration._hyperparameters import Hyperparameters
 from muport.integration.atlas import _centroid_fit as atlas
 from muport.integration.atlas._centroid_fit import CentroidOptions, fit_centroids
-from muport.integration.prototypes._standardized_cells import canonical
-from muport.integration.shared_centers._fit import Options, fit
+from muport.integration.prototypes._standardized_cells import standardize_cells
+from muport.integration.shared_centers._fit import FitOptions, fit_shared_centers
 
 
 def blocks_of(codes, size=500):
@@ -24,12 +24,19 @@ def names_of(sim):
     return tuple(f"b{i}" for i in range(sim.batch.max() + 1))
 
 
-def centroids(sim, knobs=None, how=None, label=None, **kwargs):
+def centroids(sim, hyperparameters=None, how=None, label=None, **kwargs):
     labels = None if label is None else blocks_of(label)
     return fit_centroids(
-        lambda a, b: sim.x[a:b], blocks_of(sim.batch), names_of(sim), sim.x.shape, knobs or Knobs(), Options(), how,
-        labels=labels, **kwargs,
-    )  # fmt: skip
+        lambda a, b: sim.x[a:b],
+        blocks_of(sim.batch),
+        names_of(sim),
+        sim.x.shape,
+        hyperparameters or Hyperparameters(),
+        FitOptions(),
+        how,
+        labels=labels,
+        **kwargs,
+    )
 
 
 def same(a, b):
@@ -45,7 +52,9 @@ def test_a_whole_sample_gives_the_state_of_memory(kit, labelled):
     sim = kit.draw(n=900, n_batches=3)
     label = np.where(np.arange(900) % 3, sim.kind, -1) if labelled else None
     found = centroids(sim, label=label)
-    wanted = fit(canonical(sim.x, sim.batch, names_of(sim), label), Knobs(), Options())
+    wanted = fit_shared_centers(
+        standardize_cells(sim.x, sim.batch, names_of(sim), label), Hyperparameters(), FitOptions()
+    )
     assert same(found.state, wanted.state)
     assert found.metrics["n_centroids"] == sum(len(one.position) for one in wanted.state.maps)
     assert found.metrics["n_sampled"] == 900
@@ -69,7 +78,7 @@ def test_a_sample_moves_cells_as_all_cells_do(kit):
     for most in (500_000, 500):
         state = centroids(sim, how=CentroidOptions(max_samples=most)).state
         code = dict(zip(state.groups, range(3), strict=True))
-        places.append(transform(sim.x, np.array([code[name] for name in names_of(sim)])[sim.batch], state))
+        places.append(transform_cells(sim.x, np.array([code[name] for name in names_of(sim)])[sim.batch], state))
     difference = np.linalg.norm(places[0] - places[1], axis=1)
     assert np.median(difference) < 0.15 * np.linalg.norm(places[0] - sim.x, axis=1).mean()
 
@@ -102,13 +111,13 @@ def test_more_centroids_carry_a_cell(kit):
     sim = kit.draw(n=600)
     few, many = (centroids(sim, how=CentroidOptions(k_interp=k)).state for k in (1, 8))
     assert (few.neighbors, many.neighbors) == (1, 8)
-    a, b = (transform(sim.x, sim.batch, state) for state in (few, many))
+    a, b = (transform_cells(sim.x, sim.batch, state) for state in (few, many))
     assert np.abs(a - b).max() > 1e-3
 
 
 def test_a_named_group_stays(kit):
     sim = kit.draw(n=900, n_batches=3)
-    state = centroids(sim, Knobs(sharpen=0), fixed=("b1",)).state
+    state = centroids(sim, Hyperparameters(sharpen=0), fixed=("b1",)).state
     assert not state.maps[state.groups.index("b1")].shift.any()
     assert state.maps[state.groups.index("b0")].shift.any()
 
@@ -127,8 +136,8 @@ def test_two_batches_apart_meet_half_way(kit):
     x = np.concatenate([one.x, one.x + way])
     batch = np.repeat([0, 1], len(one.x))
     sim = type(one)(x, batch, np.tile(one.kind, 2))
-    knobs = Knobs(sharpen=0, projector=0, conservation=0)
-    state = centroids(sim, knobs, CentroidOptions(k_interp=8)).state
-    moved = transform(x, np.array([state.groups.index(name) for name in names_of(sim)])[batch], state) - x
+    hyperparameters = Hyperparameters(sharpen=0, projector=0, conservation=0)
+    state = centroids(sim, hyperparameters, CentroidOptions(k_interp=8)).state
+    moved = transform_cells(x, np.array([state.groups.index(name) for name in names_of(sim)])[batch], state) - x
     for code, ideal in ((0, way / 2), (1, -way / 2)):
         assert np.linalg.norm(moved[batch == code].mean(0) - ideal) < 0.01 * np.linalg.norm(ideal)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muport.integration._fitted_state import transform
-from muport.integration._hyperparameters import Knobs
+from muport.integration._fitted_state import transform_cells
+from muport.integration._hyperparameters import Hyperparameters
 from muport.integration.atlas import _chunk_map as atlas
 from muport.integration.atlas._centroid_fit import fit_centroids
 from muport.integration.atlas._chunk_map import Job, device_for, layout, map_chunks
-from muport.integration.shared_centers._fit import Options
+from muport.integration.shared_centers._fit import FitOptions
 
 
 class Memory:
@@ -63,7 +63,9 @@ def fitted(kit):
     sim = kit.draw(n=500, n_batches=3)
     blocks = [(0, sim.batch)]
     names = ("b0", "b1", "b2")
-    state = fit_centroids(lambda a, b: sim.x[a:b], lambda: blocks, names, sim.x.shape, Knobs(), Options()).state
+    state = fit_centroids(
+        lambda a, b: sim.x[a:b], lambda: blocks, names, sim.x.shape, Hyperparameters(), FitOptions()
+    ).state
     return sim, state, np.array([state.groups.index(name) for name in names])
 
 
@@ -76,7 +78,7 @@ def test_all_cells_are_mapped_as_by_the_state(fitted, piece, chunk):
     map_chunks(Job(memory, memory, state, member, piece), chunks, rows.append)
     assert memory.commits == chunks
     assert sum(rows) == 500
-    assert np.allclose(memory.out, transform(sim.x, member[sim.batch], state), atol=1e-5)
+    assert np.allclose(memory.out, transform_cells(sim.x, member[sim.batch], state), atol=1e-5)
 
 
 def test_only_the_chunks_asked_for_are_mapped(fitted):

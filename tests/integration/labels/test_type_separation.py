@@ -7,11 +7,11 @@ import pytest
 from scipy.linalg import polar
 from sklearn.metrics import silhouette_score
 
-from muport.integration._fitted_state import Types, type_probabilities
+from muport.integration._fitted_state import Types, predict_type_probabilities
 from muport.integration.labels import _type_separation as _types
 from muport.integration.labels._type_separation import fit_types, spread_types
 
-KNOBS = {"sharpen": 0.5, "projector": 0.5, "max_iter": 8}
+HYPERPARAMETERS = {"sharpen": 0.5, "projector": 0.5, "max_iter": 8}
 
 
 def blobs(n: int = 400, apart: float = 6.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -57,11 +57,11 @@ def test_a_label_of_one_cell_weighs_nothing():
 def test_probabilities_are_those_of_the_types():
     z, code = blobs()
     types, _ = fit_types(z, half(code), 0)
-    p = type_probabilities(z, types)
+    p = predict_type_probabilities(z, types)
     assert np.allclose(p.sum(1), 1, atol=1e-5)
     assert (p.argmax(1) == code).mean() > 0.97
     shifted = Types(types.weights + np.float32(5), types.shift)
-    assert np.allclose(type_probabilities(z, shifted), p, atol=1e-5)
+    assert np.allclose(predict_type_probabilities(z, shifted), p, atol=1e-5)
 
 
 def test_close_types_go_to_the_wanted_distance():
@@ -114,23 +114,27 @@ def apart(sim, z: np.ndarray, rows: np.ndarray | slice = slice(None)) -> float:
 
 def test_supervision_sets_types_apart(kit, sim):
     label = half(sim.kind)
-    found = [apart(sim, kit.integrate(sim, label, supervision=s, **KNOBS)[0], label < 0) for s in (0, 0.25, 0.5, 1)]
+    found = [
+        apart(sim, kit.integrate(sim, label, supervision=s, **HYPERPARAMETERS)[0], label < 0) for s in (0, 0.25, 0.5, 1)
+    ]
     assert (np.diff(found) > -0.01).all()
     assert found[2] > found[0] + 0.08
     assert found[3] > found[2] + 0.04
 
 
 def test_permuted_labels_change_nothing(kit, sim):
-    plain = kit.integrate(sim, **KNOBS)[0]
+    plain = kit.integrate(sim, **HYPERPARAMETERS)[0]
     noise = np.random.default_rng(2).permutation(sim.kind)
-    found, fit = kit.integrate(sim, half(noise), supervision=1.0, **KNOBS)
+    found, fit = kit.integrate(sim, half(noise), supervision=1.0, **HYPERPARAMETERS)
     assert np.array_equal(found, plain)
     assert fit.state.types is None
 
 
 def test_one_label_alone_changes_nothing(kit, sim):
     only = np.where(sim.kind == 2, 0, -1)
-    assert np.array_equal(kit.integrate(sim, only, supervision=1.0, **KNOBS)[0], kit.integrate(sim, **KNOBS)[0])
+    assert np.array_equal(
+        kit.integrate(sim, only, supervision=1.0, **HYPERPARAMETERS)[0], kit.integrate(sim, **HYPERPARAMETERS)[0]
+    )
 
 
 def test_wrong_labels_cost_no_more_than_their_share(kit, sim):
@@ -141,7 +145,7 @@ def test_wrong_labels_cost_no_more_than_their_share(kit, sim):
     flipped = label.copy()
     flipped[wrong] = (label[wrong] + 1 + rng.integers(4, size=len(wrong))) % 5
     plain, right, some = (
-        apart(sim, kit.integrate(sim, one, supervision=0.5, **KNOBS)[0], label < 0)
+        apart(sim, kit.integrate(sim, one, supervision=0.5, **HYPERPARAMETERS)[0], label < 0)
         for one in (np.full_like(label, -1), label, flipped)
     )
     assert some > plain + 0.5 * (right - plain)
@@ -149,7 +153,7 @@ def test_wrong_labels_cost_no_more_than_their_share(kit, sim):
 
 def test_labels_of_one_batch_serve_the_other(kit, sim):
     label = np.where(sim.batch == 0, sim.kind, -1)
-    plain, taught = (kit.integrate(sim, one, supervision=0.5, **KNOBS)[0] for one in (None, label))
+    plain, taught = (kit.integrate(sim, one, supervision=0.5, **HYPERPARAMETERS)[0] for one in (None, label))
     assert apart(sim, taught, sim.batch == 1) > apart(sim, plain, sim.batch == 1) + 0.05
     gain = [kit.neighbor_accuracy(z, sim.kind).mean() for z in (plain, taught)]
     assert gain[1] >= gain[0] - 0.01
@@ -158,23 +162,23 @@ def test_labels_of_one_batch_serve_the_other(kit, sim):
 @pytest.mark.parametrize("rare", [None, 0.03])
 def test_a_type_of_one_batch_is_not_swallowed(kit, rare):
     sim = kit.draw(n=600, n_batches=2, rare=rare, lacking=((1, 0),), noise=1.0, seed=5)
-    plain, taught = (kit.integrate(sim, one, supervision=1.0, **KNOBS)[0] for one in (None, half(sim.kind)))
+    plain, taught = (kit.integrate(sim, one, supervision=1.0, **HYPERPARAMETERS)[0] for one in (None, half(sim.kind)))
     lost = kit.neighbor_accuracy(plain, sim.kind) - kit.neighbor_accuracy(taught, sim.kind)
     assert lost.max() <= 0.03
 
 
 def test_same_seed_and_any_order(kit, sim):
     label = half(sim.kind)
-    z = kit.integrate(sim, label, supervision=0.5, **KNOBS)[0]
-    assert np.array_equal(kit.integrate(sim, label, supervision=0.5, **KNOBS)[0], z)
+    z = kit.integrate(sim, label, supervision=0.5, **HYPERPARAMETERS)[0]
+    assert np.array_equal(kit.integrate(sim, label, supervision=0.5, **HYPERPARAMETERS)[0], z)
     order = np.random.default_rng(0).permutation(len(z))
-    again = kit.integrate(sim[order], label[order], supervision=0.5, **KNOBS)[0]
+    again = kit.integrate(sim[order], label[order], supervision=0.5, **HYPERPARAMETERS)[0]
     assert np.abs(again - z[order]).max() <= 1e-3
 
 
 def test_one_batch_is_left_alone(kit, sim):
     one = sim[sim.batch == 0]
-    assert np.array_equal(kit.integrate(one, half(one.kind), supervision=1.0, **KNOBS)[0], one.x)
+    assert np.array_equal(kit.integrate(one, half(one.kind), supervision=1.0, **HYPERPARAMETERS)[0], one.x)
 
 
 def test_many_cells_teach_by_a_sample(monkeypatch):
@@ -186,5 +190,5 @@ def test_many_cells_teach_by_a_sample(monkeypatch):
         assert len(np.unique(rows)) == len(rows)
         assert (half(code, share)[rows] >= 0).sum() >= min(50, (half(code, share) >= 0).sum())
     types, weight = fit_types(z, half(code), 0)
-    assert (type_probabilities(z, types).argmax(1) == code).mean() > 0.95
+    assert (predict_type_probabilities(z, types).argmax(1) == code).mean() > 0.95
     assert weight.min() > 0.4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from muport.integration.prototypes._prototypes import count, fit_prototypes, soft_assign
+from muport.integration.prototypes._prototypes import count_prototypes, fit_prototypes, soft_assign
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from muport.integration.prototypes._prototypes import count, fit_prototypes, sof
     [(1, 1, 1), (2, 1, 1), (30, 1, 10), (900, 1, 90), (100_000, 1, 400), (100_000, 2, 800), (900, 0, 1), (5, 2, 2)],
 )
 def test_count(n, resolution, wanted):
-    assert count(n, resolution) == wanted
+    assert count_prototypes(n, resolution) == wanted
 
 
 @pytest.mark.parametrize(("n", "n_batches"), [(300, 3), (1200, 40)])

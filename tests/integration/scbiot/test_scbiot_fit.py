@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muport.integration._fitted_state import move, transform
-from muport.integration._hyperparameters import Knobs
+from muport.integration._fitted_state import apply_map, transform_cells
+from muport.integration._hyperparameters import Hyperparameters
 from muport.integration.prototypes._prototypes import Prototypes
-from muport.integration.prototypes._standardized_cells import Cells, canonical
+from muport.integration.prototypes._standardized_cells import StandardizedCells, standardize_cells
 from muport.integration.scbiot import _iterations as loop
 from muport.integration.scbiot._iterations import Iterate, iterate, make_problem, scored
 from muport.integration.scbiot._move_limits import capped, guarded, make_edges, moments, postscale
@@ -26,33 +26,35 @@ from muport.integration.scbiot._proposed_moves import (
     transport,
 )
 from muport.integration.scbiot._scbiot_fit import fit_scbiot, landmark_count, make_landmarks
-from muport.integration.scbiot._schedule import settings_at
-from muport.integration.shared_centers._diagnostics import Diagnostics, Weights
-from muport.integration.shared_centers._fit import Fit, Options
-from muport.integration.shared_centers._new_groups import new_maps
+from muport.integration.scbiot._schedule import anneal_settings
+from muport.integration.shared_centers._diagnostics import Diagnostics, ObjectiveWeights
+from muport.integration.shared_centers._fit import FitOptions, IntegrationFit
+from muport.integration.shared_centers._new_groups import fit_new_groups
 from muport.neighbors import knn
 
-OFF = Knobs(sharpen=0, projector=0)
+OFF = Hyperparameters(sharpen=0, projector=0)
 
 
 def points(n: int, d: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
 
 
-def batches(n: int = 600, d: int = 8, shift: float = 0.6, n_groups: int = 2, seed: int = 0) -> tuple[Cells, np.ndarray]:
+def batches(
+    n: int = 600, d: int = 8, shift: float = 0.6, n_groups: int = 2, seed: int = 0
+) -> tuple[StandardizedCells, np.ndarray]:
     """Four types, each batch shifted as a whole; returns the cells and their types in the same order."""
     rng = np.random.default_rng(seed)
     types, group = rng.integers(0, 4, n), rng.integers(0, n_groups, n)
     center = 4 * rng.normal(size=(4, d))
     x = center[types] + rng.normal(size=(n, d)) + 3 * shift * rng.normal(size=(n_groups, d))[group]
-    cells = canonical(x.astype(np.float32), group, tuple(map(str, range(n_groups))), types)
+    cells = standardize_cells(x.astype(np.float32), group, tuple(map(str, range(n_groups))), types)
     assert cells.label is not None
     return replace(cells, label=None), cells.label
 
 
-def embedded(found: Fit, cells: Cells) -> np.ndarray:
+def embedded(found: IntegrationFit, cells: StandardizedCells) -> np.ndarray:
     plain = replace(found.state, center=np.zeros_like(found.state.center), scale=1.0)
-    return transform(cells.x, cells.group, plain)
+    return transform_cells(cells.x, cells.group, plain)
 
 
 # Eqs 1-16, one by one
@@ -221,13 +223,13 @@ def test_objective_is_eqs_20_and_21() -> None:
     found = Diagnostics(mix=0.5, mix_input=0.2, overlap=0.4, strain=0.05, trustworthiness=0.9)
     penalty = 1.4 * (0.6 - 0.4) ** 2 + 0.45 * (0.7 - 0.4)
     expected = (0.5 - 0.2) + 0.18 * 0.4 - 1.0 * 0.05 - penalty
-    assert found.objective(0.6, 0.7, Weights()) == pytest.approx(expected)
+    assert found.objective(0.6, 0.7, ObjectiveWeights()) == pytest.approx(expected)
 
 
 def test_score_is_eqs_17_to_20_by_hand() -> None:
     x0, group = points(90, 3), np.arange(90) // 45
     x = x0 + 0.4 * points(90, 3, seed=1)
-    problem = make_problem(Prototypes(x0, np.ones(90, np.float32), np.array([0, 45, 90])), None, OFF, Options())
+    problem = make_problem(Prototypes(x0, np.ones(90, np.float32), np.array([0, 45, 90])), None, OFF, FitOptions())
 
     def nearest(z: np.ndarray) -> np.ndarray:
         distance = np.linalg.norm(z[:, None] - z[None], axis=2) + np.diag(np.full(90, np.inf))
@@ -243,13 +245,13 @@ def test_score_is_eqs_17_to_20_by_hand() -> None:
     strain = np.mean(np.clip(np.linalg.norm(x[:, None] - x[before], axis=2) / old - 1, -1, 1) ** 2)
     penalty = 1.4 * max(0, 0.6 - kept) ** 2 + 0.45 * max(0, 0.9 - kept)
     expected = mix(after) - mix(before) + 0.18 * kept - strain - penalty
-    found = scored(problem, Iterate(1, x, 1.0, True, 0.0, 0.0), settings_at(Knobs(), 0.0), 0.9)
+    found = scored(problem, Iterate(1, x, 1.0, True, 0.0, 0.0), anneal_settings(Hyperparameters(), 0.0), 0.9)
     assert found.overlap == pytest.approx(kept, abs=1e-3)
     assert found.objective == pytest.approx(expected, abs=2e-3)
 
 
 def test_settings_are_the_papers_at_one_half_and_off_at_zero() -> None:
-    first, last = settings_at(Knobs(), 0.0), settings_at(Knobs(), 1.0)
+    first, last = anneal_settings(Hyperparameters(), 0.0), anneal_settings(Hyperparameters(), 1.0)
     assert (first.step, last.step) == pytest.approx((0.78, 0.96))
     assert (first.smooth, last.smooth) == pytest.approx((0.52, 0.38))
     assert (first.quantile, last.quantile) == pytest.approx((0.80, 0.90))
@@ -257,18 +259,18 @@ def test_settings_are_the_papers_at_one_half_and_off_at_zero() -> None:
     assert first.cap == pytest.approx(1.05)
     assert first.bulk == pytest.approx((0.72, 1.65))
     assert first.bridge == pytest.approx((0.88, 1.24))
-    assert first.weights == Weights()
-    off = settings_at(Knobs(strength=0, conservation=0), 0.0)
+    assert first.weights == ObjectiveWeights()
+    off = anneal_settings(Hyperparameters(strength=0, conservation=0), 0.0)
     assert (off.step, off.cap, off.smooth, off.floor) == (0, 0, 0, 0)
     assert off.bulk == off.bridge == (0.0, np.inf)
-    assert off.weights == Weights(0, 0, 0, 0)
+    assert off.weights == ObjectiveWeights(0, 0, 0, 0)
 
 
-def test_settings_grow_with_their_knobs() -> None:
+def test_settings_grow_with_their_hyperparameters() -> None:
     grid = np.linspace(0, 1, 6)
     for progress in (0.0, 0.5, 1.0):
-        strong = [settings_at(Knobs(strength=float(s)), progress) for s in grid]
-        careful = [settings_at(Knobs(conservation=float(c)), progress) for c in grid]
+        strong = [anneal_settings(Hyperparameters(strength=float(s)), progress) for s in grid]
+        careful = [anneal_settings(Hyperparameters(conservation=float(c)), progress) for c in grid]
         assert (np.diff([[one.step, one.cap] for one in strong], axis=0) > 0).all()
         rising = [[one.smooth, one.floor, one.bulk[0], -one.bridge[1], one.weights.strain] for one in careful[1:]]
         assert (np.diff(rising, axis=0) > 0).all()
@@ -285,10 +287,12 @@ def test_one_move_is_eqs_6_to_16(monkeypatch: pytest.MonkeyPatch, reference: tup
     monkeypatch.setattr(loop, "transport", lambda batch, *_, **__: ([one + v for one in batch], 1.0, True))
     monkeypatch.setattr(loop, "guarded", lambda x, move_, *_: move_)
     monkeypatch.setattr(loop, "scored", lambda _, one, *__: replace(one, objective=float(one.number)))
-    knobs = replace(OFF, strength=0.3)
-    best, _ = iterate(make_problem(marks, None, knobs, Options(max_iter=1, reference=reference)), lambda _: None)
+    hyperparameters = replace(OFF, strength=0.3)
+    best, _ = iterate(
+        make_problem(marks, None, hyperparameters, FitOptions(max_iter=1, fixed_groups=reference)), lambda _: None
+    )
 
-    near, now = knn(x0, 20, method="exact"), settings_at(knobs, 0.0)
+    near, now = knn(x0, 20, method="exact"), anneal_settings(hyperparameters, 0.0)
     spacing = near.distances[:, :15].mean(axis=1)
     beta, rho = bridge_score(marks.group[near.indices[:, :15]], spacing, 2)
     shift = 0.5 * v * (1 - 0.35 * beta[:, None])
@@ -307,12 +311,12 @@ def test_one_move_is_eqs_6_to_16(monkeypatch: pytest.MonkeyPatch, reference: tup
 
 def test_iterations_stop_when_j_no_longer_rises() -> None:
     cells, _ = batches(300, shift=0)
-    assert len(fit_scbiot(cells, Knobs(), Options(max_iter=15)).history) < 8
+    assert len(fit_scbiot(cells, Hyperparameters(), FitOptions(max_iter=15)).history) < 8
 
 
 def test_batches_far_apart_are_not_given_up_before_they_meet() -> None:
     cells, _ = batches(600, shift=0.8, seed=2)
-    found = fit_scbiot(cells, Knobs(projector=0), Options())
+    found = fit_scbiot(cells, Hyperparameters(projector=0), FitOptions())
     assert found.metrics["mix_input"] < 0.01
     assert found.metrics["mix"] > 0.3
     assert found.metrics["iteration"] > 3
@@ -320,7 +324,7 @@ def test_batches_far_apart_are_not_given_up_before_they_meet() -> None:
 
 def test_batch_shift_is_removed() -> None:
     cells, types = batches()
-    found = fit_scbiot(cells, Knobs(), Options())
+    found = fit_scbiot(cells, Hyperparameters(), FitOptions())
     z = embedded(found, cells)
 
     def gap(x: np.ndarray) -> float:
@@ -337,7 +341,7 @@ def test_batch_shift_is_removed() -> None:
 def test_every_iterate_keeps_to_the_bulk_limits() -> None:
     cells, _ = batches(400)
     marks, _ = make_landmarks(cells, 0)
-    problem = make_problem(marks, None, Knobs(projector=0), Options())
+    problem = make_problem(marks, None, Hyperparameters(projector=0), FitOptions())
     best, history = iterate(problem, lambda _: None)
     assert best.number > 0
     assert len(history) <= 15
@@ -350,7 +354,7 @@ def test_every_iterate_keeps_to_the_bulk_limits() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_identity_wins_without_a_batch_effect(seed: int) -> None:
     cells, _ = batches(shift=0, seed=seed)
-    found = fit_scbiot(cells, Knobs(), Options())
+    found = fit_scbiot(cells, Hyperparameters(), FitOptions())
     assert found.metrics["iteration"] == 0
     assert found.metrics["move"] == 0
     np.testing.assert_array_equal(embedded(found, cells), cells.x)
@@ -358,7 +362,7 @@ def test_identity_wins_without_a_batch_effect(seed: int) -> None:
 
 def test_strength_0_moves_nothing() -> None:
     cells, _ = batches(300)
-    found = fit_scbiot(cells, Knobs(strength=0), Options(max_iter=2))
+    found = fit_scbiot(cells, Hyperparameters(strength=0), FitOptions(max_iter=2))
     np.testing.assert_array_equal(embedded(found, cells), cells.x)
     assert found.history == ()
 
@@ -366,23 +370,25 @@ def test_strength_0_moves_nothing() -> None:
 def test_prototypes_0_moves_each_batch_as_one_block_before_the_guard() -> None:
     cells, _ = batches(200)
     marks, _ = make_landmarks(cells, 0)
-    knobs = Knobs(strength=1, conservation=0, prototypes=0, sharpen=0, projector=0)
-    problem = make_problem(marks, None, knobs, Options(max_iter=1, reference=(0,)))
+    hyperparameters = Hyperparameters(strength=1, conservation=0, prototypes=0, sharpen=0, projector=0)
+    problem = make_problem(marks, None, hyperparameters, FitOptions(max_iter=1, fixed_groups=(0,)))
     best, _ = iterate(problem, lambda _: None)
     moved = (best.x - marks.position)[marks.of(1)]
     direction = moved / np.linalg.norm(moved, axis=1, keepdims=True)
     np.testing.assert_allclose(direction, direction[:1].repeat(len(moved), 0), atol=1e-4)
 
 
-@pytest.mark.parametrize("knob", ["sharpen", "projector", "supervision"])
-def test_a_knob_at_0_is_off_and_acts_above(knob: str) -> None:
+@pytest.mark.parametrize("hyperparameter", ["sharpen", "projector", "supervision"])
+def test_a_hyperparameter_at_0_is_off_and_acts_above(hyperparameter: str) -> None:
     cells, types = batches(300)
     cells = replace(cells, label=types)
     base = {"sharpen": 0.0, "projector": 0.0, "supervision": 0.0, "conservation": 0.0}
-    off = embedded(fit_scbiot(cells, Knobs(**base), Options(max_iter=3)), cells)
-    unlabelled = embedded(fit_scbiot(replace(cells, label=None), Knobs(**base), Options(max_iter=3)), cells)
+    off = embedded(fit_scbiot(cells, Hyperparameters(**base), FitOptions(max_iter=3)), cells)
+    unlabelled = embedded(
+        fit_scbiot(replace(cells, label=None), Hyperparameters(**base), FitOptions(max_iter=3)), cells
+    )
     np.testing.assert_array_equal(off, unlabelled)
-    on = embedded(fit_scbiot(cells, Knobs(**{**base, knob: 1.0}), Options(max_iter=3)), cells)
+    on = embedded(fit_scbiot(cells, Hyperparameters(**{**base, hyperparameter: 1.0}), FitOptions(max_iter=3)), cells)
     assert np.abs(on - off).max() > 1e-3
 
 
@@ -391,8 +397,8 @@ def test_supervision_draws_classes_together() -> None:
     cells = replace(cells, label=types)
 
     def spread(supervision: float) -> float:
-        knobs = Knobs(conservation=0, sharpen=0, projector=0, supervision=supervision)
-        z = embedded(fit_scbiot(cells, knobs, Options(max_iter=3)), cells)
+        hyperparameters = Hyperparameters(conservation=0, sharpen=0, projector=0, supervision=supervision)
+        z = embedded(fit_scbiot(cells, hyperparameters, FitOptions(max_iter=3)), cells)
         return float(np.mean([z[types == t].std(axis=0).mean() for t in range(4)]))
 
     assert spread(1.0) < spread(0.5) < spread(0.0)
@@ -401,7 +407,7 @@ def test_supervision_draws_classes_together() -> None:
 @pytest.mark.parametrize("reference", [(0,), (1, 2)])
 def test_reference_stays_in_place(reference: tuple[int, ...]) -> None:
     cells, _ = batches(500, n_groups=3)
-    found = fit_scbiot(cells, Knobs(), Options(reference=reference))
+    found = fit_scbiot(cells, Hyperparameters(), FitOptions(fixed_groups=reference))
     z = embedded(found, cells)
     still = np.isin(cells.group, reference)
     np.testing.assert_array_equal(z[still], cells.x[still])
@@ -410,7 +416,7 @@ def test_reference_stays_in_place(reference: tuple[int, ...]) -> None:
 
 def test_same_seed_same_bits() -> None:
     cells, _ = batches(300)
-    first, second = (fit_scbiot(cells, Knobs(), Options(max_iter=4)) for _ in range(2))
+    first, second = (fit_scbiot(cells, Hyperparameters(), FitOptions(max_iter=4)) for _ in range(2))
     np.testing.assert_array_equal(embedded(first, cells), embedded(second, cells))
     assert first.metrics == second.metrics
     assert first.history == second.history
@@ -418,7 +424,7 @@ def test_same_seed_same_bits() -> None:
 
 def test_approximate_stays_near() -> None:
     cells, _ = batches(300)
-    exact, fast = (fit_scbiot(cells, Knobs(), Options(max_iter=3, approximate=a)) for a in (False, True))
+    exact, fast = (fit_scbiot(cells, Hyperparameters(), FitOptions(max_iter=3, approximate=a)) for a in (False, True))
     assert np.abs(embedded(exact, cells) - embedded(fast, cells)).mean() < 0.05
 
 
@@ -438,7 +444,7 @@ def test_landmarks_take_the_commonest_known_label(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("muport.integration.scbiot._scbiot_fit._PER_GROUP", 4)
     x = np.repeat(np.arange(4), 3)[:, None] + np.tile([0, 0.01, 0.02], 4)[:, None] * np.ones((1, 2))
     label = np.array([0, 0, 1, -1, -1, -1, 2, -1, -1, 0, 1, 1])
-    cells = Cells(x.astype(np.float32), np.array([0, 12]), ("a",), label, np.zeros(2, np.float32), 1.0)
+    cells = StandardizedCells(x.astype(np.float32), np.array([0, 12]), ("a",), label, np.zeros(2, np.float32), 1.0)
     marks, found = make_landmarks(cells, 0)
     assert found is not None
     order = np.argsort(marks.position[:, 0])
@@ -449,10 +455,12 @@ def test_landmarks_take_the_commonest_known_label(monkeypatch: pytest.MonkeyPatc
 def test_a_new_group_meets_the_fitted_ones() -> None:
     cells, _ = batches(900, n_groups=3)
     known = cells.group < 2
-    part = Cells(cells.x[known], cells.start[:3], cells.names[:2], None, cells.center, cells.scale)
-    found = fit_scbiot(part, Knobs(), Options())
-    new = Cells(cells.x[~known], np.array([0, (~known).sum()]), cells.names[2:], None, cells.center, cells.scale)
-    y = move(new.x, new_maps(new, found.state, Knobs(), Options())[0])
+    part = StandardizedCells(cells.x[known], cells.start[:3], cells.names[:2], None, cells.center, cells.scale)
+    found = fit_scbiot(part, Hyperparameters(), FitOptions())
+    new = StandardizedCells(
+        cells.x[~known], np.array([0, (~known).sum()]), cells.names[2:], None, cells.center, cells.scale
+    )
+    y = apply_map(new.x, fit_new_groups(new, found.state, Hyperparameters(), FitOptions())[0])
     z = embedded(found, part)
     before = knn(z, 5, query=new.x, method="exact").distances.mean()
     assert knn(z, 5, query=y, method="exact").distances.mean() < 0.9 * before
@@ -474,12 +482,14 @@ def test_a_new_group_meets_the_fitted_ones() -> None:
     ],
     ids=["constant", "one batch", "a batch of one cell", "two cells", "two points", "a constant batch", "one column"],
 )
-@pytest.mark.parametrize("knob", [0.0, 0.5, 1.0])
-def test_nothing_is_nan(x: np.ndarray, group: np.ndarray, knob: float) -> None:
+@pytest.mark.parametrize("hyperparameter", [0.0, 0.5, 1.0])
+def test_nothing_is_nan(x: np.ndarray, group: np.ndarray, hyperparameter: float) -> None:
     names = tuple(map(str, range(int(group.max()) + 1)))
-    cells = canonical(x.astype(np.float32), group.astype(np.int64), names)
-    knobs = Knobs(1.0, knob, knob, knob, knob, knob)
-    found = fit_scbiot(cells, knobs, Options(max_iter=4))
+    cells = standardize_cells(x.astype(np.float32), group.astype(np.int64), names)
+    hyperparameters = Hyperparameters(
+        1.0, hyperparameter, hyperparameter, hyperparameter, hyperparameter, hyperparameter
+    )
+    found = fit_scbiot(cells, hyperparameters, FitOptions(max_iter=4))
     assert np.isfinite(embedded(found, cells)).all()
     assert np.isfinite(list(found.metrics.values())).all()
     assert np.isfinite(found.state.reference.target).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from muport.integration.shared_centers._batch_effect_test import _chi_squared, batch_evidence
+from muport.integration.shared_centers._batch_effect_test import _chi_squared, measure_batch_effect
 
 
 def test_random_splits_give_none(kit):
@@ -13,7 +13,7 @@ def test_random_splits_give_none(kit):
     for seed in range(12):
         sim = kit.draw(n=400, shift=0, seed=seed)
         batch = np.random.default_rng(seed).integers(2 + seed % 3, size=400)
-        found.append(batch_evidence(sim.x, batch, 2 + seed % 3, seed))
+        found.append(measure_batch_effect(sim.x, batch, 2 + seed % 3, seed))
     assert max(found) <= 0.02
     assert np.mean(found) <= 0.005
 
@@ -21,14 +21,14 @@ def test_random_splits_give_none(kit):
 @pytest.mark.parametrize("seed", range(4))
 def test_batches_apart_give_all(kit, seed):
     sim = kit.draw(n=400, seed=seed)
-    assert batch_evidence(sim.x, sim.batch, 2, seed) == 1.0
+    assert measure_batch_effect(sim.x, sim.batch, 2, seed) == 1.0
 
 
 def test_it_rises_with_the_shift(kit):
     sim = kit.draw(n=400, shift=0)
     way = np.ones(8, np.float32) / np.sqrt(8)
     shifts = (0, 0.2, 0.4, 0.6, 0.8, 1, 3)
-    found = [batch_evidence(sim.x + np.float32(s) * way * sim.batch[:, None], sim.batch, 2, 0) for s in shifts]
+    found = [measure_batch_effect(sim.x + np.float32(s) * way * sim.batch[:, None], sim.batch, 2, 0) for s in shifts]
     assert found == sorted(found)
     assert found[0] == 0
     assert any(0.05 < one < 0.95 for one in found)
@@ -38,14 +38,14 @@ def test_it_rises_with_the_shift(kit):
 def test_what_it_does_not_depend_on(kit):
     sim = kit.draw(n=400, shift=0)
     sim.x[sim.batch == 1] += np.float32(0.7 / np.sqrt(8))
-    one = batch_evidence(sim.x, sim.batch, 2, 0)
+    one = measure_batch_effect(sim.x, sim.batch, 2, 0)
     assert 0 < one < 1
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0].astype(np.float32)
-    assert batch_evidence(4 * sim.x + 7, sim.batch, 2, 0) == pytest.approx(one, abs=1e-3)
-    assert batch_evidence(sim.x @ turn, sim.batch, 2, 0) == pytest.approx(one, abs=1e-3)
-    assert batch_evidence(sim.x, 1 - sim.batch, 2, 0) == pytest.approx(one, abs=1e-6)
+    assert measure_batch_effect(4 * sim.x + 7, sim.batch, 2, 0) == pytest.approx(one, abs=1e-3)
+    assert measure_batch_effect(sim.x @ turn, sim.batch, 2, 0) == pytest.approx(one, abs=1e-3)
+    assert measure_batch_effect(sim.x, 1 - sim.batch, 2, 0) == pytest.approx(one, abs=1e-6)
     # a name that no cell bears is no group
-    assert batch_evidence(sim.x, 2 * sim.batch, 4, 0) == pytest.approx(one, abs=1e-6)
+    assert measure_batch_effect(sim.x, 2 * sim.batch, 4, 0) == pytest.approx(one, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_what_it_does_not_depend_on(kit):
 )
 def test_nothing_to_tell(n, group):
     x = np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
-    assert batch_evidence(x, np.array(group), 2, 0) == 0.0
+    assert measure_batch_effect(x, np.array(group), 2, 0) == 0.0
 
 
 def test_a_few_cells_far_apart_are_evidence():
     x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     group = np.arange(40) % 2
-    assert batch_evidence(x + 20 * group[:, None].astype(np.float32), group, 2, 0) == 1.0
+    assert measure_batch_effect(x + 20 * group[:, None].astype(np.float32), group, 2, 0) == 1.0
 
 
 def test_a_cell_is_not_its_own_neighbour(kit, monkeypatch):
@@ -74,7 +74,7 @@ def test_a_cell_is_not_its_own_neighbour(kit, monkeypatch):
     monkeypatch.setattr(_evidence, "_chi_squared", record)
     x = kit.draw(n=200).x
     # every cell its own group: groups are names of cells
-    batch_evidence(x, np.arange(200), 200, 0)
+    measure_batch_effect(x, np.arange(200), 200, 0)
     distance = np.linalg.norm(x[:, None] - x[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     assert np.array_equal(np.sort(seen[0], axis=1), np.sort(distance.argsort(1)[:, :30], axis=1))

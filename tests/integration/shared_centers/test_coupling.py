@@ -8,7 +8,14 @@ import pytest
 
 from muport._arrays import unit_rows
 from muport.integration.prototypes._prototypes import Prototypes
-from muport.integration.shared_centers._coupling import EPSILON, Coupling, Padding, couple, share, start_centers
+from muport.integration.shared_centers._coupling import (
+    EPSILON,
+    Coupling,
+    Padding,
+    fit_coupling,
+    initialize_centers,
+    normalize_mass,
+)
 
 D, K = 4, 5
 
@@ -27,7 +34,7 @@ def problem(seed: int = 0, sizes: tuple[int, ...] = (7, 12, 3)) -> tuple[Prototy
 
 
 def solved(prototypes: Prototypes, start: Coupling, theta: float, **how) -> Coupling:
-    return couple(prototypes.position, prototypes, start, theta, frozen=True, max_iter=5000, tol=1e-6, **how)
+    return fit_coupling(prototypes.position, prototypes, start, theta, frozen=True, max_iter=5000, tol=1e-6, **how)
 
 
 def cosine_cost(prototypes: Prototypes, start: Coupling) -> np.ndarray:
@@ -60,7 +67,7 @@ def test_the_plan_is_the_oracles(theta, oracle):
     prototypes, start = problem()
     found = solved(prototypes, start, theta)
     assert found.converged
-    a, cost, m = share(prototypes).astype(float), cosine_cost(prototypes, start), start.weight.astype(float)
+    a, cost, m = normalize_mass(prototypes).astype(float), cosine_cost(prototypes, start), start.weight.astype(float)
     for b in range(prototypes.n_groups):
         rows = prototypes.of(b)
         assert np.abs(found.plan[rows] - oracle(cost[rows], a[rows] / a[rows].sum(), m / m.sum(), theta)).max() < 1e-4
@@ -78,7 +85,7 @@ def test_far_relaxed_the_centres_get_their_masses_from_every_group():
     prototypes, start = problem(2)
     gaps = []
     for theta in (0.0, 1.0, 10.0, 1e4):
-        flow = share(prototypes)[:, None] * solved(prototypes, start, theta).plan
+        flow = normalize_mass(prototypes)[:, None] * solved(prototypes, start, theta).plan
         gaps.append(np.abs(np.add.reduceat(flow, prototypes.start[:-1], axis=0) - start.weight).sum(1).max())
     assert gaps == sorted(gaps, reverse=True)
     assert gaps[0] > 0.3
@@ -88,7 +95,7 @@ def test_far_relaxed_the_centres_get_their_masses_from_every_group():
 @pytest.mark.parametrize("how", [{}, {"max_iter": 1}, {"frozen": True}])
 def test_rows_sum_to_one_whatever_the_stopping(how):
     prototypes, start = problem(3)
-    found = couple(prototypes.position, prototypes, start, 2.0, **how)
+    found = fit_coupling(prototypes.position, prototypes, start, 2.0, **how)
     assert np.allclose(found.plan.sum(1), 1, atol=1e-6)
     assert found.plan.min() >= 0
 
@@ -106,8 +113,8 @@ def test_a_penalty_acts_as_its_exponential():
 
 def test_centres_move_to_the_mean_direction_unless_frozen():
     prototypes, start = problem(5)
-    found = couple(prototypes.position, prototypes, start, 2.0, tol=1e-6, max_iter=5000)
-    flow = share(prototypes)[:, None] * found.plan
+    found = fit_coupling(prototypes.position, prototypes, start, 2.0, tol=1e-6, max_iter=5000)
+    flow = normalize_mass(prototypes)[:, None] * found.plan
     wanted = flow.T @ unit_rows(prototypes.position)
     assert np.allclose(found.centers, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-5)
     assert np.allclose(found.weight, flow.sum(0) / 3, atol=1e-5)
@@ -128,7 +135,7 @@ def test_groups_do_not_know_of_each_other_when_frozen():
 def test_it_goes_on_from_potentials():
     prototypes, start = problem(7)
     found = solved(prototypes, start, 2.0)
-    again = couple(prototypes.position, prototypes, found, 2.0, frozen=True, max_iter=5, tol=1e-5)
+    again = fit_coupling(prototypes.position, prototypes, found, 2.0, frozen=True, max_iter=5, tol=1e-5)
     assert again.converged
     assert np.allclose(again.plan, found.plan, atol=1e-4)
 
@@ -139,7 +146,7 @@ def test_a_prototype_at_the_origin_and_a_single_centre():
     found = solved(prototypes, start, 2.0)
     assert np.isfinite(found.plan).all()
     one = Coupling(start.centers[:1], start.plan, np.ones(1, np.float32), np.zeros((3, 1), np.float32), True)
-    assert np.allclose(couple(prototypes.position, prototypes, one, 2.0).plan, 1)
+    assert np.allclose(fit_coupling(prototypes.position, prototypes, one, 2.0).plan, 1)
 
 
 def test_padding_scatters_by_group():
@@ -154,9 +161,9 @@ def test_padding_scatters_by_group():
 
 def test_starting_centres_are_unit_and_count_groups_alike():
     prototypes, _ = problem(10)
-    centers = start_centers(prototypes, 4, 0)
+    centers = initialize_centers(prototypes, 4, 0)
     assert centers.shape == (4, D)
     assert np.allclose(np.linalg.norm(centers, axis=1), 1, atol=1e-5)
     heavier = Prototypes(prototypes.position, prototypes.mass.copy(), prototypes.start)
     heavier.mass[prototypes.of(0)] *= 64
-    assert np.array_equal(start_centers(heavier, 4, 0), centers)
+    assert np.array_equal(initialize_centers(heavier, 4, 0), centers)

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import entropy
 from sklearn.manifold import trustworthiness
 
-from muport.integration.shared_centers._diagnostics import Diagnostics, Weights, diagnose, neighbor_entropy
+from muport.integration.shared_centers._diagnostics import Diagnostics, ObjectiveWeights, diagnose, neighbor_entropy
 
 
 def nearest(x: np.ndarray, k: int) -> np.ndarray:
@@ -41,7 +41,7 @@ def test_against_numpy(two):
 
 
 def test_the_objective():
-    found, w = Diagnostics(mix=0.6, mix_input=0.2, overlap=0.5, strain=0.03, trustworthiness=0.9), Weights()
+    found, w = Diagnostics(mix=0.6, mix_input=0.2, overlap=0.5, strain=0.03, trustworthiness=0.9), ObjectiveWeights()
     wanted = 0.4 + w.overlap * 0.5 - w.strain * 0.03 - w.penalty * 0.1**2 - w.drop * 0.25
     assert found.objective(floor=0.6, best_overlap=0.75) == pytest.approx(wanted)
     assert Diagnostics(0.2, 0.2, 1.0, 0.0, 1.0).objective() == pytest.approx(w.overlap)

@@ -12,13 +12,13 @@ from muport.integration.prototypes._prototypes import Prototypes
 from muport.integration.shared_centers._coupling import Coupling
 from muport.integration.shared_centers._displacement import (
     _RIDGE,
-    bures_map,
-    clusters_of,
-    group_covariances,
-    hard_anchor,
-    shrunk,
-    translation,
-    trust_of,
+    compute_anchors,
+    compute_bures_maps,
+    compute_residual_covariances,
+    estimate_translation,
+    estimate_trust,
+    shrink_covariances,
+    summarize_centers,
 )
 
 D = 3
@@ -57,7 +57,7 @@ SHIFT = np.array([1.0, -2.0, 0.5])
 @pytest.mark.parametrize("caution", [0.0, 0.5, 1.0])
 def test_a_known_shift_is_found(caution):
     prototypes, coupling = twins(SHIFT, alone=False)
-    move = translation(prototypes, coupling, clusters_of(prototypes, coupling), caution)
+    move = estimate_translation(prototypes, coupling, summarize_centers(prototypes, coupling), caution)
     # both groups go half of the way
     assert np.allclose(move[:12], -SHIFT / 2, atol=1e-4)
     assert np.allclose(move[12:], SHIFT / 2, atol=1e-4)
@@ -66,7 +66,7 @@ def test_a_known_shift_is_found(caution):
 @pytest.mark.parametrize("fixed", [0, 1])
 def test_with_a_reference_the_other_goes_all_the_way(fixed):
     prototypes, coupling = twins(SHIFT, alone=False)
-    move = translation(prototypes, coupling, clusters_of(prototypes, coupling, reference=(fixed,)), 0.5)
+    move = estimate_translation(prototypes, coupling, summarize_centers(prototypes, coupling, reference=(fixed,)), 0.5)
     wanted = np.where(np.arange(24)[:, None] < 12, -SHIFT * (fixed == 1), SHIFT * (fixed == 0))
     # the reference's own mean is the target up to one pseudo-cell in 200
     assert np.abs(move - wanted).max() < 0.01 * np.linalg.norm(SHIFT)
@@ -75,21 +75,21 @@ def test_with_a_reference_the_other_goes_all_the_way(fixed):
 @pytest.mark.parametrize("caution", [0.5, 1.0])
 def test_a_type_without_a_partner_moves_with_its_batch(caution):
     prototypes, coupling = twins(SHIFT, alone=True)
-    move = translation(prototypes, coupling, clusters_of(prototypes, coupling), caution)
+    move = estimate_translation(prototypes, coupling, summarize_centers(prototypes, coupling), caution)
     assert np.allclose(move[8:12], move[:8].mean(0), atol=1e-4)
     assert np.allclose(move[8:12], -SHIFT / 2, atol=1e-3)
 
 
 def test_without_conservation_every_centre_is_trusted():
     prototypes, coupling = twins(SHIFT, alone=True)
-    move = translation(prototypes, coupling, clusters_of(prototypes, coupling), 0.0)
+    move = estimate_translation(prototypes, coupling, summarize_centers(prototypes, coupling), 0.0)
     # alone at its centre, it is where it should be, but for one pseudo-cell in 200
     assert np.abs(move[8:12]).max() < 0.02
 
 
 def test_clusters_are_loops():
     prototypes, coupling = random_problem()
-    found = clusters_of(prototypes, coupling)
+    found = summarize_centers(prototypes, coupling)
     count, mean = np.zeros((3, 4)), np.zeros((3, 4, D))
     for b in range(3):
         for p in range(prototypes.start[b], prototypes.start[b + 1]):
@@ -101,25 +101,25 @@ def test_clusters_are_loops():
     assert np.allclose(found.mean, mean, atol=1e-3)
     assert np.allclose(found.target, (sure[..., None] * mean).sum(0) / sure.sum(0)[:, None], atol=1e-3)
     part = count / count.sum(1, keepdims=True)
-    assert np.allclose(found.part, part, atol=1e-5)
-    assert np.allclose(found.usual, part.mean(0), atol=1e-5)
+    assert np.allclose(found.proportions, part, atol=1e-5)
+    assert np.allclose(found.mean_proportions, part.mean(0), atol=1e-5)
 
 
 def test_fitted_clusters_stand_for_new_groups():
     prototypes, coupling = random_problem()
-    fitted = clusters_of(prototypes, coupling)
+    fitted = summarize_centers(prototypes, coupling)
     moved = replace(prototypes, position=prototypes.position + 1)
-    new = clusters_of(moved, coupling, frozen=fitted)
+    new = summarize_centers(moved, coupling, frozen=fitted)
     assert new.target is fitted.target
-    assert new.usual is fitted.usual
+    assert new.mean_proportions is fitted.mean_proportions
     assert np.allclose(new.mean, fitted.mean + 1, atol=1e-3)
 
 
 @pytest.mark.parametrize("caution", [0.3, 1.0])
 def test_translation_and_trust_are_loops(caution):
     prototypes, coupling = random_problem(1)
-    clusters = clusters_of(prototypes, coupling)
-    part, wanted, trusts = clusters.part.astype(float), [], []
+    clusters = summarize_centers(prototypes, coupling)
+    part, wanted, trusts = clusters.proportions.astype(float), [], []
     for b in range(3):
         other = np.mean([part[c] for c in range(3) if c != b], axis=0)
         trust = np.minimum(1, np.minimum(part[b], other) / np.maximum(part[b], other) / caution)
@@ -128,8 +128,8 @@ def test_translation_and_trust_are_loops(caution):
         kappa = (c / (c + 1) * trust)[:, None]
         wanted.append(coupling.plan[prototypes.of(b)] @ (kappa * delta + (1 - kappa) * common))
         trusts.append(coupling.plan[prototypes.of(b)] @ trust)
-    assert np.allclose(translation(prototypes, coupling, clusters, caution), np.concatenate(wanted), atol=1e-3)
-    assert np.allclose(trust_of(prototypes, coupling, clusters, caution), np.concatenate(trusts), atol=1e-4)
+    assert np.allclose(estimate_translation(prototypes, coupling, clusters, caution), np.concatenate(wanted), atol=1e-3)
+    assert np.allclose(estimate_trust(prototypes, coupling, clusters, caution), np.concatenate(trusts), atol=1e-4)
 
 
 def test_covariance_is_numpys():
@@ -137,7 +137,7 @@ def test_covariance_is_numpys():
     x, nearest = rng.normal(size=(70, D)).astype(np.float32), rng.integers(4, size=70)
     nearest[30:] += 4
     anchor, weight = rng.normal(size=(8, D)).astype(np.float32), rng.uniform(0.1, 2, size=8).astype(np.float32)
-    covariance, total = group_covariances(x, np.array([0, 30, 70]), nearest, anchor, weight)
+    covariance, total = compute_residual_covariances(x, np.array([0, 30, 70]), nearest, anchor, weight)
     for b, rows in enumerate((slice(0, 30), slice(30, 70))):
         e, w = (x - anchor[nearest])[rows].astype(float), weight[nearest[rows]].astype(float)
         assert total[b] == pytest.approx(w.sum(), rel=1e-5)
@@ -146,7 +146,7 @@ def test_covariance_is_numpys():
 
 def test_anchor_is_the_mean_of_the_main_centre_and_missing_types_weigh_nothing():
     prototypes, coupling = twins(SHIFT, alone=True)
-    anchor, weight = hard_anchor(prototypes, coupling, clusters_of(prototypes, coupling))
+    anchor, weight = compute_anchors(prototypes, coupling, summarize_centers(prototypes, coupling))
     for rows in (slice(0, 4), slice(4, 8), slice(8, 12), slice(12, 16), slice(16, 20)):
         assert np.allclose(anchor[rows], prototypes.position[rows].mean(0), atol=1e-4)
     assert weight[8:12].max() < 1e-3
@@ -161,7 +161,7 @@ def spd(rng: np.random.Generator, n: int) -> np.ndarray:
 def test_bures_map_is_scipys_and_carries_one_covariance_to_the_other():
     rng = np.random.default_rng(0)
     covariance, target = spd(rng, 6), spd(rng, 1)[0]
-    change = bures_map(covariance, target)
+    change = compute_bures_maps(covariance, target)
     ridge = _RIDGE * np.trace(target) / D * np.eye(D)
     for one, got in zip(covariance, change, strict=True):
         s, t, a = one + ridge, target + ridge, got + np.eye(D)
@@ -174,31 +174,31 @@ def test_bures_map_is_scipys_and_carries_one_covariance_to_the_other():
 
 def test_bures_map_of_equals_is_the_identity():
     target = spd(np.random.default_rng(1), 1)[0]
-    assert np.abs(bures_map(np.stack([target, target]), target)).max() < 1e-6
-    assert np.isfinite(bures_map(np.zeros((1, D, D)), np.zeros((D, D)))).all()
+    assert np.abs(compute_bures_maps(np.stack([target, target]), target)).max() < 1e-6
+    assert np.isfinite(compute_bures_maps(np.zeros((1, D, D)), np.zeros((D, D)))).all()
 
 
 def test_shrinkage_has_d_pseudo_counts():
     rng = np.random.default_rng(2)
     covariance, target = spd(rng, 2), spd(rng, 1)[0]
-    found = shrunk(covariance, np.array([0.0, 9.0]), target)
+    found = shrink_covariances(covariance, np.array([0.0, 9.0]), target)
     assert np.allclose(found[0], target)
     assert np.allclose(found[1], (9 * covariance[1] + 3 * target) / 12)
 
 
 def test_only_what_is_shared_is_trusted():
     prototypes, coupling = twins(SHIFT, alone=True)
-    trust = trust_of(prototypes, coupling, clusters_of(prototypes, coupling), 0.5)
+    trust = estimate_trust(prototypes, coupling, summarize_centers(prototypes, coupling), 0.5)
     assert np.allclose(trust[8:12], 0, atol=1e-6)
     assert np.allclose(np.delete(trust, range(8, 12)), 1, atol=1e-6)
-    assert np.allclose(trust_of(prototypes, coupling, clusters_of(prototypes, coupling), 0.0), 1)
+    assert np.allclose(estimate_trust(prototypes, coupling, summarize_centers(prototypes, coupling), 0.0), 1)
 
 
 def test_new_groups_are_compared_with_the_fitted_shares():
     prototypes, coupling = random_problem(2)
-    clusters = clusters_of(prototypes, coupling)
-    fitted = replace(clusters, usual=np.float32([0.7, 0.1, 0.1, 0.1]))
-    part, usual = clusters.part, fitted.usual
+    clusters = summarize_centers(prototypes, coupling)
+    fitted = replace(clusters, mean_proportions=np.float32([0.7, 0.1, 0.1, 0.1]))
+    part, usual = clusters.proportions, fitted.mean_proportions
     ratio = np.minimum(part, usual) / np.maximum(part, usual)
     wanted = np.concatenate([coupling.plan[prototypes.of(b)] @ ratio[b] for b in range(3)])
-    assert np.allclose(trust_of(prototypes, coupling, fitted, 1.0, new=True), wanted, atol=1e-5)
+    assert np.allclose(estimate_trust(prototypes, coupling, fitted, 1.0, new=True), wanted, atol=1e-5)

@@ -1,13 +1,13 @@
-"""The fit on cells whose batch effect is known: knobs, references, identity, rare types."""
+"""The fit on cells whose batch effect is known: hyperparameters, references, identity, rare types."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from muport.integration._hyperparameters import Knobs
+from muport.integration._hyperparameters import Hyperparameters
 from muport.integration.shared_centers._diagnostics import diagnose
-from muport.integration.shared_centers._fit import Options, theta_at
+from muport.integration.shared_centers._fit import FitOptions, theta_at
 from muport.neighbors import kmeans, knn
 
 VALUES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -44,7 +44,7 @@ def rising(values: list[float], tolerance: float, gain: float) -> None:
 
 
 def averaged(kit, name: str, score, seeds: int = 3, **draw: float) -> list[float]:
-    """Mean over seeds of a score at five values of one knob, the others as in `conftest.OFF`."""
+    """Mean over seeds of a score at five values of one hyperparameter, the others as in `conftest.OFF`."""
     rows = []
     for seed in range(seeds):
         sim = kit.draw(n=400, n_batches=3, seed=seed, **draw)
@@ -96,7 +96,7 @@ def test_no_strength_is_the_input(kit):
 
 
 def test_no_sharpening_has_no_centres(kit):
-    assert len(kit.integrate(kit.draw(n=200), sharpen=0.0)[1].state.sharp) == 0
+    assert len(kit.integrate(kit.draw(n=200), sharpen=0.0)[1].state.sharpening_centers) == 0
 
 
 def test_every_batch_counts_the_same_in_the_sharpening(kit, monkeypatch):
@@ -125,7 +125,7 @@ def test_no_projector_adds_nothing(kit, monkeypatch):
     def never(*_args, **_kwargs):
         raise AssertionError("called")
 
-    monkeypatch.setattr("muport.integration.shared_centers._fit.residual_shift", never)
+    monkeypatch.setattr("muport.integration.shared_centers._fit.estimate_mnn_shift", never)
     kit.integrate(kit.draw(n=200), projector=0.0)
     with pytest.raises(AssertionError):
         kit.integrate(kit.draw(n=200), projector=0.1)
@@ -174,9 +174,9 @@ def test_history_tells_the_annealing(kit):
     assert theta[0] == 2.0
     assert theta == sorted(theta, reverse=True)
     assert len(found.history) == found.metrics["iteration"] <= 10
-    assert theta_at(0, Knobs(), Options(max_iter=1)) == 0
-    assert [theta_at(i, Knobs(), Options(max_iter=3)) for i in range(3)] == [2, 1, 0]
-    assert [theta_at(i, Knobs(), Options()) for i in (4, 5, 14)] == [pytest.approx(0.4), 0, 0]
+    assert theta_at(0, Hyperparameters(), FitOptions(max_iter=1)) == 0
+    assert [theta_at(i, Hyperparameters(), FitOptions(max_iter=3)) for i in range(3)] == [2, 1, 0]
+    assert [theta_at(i, Hyperparameters(), FitOptions()) for i in (4, 5, 14)] == [pytest.approx(0.4), 0, 0]
 
 
 def test_metrics_are_those_of_the_latent(kit):

@@ -7,13 +7,13 @@ import pytest
 
 from muport.integration.prototypes._prototypes import Prototypes
 from muport.integration.shared_centers._coupling import Coupling
-from muport.integration.shared_centers._label_penalty import label_penalty, prototype_types
+from muport.integration.shared_centers._label_penalty import average_over_prototypes, compute_label_penalty
 
 
 def test_types_of_prototypes_are_means():
     p = np.random.default_rng(0).dirichlet(np.ones(3), 8).astype(np.float32)
     nearest = np.array([0, 0, 0, 0, 1, 1, 1, 3])
-    found = prototype_types(p, nearest, 4)
+    found = average_over_prototypes(p, nearest, 4)
     for prototype in (0, 1, 3):
         assert found[prototype] == pytest.approx(p[nearest == prototype].mean(0))
     assert not found[2].any()
@@ -30,15 +30,15 @@ def setting() -> tuple[np.ndarray, Prototypes, Coupling]:
 
 def test_only_known_disagreement_costs():
     known, prototypes, coupling = setting()
-    found = label_penalty(known, prototypes, coupling, 1.0)
+    found = compute_label_penalty(known, prototypes, coupling, 1.0)
     assert np.allclose(found, [[0, 2, 0], [2, 0, 0], [0, 2, 0], [0, 0, 0]])
 
 
 def test_it_is_proportional_to_supervision_and_nothing_at_zero():
     known, prototypes, coupling = setting()
-    full = label_penalty(known, prototypes, coupling, 1.0)
-    assert np.allclose(label_penalty(known, prototypes, coupling, 0.25), full / 4)
-    assert not label_penalty(known, prototypes, coupling, 0.0).any()
+    full = compute_label_penalty(known, prototypes, coupling, 1.0)
+    assert np.allclose(compute_label_penalty(known, prototypes, coupling, 0.25), full / 4)
+    assert not compute_label_penalty(known, prototypes, coupling, 0.0).any()
 
 
 def test_mixed_prototypes_pay_the_chance_of_disagreement():
@@ -47,7 +47,7 @@ def test_mixed_prototypes_pay_the_chance_of_disagreement():
     plan = coupling.plan.copy()
     plan[0] = [0.5, 0.5, 0]
     mixed = Coupling(coupling.centers, plan, coupling.weight, coupling.log_scale, True)
-    found = label_penalty(known, prototypes, mixed, 1.0)
+    found = compute_label_penalty(known, prototypes, mixed, 1.0)
     held = np.zeros((3, 2))
     for p in range(4):
         held += 0.5 * plan[p][:, None] * known[p]

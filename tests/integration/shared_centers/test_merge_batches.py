@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from muport.integration._hyperparameters import Knobs
-from muport.integration.shared_centers._merge_batches import pooled
+from muport.integration._hyperparameters import Hyperparameters
+from muport.integration.shared_centers._merge_batches import merge_batches
 
 NAMES = ("rna:a", "rna:b", "atac:a", "atac:b")
 
 
 def pool(sim, group, conservation: float = 0.5, blocks: dict | None = None) -> tuple[list[int], tuple[str, ...]]:
     chosen = {"rna": np.array([0, 1]), "atac": np.array([2, 3])} if blocks is None else blocks
-    found, names = pooled(sim.x, group, NAMES, chosen, Knobs(conservation=conservation), 0)
+    found, names = merge_batches(sim.x, group, NAMES, chosen, Hyperparameters(conservation=conservation), 0)
     return found.tolist(), names
 
 
@@ -35,7 +35,7 @@ def test_neither_names_nor_order_matter(kit, monkeypatch):
         seen.append(x)
         return 0.0
 
-    monkeypatch.setattr("muport.integration.shared_centers._merge_batches.batch_evidence", record)
+    monkeypatch.setattr("muport.integration.shared_centers._merge_batches.measure_batch_effect", record)
     assert pool(sim, group) == pool(sim, swapped) == pool(sim[order], group[order])
     # the same cells in the same order are judged, modality by modality
     assert all(np.array_equal(one, two) for one, two in zip(2 * seen[:2], seen[2:], strict=True))

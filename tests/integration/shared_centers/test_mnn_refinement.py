@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from muport.integration.prototypes._prototypes import Prototypes, soft_assign
-from muport.integration.shared_centers._coupling import share
-from muport.integration.shared_centers._mnn_refinement import residual_shift
+from muport.integration.shared_centers._coupling import normalize_mass
+from muport.integration.shared_centers._mnn_refinement import estimate_mnn_shift
 
 
 def make(sizes: tuple[int, ...] = (20, 14, 9), seed: int = 0) -> Prototypes:
@@ -35,7 +35,7 @@ def nearest(points: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
 
 def test_mutual_neighbours_are_loops():
     prototypes = make()
-    image, group, weight = prototypes.position * 1.5, prototypes.group, share(prototypes)
+    image, group, weight = prototypes.position * 1.5, prototypes.group, normalize_mass(prototypes)
     k, n = min(10, 43 - 20), len(image)
     sets = []
     for p in range(n):
@@ -48,7 +48,7 @@ def test_mutual_neighbours_are_loops():
         if mutual:
             shift[p] = np.average(image[mutual], axis=0, weights=weight[mutual]) - image[p]
     assert met.any()
-    assert np.allclose(residual_shift(prototypes, image), spread(prototypes, shift, met), atol=1e-5)
+    assert np.allclose(estimate_mnn_shift(prototypes, image), spread(prototypes, shift, met), atol=1e-5)
 
 
 def test_onto_fixed_prototypes():
@@ -61,7 +61,7 @@ def test_onto_fixed_prototypes():
         met[p] = bool(mutual)
         if mutual:
             shift[p] = fixed[mutual].mean(0) - image[p]
-    assert np.allclose(residual_shift(prototypes, image, fixed=fixed), spread(prototypes, shift, met), atol=1e-5)
+    assert np.allclose(estimate_mnn_shift(prototypes, image, fixed=fixed), spread(prototypes, shift, met), atol=1e-5)
 
 
 def test_a_residual_between_far_pairs_is_closed_half_by_each():
@@ -69,19 +69,19 @@ def test_a_residual_between_far_pairs_is_closed_half_by_each():
     image = np.concatenate([far, far + np.float32([1, 0, 0])])
     prototypes = Prototypes(image, np.ones(60, np.float32), np.array([0, 30, 60]))
     # five neighbours each: a symmetric window around the partner leaves the partner's offset
-    inner = residual_shift(prototypes, image)[10:20]
+    inner = estimate_mnn_shift(prototypes, image)[10:20]
     assert np.allclose(inner, [1, 0, 0], atol=0.2)
 
 
 def test_nothing_to_meet():
     alone = make((9,))
-    assert not residual_shift(alone, alone.position).any()
+    assert not estimate_mnn_shift(alone, alone.position).any()
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 6), (2, 1, 1)])
 def test_few_prototypes(sizes):
     prototypes = make(sizes)
-    found = residual_shift(prototypes, prototypes.position)
+    found = estimate_mnn_shift(prototypes, prototypes.position)
     assert found.shape == prototypes.position.shape
     assert np.isfinite(found).all()
 
@@ -91,7 +91,7 @@ def test_one_without_a_partner_inherits_from_its_group():
     near = rng.normal(size=(40, 3)).astype(np.float32)
     position = np.concatenate([near, np.float32([[60, 0, 0]]), near + np.float32([0.3, 0, 0])])
     prototypes = Prototypes(position, np.ones(81, np.float32), np.array([0, 41, 81]))
-    found = residual_shift(prototypes, position)
+    found = estimate_mnn_shift(prototypes, position)
     assert np.isfinite(found).all()
     # it moves as those of its group do, not onto the far cells of the other
     assert np.linalg.norm(found[40]) <= np.linalg.norm(found[:40], axis=1).max() + 1e-5

@@ -7,13 +7,13 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from muport.integration._fitted_state import transform
-from muport.integration._hyperparameters import Knobs
-from muport.integration.prototypes._standardized_cells import canonical
-from muport.integration.shared_centers._fit import Options
-from muport.integration.shared_centers._new_groups import new_maps
+from muport.integration._fitted_state import transform_cells
+from muport.integration._hyperparameters import Hyperparameters
+from muport.integration.prototypes._standardized_cells import standardize_cells
+from muport.integration.shared_centers._fit import FitOptions
+from muport.integration.shared_centers._new_groups import fit_new_groups
 
-KNOBS = {"strength": 0.5, "conservation": 0.5, "prototypes": 0.5, "sharpen": 0.0, "projector": 0.0}
+HYPERPARAMETERS = {"strength": 0.5, "conservation": 0.5, "prototypes": 0.5, "sharpen": 0.0, "projector": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +23,11 @@ def fitted(kit):
     return sim, z, found.state
 
 
-def mapped(x: np.ndarray, group: np.ndarray, names: tuple[str, ...], state, **knobs: float) -> np.ndarray:
-    cells = canonical(x, group, names, scaling=(state.center, state.scale))
-    maps = new_maps(cells, state, Knobs(**{**KNOBS, **knobs}), Options())
+def mapped(x: np.ndarray, group: np.ndarray, names: tuple[str, ...], state, **hyperparameters: float) -> np.ndarray:
+    cells = standardize_cells(x, group, names, scaling=(state.center, state.scale))
+    maps = fit_new_groups(cells, state, Hyperparameters(**{**HYPERPARAMETERS, **hyperparameters}), FitOptions())
     order = [cells.names.index(name) for name in names]
-    return transform(x, np.array(order)[group], state, maps=maps)
+    return transform_cells(x, np.array(order)[group], state, maps=maps)
 
 
 def test_a_known_shift_is_undone(fitted):

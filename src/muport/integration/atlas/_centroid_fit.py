@@ -9,18 +9,18 @@ import numpy as np
 
 from muport._parallel import single_threaded
 from muport.integration.atlas._sampling import draw
-from muport.integration.prototypes._prototypes import NEIGHBORS, count
-from muport.integration.prototypes._standardized_cells import canonical
-from muport.integration.shared_centers._fit import fit
+from muport.integration.prototypes._prototypes import NEIGHBORS, count_prototypes
+from muport.integration.prototypes._standardized_cells import standardize_cells
+from muport.integration.shared_centers._fit import fit_shared_centers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from muport.integration._hyperparameters import Knobs
+    from muport.integration._hyperparameters import Hyperparameters
     from muport.integration.atlas._sampling import Blocks, Read, Sample
-    from muport.integration.shared_centers._fit import Fit, Options
+    from muport.integration.shared_centers._fit import FitOptions, IntegrationFit
 
 __all__ = ["CentroidOptions", "fit_centroids", "rows_at_once"]
 
@@ -58,15 +58,15 @@ def fit_centroids(
     blocks: Blocks,
     names: tuple[str, ...],
     shape: tuple[int, int],
-    knobs: Knobs,
-    options: Options,
+    hyperparameters: Hyperparameters,
+    options: FitOptions,
     centroids: CentroidOptions | None = None,
     *,
     labels: Blocks | None = None,
     fixed: tuple[str, ...] = (),
     step: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
-) -> Fit:
+) -> IntegrationFit:
     """Fit on cells that are read by rows: memory and the size of the state do not grow with their number.
 
     Every group is sampled (:func:`draw`) and clustered on its own; the centroids, weighted by their cells, are
@@ -84,11 +84,12 @@ def fit_centroids(
         Names of the groups.
     shape
         (n, d).
-    knobs, options
+    hyperparameters, options
         As for :func:`fit`, but groups that stay in place are named by `fixed`.
     centroids
         How cells are summarised. A group of s sampled cells has 3 sqrt(s) centroids, at most 400, as in memory, times
-        the resolution that the knob `prototypes` sets; fewer where `n_centroids`, or 32,768 for all groups, ask for it.
+        the resolution that the hyperparameter `prototypes` sets; fewer where `n_centroids` or the limit of 32,768
+        centroids for all groups requires it.
     labels
         Label codes by blocks of rows, -1 where unknown.
     fixed
@@ -108,11 +109,13 @@ def fit_centroids(
     sample = draw(read, blocks, len(names), shape, how.max_samples, options.seed, at_once)
     label = None if labels is None else _pick(labels, sample.row)
     with single_threaded():
-        cells = canonical(sample.x, sample.group, names, label, None if sample.whole else _scaling(sample))
+        cells = standardize_cells(sample.x, sample.group, names, label, None if sample.whole else _scaling(sample))
         held = np.bincount(sample.group, minlength=len(names))
         del sample
         reference = tuple(i for i, name in enumerate(cells.names) if name in fixed)
-        found = fit(cells, _within(knobs, held, how.n_centroids), replace(options, reference=reference), progress)
+        found = fit_shared_centers(
+            cells, _within(hyperparameters, held, how.n_centroids), replace(options, fixed_groups=reference), progress
+        )
     metrics = found.metrics | {
         "n_centroids": float(sum(len(one.position) for one in found.state.maps)),
         "n_sampled": float(held.sum()),
@@ -140,8 +143,8 @@ def _scaling(sample: Sample) -> tuple[NDArray[np.float32], float]:
     return center.astype(np.float32), spread if spread > 1e-6 * float(np.abs(center).max(initial=0)) else 1.0
 
 
-def _within(knobs: Knobs, held: NDArray[np.int64], most: int) -> Knobs:
+def _within(hyperparameters: Hyperparameters, held: NDArray[np.int64], most: int) -> Hyperparameters:
     """Lower the resolution until no group has more than `most` centroids, and all have no more than 32,768."""
-    number = np.array([count(int(n), knobs.resolution) for n in held if n])
+    number = np.array([count_prototypes(int(n), hyperparameters.resolution) for n in held if n])
     share = min(1.0, most / number.max(), _TOTAL / number.sum())
-    return knobs if share == 1 else replace(knobs, prototypes=knobs.prototypes * share)
+    return hyperparameters if share == 1 else replace(hyperparameters, prototypes=hyperparameters.prototypes * share)

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from muport._parallel import single_threaded
-from muport.integration._fitted_state import transform
+from muport.integration._fitted_state import transform_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ _STRETCH = 4  # how much larger a piece may be to hold whole chunks of the sourc
 _RETRIES = 3
 
 
-class Cells(Protocol):
+class CellSource(Protocol):
     """Cells that are read by rows."""
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -41,7 +41,7 @@ class Cells(Protocol):
     def codes(self, start: int, stop: int) -> NDArray[np.int64]:
         """(stop - start,) groups."""
 
-    def window(self, start: int, stop: int) -> Cells:
+    def window(self, start: int, stop: int) -> CellSource:
         """Return what another process needs to read these rows."""
 
 
@@ -67,7 +67,7 @@ class Job:
         Where they go.
     state
         The fitted state.
-    member
+    map_of_group
         (G,) position of each group's map.
     piece
         Rows that are mapped together.
@@ -75,10 +75,10 @@ class Job:
         Wanted device: ``"cpu"`` or ``"cuda:0"``; without a GPU the CPU serves.
     """
 
-    cells: Cells
+    cells: CellSource
     sink: Sink
     state: IntegrationState
-    member: NDArray[np.int64]
+    map_of_group: NDArray[np.int64]
     piece: int
     device: str = "cpu"
 
@@ -160,7 +160,7 @@ def map_chunks(job: Job, chunks: Sequence[Chunk], progress: Callable[[int], None
             x, codes = loaded.result()
             del loaded
             coming.extend((one, reader.submit(load, one)) for one in islice(pieces, _AHEAD))
-            mapped = transform(x, job.member[codes], job.state, device=None if device == "cpu" else device)
+            mapped = transform_cells(x, job.map_of_group[codes], job.state, device=None if device == "cpu" else device)
             del x
             while len(leaving) >= _BEHIND:
                 leaving.popleft().result()
@@ -204,7 +204,7 @@ def map_on_cluster(
     from distributed import as_completed
 
     state = client.scatter(job.state, broadcast=True, hash=False)
-    rest = (job.sink, job.member, job.piece, job.device)
+    rest = (job.sink, job.map_of_group, job.piece, job.device)
     tasks = {
         client.submit(_map_one, job.cells.window(*chunk[1:]), state, rest, chunk, pure=False, retries=_RETRIES): chunk
         for chunk in chunks
@@ -218,7 +218,7 @@ def map_on_cluster(
 
 
 def _map_one(
-    cells: Cells, state: IntegrationState, rest: tuple[Sink, NDArray[np.int64], int, str], chunk: Chunk
+    cells: CellSource, state: IntegrationState, rest: tuple[Sink, NDArray[np.int64], int, str], chunk: Chunk
 ) -> None:
-    sink, member, piece, device = rest
-    map_chunks(Job(cells, sink, state, member, piece, device), [chunk])
+    sink, map_of_group, piece, device = rest
+    map_chunks(Job(cells, sink, state, map_of_group, piece, device), [chunk])

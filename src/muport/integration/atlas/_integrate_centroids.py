@@ -19,11 +19,11 @@ from muport.data.out_of_core._cell_chunks import CellChunks, open_chunks
 from muport.data.out_of_core._disk_arrays import open_root
 from muport.data.out_of_core._result_obs import add_obs
 from muport.data.out_of_core._result_sinks import FileSink, MemorySink, clean_path, full_disk
-from muport.integration._hyperparameters import Knobs
+from muport.integration._hyperparameters import Hyperparameters
 from muport.integration.atlas._centroid_fit import CentroidOptions, fit_centroids
 from muport.integration.atlas._chunk_map import Job, device_for, layout, map_chunks, map_on_cluster
 from muport.integration.atlas._sampling import count_groups
-from muport.integration.shared_centers._fit import Fit, Options
+from muport.integration.shared_centers._fit import FitOptions, IntegrationFit
 
 if TYPE_CHECKING:
     import anndata
@@ -88,7 +88,7 @@ def integrate_centroids(
         Modality of a MuData. For an AnnData ``"rna"``, ``"atac"``, or ``"auto"``: ATAC if the key says so ("lsi" or
         "atac"). Rows of ATAC are scaled to norm 1 first, which takes the sequencing depth out.
     strength, conservation, prototypes, sharpen, supervision, projector
-        Knobs of :class:`Integration`, 0..1.
+        Hyperparameters of :class:`Integration`, 0..1.
     approximate
         Stop the inner transport after at most 10 sweeps.
     reference
@@ -186,17 +186,21 @@ def integrate_centroids(
     if ot_backend not in _BACKENDS:
         raise ValueError(f"ot_backend={ot_backend!r} is unknown: use 'torch' or 'pot'.")
     _check_integers(0, random_state=random_state, gpu_device=gpu_device)
-    knobs = Knobs(strength, conservation, prototypes, sharpen, supervision, projector)
+    hyperparameters = Hyperparameters(strength, conservation, prototypes, sharpen, supervision, projector)
     path = None if tmp_path is None else clean_path(tmp_path)
     if client is not None and (path is None or path.suffix != ".zarr"):
         raise ValueError(f"tmp_path={tmp_path!r}: with client=, name a .zarr on a file system that all workers see.")
     cells = open_chunks(adata_full, obsm_key, batch_key, label_key, unlabeled_category, modality)
     device = device_for(f"cuda:{gpu_device}") if use_gpu else "cpu"
     plan = _Plan(
-        cells, knobs, Options(max_iter, approximate, (), random_state, "cpu" if ot_backend == "pot" else device),
-        CentroidOptions(n_centroids_per_batch, max_samples_per_batch, k_interp), reference, chunk_size,
+        cells,
+        hyperparameters,
+        FitOptions(max_iter, approximate, (), random_state, "cpu" if ot_backend == "pot" else device),
+        CentroidOptions(n_centroids_per_batch, max_samples_per_batch, k_interp),
+        reference,
+        chunk_size,
         f"cuda:{gpu_device}" if use_gpu else "cpu",
-    )  # fmt: skip
+    )
     with _bar(verbose) as bar:
         sink, metrics = _run(plan, path, out_key, client, resume, bar, getattr(adata_full, "obs", None))
     return _answer(adata_full, cells, sink, out_key), metrics
@@ -213,8 +217,8 @@ class _Plan:
     """What is to be done, checked."""
 
     cells: CellChunks
-    knobs: Knobs
-    options: Options
+    hyperparameters: Hyperparameters
+    options: FitOptions
     centroids: CentroidOptions
     reference: str
     chunk_size: int
@@ -236,12 +240,20 @@ class _Plan:
     def fingerprint(self, piece: int, out_key: str) -> str:
         """What the result depends on: the same for calls that may share their chunks."""
         text = {
-            "version": version("muport"), "cells": self.cells.signature(), "unit": self.cells.unit,
-            "batch": self.cells.batch.signature(self.cells.shape[0]), "piece": piece, "chunk_size": self.chunk_size,
+            "version": version("muport"),
+            "cells": self.cells.signature(),
+            "unit": self.cells.unit,
+            "batch": self.cells.batch.signature(self.cells.shape[0]),
+            "piece": piece,
+            "chunk_size": self.chunk_size,
             "label": self.cells.label.signature(self.cells.shape[0]) if self.cells.label else None,
-            "knobs": asdict(self.knobs), "options": asdict(self.options), "centroids": asdict(self.centroids),
-            "reference": self.reference, "device": self.device, "out_key": out_key,
-        }  # fmt: skip
+            "hyperparameters": asdict(self.hyperparameters),
+            "options": asdict(self.options),
+            "centroids": asdict(self.centroids),
+            "reference": self.reference,
+            "device": self.device,
+            "out_key": out_key,
+        }
         return hashlib.sha256(json.dumps(text, sort_keys=True, default=int).encode()).hexdigest()
 
 
@@ -283,7 +295,7 @@ def _fitted(
     plan: _Plan, sink: MemorySink | FileSink, fixed: tuple[str, ...], bar: Progress
 ) -> tuple[IntegrationState, dict[str, float]]:
     """Fit, or read what an interrupted call had fitted: all chunks go through one and the same map."""
-    kept = sink.kept("fit", Fit) if isinstance(sink, FileSink) else None
+    kept = sink.kept("fit", IntegrationFit) if isinstance(sink, FileSink) else None
     if kept is not None:
         return kept.state, dict(kept.metrics)
     task = bar.add_task("sample", total=plan.options.max_iter + 6)
@@ -297,14 +309,14 @@ def _fitted(
     cells, n = plan.cells, plan.cells.shape[0]
     label = cells.label
     found = fit_centroids(
-        cells.read, lambda: cells.batch.blocks(n), cells.batch.names, cells.shape, plan.knobs, plan.options,
+        cells.read, lambda: cells.batch.blocks(n), cells.batch.names, cells.shape, plan.hyperparameters, plan.options,
         plan.centroids, labels=None if label is None or not label.names else lambda: label.blocks(n), fixed=fixed,
         step=layout(cells.shape, cells.step, n)[0], progress=progress,
     )  # fmt: skip
     bar.update(task, completed=plan.options.max_iter + 6)
     times.append(time.perf_counter())
     seconds = {"seconds_sample": times[1] - times[0], "seconds_fit": times[-1] - times[1]}
-    found = Fit(found.state, found.metrics | seconds, found.history)
+    found = IntegrationFit(found.state, found.metrics | seconds, found.history)
     if isinstance(sink, FileSink):
         sink.keep("fit", found)
     return found.state, dict(found.metrics)
@@ -314,7 +326,7 @@ def _map(
     plan: _Plan, sink: MemorySink | FileSink, state: IntegrationState, piece: int, left: list[tuple[int, int, int]],
     client: Any, bar: Progress,
 ) -> None:  # fmt: skip
-    place = dict(zip(state.groups, state.member, strict=True))
+    place = dict(zip(state.groups, state.map_of_group, strict=True))
     member = np.array([place.get(name, -1) for name in plan.cells.batch.names], dtype=np.int64)
     job = Job(plan.cells, sink, state, member, piece, plan.device)
     task = bar.add_task("map", total=sum(stop - start for _, start, stop in left))

@@ -93,7 +93,7 @@ def spread_types(
     weight
         (C,) how predictable each type is.
     supervision
-        The knob.
+        The hyperparameter.
     """
     chosen = np.flatnonzero(weight > 0)
     out = np.zeros((p.shape[1], y.shape[1]), np.float32)

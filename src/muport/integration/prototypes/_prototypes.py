@@ -15,7 +15,7 @@ from muport.neighbors import batched_kmeans, kmeans, knn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NEIGHBORS", "Prototypes", "count", "fit_prototypes", "soft_assign"]
+__all__ = ["NEIGHBORS", "Prototypes", "count_prototypes", "fit_prototypes", "soft_assign"]
 
 _MOST = 400  # prototypes of a group
 _PER_ROOT = 3.0  # prototypes per square root of the group's cells
@@ -58,7 +58,7 @@ class Prototypes:
         return slice(int(self.start[group]), int(self.start[group + 1]))
 
 
-def count(n: int, resolution: float) -> int:
+def count_prototypes(n: int, resolution: float) -> int:
     """Return the number of prototypes of a group of `n` cells."""
     usual = min(_MOST, max(8.0, _PER_ROOT * math.sqrt(n)), max(1, n // 3))
     return max(1, round(min(usual * resolution, n)))
@@ -102,7 +102,7 @@ def _one_by_one(
     def fit_group(group: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         cells = x[start[group] : start[group + 1]]
         found = kmeans(
-            cells, count(len(cells), resolution), n_iter=_ITERATIONS, random_state=seed, n_threads=1,
+            cells, count_prototypes(len(cells), resolution), n_iter=_ITERATIONS, random_state=seed, n_threads=1,
             max_points_per_center=_POINTS,
         )  # fmt: skip
         return found.centers, found.labels
@@ -118,7 +118,7 @@ def _together(
     padded = torch.zeros((len(sizes), int(sizes.max()), x.shape[1]))
     inside = torch.arange(padded.shape[1]) < torch.from_numpy(sizes)[:, None]
     padded[inside] = torch.from_numpy(x[start[0] : start[-1]])
-    number = torch.tensor([count(int(n), resolution) for n in sizes])
+    number = torch.tensor([count_prototypes(int(n), resolution) for n in sizes])
     found = batched_kmeans(padded, number, mass=inside.float(), n_iter=_ITERATIONS, random_state=seed)
     out = []
     for centers, labels, n in zip(found.centers.numpy(), found.labels.numpy(), sizes, strict=True):

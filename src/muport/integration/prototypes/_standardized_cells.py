@@ -10,11 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Cells", "canonical"]
+__all__ = ["StandardizedCells", "standardize_cells"]
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
+class StandardizedCells:
     """Standardised cells in canonical order: by group, then by coordinates, so that no result depends on their order.
 
     Attributes
@@ -44,13 +44,13 @@ class Cells:
         return np.repeat(np.arange(len(self.names)), np.diff(self.start))
 
 
-def canonical(
+def standardize_cells(
     x: NDArray[np.float32],
     group: NDArray[np.int64],
     names: tuple[str, ...],
     label: NDArray[np.int64] | None = None,
     scaling: tuple[NDArray[np.float32], float] | None = None,
-) -> Cells:
+) -> StandardizedCells:
     """Sort cells by what they are, and standardise them: mean 0 and root mean square distance to it 1.
 
     Parameters
@@ -76,9 +76,9 @@ def canonical(
     cells = x[order]
     center = cells.mean(axis=0, dtype=np.float64).astype(np.float32) if scaling is None else scaling[0]
     cells -= center
-    scale = _spread(cells, float(np.abs(center).max(initial=0))) if scaling is None else scaling[1]
+    scale = measure_scale(cells, float(np.abs(center).max(initial=0))) if scaling is None else scaling[1]
     cells /= np.float32(scale)
-    return Cells(
+    return StandardizedCells(
         x=cells,
         start=np.concatenate([[0], np.cumsum(size[ranked])]).astype(np.int64),
         names=tuple(names[b] for b in ranked),
@@ -99,7 +99,7 @@ def _order(x: NDArray[np.float32], group: NDArray[np.int64]) -> NDArray[np.int64
     return order
 
 
-def _spread(centred: NDArray[np.float32], offset: float) -> float:
+def measure_scale(centred: NDArray[np.float32], offset: float) -> float:
     """Root mean square norm; 1 for a constant representation, which has no scale."""
     spread = float(np.sqrt(np.einsum("nd,nd->n", centred, centred).mean(dtype=np.float64)))
     return spread if spread > 1e-6 * offset else 1.0

@@ -21,7 +21,7 @@ from muport.integration.scbiot._proposed_moves import (
     sharpening,
     transport,
 )
-from muport.integration.scbiot._schedule import settings_at
+from muport.integration.scbiot._schedule import anneal_settings
 from muport.integration.shared_centers._diagnostics import diagnose
 from muport.integration.shared_centers._fit import rms
 from muport.neighbors import kmeans, knn
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from muport.integration._hyperparameters import Knobs
+    from muport.integration._hyperparameters import Hyperparameters
     from muport.integration.prototypes._prototypes import Prototypes
     from muport.integration.scbiot._move_limits import Edges
     from muport.integration.scbiot._proposed_moves import Floats, Indices
-    from muport.integration.scbiot._schedule import Settings
-    from muport.integration.shared_centers._fit import Options
+    from muport.integration.scbiot._schedule import ScbiotSettings
+    from muport.integration.shared_centers._fit import FitOptions
 
 __all__ = ["Iterate", "Problem", "iterate", "make_problem", "scored"]
 
@@ -75,7 +75,7 @@ class Problem:
         Rows of each other group.
     rows
         Landmarks on which J is computed.
-    knobs, options
+    hyperparameters, options
         How to fit.
     """
 
@@ -87,11 +87,13 @@ class Problem:
     free: NDArray[np.bool_]
     moving: tuple[slice, ...]
     rows: Indices
-    knobs: Knobs
-    options: Options
+    hyperparameters: Hyperparameters
+    options: FitOptions
 
 
-def make_problem(marks: Prototypes, label: Indices | None, knobs: Knobs, options: Options) -> Problem:
+def make_problem(
+    marks: Prototypes, label: Indices | None, hyperparameters: Hyperparameters, options: FitOptions
+) -> Problem:
     """Neighbour graph of the input, and the landmarks that are evaluated, the same in every iteration."""
     n = len(marks.position)
     graph = knn(marks.position, min(_GRAPH, n - 1), method="exact", device=options.search_device)
@@ -101,10 +103,10 @@ def make_problem(marks: Prototypes, label: Indices | None, knobs: Knobs, options
         marks, label, make_edges(graph),
         smoother=csr_array((weight, graph.indices.ravel(), bounds), shape=(n, n)),
         spacing=graph.distances[:, :_LOCAL].mean(axis=1, dtype=np.float32),
-        free=~np.isin(marks.group, options.reference),
-        moving=tuple(marks.of(b) for b in range(marks.n_groups) if b not in options.reference),
+        free=~np.isin(marks.group, options.fixed_groups),
+        moving=tuple(marks.of(b) for b in range(marks.n_groups) if b not in options.fixed_groups),
         rows=np.sort(np.random.default_rng(options.seed).choice(n, min(n, _EVALUATED), replace=False)),
-        knobs=knobs, options=options,
+        hyperparameters=hyperparameters, options=options,
     )  # fmt: skip
 
 
@@ -152,12 +154,12 @@ def iterate(problem: Problem, progress: Callable[[str], None]) -> tuple[Iterate,
     """
     marks, most = problem.marks, problem.options.max_iter
     x, centers = marks.position, _Centers()
-    best = scored(problem, Iterate(0, x, 1.0, True, 1.0, 0.0), settings_at(problem.knobs, 0.0), 0.0)
+    best = scored(problem, Iterate(0, x, 1.0, True, 1.0, 0.0), anneal_settings(problem.hyperparameters, 0.0), 0.0)
     history: list[tuple[float, float, float]] = []
     leading, nearest, overlap, stale = -math.inf, 0.0, 0.0, 0
     for number in range(1, most + 1):
         progress("transport")
-        settings = settings_at(problem.knobs, (number - 1) / max(1, most - 1))
+        settings = anneal_settings(problem.hyperparameters, (number - 1) / max(1, most - 1))
         new, centers, mass, converged = _moved(problem, x, centers, settings)
         history.append((REG_M / REG, rms(new - marks.position, marks.mass), rms(new - x, marks.mass)))
         x = new
@@ -177,7 +179,7 @@ def iterate(problem: Problem, progress: Callable[[str], None]) -> tuple[Iterate,
     return best, tuple(history)
 
 
-def scored(problem: Problem, one: Iterate, settings: Settings, best_overlap: float) -> Iterate:
+def scored(problem: Problem, one: Iterate, settings: ScbiotSettings, best_overlap: float) -> Iterate:
     """The iterate with its overlap and J (Eqs 17-21), always on the same landmarks."""
     rows, marks = problem.rows, problem.marks
     found = diagnose(marks.position[rows], one.x[rows], marks.group[rows], marks.n_groups, ranks=False)
@@ -185,20 +187,22 @@ def scored(problem: Problem, one: Iterate, settings: Settings, best_overlap: flo
     return replace(one, overlap=found.overlap, objective=objective)
 
 
-def _moved(problem: Problem, x: Floats, centers: _Centers, settings: Settings) -> tuple[Floats, _Centers, float, bool]:
+def _moved(
+    problem: Problem, x: Floats, centers: _Centers, settings: ScbiotSettings
+) -> tuple[Floats, _Centers, float, bool]:
     """One iteration, Eqs 1-16."""
-    marks, knobs = problem.marks, problem.knobs
+    marks, hyperparameters = problem.marks, problem.hyperparameters
     near = knn(x, min(_LOCAL, len(x) - 1), method="exact", device=problem.options.search_device)
     spacing: Floats = near.distances.mean(axis=1, dtype=np.float32)
     beta, sparsity = bridge_score(marks.group[near.indices], spacing, marks.n_groups)
     weight = density_weights(spacing) * marks.mass
     shift, centers, mass, converged = _transported(problem, x, weight, beta, centers, settings)
-    if knobs.sharpen > 0:
+    if hyperparameters.sharpen > 0:
         sharp, _ = _follow(x, marks.mass, centers.sharp, _K_SHARP, problem.options.seed)
         centers = replace(centers, sharp=sharp)
-        shift += 2 * knobs.sharpen * _SHARPEN * sharpening(x, sharp, _PULL, _PUSH)
-    if problem.label is not None and knobs.supervision > 0:
-        pull, push = 2 * knobs.supervision * _LABEL_PULL, 2 * knobs.supervision * _LABEL_PUSH
+        shift += 2 * hyperparameters.sharpen * _SHARPEN * sharpening(x, sharp, _PULL, _PUSH)
+    if problem.label is not None and hyperparameters.supervision > 0:
+        pull, push = 2 * hyperparameters.supervision * _LABEL_PULL, 2 * hyperparameters.supervision * _LABEL_PUSH
         shift += label_shift(x, problem.label, marks.mass, beta, pull, push)
     common = sparsity <= np.quantile(sparsity, _RARE)
     blend = np.float32(settings.smooth) * common[:, None]
@@ -208,7 +212,7 @@ def _moved(problem: Problem, x: Floats, centers: _Centers, settings: Settings) -
 
 
 def _transported(
-    problem: Problem, x: Floats, weight: Floats, beta: Floats, centers: _Centers, settings: Settings
+    problem: Problem, x: Floats, weight: Floats, beta: Floats, centers: _Centers, settings: ScbiotSettings
 ) -> tuple[Floats, _Centers, float, bool]:
     """Shift of every landmark by the transport of its group's prototypes, Eqs 1-7, and those prototypes."""
     options = problem.options
@@ -237,7 +241,7 @@ def _transported(
 
 def _number(problem: Problem, n: int, most: int, least: float) -> int:
     """Number of prototypes of n points: the paper's bound, and that of its code on small groups."""
-    return round(2 * problem.knobs.prototypes * min(most, max(least, 2 * math.sqrt(n))))
+    return round(2 * problem.hyperparameters.prototypes * min(most, max(least, 2 * math.sqrt(n))))
 
 
 def _stacked(batch: tuple[Floats, ...]) -> tuple[Floats, Floats]:
@@ -260,7 +264,7 @@ def _follow(x: Floats, weight: Floats, old: Floats | None, number: int, seed: in
     return centers, label
 
 
-def _kept(problem: Problem, x: Floats, move: Floats, beta: Floats, settings: Settings) -> Floats:
+def _kept(problem: Problem, x: Floats, move: Floats, beta: Floats, settings: ScbiotSettings) -> Floats:
     """The capped move after PostScale and the guard, Eqs 15-16.
 
     The guard comes last, so that every iterate keeps to the limits.  A reference that stays in place fixes the frame,

@@ -11,7 +11,7 @@ from muport.neighbors import knn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["batch_evidence"]
+__all__ = ["measure_batch_effect"]
 
 _CELLS = 10_000  # cells that may be neighbours
 _QUERIES = 1_000
@@ -20,7 +20,7 @@ _PERMUTATIONS = 20
 _SURE = 3.0  # standard deviations above chance that count as chance
 
 
-def batch_evidence(x: NDArray[np.float32], group: NDArray[np.int64], n_groups: int, seed: int) -> float:
+def measure_batch_effect(x: NDArray[np.float32], group: NDArray[np.int64], n_groups: int, seed: int) -> float:
     """Evidence in 0..1 that the groups lie apart: 0 when neighbours are mixed as by chance, 1 when far from it.
 
     The statistic is Pearson's chi-squared of the groups among a cell's nearest neighbours, averaged over cells; its

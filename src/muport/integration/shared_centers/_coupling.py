@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from muport.integration.prototypes._prototypes import Prototypes
 
-__all__ = ["Coupling", "Padding", "couple", "share", "start_centers"]
+__all__ = ["Coupling", "Padding", "fit_coupling", "normalize_mass", "initialize_centers"]
 
 EPSILON = 0.1  # regularisation, in units of 2 - 2 cos
 
@@ -62,19 +62,21 @@ class Padding:
         return out
 
 
-def share(prototypes: Prototypes) -> NDArray[np.float32]:
+def normalize_mass(prototypes: Prototypes) -> NDArray[np.float32]:
     """(P,) mass of each prototype as a share of its group's."""
     total = np.add.reduceat(prototypes.mass, prototypes.start[:-1])
     return (prototypes.mass / total[prototypes.group]).astype(np.float32)
 
 
-def start_centers(prototypes: Prototypes, number: int, seed: int) -> NDArray[np.float32]:
+def initialize_centers(prototypes: Prototypes, number: int, seed: int) -> NDArray[np.float32]:
     """(K, d) unit centres of the prototypes' directions, every group counting the same."""
-    found = kmeans(unit_rows(prototypes.position), number, weights=share(prototypes), n_iter=10, random_state=seed)
+    found = kmeans(
+        unit_rows(prototypes.position), number, weights=normalize_mass(prototypes), n_iter=10, random_state=seed
+    )
     return unit_rows(found.centers)
 
 
-def couple(
+def fit_coupling(
     position: NDArray[np.float32],
     prototypes: Prototypes,
     previous: Coupling,
@@ -117,7 +119,7 @@ def couple(
     cost = 2 - 2 * direction @ previous.centers.T
     if penalty is not None:
         cost += penalty
-    padding, mass = Padding(prototypes), share(prototypes)
+    padding, mass = Padding(prototypes), normalize_mass(prototypes)
     found = sinkhorn(
         torch.from_numpy(padding.pad(cost)).to(device),
         torch.from_numpy(padding.pad(mass)).to(device),

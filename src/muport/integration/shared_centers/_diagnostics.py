@@ -13,7 +13,7 @@ from muport.neighbors import knn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Diagnostics", "Weights", "diagnose", "mixing_of", "neighbor_entropy"]
+__all__ = ["Diagnostics", "ObjectiveWeights", "diagnose", "measure_mixing", "neighbor_entropy"]
 
 _NEIGHBORS = 30
 _RANKED = 500  # cells of the trustworthiness, whose memory is quadratic
@@ -21,7 +21,7 @@ _CLIP = 1.0  # relative change of an edge's length beyond which strain no longer
 
 
 @dataclass(frozen=True)
-class Weights:
+class ObjectiveWeights:
     """Weights of the selection objective, Eqs 20-21, at the paper's values."""
 
     overlap: float = 0.18
@@ -54,9 +54,11 @@ class Diagnostics:
     strain: float
     trustworthiness: float
 
-    def objective(self, floor: float = 0.6, best_overlap: float = 0.0, weights: Weights | None = None) -> float:
+    def objective(
+        self, floor: float = 0.6, best_overlap: float = 0.0, weights: ObjectiveWeights | None = None
+    ) -> float:
         """Selection objective J (Eqs 20-21); the identity scores ``weights.overlap``."""
-        w = weights or Weights()
+        w = weights or ObjectiveWeights()
         penalty = w.penalty * max(0.0, floor - self.overlap) ** 2 + w.drop * max(0.0, best_overlap - self.overlap)
         return self.mix - self.mix_input + w.overlap * self.overlap - w.strain * self.strain - penalty
 
@@ -70,7 +72,7 @@ def neighbor_entropy(neighbors: NDArray[np.int64], n_groups: int) -> NDArray[np.
     return np.maximum(entropy, 0)
 
 
-def mixing_of(x: NDArray[np.float32], group: NDArray[np.int64], n_groups: int) -> float:
+def measure_mixing(x: NDArray[np.float32], group: NDArray[np.int64], n_groups: int) -> float:
     """Mean entropy (nats) of the groups (n,) among the neighbours of cells (n, d), Eq. 17."""
     k = min(_NEIGHBORS, (len(x) - 1) // 2)
     return float(neighbor_entropy(group[knn(x, k, method="exact").indices], n_groups).mean()) if k else 0.0

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from muport.integration.shared_centers._coupling import Coupling
 
 __all__ = [
-    "Clusters",
-    "bures_map",
-    "clusters_of",
-    "group_covariances",
-    "hard_anchor",
-    "shrunk",
-    "translation",
-    "trust_of",
+    "CenterSummary",
+    "compute_bures_maps",
+    "summarize_centers",
+    "compute_residual_covariances",
+    "compute_anchors",
+    "shrink_covariances",
+    "estimate_translation",
+    "estimate_trust",
 ]
 
 _TINY = 1e-12
@@ -30,7 +30,7 @@ _MOST_WEIGHT = 5.0  # of a cluster that a group has few cells of
 
 
 @dataclass(frozen=True, eq=False)
-class Clusters:
+class CenterSummary:
     """What the groups hold at each centre.
 
     Attributes
@@ -41,24 +41,24 @@ class Clusters:
         (B, K, d) their mean.
     target
         (K, d) where the centre's cells are to meet.
-    usual
+    mean_proportions
         (K,) mean over the groups of the share of their cells at the centre.
     """
 
     count: NDArray[np.float32]
     mean: NDArray[np.float32]
     target: NDArray[np.float32]
-    usual: NDArray[np.float32]
+    mean_proportions: NDArray[np.float32]
 
     @property
-    def part(self) -> NDArray[np.float32]:
+    def proportions(self) -> NDArray[np.float32]:
         """(B, K) share of each group's cells at each centre."""
         return _part(self.count)
 
 
-def clusters_of(
-    prototypes: Prototypes, coupling: Coupling, reference: tuple[int, ...] = (), frozen: Clusters | None = None
-) -> Clusters:
+def summarize_centers(
+    prototypes: Prototypes, coupling: Coupling, reference: tuple[int, ...] = (), frozen: CenterSummary | None = None
+) -> CenterSummary:
     """Cells and means of every (group, centre); targets are weighted means over the groups.
 
     Parameters
@@ -79,7 +79,7 @@ def clusters_of(
     )
     mean = total / np.maximum(count, _TINY)[..., None]
     if frozen is not None:
-        return Clusters(count, mean.astype(np.float32), frozen.target, frozen.usual)
+        return CenterSummary(count, mean.astype(np.float32), frozen.target, frozen.mean_proportions)
     sure = count / (count + 1)
     target = np.einsum("bk,bkd->kd", sure, mean) / np.maximum(sure.sum(axis=0), _TINY)[:, None]
     if reference:
@@ -88,7 +88,7 @@ def clusters_of(
         known = (held / (held + 1))[:, None]
         target = known * total[chosen].sum(axis=0) / np.maximum(held, _TINY)[:, None] + (1 - known) * target
     usual = _part(count).mean(axis=0)
-    return Clusters(count, mean.astype(np.float32), target.astype(np.float32), usual.astype(np.float32))
+    return CenterSummary(count, mean.astype(np.float32), target.astype(np.float32), usual.astype(np.float32))
 
 
 def _part(count: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -96,16 +96,16 @@ def _part(count: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.divide(count, total, out=np.zeros_like(count), where=total > 0)
 
 
-def _trust(clusters: Clusters, caution: float, new: bool) -> NDArray[np.float32]:
+def _trust(clusters: CenterSummary, caution: float, new: bool) -> NDArray[np.float32]:
     """(B, K) how far a group's cells at a centre have partners in the others: 0 where a type is missing.
 
     With a the ratio, at most 1, of the group's share of cells there and the others', trust is min(1, a / caution).
     """
-    part, groups = clusters.part, len(clusters.count)
+    part, groups = clusters.proportions, len(clusters.count)
     if new or groups == 1:
-        others = np.broadcast_to(clusters.usual, part.shape)
+        others = np.broadcast_to(clusters.mean_proportions, part.shape)
     else:
-        others = np.maximum((groups * clusters.usual - part) / (groups - 1), 0).astype(np.float32)
+        others = np.maximum((groups * clusters.mean_proportions - part) / (groups - 1), 0).astype(np.float32)
     most = np.maximum(part, others)
     if caution == 0:
         return np.ones_like(part)
@@ -113,8 +113,8 @@ def _trust(clusters: Clusters, caution: float, new: bool) -> NDArray[np.float32]
     return np.minimum(ratio / np.float32(caution), 1)
 
 
-def trust_of(
-    prototypes: Prototypes, coupling: Coupling, clusters: Clusters, caution: float, *, new: bool = False
+def estimate_trust(
+    prototypes: Prototypes, coupling: Coupling, clusters: CenterSummary, caution: float, *, new: bool = False
 ) -> NDArray[np.float32]:
     """(P,) how far the cells of each prototype have partners in other groups, 0..1.
 
@@ -125,8 +125,8 @@ def trust_of(
     return trust
 
 
-def translation(
-    prototypes: Prototypes, coupling: Coupling, clusters: Clusters, caution: float, *, new: bool = False
+def estimate_translation(
+    prototypes: Prototypes, coupling: Coupling, clusters: CenterSummary, caution: float, *, new: bool = False
 ) -> NDArray[np.float32]:
     """(P, d) displacement to subtract from each prototype (the barycentric move of Eqs 5-7, shrunk where it is unsure).
 
@@ -152,7 +152,7 @@ def translation(
     return np.concatenate(moves).astype(np.float32)
 
 
-def group_covariances(
+def compute_residual_covariances(
     x: NDArray[np.float32],
     start: NDArray[np.int64],
     nearest: NDArray[np.int64],
@@ -191,8 +191,8 @@ def group_covariances(
     return covariance, total
 
 
-def hard_anchor(
-    prototypes: Prototypes, coupling: Coupling, clusters: Clusters, *, new: bool = False
+def compute_anchors(
+    prototypes: Prototypes, coupling: Coupling, clusters: CenterSummary, *, new: bool = False
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(P, d) mean of the prototypes of the same group and main centre, and (P,) weight that balances the centres.
 
@@ -206,13 +206,13 @@ def hard_anchor(
     mass = np.bincount(inverse, prototypes.mass)
     total = np.zeros((len(mass), prototypes.position.shape[1]))
     np.add.at(total, inverse, prototypes.mass[:, None] * prototypes.position)
-    part = clusters.part
-    usual = clusters.usual if new else np.exp(np.log(np.maximum(part, _TINY)).mean(axis=0))
+    part = clusters.proportions
+    usual = clusters.mean_proportions if new else np.exp(np.log(np.maximum(part, _TINY)).mean(axis=0))
     weight = np.clip(usual / np.maximum(part, _TINY), 0, _MOST_WEIGHT)[prototypes.group, main]
     return (total / mass[:, None])[inverse].astype(np.float32), weight.astype(np.float32)
 
 
-def shrunk(
+def shrink_covariances(
     covariance: NDArray[np.float64], total: NDArray[np.float64], target: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Covariances (B, d, d) pulled toward `target` (d, d) with d pseudo-counts."""
@@ -222,7 +222,7 @@ def shrunk(
     return out
 
 
-def bures_map(covariance: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float32]:
+def compute_bures_maps(covariance: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float32]:
     """(B, d, d) A - I, with A the optimal transport map between centred Gaussians, A S A = target.
 
     A = S^-1/2 (S^1/2 target S^1/2)^1/2 S^-1/2; a ridge of a tenth of the mean variance is added to both.

@@ -12,27 +12,27 @@ from muport.integration._fitted_state import (
     IntegrationState,
     Reference,
     Types,
-    finish,
-    move,
-    transform,
-    type_probabilities,
+    apply_map,
+    predict_type_probabilities,
+    sharpen_and_separate,
+    transform_cells,
 )
 from muport.integration.labels._type_separation import fit_types, spread_types
 from muport.integration.prototypes._prototypes import fit_prototypes
-from muport.integration.shared_centers._batch_effect_test import batch_evidence
-from muport.integration.shared_centers._coupling import Coupling, couple, start_centers
-from muport.integration.shared_centers._diagnostics import diagnose, mixing_of
+from muport.integration.shared_centers._batch_effect_test import measure_batch_effect
+from muport.integration.shared_centers._coupling import Coupling, fit_coupling, initialize_centers
+from muport.integration.shared_centers._diagnostics import diagnose, measure_mixing
 from muport.integration.shared_centers._displacement import (
-    bures_map,
-    clusters_of,
-    group_covariances,
-    hard_anchor,
-    shrunk,
-    translation,
-    trust_of,
+    compute_anchors,
+    compute_bures_maps,
+    compute_residual_covariances,
+    estimate_translation,
+    estimate_trust,
+    shrink_covariances,
+    summarize_centers,
 )
-from muport.integration.shared_centers._label_penalty import label_penalty, prototype_types
-from muport.integration.shared_centers._mnn_refinement import residual_shift
+from muport.integration.shared_centers._label_penalty import average_over_prototypes, compute_label_penalty
+from muport.integration.shared_centers._mnn_refinement import estimate_mnn_shift
 from muport.neighbors import kmeans
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from muport.integration._hyperparameters import Knobs
+    from muport.integration._hyperparameters import Hyperparameters
     from muport.integration.prototypes._prototypes import Prototypes
-    from muport.integration.prototypes._standardized_cells import Cells
-    from muport.integration.shared_centers._displacement import Clusters
+    from muport.integration.prototypes._standardized_cells import StandardizedCells
+    from muport.integration.shared_centers._displacement import CenterSummary
 
-__all__ = ["Fit", "Options", "Solved", "fit", "group_maps", "rms", "theta_at"]
+__all__ = ["IntegrationFit", "FitOptions", "Solved", "fit_shared_centers", "group_maps", "rms", "theta_at"]
 
 _ANNEAL = 6  # iterations over which theta falls to 0
 _CENTERS = 100
@@ -57,8 +57,8 @@ _SHARP_POINTS = 32  # cells a sharpening centre is fitted on
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to fit, beyond the knobs.
+class FitOptions:
+    """How to fit, beyond the hyperparameters.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Options:
         Most outer iterations.
     approximate
         Stop the inner transport early: at most 10 sweeps instead of 200.
-    reference
+    fixed_groups
         Groups that stay in place; none to let all meet half-way.
     seed
         Seed of every draw.
@@ -78,7 +78,7 @@ class Options:
 
     max_iter: int = 15
     approximate: bool = False
-    reference: tuple[int, ...] = ()
+    fixed_groups: tuple[int, ...] = ()
     seed: int = 0
     device: str = "cpu"
     tol: float = 5e-3
@@ -95,7 +95,7 @@ class Options:
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class IntegrationFit:
     """A fitted state, its scores and its history: rows of (theta, mean move, change of it)."""
 
     state: IntegrationState
@@ -103,41 +103,53 @@ class Fit:
     history: tuple[tuple[float, float, float], ...]
 
 
-def fit(cells: Cells, knobs: Knobs, options: Options, progress: Callable[[str], None] = lambda _: None) -> Fit:
+def fit_shared_centers(
+    cells: StandardizedCells,
+    hyperparameters: Hyperparameters,
+    options: FitOptions,
+    progress: Callable[[str], None] = lambda _: None,
+) -> IntegrationFit:
     """Fit the default algorithm, ``"shared"``: transport of all groups onto shared centres.
 
     Parameters
     ----------
     cells
         Standardised cells in canonical order.
-    knobs
-        The user's knobs.
+    hyperparameters
+        The user's hyperparameters.
     options
         How to fit.
     progress
         Called with the name of each stage, and once per outer iteration.
     """
     progress("evidence")
-    evidence = batch_evidence(cells.x, cells.group, len(cells.names), options.seed)
-    caution = knobs.caution(evidence)
+    evidence = measure_batch_effect(cells.x, cells.group, len(cells.names), options.seed)
+    caution = hyperparameters.caution(evidence)
     progress("prototypes")
-    prototypes, nearest = fit_prototypes(cells.x, cells.start, knobs.resolution, options.seed)
-    step = knobs.step * caution
-    task = _Task(cells, prototypes, nearest, knobs, step, options, progress)
+    prototypes, nearest = fit_prototypes(cells.x, cells.start, hyperparameters.resolution, options.seed)
+    step = hyperparameters.step * caution
+    task = _Task(cells, prototypes, nearest, hyperparameters, step, options, progress)
     mapped, types = _mapped(task), None
-    if cells.label is not None and (cells.label >= 0).any() and knobs.supervision * step > 0:
+    if cells.label is not None and (cells.label >= 0).any() and hyperparameters.supervision * step > 0:
         progress("labels")
         mapped, types = _taught(task, mapped)
     progress("centres")
-    reference = replace(mapped.reference, image=np.concatenate([move(one.position, one) for one in mapped.maps]))
+    reference = replace(mapped.reference, image=np.concatenate([apply_map(one.position, one) for one in mapped.maps]))
     state = IntegrationState(
-        center=cells.center, scale=cells.scale, groups=cells.names, member=tuple(range(len(mapped.maps))),
-        maps=mapped.maps, sharp=reference.landmarks, sharpness=knobs.pull * step, reference=reference,
-        evidence=evidence, types=types,
-    )  # fmt: skip
+        center=cells.center,
+        scale=cells.scale,
+        groups=cells.names,
+        map_of_group=tuple(range(len(mapped.maps))),
+        maps=mapped.maps,
+        sharpening_centers=reference.landmarks,
+        sharpening=hyperparameters.pull * step,
+        reference=reference,
+        batch_effect=evidence,
+        types=types,
+    )
     state = _spread(_sharpened(state, cells, options), task, mapped.weight)
     progress("diagnostics")
-    return Fit(state, _metrics(state, cells, mapped.solved, options), mapped.solved.history)
+    return IntegrationFit(state, _metrics(state, cells, mapped.solved, options), mapped.solved.history)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +157,7 @@ class Solved:
     """The last coupling, what its centres hold, and the displacement (P, d) of every prototype."""
 
     coupling: Coupling
-    clusters: Clusters
+    clusters: CenterSummary
     shift: NDArray[np.float32]
     history: tuple[tuple[float, float, float], ...]
 
@@ -154,12 +166,12 @@ class Solved:
 class _Task:
     """What is fitted, and how."""
 
-    cells: Cells
+    cells: StandardizedCells
     prototypes: Prototypes
     nearest: NDArray[np.int64]
-    knobs: Knobs
+    hyperparameters: Hyperparameters
     step: float
-    options: Options
+    options: FitOptions
     progress: Callable[[str], None]
 
 
@@ -175,16 +187,23 @@ class _Mapped:
 
 def _mapped(task: _Task, known: NDArray[np.float32] | None = None) -> _Mapped:
     """Transport, maps and refinement; with `known` (P, C) probabilities of the prototypes' types in the cost."""
-    prototypes, cells, knobs, options = task.prototypes, task.cells, task.knobs, task.options
-    solved = _anneal(prototypes, cells, known, knobs, options, task.progress)
-    maps, covariance = _maps(prototypes, task.nearest, cells, solved, knobs, task.step, options.reference)
+    prototypes, cells, hyperparameters, options = task.prototypes, task.cells, task.hyperparameters, task.options
+    solved = _anneal(prototypes, cells, known, hyperparameters, options, task.progress)
+    maps, covariance = _maps(prototypes, task.nearest, cells, solved, hyperparameters, task.step, options.fixed_groups)
     task.progress("refinement")
-    maps, shaped, refined = _chosen(maps, prototypes, cells, knobs.meeting * task.step, options)
+    maps, shaped, refined = _chosen(maps, prototypes, cells, hyperparameters.meeting * task.step, options)
     none = np.empty((0, cells.x.shape[1]), np.float32)
     reference = Reference(
-        solved.coupling.centers, solved.coupling.weight, solved.clusters.target, solved.clusters.usual, covariance,
-        none, none, shaped, refined,
-    )  # fmt: skip
+        solved.coupling.centers,
+        solved.coupling.weight,
+        solved.clusters.target,
+        solved.clusters.mean_proportions,
+        covariance,
+        none,
+        none,
+        shaped,
+        refined,
+    )
     return _Mapped(solved, maps, reference, np.zeros(0))
 
 
@@ -200,7 +219,7 @@ def _taught(task: _Task, plain: _Mapped) -> tuple[_Mapped, Types | None]:
     # labels of one group alone cannot say whether another's cells belong where the first transport puts them
     if cells.label is None or len(np.unique(cells.group[cells.label >= 0])) < 2:
         return replace(plain, weight=weight), types
-    known = prototype_types(p, task.nearest, len(task.prototypes.mass)) * weight.astype(np.float32)
+    known = average_over_prototypes(p, task.nearest, len(task.prototypes.mass)) * weight.astype(np.float32)
     mapped = _mapped(task, known)
     types, weight, _ = _learnt(task, mapped.maps)
     return replace(mapped, weight=weight), types
@@ -211,33 +230,33 @@ def _learnt(task: _Task, maps: tuple[GroupMap, ...]) -> tuple[Types, NDArray[np.
     assert task.cells.label is not None
     z = _moved(maps, task.cells, np.arange(len(task.cells.x)), task.options.search_device)
     types, weight = fit_types(z, task.cells.label, task.options.seed)
-    return types, weight, type_probabilities(z, types)
+    return types, weight, predict_type_probabilities(z, types)
 
 
 def _spread(state: IntegrationState, task: _Task, weight: NDArray[np.float64]) -> IntegrationState:
     """Set the types apart, which is decided on sharpened cells; not where groups stay in place."""
-    if state.types is None or task.options.reference:
+    if state.types is None or task.options.fixed_groups:
         return replace(state, types=None)
     device = task.options.search_device
     rows = _sample(task.cells, _SPREAD_CELLS, task.options.seed)
     z = _moved(state.maps, task.cells, rows, device)
-    y = finish(z, replace(state, types=None), device)
-    shift = spread_types(y, type_probabilities(z, state.types), weight, task.knobs.supervision)
+    y = sharpen_and_separate(z, replace(state, types=None), device)
+    shift = spread_types(y, predict_type_probabilities(z, state.types), weight, task.hyperparameters.supervision)
     return replace(state, types=replace(state.types, shift=np.float32(task.step) * shift))
 
 
 def _anneal(
     prototypes: Prototypes,
-    cells: Cells,
+    cells: StandardizedCells,
     known: NDArray[np.float32] | None,
-    knobs: Knobs,
-    options: Options,
+    hyperparameters: Hyperparameters,
+    options: FitOptions,
     progress: Callable[[str], None],
 ) -> Solved:
     """Alternate transport and displacement while theta falls to 0, which lets go of types dragged along early."""
-    number = round(min(_CENTERS, max(2.0, len(cells.x) / _CELLS_PER_CENTER)) * knobs.resolution)
+    number = round(min(_CENTERS, max(2.0, len(cells.x) / _CELLS_PER_CENTER)) * hyperparameters.resolution)
     number = int(np.clip(number, 1, len(prototypes.mass)))
-    centers = start_centers(prototypes, number, options.seed)
+    centers = initialize_centers(prototypes, number, options.seed)
     weight = np.full(len(centers), 1 / len(centers), np.float32)
     coupling = Coupling(
         centers, np.empty((0, 0), np.float32), weight, np.zeros((len(cells.names), len(centers)), np.float32), True
@@ -246,16 +265,16 @@ def _anneal(
     history: list[tuple[float, float, float]] = []
     for iteration in range(options.max_iter):
         progress("transport")
-        theta = theta_at(iteration, knobs, options)
-        coupling = couple(
+        theta = theta_at(iteration, hyperparameters, options)
+        coupling = fit_coupling(
             prototypes.position - shift, prototypes, coupling, theta, penalty=penalty, max_iter=options.sweeps,
             device=options.device,
         )  # fmt: skip
         if known is not None:
-            penalty = label_penalty(known, prototypes, coupling, knobs.supervision)
-        clusters = clusters_of(prototypes, coupling, options.reference)
+            penalty = compute_label_penalty(known, prototypes, coupling, hyperparameters.supervision)
+        clusters = summarize_centers(prototypes, coupling, options.fixed_groups)
         # displacements start from the original prototypes each time, so that errors do not add up
-        new = translation(prototypes, coupling, clusters, knobs.agreement)
+        new = estimate_translation(prototypes, coupling, clusters, hyperparameters.agreement)
         change = rms(new - shift, prototypes.mass)
         shift = new
         history.append((theta, rms(shift, prototypes.mass), change))
@@ -264,10 +283,10 @@ def _anneal(
     return Solved(coupling, clusters, shift, tuple(history))
 
 
-def theta_at(iteration: int, knobs: Knobs, options: Options) -> float:
+def theta_at(iteration: int, hyperparameters: Hyperparameters, options: FitOptions) -> float:
     """Marginal relaxation over regularisation in an outer iteration: falls linearly to 0, and the last one is at 0."""
     last = min(_ANNEAL, options.max_iter) - 1
-    return knobs.theta * (1 - iteration / last) if iteration < last else 0.0
+    return hyperparameters.theta * (1 - iteration / last) if iteration < last else 0.0
 
 
 def rms(move: NDArray[np.float32], mass: NDArray[np.float32]) -> float:
@@ -278,21 +297,21 @@ def rms(move: NDArray[np.float32], mass: NDArray[np.float32]) -> float:
 def _maps(
     prototypes: Prototypes,
     nearest: NDArray[np.int64],
-    cells: Cells,
+    cells: StandardizedCells,
     solved: Solved,
-    knobs: Knobs,
+    hyperparameters: Hyperparameters,
     step: float,
     reference: tuple[int, ...],
 ) -> tuple[tuple[GroupMap, ...], NDArray[np.float64]]:
-    anchor, weight = hard_anchor(prototypes, solved.coupling, solved.clusters)
-    covariance, total = group_covariances(cells.x, cells.start, nearest, anchor, weight)
+    anchor, weight = compute_anchors(prototypes, solved.coupling, solved.clusters)
+    covariance, total = compute_residual_covariances(cells.x, cells.start, nearest, anchor, weight)
     target = covariance[list(reference) or slice(None)].mean(axis=0)
-    shape = knobs.shape * step * bures_map(shrunk(covariance, total, target), target)
+    shape = hyperparameters.shape * step * compute_bures_maps(shrink_covariances(covariance, total, target), target)
     shift = step * solved.shift
     for group in reference:
         shift[prototypes.of(group)] = 0
         shape[group] = 0
-    trust = trust_of(prototypes, solved.coupling, solved.clusters, knobs.agreement)
+    trust = estimate_trust(prototypes, solved.coupling, solved.clusters, hyperparameters.agreement)
     return group_maps(prototypes, shift, anchor, trust, shape), target
 
 
@@ -314,7 +333,7 @@ def group_maps(
 
 
 def _chosen(
-    maps: tuple[GroupMap, ...], prototypes: Prototypes, cells: Cells, share: float, options: Options
+    maps: tuple[GroupMap, ...], prototypes: Prototypes, cells: StandardizedCells, share: float, options: FitOptions
 ) -> tuple[tuple[GroupMap, ...], float, float]:
     """Keep the change of shape, and then the refinement, as far as groups mix no less with it (Eq. 17) than without.
 
@@ -338,13 +357,13 @@ def _chosen(
     return maps, shaped, 0.0
 
 
-def _residual(maps: tuple[GroupMap, ...], prototypes: Prototypes, options: Options) -> NDArray[np.float32]:
-    image = np.concatenate([move(one.position, one) for one in maps])
-    residual = np.concatenate([one.trust for one in maps])[:, None] * residual_shift(prototypes, image)
-    if options.reference:
+def _residual(maps: tuple[GroupMap, ...], prototypes: Prototypes, options: FitOptions) -> NDArray[np.float32]:
+    image = np.concatenate([apply_map(one.position, one) for one in maps])
+    residual = np.concatenate([one.trust for one in maps])[:, None] * estimate_mnn_shift(prototypes, image)
+    if options.fixed_groups:
         # what stays leaves the whole way to the others
         residual *= 2
-    for group in options.reference:
+    for group in options.fixed_groups:
         residual[prototypes.of(group)] = 0
     return residual
 
@@ -357,13 +376,15 @@ def _shifted(maps: tuple[GroupMap, ...], prototypes: Prototypes, residual: NDArr
     )
 
 
-def _mixing(maps: tuple[GroupMap, ...], cells: Cells, rows: NDArray[np.int64], options: Options) -> float:
+def _mixing(
+    maps: tuple[GroupMap, ...], cells: StandardizedCells, rows: NDArray[np.int64], options: FitOptions
+) -> float:
     moved = _moved(maps, cells, rows, options.search_device)
     group = np.searchsorted(cells.start, rows, side="right") - 1
-    return mixing_of(moved, group, len(maps))
+    return measure_mixing(moved, group, len(maps))
 
 
-def _sample(cells: Cells, number: int, seed: int) -> NDArray[np.int64]:
+def _sample(cells: StandardizedCells, number: int, seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
     if number >= len(cells.x):
         return np.arange(len(cells.x))
@@ -371,46 +392,48 @@ def _sample(cells: Cells, number: int, seed: int) -> NDArray[np.int64]:
 
 
 def _moved(
-    maps: tuple[GroupMap, ...], cells: Cells, rows: NDArray[np.int64], device: str | None
+    maps: tuple[GroupMap, ...], cells: StandardizedCells, rows: NDArray[np.int64], device: str | None
 ) -> NDArray[np.float32]:
     """Map standardised cells, without sharpening; rows must be sorted."""
     cut = np.searchsorted(rows, cells.start)
     parts = [
-        move(cells.x[rows[low:high]], one, device)
+        apply_map(cells.x[rows[low:high]], one, device)
         for one, low, high in zip(maps, cut[:-1], cut[1:], strict=True)
         if high > low
     ]
     return np.concatenate(parts)
 
 
-def _sharpened(state: IntegrationState, cells: Cells, options: Options) -> IntegrationState:
+def _sharpened(state: IntegrationState, cells: StandardizedCells, options: FitOptions) -> IntegrationState:
     """Add the centres of the sharpening, every group counting the same, and the landmarks."""
     number = int(np.clip(2 * np.sqrt(len(cells.x)), 16, 1000))
-    rows = _sample(cells, max(_SHARP_POINTS * number if state.sharpness > 0 else 0, _SAMPLE), options.seed)
+    rows = _sample(cells, max(_SHARP_POINTS * number if state.sharpening > 0 else 0, _SAMPLE), options.seed)
     moved = _moved(state.maps, cells, rows, options.search_device)
     group = np.searchsorted(cells.start, rows, side="right") - 1
     landmarks = moved[_evenly(len(moved), _SAMPLE)]
     reference = replace(state.reference, landmarks=landmarks)
-    if state.sharpness == 0:
+    if state.sharpening == 0:
         return replace(state, reference=reference)
     weights = 1 / np.bincount(group, minlength=len(cells.names))[group]
     sharp = kmeans(moved, number, weights=weights, n_iter=10, random_state=options.seed).centers
-    return replace(state, reference=reference, sharp=sharp)
+    return replace(state, reference=reference, sharpening_centers=sharp)
 
 
 def _evenly(total: int, number: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, total - 1, min(number, total)).astype(np.int64))
 
 
-def _metrics(state: IntegrationState, cells: Cells, solved: Solved, options: Options) -> dict[str, float]:
+def _metrics(
+    state: IntegrationState, cells: StandardizedCells, solved: Solved, options: FitOptions
+) -> dict[str, float]:
     rows = _sample(cells, _SAMPLE, options.seed + 1)
     group = cells.group[rows]
     before = cells.x[rows]
     unscaled = replace(state, center=np.zeros_like(state.center), scale=1.0)
-    after = transform(before, group, unscaled, device=options.search_device)
+    after = transform_cells(before, group, unscaled, device=options.search_device)
     found = diagnose(before, after, group, len(cells.names))
-    part = solved.clusters.part
-    meeting = np.minimum(part, solved.clusters.usual).sum(axis=1)
+    part = solved.clusters.proportions
+    meeting = np.minimum(part, solved.clusters.mean_proportions).sum(axis=1)
     return {
         "mix": found.mix,
         "mix_input": found.mix_input,
@@ -418,11 +441,11 @@ def _metrics(state: IntegrationState, cells: Cells, solved: Solved, options: Opt
         "strain": found.strain,
         "trustworthiness": found.trustworthiness,
         "objective": found.objective(),
-        "evidence": state.evidence,
+        "evidence": state.batch_effect,
         "iteration": float(len(solved.history)),
         "transported_mass": float(meeting.mean()),
         "move": float(np.linalg.norm(after - before, axis=1).mean()),
         "converged": float(solved.coupling.converged),
-        "shape_kept": state.reference.shaped,
-        "projector_kept": state.reference.refined,
+        "shape_kept": state.reference.shape_kept,
+        "projector_kept": state.reference.refinement_kept,
     }

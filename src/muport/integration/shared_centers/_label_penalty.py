@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_array
 
-from muport.integration.shared_centers._coupling import share
+from muport.integration.shared_centers._coupling import normalize_mass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from muport.integration.prototypes._prototypes import Prototypes
     from muport.integration.shared_centers._coupling import Coupling
 
-__all__ = ["label_penalty", "prototype_types"]
+__all__ = ["compute_label_penalty", "average_over_prototypes"]
 
 _MOST = 2.0  # penalty at full supervision, in units of 2 - 2 cos
 
 
-def prototype_types(p: NDArray[np.float32], nearest: NDArray[np.int64], n_prototypes: int) -> NDArray[np.float32]:
+def average_over_prototypes(
+    p: NDArray[np.float32], nearest: NDArray[np.int64], n_prototypes: int
+) -> NDArray[np.float32]:
     """(P, C) mean over each prototype's cells of the probabilities of their types.
 
     Parameters
@@ -38,14 +40,14 @@ def prototype_types(p: NDArray[np.float32], nearest: NDArray[np.int64], n_protot
     return mean
 
 
-def label_penalty(
+def compute_label_penalty(
     known: NDArray[np.float32], prototypes: Prototypes, coupling: Coupling, supervision: float
 ) -> NDArray[np.float32]:
     """(P, K) addition to the cost: the probability that labels of the prototype and of the centre's cells disagree.
 
     Unlabelled prototypes, and centres without labelled cells, pay and cost nothing.
     """
-    held = (share(prototypes)[:, None] * coupling.plan).T @ known
+    held = (normalize_mass(prototypes)[:, None] * coupling.plan).T @ known
     labelled = held.sum(axis=1, keepdims=True)
     part = np.divide(held, labelled, out=np.zeros_like(held), where=labelled > 0)
     disagree = known.sum(axis=1, keepdims=True) * (labelled > 0).T - known @ part.T

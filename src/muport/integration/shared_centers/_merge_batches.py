@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.integration.prototypes._standardized_cells import canonical
-from muport.integration.shared_centers._batch_effect_test import batch_evidence
+from muport.integration.prototypes._standardized_cells import standardize_cells
+from muport.integration.shared_centers._batch_effect_test import measure_batch_effect
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from muport.integration._hyperparameters import Knobs
+    from muport.integration._hyperparameters import Hyperparameters
 
-__all__ = ["pooled"]
+__all__ = ["merge_batches"]
 
 _APART = 0.5  # share of a move below which batches stay together
 
 
-def pooled(
+def merge_batches(
     x: NDArray[np.float32],
     group: NDArray[np.int64],
     names: tuple[str, ...],
     blocks: dict[str, NDArray[np.int64]],
-    knobs: Knobs,
+    hyperparameters: Hyperparameters,
     seed: int,
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Pool the groups of each block whose cells mix as by chance, or nearly.
@@ -41,7 +41,7 @@ def pooled(
         Names of the groups.
     blocks
         Name -> codes of the groups that may be pooled under that name.
-    knobs
+    hyperparameters
         Their conservation decides how much of a batch effect must be seen.
     seed
         Seed of the test.
@@ -56,8 +56,8 @@ def pooled(
             continue
         rows = np.flatnonzero(np.isin(group, codes))
         # in canonical order, so that neither names nor the order of cells can change the outcome
-        cells = canonical(x[rows], group[rows], names)
-        if knobs.caution(batch_evidence(cells.x, cells.group, len(cells.names), seed)) < _APART:
+        cells = standardize_cells(x[rows], group[rows], names)
+        if hyperparameters.caution(measure_batch_effect(cells.x, cells.group, len(cells.names), seed)) < _APART:
             for code in codes:
                 label[code] = name
     pools = tuple(dict.fromkeys(label))

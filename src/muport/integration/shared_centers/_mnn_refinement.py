@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from muport._parallel import parallel_map
 from muport.integration.prototypes._prototypes import soft_assign
-from muport.integration.shared_centers._coupling import share
+from muport.integration.shared_centers._coupling import normalize_mass
 from muport.neighbors import knn
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from muport.integration.prototypes._prototypes import Prototypes
 
-__all__ = ["residual_shift"]
+__all__ = ["estimate_mnn_shift"]
 
 _PER_GROUP = 5  # neighbours for each other group
 _MOST = 30
 
 
-def residual_shift(
+def estimate_mnn_shift(
     prototypes: Prototypes, image: NDArray[np.float32], fixed: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
     """(P, d) shift that takes each prototype to its mutual nearest neighbours of other groups, smoothed in its group.
@@ -75,7 +75,7 @@ def _mutual_means(
         (np.ones(total * k, np.float32), (np.repeat(np.arange(total), k), found.ravel())), shape=(total, total)
     )
     mutual = graph.multiply(graph.T).tocsr()
-    weight = share(prototypes)
+    weight = normalize_mass(prototypes)
     return mutual @ weight, mutual @ (weight[:, None] * image)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.integration.prototypes._standardized_cells import _spread
+from muport.integration.prototypes._standardized_cells import measure_scale
 from muport.integration.spaces._ridge_regression import Regressor, common_rows, fit_regressor, ordered, regress
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _fit_shared(
 ) -> Shared:
     order = {m: ordered(shared[m]) for m in x}
     center = {m: shared[m][order[m]].mean(axis=0, dtype=np.float64).astype(np.float32) for m in x}
-    scale = {m: _spread((shared[m] - center[m])[order[m]], float(np.abs(center[m]).max(initial=0))) for m in x}
+    scale = {m: measure_scale((shared[m] - center[m])[order[m]], float(np.abs(center[m]).max(initial=0))) for m in x}
     s = {m: _unit(shared[m], center[m], scale[m]) for m in x}
     own = {}
     for m in x:

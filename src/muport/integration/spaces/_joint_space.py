@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.integration.prototypes._standardized_cells import _spread
+from muport.integration.prototypes._standardized_cells import measure_scale
 from muport.integration.spaces._cross_modality import Routes, account, filled, fit_routes, spread_shared
 from muport.integration.spaces._held_out_pairs import shared_part
 from muport.integration.spaces._modality_weights import (
@@ -312,7 +312,7 @@ def _scaling(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
     """Mean and root mean square distance to it, summed in an order that does not depend on that of the cells."""
     rows = x[ordered(x)]
     center = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return center, _spread(rows - center, float(np.abs(center).max(initial=0)))
+    return center, measure_scale(rows - center, float(np.abs(center).max(initial=0)))
 
 
 def standardised(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
