@@ -36,6 +36,13 @@ class Neighbors:
     distances: np.ndarray
     indices: np.ndarray
 
+    def without_self(self) -> Neighbors:
+        """Neighbors of query i without row i, one fewer; where row i is not among them, the farthest is left out."""
+        n = len(self.indices)
+        own = self.indices == np.arange(n)[:, None]
+        own[~own.any(axis=1), -1] = True
+        return Neighbors(self.distances[~own].reshape(n, -1), self.indices[~own].reshape(n, -1))
+
 
 def knn(
     x: Any,

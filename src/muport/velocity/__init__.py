@@ -7,8 +7,10 @@ in scanpy; those of arrays are what both are made of.
 from muport.velocity._model import Velocity
 from muport.velocity.dynamics._integrate import Paths, integrate, simulate
 from muport.velocity.dynamics._trajectories import Trajectories
-from muport.velocity.fates._fates import cell_kernel, committor, fate_probabilities, terminal_states
+from muport.velocity.fates._fate_probabilities import committor, fate_probabilities
 from muport.velocity.fates._macrostates import MetaStates, meta_states
+from muport.velocity.fates._terminal_states import terminal_states
+from muport.velocity.fates._transition_matrix import cell_kernel
 from muport.velocity.velot._gridsearch import gridsearch
 from muport.velocity.velot._projection_functions import project_to_embedding, project_to_umap
 from muport.velocity.velot._trajectory_functions import compute_trajectories, simulate_flow

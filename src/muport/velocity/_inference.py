@@ -14,9 +14,11 @@ from muport.velocity.dynamics._manifold import knn_field
 from muport.velocity.dynamics._start_cells import source_range
 from muport.velocity.dynamics._trajectories import Trajectories, flow_particles, trace_trajectories
 from muport.velocity.estimation._field import evaluate
-from muport.velocity.fates._drivers import feature_correlation, to_features
-from muport.velocity.fates._fates import cell_kernel, committor, fate_probabilities, terminal_states
+from muport.velocity.fates._drivers import correlate_features, feature_velocity
+from muport.velocity.fates._fate_probabilities import committor, fate_probabilities
 from muport.velocity.fates._macrostates import MetaStates, meta_states
+from muport.velocity.fates._terminal_states import terminal_states
+from muport.velocity.fates._transition_matrix import cell_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -232,7 +234,7 @@ class FlowMixin(_Answering):
 
 
 class FateMixin(_Answering):
-    """The chain of cells along the flow: its ends, fates, meta-states and drivers."""
+    """The chain of cells along the flow: its ends, fates, macrostates and drivers."""
 
     def get_transition_matrix(self, n_neighbors: int = 15) -> sp.csr_matrix:
         """Return the chain of cells: from each to the neighbours of the place where the field takes it.
@@ -355,7 +357,7 @@ class FateMixin(_Answering):
             raise ValueError(
                 f"fates has {len(found)} rows, but there are {values.shape[0]} cells: pass those of get_fates."
             )
-        scores = feature_correlation(values, found.to_numpy())
+        scores = correlate_features(values, found.to_numpy())
         tables = [
             pd.DataFrame(
                 {
@@ -388,7 +390,7 @@ class FateMixin(_Answering):
             If the loadings have another width than the representation.
         """
         cells = self._population()
-        return to_features(evaluate(self._field(), cells.x, cells.time), loadings)
+        return feature_velocity(evaluate(self._field(), cells.x, cells.time), loadings)
 
 
 def _of_label(cells: Population, name: str) -> NDArray[np.bool_]:

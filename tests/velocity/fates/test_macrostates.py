@@ -1,4 +1,4 @@
-"""Meta-states on flows whose topology is known, and their parts against linear algebra."""
+"""Macrostates on flows whose topology is known, and their parts against linear algebra."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muport.datasets import simulated_dynamics
-from muport.velocity.fates import _macrostates as _states
-from muport.velocity.fates._fates import cell_kernel
+from muport.velocity.fates import _macrostates
 from muport.velocity.fates._macrostates import MetaStates, meta_states
+from muport.velocity.fates._transition_matrix import cell_kernel
 
 EXPECTED = {
     "linear": {"initial": 1, "transient": 1, "terminal": 1},
@@ -132,9 +132,9 @@ def test_cycle_with_a_tail() -> None:
 )
 def test_roles_of_small_graphs(flux: np.ndarray, roles: str) -> None:
     m = len(flux)
-    assert _states._roles(flux, np.full(m, 1 / m)) == tuple(roles.split())
+    assert _macrostates._assign_roles(flux, np.full(m, 1 / m)) == tuple(roles.split())
     order = np.random.default_rng(0).permutation(m)
-    turned = _states._roles(flux[np.ix_(order, order)], np.full(m, 1 / m))
+    turned = _macrostates._assign_roles(flux[np.ix_(order, order)], np.full(m, 1 / m))
     assert turned == tuple(np.array(roles.split())[order])
 
 
@@ -142,7 +142,7 @@ def test_noise_makes_no_role() -> None:
     flux = edges(4, (0, 1), (1, 2), (1, 3))
     flux[3, 0] += 0.003
     flux[0, 3] -= 0.003
-    assert _states._roles(flux, np.full(4, 0.25)) == ("initial", "branching", "terminal", "terminal")
+    assert _macrostates._assign_roles(flux, np.full(4, 0.25)) == ("initial", "branching", "terminal", "terminal")
 
 
 @pytest.mark.parametrize("n_states", [2, 3, 6])

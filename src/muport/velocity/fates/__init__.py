@@ -1,9 +1,11 @@
-"""Fates: a Markov chain of cells, its terminal states, and what goes with them.
+"""Cell fates: a Markov chain between cells, its terminal states, and the probability to reach them.
 
 In the order of reading:
 
-- ``_absorption``: absorption probabilities of a Markov chain
-- ``_fates``: the transition matrix of cells, terminal states and fate probabilities
+- ``_transition_matrix``: transition probabilities between cells along the velocity
+- ``_absorption``: absorption probabilities of a Markov chain, by a linear system
+- ``_terminal_states``: the sets of cells in which the flow ends
+- ``_fate_probabilities``: fate probabilities and committor
 - ``_macrostates``: macrostates of the chain and the directed graph between them
 - ``_drivers``: features that correlate with fates, and velocities of features
 """
