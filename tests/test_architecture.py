@@ -31,6 +31,7 @@ SAME_MEANING = {
     "__init__.py": "what a package exports, and its files in the order of reading",
     "_model.py": "the model class of a method",
     "_inference.py": "the methods of a model after training",
+    "_hyperparameters.py": "the hyperparameters of a method, and the range of each",
     "_fitted_state.py": "what a fitted model keeps and saves",
     "_components.py": "pictures and results of mixture components",
 }
@@ -69,7 +70,10 @@ def packages() -> list[ModuleType]:
 
 
 def public_objects() -> dict[str, object]:
-    """Public classes and functions by the name a user types, with the public methods that we define."""
+    """Public classes and functions by the name a user types, with the public methods that we define.
+
+    A method of a base class of ours is public as much as one of the class itself.
+    """
     objects: dict[str, object] = {}
     for package in packages():
         for name in package.__all__:
@@ -77,7 +81,8 @@ def public_objects() -> dict[str, object]:
             if inspect.isclass(item) or inspect.isfunction(item):
                 objects[f"{package.__name__}.{name}"] = item
             if inspect.isclass(item):
-                for attribute, member in vars(item).items():
+                ours = [cls for cls in reversed(item.__mro__) if cls.__module__.startswith("muport.")]
+                for attribute, member in (pair for cls in ours for pair in vars(cls).items()):
                     call = member.__func__ if isinstance(member, classmethod | staticmethod) else member
                     if not attribute.startswith("_") and (inspect.isfunction(call) or isinstance(call, property)):
                         objects[f"{package.__name__}.{name}.{attribute}"] = call

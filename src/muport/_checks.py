@@ -10,7 +10,10 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["check_flags", "check_integers", "check_numbers", "check_option", "check_positive", "check_seed"]
+__all__ = [
+    "check_flags", "check_integers", "check_not_negative", "check_numbers", "check_option", "check_positive",
+    "check_seed",
+]  # fmt: skip
 
 
 def check_option(name: str, value: object, options: Iterable[object]) -> None:
@@ -56,3 +59,10 @@ def check_positive(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < float("inf"):
             raise ValueError(f"{name}={value!r} must be a finite number above 0.")
+
+
+def check_not_negative(**values: Any) -> None:
+    """Raise a ValueError unless every value is a finite number of at least 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < float("inf"):
+            raise ValueError(f"{name}={value!r} must be a finite number of at least 0.")

@@ -147,7 +147,7 @@ def model(kit, cells) -> Velocity:
 
 
 MODEL: dict[str, tuple[Callable[[Velocity, AnnData], object], str]] = {
-    "unknown kind": (lambda m, a: m.get_velocity(kind="rough"), "kind='rough'.*'smooth' or 'raw'"),
+    "unknown kind": (lambda m, a: m.get_velocity(kind="rough"), "kind='rough'.*'smooth', 'raw'"),
     "raw of other cells": (lambda m, a: m.get_velocity(a, kind="raw"), "kind='raw'"),
     "no members": (lambda m, a: m.get_uncertainty(), "n_bootstrap"),
     "no members to be sure of": (lambda m, a: m.get_confidence(), "n_bootstrap"),

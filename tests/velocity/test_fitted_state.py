@@ -1,4 +1,4 @@
-"""What the model keeps: landmarks, and answers that do not depend on blocks."""
+"""What the model keeps: sample_landmarks, and answers that do not depend on blocks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from muport.velocity import _fitted_state as _state
-from muport.velocity._fitted_state import Landmarks, landmarks, nearest_time, query, signal_and_noise
+from muport.velocity._fitted_state import (
+    Landmarks,
+    check_query,
+    estimate_time,
+    sample_landmarks,
+    speed_and_uncertainty,
+)
 from muport.velocity.estimation._field import Field, evaluate
 
 
@@ -30,17 +36,17 @@ def field() -> Field:
 
 def test_few_cells_are_all_landmarks():
     x, time, label = cells(50)
-    known = landmarks(x, time, label, ("A", "B"))
+    known = sample_landmarks(x, time, label, ("A", "B"))
     assert np.array_equal(known.x, x)
     assert np.array_equal(known.time, time)
     assert np.array_equal(known.label, label)
 
 
 def test_many_cells_are_sampled_in_their_order(monkeypatch):
-    monkeypatch.setattr(_state, "_LANDMARKS", 30)
+    monkeypatch.setattr(_state, "_MAX_LANDMARKS", 30)
     x, time, label = cells(200)
     x[:, 0] = np.arange(200)
-    known, again, other = (landmarks(x, time, label, (), seed) for seed in (1, 1, 2))
+    known, again, other = (sample_landmarks(x, time, label, (), seed) for seed in (1, 1, 2))
     row = known.x[:, 0].astype(int)
     assert len(np.unique(row)) == 30
     assert (np.diff(row) > 0).all()
@@ -54,17 +60,8 @@ def test_time_is_the_median_of_the_nearest():
     x, time, label = cells(100)
     known = Landmarks(x, time, label, ())
     near = np.linalg.norm(x[:10, None] - x[None], axis=2).argsort(axis=1)[:, :7]
-    assert np.allclose(nearest_time(x[:10], known, k=7), np.median(time[near], axis=1))
-    assert nearest_time(x[:3], Landmarks(x[:2], time[:2], label[:2], ())).shape == (3,)
-
-
-def test_blocks_change_nothing(field, monkeypatch):
-    x, time, _ = cells(60)
-    whole, latent = evaluate(field, x, time), evaluate(field, x, time, field.latent)
-    monkeypatch.setattr(_state, "_BLOCK", 7)
-    assert np.allclose(evaluate(field, x, time), whole, atol=1e-6)
-    assert np.allclose(evaluate(field, x, time, field.latent), latent, atol=1e-6)
-    assert latent.shape == (60, 3)
+    assert np.allclose(estimate_time(x[:10], known, k=7), np.median(time[near], axis=1))
+    assert estimate_time(x[:3], Landmarks(x[:2], time[:2], label[:2], ())).shape == (3,)
 
 
 def test_noise_is_the_spread_of_the_members_and_the_misfit(field):
@@ -72,7 +69,7 @@ def test_noise_is_the_spread_of_the_members_and_the_misfit(field):
 
     x, time, _ = cells(20)
     members = field.members(torch.from_numpy(x), torch.from_numpy(time.astype(np.float32))).numpy()
-    length, spread = signal_and_noise(field, x, time)
+    length, spread = speed_and_uncertainty(field, x, time)
     square = members.var(axis=0, ddof=1).sum(axis=1) + float(field.misfit) ** 2
     assert field.misfit > 0
     assert np.allclose(spread, np.sqrt(square), rtol=1e-4)
@@ -82,8 +79,12 @@ def test_noise_is_the_spread_of_the_members_and_the_misfit(field):
 def test_one_time_serves_all_places(field):
     x, time, label = cells(30)
     known = Landmarks(x, time, label, ())
-    assert np.array_equal(query(field, known, x, 0.3), query(field, known, x, np.full(30, 0.3)))
-    assert np.array_equal(query(field, known, x), query(field, known, x, np.median(time)))
+
+    def query(when=None):
+        return evaluate(field, *check_query(x, when, known))
+
+    assert np.array_equal(query(0.3), query(np.full(30, 0.3)))
+    assert np.array_equal(query(), query(np.median(time)))
 
 
 @pytest.mark.parametrize(("positions", "time", "match"), [
@@ -92,7 +93,7 @@ def test_one_time_serves_all_places(field):
     (np.zeros((3, 4)), np.nan, "pseudotime_values.*NaN"),
     (np.full((3, 4), np.nan), 0.1, "positions.*NaN"),
 ], ids=["width", "times", "time", "place"])  # fmt: skip
-def test_bad_queries_are_named(field, positions, time, match):
+def test_bad_queries_are_named(positions, time, match):
     x, when, label = cells(30)
     with pytest.raises(ValueError, match=match):
-        query(field, Landmarks(x, when, label, ()), positions, time)
+        check_query(positions, time, Landmarks(x, when, label, ()))

@@ -1,7 +1,19 @@
 """Velocity fields from optimal transport between cells of successive times.
 
-:class:`Velocity` is the model. The functions of an AnnData or MuData are its steps under the names of VelOT, for use as
-in scanpy; those of arrays are what both are made of.
+:class:`Velocity` is the model. Its steps are also functions of an AnnData or MuData, under the names of VelOT, for use
+as in scanpy, and functions of arrays.
+
+In the order of reading:
+
+- ``_hyperparameters``: all choices of the method, and the range of each
+- ``estimation``: from cells and times to a velocity field
+- ``dynamics``: paths through the field
+- ``fates``: the Markov chain of cells, its terminal states, macrostates and drivers
+- ``_fitted_state``: what a fitted model keeps and saves
+- ``_inference``: methods after training that evaluate the field, or follow it
+- ``_fate_inference``: methods after training that read the Markov chain of cells
+- ``_model``: the model class, set-up and training
+- ``velot``: the steps as functions of an AnnData or MuData
 """
 
 from muport.velocity._model import Velocity

@@ -1,4 +1,4 @@
-"""What a velocity model keeps: a network, and a sample of the cells it was fitted to."""
+"""What a fitted velocity model keeps: a network, and a sample of the cells it was fitted to."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from muport.velocity.estimation._field import Field
+    from muport.velocity.estimation._pipeline import TimedCells
 
-__all__ = ["Landmarks", "VelocityState", "landmarks", "nearest_time", "query", "signal_and_noise"]
+__all__ = [
+    "Landmarks", "VelocityState", "check_query", "estimate_time", "sample_landmarks", "speed_and_uncertainty",
+]  # fmt: skip
 
-_LANDMARKS = 10_000  # cells kept: their tangent planes and clusters serve the paths
+_MAX_LANDMARKS = 10_000  # cells kept: paths use their tangent spaces and labels
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class VelocityState:
     speed: float
 
 
-def landmarks(
+def sample_landmarks(
     x: NDArray[np.float32],
     time: NDArray[np.float64],
     label: NDArray[np.int64],
@@ -73,46 +76,45 @@ def landmarks(
 ) -> Landmarks:
     """Sample at most 10,000 cells, in their order."""
     n = len(x)
-    chosen = np.arange(n)
-    if n > _LANDMARKS:
-        chosen = np.sort(np.random.default_rng(random_state).choice(n, _LANDMARKS, replace=False))
-    return Landmarks(np.ascontiguousarray(x[chosen]), time[chosen], label[chosen], labels)
+    rows = np.arange(n)
+    if n > _MAX_LANDMARKS:
+        rows = np.sort(np.random.default_rng(random_state).choice(n, _MAX_LANDMARKS, replace=False))
+    return Landmarks(np.ascontiguousarray(x[rows]), time[rows], label[rows], labels)
 
 
-def nearest_time(x: NDArray[np.float32], known: Landmarks, k: int = 15) -> NDArray[np.float64]:
-    """(n,) median time of the nearest landmarks: the time of cells whose own is not known."""
-    near = knn(known.x, min(k, len(known.x)), query=x).indices
-    found: NDArray[np.float64] = np.median(known.time[near], axis=1)
-    return found
+def estimate_time(x: NDArray[np.float32], landmarks: Landmarks, k: int = 15) -> NDArray[np.float64]:
+    """(n,) median time of the k nearest landmarks, for cells without a time of their own."""
+    neighbors = knn(landmarks.x, min(k, len(landmarks.x)), query=x).indices
+    time: NDArray[np.float64] = np.median(landmarks.time[neighbors], axis=1)
+    return time
 
 
-def signal_and_noise(
+def speed_and_uncertainty(
     field: Field, x: NDArray[np.float32], time: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(n,) length of the velocity, and (n,) its standard deviation, all dimensions together: members and misfit."""
+    """(n,) length of the velocity, and (n,) its standard deviation over all dimensions, from members and misfit."""
     if len(field.member_weight) < 2:
         raise ValueError("there are no members to compare: train with n_bootstrap of at least 2.")
 
-    def both(points: Tensor, when: Tensor) -> Tensor:
-        spread = (field.members(points, when).var(dim=0).sum(dim=1) + field.misfit.square()).sqrt()
-        return torch.stack([field(points, when).norm(dim=1), spread], dim=1)
+    def both(points: Tensor, times: Tensor) -> Tensor:
+        variance = field.members(points, times).var(dim=0).sum(dim=1) + field.misfit.square()
+        return torch.stack([field(points, times).norm(dim=1), variance.sqrt()], dim=1)
 
-    length, spread = evaluate(field, x, time, both).T
-    return length, spread
+    speed, uncertainty = evaluate(field, x, time, both).T
+    return speed, uncertainty
 
 
-def query(
-    field: Field, known: Landmarks, positions: Any, time: Any = None, return_std: bool = False
-) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(n, d) velocity at any place and time, and, if asked, (n,) its standard deviation."""
+def check_query(
+    positions: Any, pseudotime_values: Any, reference: Landmarks | TimedCells
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """(n, d) positions and (n,) times at which a field is evaluated; by default the median time of the reference."""
     x = as_points(positions, "positions")
-    if x.shape[1] != known.x.shape[1]:
-        raise ValueError(f"positions have {x.shape[1]} coordinates, but the field has {known.x.shape[1]}.")
-    when = np.asarray(np.median(known.time) if time is None else time, dtype=np.float64)
-    if when.shape not in ((), (len(x),)) or not np.isfinite(when).all():
+    if x.shape[1] != reference.x.shape[1]:
+        raise ValueError(f"positions have {x.shape[1]} coordinates, but the field has {reference.x.shape[1]}.")
+    times = np.median(reference.time) if pseudotime_values is None else pseudotime_values
+    time = np.asarray(times, dtype=np.float64)
+    if time.shape not in ((), (len(x),)) or not np.isfinite(time).all():
         raise ValueError(
-            f"pseudotime_values has shape {when.shape} or NaN: give one time, or one for each of {len(x)}."
+            f"pseudotime_values has shape {time.shape} or NaN: give one time, or one for each of {len(x)}."
         )
-    when = np.broadcast_to(when, len(x))
-    velocity = evaluate(field, x, when)
-    return (velocity, signal_and_noise(field, x, when)[1]) if return_std else velocity
+    return x, np.broadcast_to(time, len(x))

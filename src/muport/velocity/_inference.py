@@ -1,42 +1,48 @@
-"""What a fitted field tells of its cells: where they go, how they end, and which features go with it."""
+"""What a fitted velocity model says of its cells and of others: velocities, their uncertainty, and paths."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
+from muport._checks import check_option
+from muport._keys import UNLABELED_CATEGORY
+from muport.data import MuDataModel
+from muport.velocity._fitted_state import VelocityState, check_query, estimate_time, speed_and_uncertainty
+from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.dynamics._embedding_projection import project
 from muport.velocity.dynamics._manifold import knn_field
 from muport.velocity.dynamics._start_cells import source_range
 from muport.velocity.dynamics._trajectories import Trajectories, flow_particles, trace_trajectories
 from muport.velocity.estimation._field import evaluate
-from muport.velocity.fates._drivers import correlate_features, feature_velocity
-from muport.velocity.fates._fate_probabilities import committor, fate_probabilities
-from muport.velocity.fates._macrostates import MetaStates, meta_states
-from muport.velocity.fates._terminal_states import terminal_states
-from muport.velocity.fates._transition_matrix import cell_kernel
+from muport.velocity.estimation._pipeline import TimedCells, pair_windows, transport_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import scipy.sparse as sp
+    import anndata
+    import mudata
     from numpy.typing import NDArray
 
+    from muport.data import Rows
     from muport.velocity.estimation._field import Field
+    from muport.velocity.estimation._raw_velocity import RawVelocity
 
-__all__ = ["FateMixin", "FlowMixin", "Population"]
+    type Data = mudata.MuData | anndata.AnnData
+
+__all__ = ["FittedCells", "VelocityInference"]
 
 
 @dataclass(frozen=True, eq=False)
-class Population:
-    """The cells of the fit, or, where the model has no data, its landmarks.
+class FittedCells:
+    """The cells of the fit, or, if the model has no data, its landmarks.
 
     Attributes
     ----------
+    field
+        The field that was fitted to them.
     x
         (n, d) float32 coordinates.
     time
@@ -47,27 +53,157 @@ class Population:
         Names of the cells.
     """
 
+    field: Field
     x: NDArray[np.float32]
     time: NDArray[np.float64]
     labels: NDArray[np.str_] | None
     names: pd.Index
 
-
-class _Answering:
-    """What the model gives to the answers."""
-
-    @abstractmethod
-    def _population(self) -> Population: ...
-
-    @abstractmethod
-    def _field(self) -> Field: ...
-
-    @abstractmethod
-    def _features(self, layer: str | None, modality: str | None) -> tuple[Any, pd.Index]: ...
+    @cached_property
+    def velocity(self) -> NDArray[np.float32]:
+        """(n, d) float32 values of the field."""
+        return evaluate(self.field, self.x, self.time)
 
 
-class FlowMixin(_Answering):
-    """Trajectories, flows and pictures of the field."""
+class VelocityInference(MuDataModel):
+    """Methods of a trained model that evaluate the field, or follow it."""
+
+    _state_class: ClassVar[type] = VelocityState
+    #: Raw velocities of the cells of the fit, computed when first asked for.
+    _raw: RawVelocity | None = None
+
+    def get_velocity(self, mdata: Data | None = None, kind: Literal["smooth", "raw"] = "smooth") -> NDArray[np.float32]:
+        """Return the velocity of each cell.
+
+        Parameters
+        ----------
+        mdata
+            Cells; by default those the model was set up with. Other cells need not be set up; without a time they get
+            the median time of the nearest cells of the fit.
+        kind
+            ``"smooth"``: the field at the cell. ``"raw"``: the difference quotient of the transports, for the cells
+            of the fit only; 0 where a cell is in no window.
+
+        Returns
+        -------
+        (n_obs, d) float32, in units of the representation per unit of time.
+
+        Raises
+        ------
+        ValueError
+            If `kind` is unknown, or raw velocities of other cells are asked for.
+        """
+        check_option("kind", kind, ("smooth", "raw"))
+        if kind == "smooth":
+            rows, time = self._rows_and_times(mdata)
+            return rows.to_cells(evaluate(self._field(), rows.x, time))
+        if mdata is not None:
+            raise ValueError("kind='raw' is known for the cells of the fit only: leave mdata out, or use 'smooth'.")
+        rows, raw = self._raw_velocity()
+        return rows.to_cells(raw.velocity)
+
+    def get_confidence(self, mdata: Data | None = None) -> NDArray[np.float32]:
+        """Return the confidence in the velocity of each cell: ``|v|^2 / (|v|^2 + sd^2)``, with sd the uncertainty.
+
+        Parameters
+        ----------
+        mdata
+            Cells, as in :meth:`get_velocity`.
+
+        Returns
+        -------
+        (n_obs,) float32 in 0..1.
+        """
+        speed, uncertainty = self._speed_and_uncertainty(mdata)
+        total = np.maximum(speed**2 + uncertainty**2, np.finfo(np.float32).tiny)
+        confidence: NDArray[np.float32] = speed**2 / total
+        return confidence
+
+    def get_uncertainty(self, mdata: Data | None = None) -> NDArray[np.float32]:
+        """Return the standard deviation of the velocity of each cell.
+
+        Its square is the variance over refits on resampled windows, summed over all dimensions, plus the mean square
+        difference between the field and the raw velocities averaged over neighbors. Where branches overlap, the motion
+        of a single cell may differ more from the field.
+
+        Parameters
+        ----------
+        mdata
+            Cells, as in :meth:`get_velocity`.
+
+        Returns
+        -------
+        (n_obs,) float32, in units of the representation per unit of time.
+        """
+        return self._speed_and_uncertainty(mdata)[1]
+
+    def get_growth(self) -> NDArray[np.float32]:
+        """Return the growth rate of each cell of the fit: log change of mass per unit of time.
+
+        Returns
+        -------
+        (n_obs,) float32, relative to the mean of the cell's window.
+
+        Raises
+        ------
+        ValueError
+            If the model was trained with ``tau=1``, which changes no cell's mass, or has no data.
+        """
+        self._fitted()
+        if self.settings_["tau"] == 1:
+            raise ValueError("growth needs unbalanced transport: train with tau below 1, for example tau=0.95.")
+        rows, raw = self._raw_velocity()
+        return rows.to_cells(raw.growth[:, None])[:, 0]
+
+    def get_latent_representation(self, mdata: Data | None = None) -> NDArray[np.float32]:
+        """Return the network's bottleneck: the velocity is an affine function of these coordinates.
+
+        Parameters
+        ----------
+        mdata
+            Cells, as in :meth:`get_velocity`.
+
+        Returns
+        -------
+        (n_obs, n_latent) float32, row i for ``mdata.obs_names[i]``.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before :meth:`train`.
+        """
+        rows, time = self._rows_and_times(mdata)
+        field = self._field()
+        return rows.to_cells(evaluate(field, rows.x, time, field.latent))
+
+    def query_velocity(
+        self, positions: Any, pseudotime_values: Any = None, return_std: bool = False
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Evaluate the field at any positions and times.
+
+        Parameters
+        ----------
+        positions
+            (n, d) coordinates in the representation.
+        pseudotime_values
+            (n,) times, or one for all; the median time of the fit by default.
+        return_std
+            Return the uncertainty too.
+
+        Returns
+        -------
+        (n, d) float32 velocity, in units of the representation per unit of time; with `return_std` also (n,) float32,
+        its standard deviation.
+
+        Raises
+        ------
+        ValueError
+            If the positions have another width than the model, or there is neither one time nor one for each.
+        """
+        state: VelocityState = self._fitted()
+        x, time = check_query(positions, pseudotime_values, state.landmarks)
+        velocity = evaluate(self._field(), x, time)
+        return (velocity, speed_and_uncertainty(self._field(), x, time)[1]) if return_std else velocity
 
     def compute_trajectories(
         self,
@@ -89,22 +225,22 @@ class FlowMixin(_Answering):
         """Follow the field from cells, forward or backward in time, by a Runge-Kutta solver of order 4.
 
         A path ends after `n_steps`, at either end of the data's time, at the target, or before it is more than ten
-        nearest-neighbour distances from any cell.
+        nearest-neighbor distances from any cell.
 
         Parameters
         ----------
         start_cells
-            Positions of cells to start from; the other conditions are then ignored.
+            Rows of the cells to start from; the other conditions are then ignored.
         start_cluster
             Label to start from.
         target_cluster
-            Keep only paths that come to this label.
+            Keep only paths that reach this label.
         start_pseudotime, end_pseudotime
             Bounds of the start cells' time.
         n_trajectories
-            Paths in each direction; with a target, paths that reach it.
+            Number of paths in each direction; with a target, of paths that reach it.
         n_steps
-            Most steps.
+            Largest number of steps.
         step_size
             Step as a fraction of the range of time: its mean length is that fraction of the mean velocity.
         direction
@@ -112,9 +248,9 @@ class FlowMixin(_Answering):
         k_velocity, use_network
             With ``use_network=False`` the velocities of the `k_velocity` nearest cells are interpolated.
         evolve_pseudotime
-            Whether time goes on along the path.
+            Whether time advances along the path.
         max_attempts_factor
-            With a target: most starts tried, as a multiple of `n_trajectories`.
+            With a target: largest number of starts, as a multiple of `n_trajectories`.
         random_state
             Seed of the choice of start cells.
 
@@ -127,11 +263,11 @@ class FlowMixin(_Answering):
         KeyError
             If a label does not exist.
         ValueError
-            If no cell fulfils the conditions, the target was never reached, or a number is out of range.
+            If no cell satisfies the conditions, the target was never reached, or a number is out of range.
         """
-        cells, field = self._population(), self._field()
+        cells = self._cells()
         return trace_trajectories(
-            field if use_network else knn_field(cells.x, evaluate(field, cells.x, cells.time), k_velocity),
+            cells.field if use_network else knn_field(cells.x, cells.velocity, k_velocity),
             cells.x,
             cells.time,
             labels=cells.labels,
@@ -161,26 +297,26 @@ class FlowMixin(_Answering):
         noise_scale: float = 0.0,
         random_state: int = 42,
     ) -> Trajectories:
-        """Let particles flow through the field: x_{n+1} = x_n + dt v(x_n, t_n) + sqrt(2 D dt) eta.
+        """Simulate particles that follow the field with noise: x_{n+1} = x_n + dt v(x_n, t_n) + sqrt(2 D dt) eta.
 
-        D is `diffusion` times the local speed and the median nearest-neighbour distance, and the noise lies in the
+        D is `diffusion` times the local speed and the median nearest-neighbor distance, and the noise is in the
         tangent space of the data. Steps and ends are those of :meth:`compute_trajectories`.
 
         Parameters
         ----------
         n_particles
-            Particles.
+            Number of particles.
         source_cluster
             Label they start from.
         source_pseudotime_min, source_pseudotime_max
-            Without a label: bounds of the source's time, as shares of the range of time; for a pseudotime in [0, 1]
+            Without a label: bounds of the source's time, as fractions of the range of time; for a pseudotime in [0, 1]
             these are its values.
         n_steps
-            Most steps.
+            Largest number of steps.
         step_size
             Step as a fraction of the range of time.
         diffusion
-            Strength of the noise: 0 for none, .1 to .5 is mild, 1 strong.
+            Strength of the noise: 0 is none, .1 to .5 is mild, 1 is strong.
         noise_scale
             Standard deviation of noise added to the starts, in units of the representation.
         random_state
@@ -195,12 +331,12 @@ class FlowMixin(_Answering):
         KeyError
             If the label does not exist.
         ValueError
-            If no cell fulfils the conditions, or a number is out of range.
+            If no cell satisfies the conditions, or a number is out of range.
         """
-        cells = self._population()
+        cells = self._cells()
         low, high = source_range(cells.time, source_cluster, source_pseudotime_min, source_pseudotime_max)
         return flow_particles(
-            self._field(),
+            cells.field,
             cells.x,
             cells.time,
             labels=cells.labels,
@@ -216,216 +352,59 @@ class FlowMixin(_Answering):
         )
 
     def project_to_embedding(self, embedding: Any, n_neighbors: int = 30) -> NDArray[np.float32]:
-        """Carry the velocities into a picture of the same cells, such as UMAP, for drawing only.
+        """Project the velocities into an embedding of the same cells, such as UMAP, for plots only.
 
         Parameters
         ----------
         embedding
-            (n_obs, k) picture.
+            (n_obs, k) embedding.
         n_neighbors
-            Neighbours from which the map between the two is read.
+            Number of neighbors from which the map between the two spaces is estimated.
 
         Returns
         -------
-        (n_obs, k) float32 velocity in the picture, per unit of time.
+        (n_obs, k) float32 velocity in the embedding, per unit of time.
         """
-        cells = self._population()
-        return project(cells.x, evaluate(self._field(), cells.x, cells.time), embedding, n_neighbors=n_neighbors)
+        cells = self._cells()
+        return project(cells.x, cells.velocity, embedding, n_neighbors=n_neighbors)
 
+    def _field(self) -> Field:
+        state: VelocityState = self._fitted()
+        return state.fit.field().to(self.device)
 
-class FateMixin(_Answering):
-    """The chain of cells along the flow: its ends, fates, macrostates and drivers."""
+    def _cells(self) -> FittedCells:
+        state: VelocityState = self._fitted()
+        if self.adata is None:
+            landmarks = state.landmarks
+            x, time, label, labels = landmarks.x, landmarks.time, landmarks.label, landmarks.labels
+            names = pd.Index([f"landmark_{i}" for i in range(len(x))])
+        else:
+            rows = self._rows()
+            assert rows.time is not None
+            x, time = rows.x[np.argsort(rows.cell, kind="stable")], rows.time
+            label, labels, names = rows.label, rows.labels, rows.obs_names
+        label_names = np.array([*labels, UNLABELED_CATEGORY])[label] if labels else None
+        return FittedCells(self._field(), x, time, label_names, names)
 
-    def get_transition_matrix(self, n_neighbors: int = 15) -> sp.csr_matrix:
-        """Return the chain of cells: from each to the neighbours of the place where the field takes it.
+    def _rows_and_times(self, data: Data | None) -> tuple[Rows, NDArray[np.float64]]:
+        """Rows of the data, and a time for each: new cells without a time get that of the nearest landmarks."""
+        state: VelocityState = self._fitted()
+        rows = self._rows(data, require_batch=False, require_time=False)
+        rows.check_width(state.landmarks.x.shape[1])
+        return rows, estimate_time(rows.x, state.landmarks) if rows.time is None else rows.time[rows.cell]
 
-        Parameters
-        ----------
-        n_neighbors
-            Cells to move to.
+    def _speed_and_uncertainty(self, data: Data | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        rows, time = self._rows_and_times(data)
+        per_row = speed_and_uncertainty(self._field(), rows.x, time)
+        per_cell = rows.to_cells(np.stack(per_row, axis=1))
+        return per_cell[:, 0], per_cell[:, 1]
 
-        Returns
-        -------
-        (n_obs, n_obs) row-stochastic sparse matrix, in the order of the cells; CellRank's ``PrecomputedKernel`` takes
-        it.
-        """
-        cells = self._population()
-        velocity = evaluate(self._field(), cells.x, cells.time)
-        return cell_kernel(cells.x, velocity, time=cells.time, k=n_neighbors)
-
-    def get_fates(self, terminal_states: Sequence[str] | None = None, n_neighbors: int = 15) -> pd.DataFrame:
-        """Return the probability that each cell ends in each terminal state.
-
-        Parameters
-        ----------
-        terminal_states
-            Labels that are ends. By default the ends are found in the flow, and named after the most frequent label of
-            their cells.
-        n_neighbors
-            As for :meth:`get_transition_matrix`.
-
-        Returns
-        -------
-        Cells by terminal states; rows sum to 1. Cells that reach no end have zeros, and a warning counts them.
-
-        Raises
-        ------
-        KeyError
-            If a label does not exist.
-        ValueError
-            If no labels were set up, or the flow has no end.
-        """
-        cells = self._population()
-        kernel = self.get_transition_matrix(n_neighbors)
-        codes, names = _ends(cells, kernel, terminal_states)
-        return pd.DataFrame(fate_probabilities(kernel, codes), index=cells.names, columns=names)
-
-    def get_committor(self, source: str, sink: str, n_neighbors: int = 15) -> pd.Series:
-        """Return the probability of each cell to come to one label before another.
-
-        Parameters
-        ----------
-        source, sink
-            Labels: 0 on the first, 1 on the second.
-        n_neighbors
-            As for :meth:`get_transition_matrix`.
-
-        Returns
-        -------
-        One number in 0..1 for each cell.
-
-        Raises
-        ------
-        KeyError
-            If a label does not exist.
-        ValueError
-            If no labels were set up.
-        """
-        cells = self._population()
-        at = [_of_label(cells, name) for name in (source, sink)]
-        values = committor(self.get_transition_matrix(n_neighbors), *at)
-        return pd.Series(values, index=cells.names, name=f"{source} to {sink}")
-
-    def get_states(self, n_states: int | None = None, n_neighbors: int = 15, random_state: int = 0) -> MetaStates:
-        """Coarse-grain the flow into a few soft states with a directed graph and a role for each.
-
-        Parameters
-        ----------
-        n_states
-            Number of states; by the largest gap of the flow's slow modes if not given.
-        n_neighbors
-            As for :meth:`get_transition_matrix`.
-        random_state
-            Seed of the k-means beneath.
-
-        Returns
-        -------
-        Memberships, chain, flux and roles (initial, terminal, branching, cycling, transient), in the order of the flow.
-        """
-        kernel = self.get_transition_matrix(n_neighbors)
-        return meta_states(kernel, self._population().x, n_states, random_state=random_state)
-
-    def get_drivers(
-        self, fates: pd.DataFrame | None = None, layer: str | None = None, modality: str | None = None
-    ) -> pd.DataFrame:
-        """Rank features by their correlation with fate probabilities.
-
-        Parameters
-        ----------
-        fates
-            What :meth:`get_fates` returned; computed if not given.
-        layer
-            Layer of the features; ``X`` by default.
-        modality
-            Modality of the features, for a MuData; the one the model works on by default.
-
-        Returns
-        -------
-        One row for each fate and feature: ``fate``, ``feature``, ``correlation``, ``p_value``, ``q_value``; within a
-        fate the largest correlation comes first.
-
-        Raises
-        ------
-        KeyError
-            If the layer or modality does not exist.
-        ValueError
-            If the fates are not of these cells.
-        """
-        values, names = self._features(layer, modality)
-        found = self.get_fates() if fates is None else fates
-        if len(found) != values.shape[0]:
-            raise ValueError(
-                f"fates has {len(found)} rows, but there are {values.shape[0]} cells: pass those of get_fates."
-            )
-        scores = correlate_features(values, found.to_numpy())
-        tables = [
-            pd.DataFrame(
-                {
-                    "fate": fate,
-                    "feature": names,
-                    "correlation": scores.correlation[:, i],
-                    "p_value": scores.p_value[:, i],
-                    "q_value": scores.q_value[:, i],
-                }
-            ).sort_values("correlation", ascending=False, kind="stable")
-            for i, fate in enumerate(found.columns)
-        ]
-        return pd.concat(tables, ignore_index=True)
-
-    def get_feature_velocity(self, loadings: Any) -> NDArray[np.float32]:
-        """Return velocities in the space of features, through the loadings of the representation.
-
-        Parameters
-        ----------
-        loadings
-            (n_features, d) loadings, such as ``adata.varm["PCs"]``.
-
-        Returns
-        -------
-        (n_obs, n_features) change of each feature per unit of time.
-
-        Raises
-        ------
-        ValueError
-            If the loadings have another width than the representation.
-        """
-        cells = self._population()
-        return feature_velocity(evaluate(self._field(), cells.x, cells.time), loadings)
-
-
-def _of_label(cells: Population, name: str) -> NDArray[np.bool_]:
-    if cells.labels is None:
-        raise ValueError(f"{name!r} names a label, but there are none: set the data up with a labels_key.")
-    chosen: NDArray[np.bool_] = cells.labels == name
-    if not chosen.any():
-        raise KeyError(f"{name!r} is not a label: there are {sorted(set(cells.labels))}.")
-    return chosen
-
-
-def _ends(
-    cells: Population, kernel: sp.csr_matrix, wanted: Sequence[str] | None
-) -> tuple[NDArray[np.int64], list[str]]:
-    """(n,) code of each cell's terminal state, -1 elsewhere, and the names of the states."""
-    if wanted is not None:
-        names = [wanted] if isinstance(wanted, str) else list(wanted)
-        codes = np.full(len(cells.x), -1, np.int64)
-        for code, name in enumerate(names):
-            codes[_of_label(cells, name)] = code
-        return codes, names
-    codes = terminal_states(kernel)
-    if codes.max() < 0:
-        raise ValueError("the flow has no end (it turns in a circle, or rests): name labels in terminal_states.")
-    return codes, _names_of_ends(codes, cells.labels)
-
-
-def _names_of_ends(codes: NDArray[np.int64], labels: NDArray[np.str_] | None) -> list[str]:
-    names: list[str] = []
-    for code in range(int(codes.max()) + 1):
-        if labels is None:
-            names.append(f"end {code + 1}")
-            continue
-        found, count = np.unique(labels[codes == code], return_counts=True)
-        name = str(found[count.argmax()])
-        again = sum(other == name or other.startswith(f"{name} (") for other in names)
-        names.append(name if not again else f"{name} ({again + 1})")
-    return names
+    def _raw_velocity(self) -> tuple[Rows, RawVelocity]:
+        """Raw velocities of the fit. They follow from the data and the settings, so they are not saved."""
+        self._fitted()
+        rows = self._rows()
+        if self._raw is None or len(self._raw.weight) != len(rows.x):
+            hyperparameters, cells = VelocityHyperparameters(**self.settings_), TimedCells.from_rows(rows)
+            windows = pair_windows(cells, hyperparameters)
+            self._raw = transport_cells(cells, windows, hyperparameters, str(self.device))
+        return rows, self._raw

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muport.velocity.estimation._windows import Windows, spatial_windows, time_windows
+from muport.velocity._hyperparameters import VelocityHyperparameters
+from muport.velocity.estimation._windows import Windows, pair_spatial_windows, pair_time_windows
 
 
 def sides(windows: Windows, n: int) -> dict[int, np.ndarray]:
@@ -34,7 +35,7 @@ def test_time_windows_hold_every_cell_on_both_sides(seed, n, values, batches, wi
     rng = np.random.default_rng(seed)
     time = np.r_[0, 1, rng.integers(0, values, n - 2) / (values - 1)]
     batch = rng.integers(0, batches, n)
-    windows = time_windows(time, batch, width=width, random_state=seed)
+    windows = pair_time_windows(time, batch, VelocityHyperparameters(window_size=width, random_state=seed))
     seen = sides(windows, n)
     assert ((seen[1] > 0) | (seen[0] > 0)).all()
     assert ((seen[-1] > 0) | (seen[0] > 0)).all()
@@ -51,7 +52,7 @@ def test_time_windows_hold_every_cell_on_both_sides(seed, n, values, batches, wi
 
 def test_blocks_are_thin_samples_of_the_bin():
     time = np.random.default_rng(0).random(5_000)
-    windows = time_windows(time, fraction=0.1, width=100)
+    windows = pair_time_windows(time, None, VelocityHyperparameters(window_fraction=0.1, window_size=100))
     for b in range(10):
         blocks = [time[windows.block == r] for r in np.unique(windows.block[windows.cluster == b])]
         assert len(blocks) == 5
@@ -60,9 +61,11 @@ def test_blocks_are_thin_samples_of_the_bin():
     assert windows.n_pairs == 9 * 5 + 2 * 5
 
 
-def test_a_large_tie_is_dealt_in_an_order_of_the_seed_not_of_the_rows():
+def test_a_large_tie_is_split_in_an_order_of_the_seed_not_of_the_rows():
     time = np.repeat([2.0, 4.0, 6.0], [100, 1_000, 1_000])
-    first, again, other = (time_windows(time, random_state=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        pair_time_windows(time, None, VelocityHyperparameters(random_state=seed)) for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first.source, again.source)
     assert (first.source != other.source).any()
     rows = np.arange(len(time))
@@ -76,50 +79,50 @@ def test_a_large_tie_is_dealt_in_an_order_of_the_seed_not_of_the_rows():
 def test_batches_are_paired_with_themselves_where_they_hold_both_bins():
     rng = np.random.default_rng(1)
     time, batch = rng.random(2_000), rng.choice(["a", "b"], 2_000)
-    windows = time_windows(time, batch)
+    windows = pair_time_windows(time, batch)
     for source, target in zip(windows.source, windows.target, strict=True):
         assert len(set(batch[source[source >= 0]]) | set(batch[target[target >= 0]])) == 1
 
 
 def test_batches_of_one_day_each_are_pooled():
     day = np.repeat([0.0, 1.0, 2.0], 60)
-    windows = time_windows(day, day.astype(int))
+    windows = pair_time_windows(day, day.astype(int))
     assert not windows.mutual.any()
     assert sorted(windows.direction.tolist()) == [-1, -1, 0, 0, 1, 1]
 
 
 def test_cost_is_linear_in_cells():
     rng = np.random.default_rng(0)
-    few, many = (time_windows(rng.random(n)) for n in (20_000, 80_000))
+    few, many = (pair_time_windows(rng.random(n)) for n in (20_000, 80_000))
     assert few.source.shape[1] == pytest.approx(many.source.shape[1], abs=8)
     assert many.n_pairs == pytest.approx(4 * few.n_pairs, rel=0.05)
 
 
 @pytest.mark.parametrize(
-    ("time", "options", "match"),
+    ("time", "batch", "match"),
     [
-        ([1.0, np.nan] * 30, {}, "not finite for 30 cells, e.g. cell 1"),
-        ([3.0] * 60, {}, "single value"),
-        (np.ones((3, 2)), {}, "one number per cell"),
-        (np.arange(60.0), {"fraction": 0.7}, "fraction=0.7"),
-        (np.arange(60.0), {"width": 1}, "width=1"),
-        (np.arange(60.0), {"batch": np.zeros(3)}, "batch has shape"),
+        ([1.0, np.nan] * 30, None, "not finite for 30 cells, e.g. cell 1"),
+        ([3.0] * 60, None, "single value"),
+        (np.ones((3, 2)), None, "one number per cell"),
+        (np.arange(60.0), np.zeros(3), "batch has shape"),
     ],
 )
-def test_bad_time_windows(time, options, match):
+def test_bad_time_windows(time, batch, match):
     with pytest.raises(ValueError, match=match):
-        time_windows(time, **options)
+        pair_time_windows(time, batch)
 
 
 def test_time_that_is_text():
     with pytest.raises(TypeError, match="time must be numbers"):
-        time_windows(["day 2"] * 60)
+        pair_time_windows(["day 2"] * 60)
 
 
 def spatial(n: int, **options) -> list[tuple[int, int]]:
     """First and last time of the windows of one region of n cells with times 0..n-1."""
     time = np.arange(float(n))
-    windows = spatial_windows(time[:, None], time, cluster=["only"] * n, **options)
+    windows = pair_spatial_windows(
+        time[:, None], time, ["only"] * n, hyperparameters=VelocityHyperparameters(**options)
+    )
     pairs = windows.direction == 1
     tables = [*windows.source[pairs], windows.target[pairs][-1]]
     return [(int(one[one >= 0].min()), int(one.max())) for one in tables]
@@ -145,7 +148,9 @@ def test_spatial_windows_stay_in_region_and_batch():
     rng = np.random.default_rng(0)
     x = np.r_[rng.normal(size=(300, 2)), rng.normal(size=(300, 2)) + 20]
     time, batch = rng.random(600), rng.integers(0, 2, 600)
-    windows = spatial_windows(x, time, batch=batch, n_clusters=2, window_size=50)
+    windows = pair_spatial_windows(
+        x, time, batch=batch, hyperparameters=VelocityHyperparameters(n_clusters=2, window_size=50)
+    )
     assert set(windows.cluster) == {0, 1}
     for source, target in zip(windows.source, windows.target, strict=True):
         cells = np.r_[source[source >= 0], target[target >= 0]]
@@ -156,22 +161,10 @@ def test_spatial_windows_stay_in_region_and_batch():
 
 def test_a_region_too_small_is_left_out():
     cluster = np.r_[np.zeros(100), np.ones(30)]
-    windows = spatial_windows(np.zeros((130, 1)), np.arange(130.0), cluster)
+    windows = pair_spatial_windows(np.zeros((130, 1)), np.arange(130.0), cluster)
     assert (windows.block[:100] >= 0).all()
     assert (windows.block[100:] == -1).all()
     with pytest.raises(ValueError, match="no region has two windows of min_window_size=90"):
-        spatial_windows(np.zeros((130, 1)), np.arange(130.0), cluster, min_window_size=90)
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"overlap_fraction": 1.0}, "overlap_fraction=1.0"),
-        ({"tail_handling": "keep"}, "tail_handling='keep'"),
-        ({"min_window_size": 0}, "min_window_size=0"),
-        ({"n_clusters": 0}, "n_clusters=0"),
-    ],
-)
-def test_bad_spatial_windows(options, match):
-    with pytest.raises(ValueError, match=match):
-        spatial_windows(np.zeros((100, 2)), np.arange(100.0), **options)
+        pair_spatial_windows(
+            np.zeros((130, 1)), np.arange(130.0), cluster, hyperparameters=VelocityHyperparameters(min_window_size=90)
+        )

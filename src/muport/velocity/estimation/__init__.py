@@ -4,9 +4,9 @@ In the order of reading:
 
 - ``_windows``: which cells are transported onto which
 - ``_raw_velocity``: the velocity of each cell, from the couplings of its windows
-- ``_averaging``: raw velocities averaged over neighboring cells
 - ``_wiener_filter``: coordinates denoised by one linear map
-- ``_field``: the network v(x, t), with bootstrap members and derivatives
+- ``_averaging``: raw velocities averaged over neighboring cells
+- ``_field``: the network v(x, t), with bootstrap members and its Jacobian
 - ``_field_training``: the fit of the network to raw velocities
 - ``_pipeline``: all steps together
 """

@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from muport.neighbors import knn
-from muport.velocity.estimation._averaging import averaged, enough_steps, with_misfit
+from muport.velocity.estimation._averaging import add_misfit, average_over_neighbors, limit_steps
 from muport.velocity.estimation._field_training import fit_field
-from muport.velocity.estimation._raw_velocity import RawVelocity, ot_velocity
-from muport.velocity.estimation._wiener_filter import Shrinkage, folded, shrinkage
-from muport.velocity.estimation._windows import Windows, spatial_windows, time_windows
+from muport.velocity.estimation._raw_velocity import RawVelocity, estimate_raw_velocity
+from muport.velocity.estimation._wiener_filter import WienerFilter, apply_before_field, fit_wiener_filter
+from muport.velocity.estimation._windows import Windows, pair_spatial_windows, pair_time_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from muport.velocity._hyperparameters import VelocityHyperparameters
     from muport.velocity.estimation._field_training import FieldFit
 
-__all__ = ["Cells", "Settings", "fit_network", "raw_velocity", "windows_of"]
+__all__ = ["TimedCells", "fit_network", "pair_windows", "transport_cells"]
 
-_WIDTH = 128  # cells of a block of a time bin
-_LEAST = 20  # cells that two windows take
-_FITTED = 50_000  # cells that the network is fitted to: the search for neighbours of more would take most of the time
-_NEIGHBORS = 30  # of which the transport to a cell that is not one of them costs more
-_CHOICES = {
-    "windows": ("time", "spatial"),
-    "difference": ("central", "forward"),
-    "tail_handling": ("force", "drop", "split"),
-}
-_AT_LEAST = {  # the least value, and whether it must be a whole number
-    "n_clusters": (1, True), "window_size": (2, True), "min_window_size": (2, True), "tail_threshold": (0, True),
-    "lambda_time": (0, False), "lambda_knn": (0, False), "n_steps": (2, True), "batch_size": (1, True),
-    "lambda_smooth": (0, False), "lambda_curl": (0, False), "lambda_divergence": (0, False), "k_smooth": (1, True),
-    "n_bootstrap": (0, True), "random_state": (0, True), "hidden_dim": (1, True), "n_latent": (1, True),
-}  # fmt: skip
-_AT_MOST = {"window_fraction": 0.5, "tau": 1.0}  # above 0
+_MIN_CELLS = 20  # two windows need that many
+_MAX_FITTED = 50_000  # cells that the network is fitted to: with more, most of the time is the search for neighbors
+_COST_NEIGHBORS = 30  # with lambda_knn, a transport between cells that are not among these costs more
 
 
 @dataclass(frozen=True)
-class Cells:
+class TimedCells:
     """Cells as the method sees them.
 
     Attributes
@@ -53,7 +41,7 @@ class Cells:
     time
         (n,) float64 times, in the user's unit.
     batch, spatial
-        (n,) int64 codes, or None: one batch; clusters to be found.
+        (n,) int64 codes, or None: one batch; regions found by k-means.
     """
 
     x: NDArray[np.float32]
@@ -62,190 +50,78 @@ class Cells:
     spatial: NDArray[np.int64] | None = None
 
     @cached_property
-    def filter(self) -> Shrinkage:
-        """The filter that takes noise out of the coordinates."""
-        return shrinkage(self.x, self.time)
+    def wiener_filter(self) -> WienerFilter:
+        """The filter of these coordinates."""
+        return fit_wiener_filter(self.x, self.time)
 
     @cached_property
     def denoised(self) -> NDArray[np.float32]:
         """(n, d) float32 coordinates after the filter."""
-        return self.filter(self.x)
+        return self.wiener_filter(self.x)
 
     @classmethod
-    def of(cls, rows: Any) -> Cells:
-        """From the rows that the data side reads, which have a time."""
+    def from_rows(cls, rows: Any) -> TimedCells:
+        """Take the cells of :class:`muport.data.Rows` with a time."""
         batch = rows.batch if len(rows.batches) > 1 else None
         return cls(rows.x, rows.time[rows.cell], batch, None if rows.spatial is None else rows.spatial[rows.cell])
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What `train` was asked for; the meaning of each stands there.
-
-    Raises
-    ------
-    ValueError
-        If a value is outside its range; names it.
-    """
-
-    windows: Literal["time", "spatial"] = "time"
-    difference: Literal["central", "forward"] = "central"
-    window_fraction: float = 0.05
-    window_size: int | None = None
-    n_clusters: int | None = None
-    overlap_fraction: float = 0.5
-    min_window_size: int = 20
-    tail_handling: Literal["force", "drop", "split"] = "force"
-    tail_threshold: int = 10
-    reg: float | None = None
-    reg_scale: float = 0.5
-    tau: float = 0.98
-    lambda_time: float = 0.0
-    lambda_knn: float = 0.0
-    n_steps: int = 400
-    batch_size: int = 256
-    lr: float | None = None
-    hidden_dim: int = 128
-    n_latent: int = 32
-    lambda_smooth: float = 0.0
-    lambda_curl: float = 0.0
-    lambda_divergence: float = 0.0
-    k_smooth: int = 15
-    use_time: bool = True
-    denoise: bool = True
-    n_bootstrap: int = 20
-    random_state: int = 0
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            _check(f.name, getattr(self, f.name))
+def pair_windows(cells: TimedCells, hyperparameters: VelocityHyperparameters) -> Windows:
+    """Pair time windows, or spatial windows, as the hyperparameters say."""
+    if len(cells.x) < _MIN_CELLS:
+        raise ValueError(f"there are {len(cells.x)} cells: two windows need at least {_MIN_CELLS} cells.")
+    if hyperparameters.windows == "time":
+        return pair_time_windows(cells.time, cells.batch, hyperparameters)
+    return pair_spatial_windows(cells.x, cells.time, cells.spatial, cells.batch, hyperparameters)
 
 
-def _check(name: str, value: Any) -> None:
-    if name in _CHOICES:
-        if value not in _CHOICES[name]:
-            raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, _CHOICES[name]))}.")
-        return
-    if value is None and name in ("n_clusters", "window_size", "reg", "lr"):
-        return
-    if name in ("use_time", "denoise"):
-        if not isinstance(value, bool):
-            raise TypeError(f"{name}={value!r} must be True or False.")
-        return
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not number or not np.isfinite(value):
-        raise ValueError(f"{name}={value!r} must be a finite number.")
-    if name in _AT_LEAST:
-        least, whole = _AT_LEAST[name]
-        if value < least or (whole and int(value) != value):
-            raise ValueError(f"{name}={value!r} must be {'an integer' if whole else 'a number'} of at least {least}.")
-    elif name == "overlap_fraction":
-        if not 0 <= value < 1:
-            raise ValueError(f"overlap_fraction={value!r} must be at least 0 and below 1.")
-    elif name in _AT_MOST:
-        if not 0 < value <= _AT_MOST[name]:
-            raise ValueError(f"{name}={value!r} must be above 0 and at most {_AT_MOST[name]:g}.")
-    elif value <= 0:
-        raise ValueError(f"{name}={value!r} must be positive.")
-
-
-def windows_of(cells: Cells, settings: Settings) -> Windows:
-    """Pair the windows that `settings` ask for."""
-    if len(cells.x) < _LEAST:
-        raise ValueError(f"there are {len(cells.x)} cells: two windows need at least {_LEAST} cells.")
-    if settings.windows == "time":
-        return time_windows(
-            cells.time,
-            cells.batch,
-            fraction=settings.window_fraction,
-            width=settings.window_size or _WIDTH,
-            random_state=settings.random_state,
-        )
-    return spatial_windows(
-        cells.x,
-        cells.time,
-        cells.spatial,
-        cells.batch,
-        n_clusters=settings.n_clusters,
-        window_size=settings.window_size,
-        overlap_fraction=settings.overlap_fraction,
-        min_window_size=settings.min_window_size,
-        tail_handling=settings.tail_handling,
-        tail_threshold=settings.tail_threshold,
-        random_state=settings.random_state,
-    )
-
-
-def raw_velocity(cells: Cells, windows: Windows, settings: Settings, device: str = "cpu") -> RawVelocity:
-    """Transport the windows that are paired, between denoised places if `settings` say so."""
-    x = cells.denoised if settings.denoise else cells.x
-    near = knn(x, min(_NEIGHBORS, len(x) - 1)).indices if settings.lambda_knn > 0 else None
-    return ot_velocity(
-        x,
-        cells.time,
-        windows,
-        reg=settings.reg,
-        reg_scale=settings.reg_scale,
-        tau=settings.tau,
-        lambda_time=settings.lambda_time,
-        lambda_knn=settings.lambda_knn,
-        neighbors=near,
-        difference=settings.difference,
-        device=device,
-    )
+def transport_cells(
+    cells: TimedCells, windows: Windows, hyperparameters: VelocityHyperparameters, device: str = "cpu"
+) -> RawVelocity:
+    """Estimate raw velocities from the transport between paired windows, of denoised coordinates if asked for."""
+    x = cells.denoised if hyperparameters.denoise else cells.x
+    neighbors = knn(x, min(_COST_NEIGHBORS, len(x) - 1)).indices if hyperparameters.lambda_knn > 0 else None
+    return estimate_raw_velocity(x, cells.time, windows, hyperparameters, neighbors=neighbors, device=device)
 
 
 def fit_network(
-    cells: Cells,
+    cells: TimedCells,
     raw: RawVelocity,
-    settings: Settings,
+    hyperparameters: VelocityHyperparameters,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> FieldFit:
-    """Fit the field to the raw velocities; it takes the coordinates of the cells, denoised or not.
+    """Fit the field to the raw velocities; the field takes the coordinates as they are, before the filter.
 
-    Of many cells it is fitted to a random 50,000: cost and memory of the fit grow no further.
+    With more than 50,000 cells it is fitted to a random sample of that size, which limits time and memory.
     """
-    x, mean, n_steps = cells.x, None, settings.n_steps
-    raw = _thinned(raw, settings.random_state)
-    if settings.denoise:
-        x = cells.denoised
-        found = averaged(x, cells.time, raw, cells.filter.noise, settings.k_smooth, random_state=settings.random_state)
-        mean = found.raw
-        n_steps = enough_steps(int((raw.weight > 0).sum()), found.noise, settings.batch_size, settings.n_steps)
-    near = knn(x, min(settings.k_smooth, len(x) - 1)).indices if settings.lambda_smooth > 0 else None
+    seed, k_smooth = hyperparameters.random_state, hyperparameters.k_smooth
+    x, averaged = cells.x, None
+    raw = _sample_weights(raw, seed)
+    if hyperparameters.denoise:
+        x, noise_variance = cells.denoised, cells.wiener_filter.noise_variance
+        averaged = average_over_neighbors(x, cells.time, raw, noise_variance, k_smooth, random_state=seed)
+        n_steps = limit_steps(
+            int((raw.weight > 0).sum()), averaged.noise_ratio, hyperparameters.batch_size, hyperparameters.n_steps
+        )
+        hyperparameters = replace(hyperparameters, n_steps=n_steps)
+    neighbors = knn(x, min(k_smooth, len(x) - 1)).indices if hyperparameters.lambda_smooth > 0 else None
+    target = None if averaged is None else averaged.raw.velocity
     fit = fit_field(
-        x,
-        cells.time,
-        raw,
-        target=None if mean is None else mean.velocity,
-        n_steps=n_steps,
-        batch_size=settings.batch_size,
-        hidden_dim=settings.hidden_dim,
-        n_latent=settings.n_latent,
-        lr=settings.lr,
-        lambda_smooth=settings.lambda_smooth,
-        lambda_curl=settings.lambda_curl,
-        lambda_divergence=settings.lambda_divergence,
-        neighbors=near,
-        use_time=settings.use_time,
-        n_bootstrap=settings.n_bootstrap,
-        random_state=settings.random_state,
-        device=device,
-        progress=progress,
+        x, cells.time, raw, hyperparameters, target=target, neighbors=neighbors, device=device, progress=progress
     )
-    if mean is None:
+    if averaged is None:
         return fit
-    fit = folded(fit, cells.filter)
-    return with_misfit(fit, cells.x, cells.time, mean, cells.filter.inverse, random_state=settings.random_state)
+    fit = apply_before_field(fit, cells.wiener_filter)
+    return add_misfit(fit, cells.x, cells.time, averaged.raw, cells.wiener_filter.inverse, random_state=seed)
 
 
-def _thinned(raw: RawVelocity, random_state: int) -> RawVelocity:
-    """Raw velocities of which at most `_FITTED`, drawn at random, keep their weight."""
+def _sample_weights(raw: RawVelocity, random_state: int) -> RawVelocity:
+    """Raw velocities in which a random sample of `_MAX_FITTED` covered cells keep their weight."""
     covered = np.flatnonzero(raw.weight > 0)
-    if len(covered) <= _FITTED:
+    if len(covered) <= _MAX_FITTED:
         return raw
     weight = np.zeros_like(raw.weight)
-    kept = np.random.default_rng(random_state).permutation(covered)[:_FITTED]
+    kept = np.random.default_rng(random_state).permutation(covered)[:_MAX_FITTED]
     weight[kept] = raw.weight[kept]
     return replace(raw, weight=weight)

@@ -1,4 +1,4 @@
-"""Noise taken out of coordinates by one linear map: what lies along no direction of the data is drawn to their mean."""
+"""Coordinates denoised by one linear map, Wiener's filter, and a field that takes account of the map."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 import torch
 
 from muport.neighbors import as_points
-from muport.velocity.estimation._raw_velocity import bandwidth
-from muport.velocity.estimation._windows import time_windows
+from muport.velocity.estimation._raw_velocity import squared_neighbor_distance
+from muport.velocity.estimation._windows import pair_time_windows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.velocity.estimation._field_training import FieldFit
 
-__all__ = ["Shrinkage", "folded", "shrinkage"]
+__all__ = ["WienerFilter", "apply_before_field", "fit_wiener_filter"]
 
-_HALF = 0.5  # share of a direction's variance above which its velocities are given their length back
+_HALF = 0.5  # share of a direction's variance kept by the filter above which velocities get their full length back
 
 
 @dataclass(frozen=True, eq=False)
-class Shrinkage:
+class WienerFilter:
     """The map y = c + M (x - c).
 
     Attributes
@@ -33,44 +33,44 @@ class Shrinkage:
         (d,) mean c of the data.
     matrix
         (d, d) symmetric matrix M, its eigenvalues from 0 to 1.
-    noise
+    noise_variance
         Variance of the noise in each coordinate, in squared units of the data.
     """
 
     center: NDArray[np.float64]
     matrix: NDArray[np.float64]
-    noise: float
+    noise_variance: float
 
     @cached_property
     def inverse(self) -> NDArray[np.float64]:
-        """(d, d) map that gives velocities of denoised places their length: M u = v is solved where M keeps half.
+        """(d, d) map from velocities of denoised coordinates to velocities of full length.
 
-        With f an eigenvalue of M the inverse has 1 / f where f is above 1 / 2, and below, where a velocity is more
-        noise than motion, 4 f, which falls to 0.
+        With f an eigenvalue of M the map has the eigenvalue 1 / f where f is above 1 / 2. Below, a velocity is more
+        noise than motion, and the eigenvalue is 4 f, which falls to 0.
         """
         kept, axes = np.linalg.eigh(self.matrix)
         gain = np.where(kept > _HALF, 1 / np.maximum(kept, _HALF), np.maximum(kept, 0) / _HALF**2)
-        out: NDArray[np.float64] = (axes * gain) @ axes.T
-        return out
+        inverse: NDArray[np.float64] = (axes * gain) @ axes.T
+        return inverse
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Cells (n, d) without the noise that can be told from the data."""
+        """Denoised coordinates (n, d)."""
         center = self.center.astype(np.float32)
         return (x - center) @ self.matrix.astype(np.float32) + center
 
 
-def shrinkage(x: Any, time: Any) -> Shrinkage:
-    r"""Posterior mean of a cell's place, given its noisy coordinates, under a Gaussian law of all places.
+def fit_wiener_filter(x: Any, time: Any) -> WienerFilter:
+    r"""Fit the map to the posterior mean of a cell's place, given its noisy coordinates and Gaussian places.
 
-    Neighbours in space and time differ by their noise at least by half: the noise variance of a coordinate is taken to
-    be s^2 = q / 2d, with q the median over cells of the squared distance to the fifth neighbour inside a time window.
-    With lambda_k and u_k the eigenvalues and eigenvectors of the data's covariance,
+    Half the squared distance of neighbors in space and time is at least their noise: the noise variance of a coordinate
+    is taken to be s^2 = q / 2d, with q the median over cells of the squared distance to the fifth neighbor in a time
+    window. With lambda_k and u_k the eigenvalues and eigenvectors of the data's covariance,
 
     .. math:: M = \sum_k \frac{(\lambda_k - s^2)_+}{\lambda_k} u_k u_k^T ,
 
-    Wiener's filter. Directions that vary no more than neighbours do hold no place and no motion; in fifty dimensions
-    they would rule the distances between cells. Where all directions vary alike M is a multiple of the identity, and
-    no distance is changed against another. The map follows the data when they are turned.
+    which is Wiener's filter. Directions in which the data vary no more than neighbors do carry neither place nor
+    motion; in fifty dimensions they would dominate the distances between cells. Where all directions vary alike, M is a
+    multiple of the identity, and no distance changes relative to another. The map rotates with the data.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def shrinkage(x: Any, time: Any) -> Shrinkage:
 
     Returns
     -------
-    Shrinkage
+    WienerFilter
         The map, and the noise variance.
 
     Raises
@@ -92,33 +92,34 @@ def shrinkage(x: Any, time: Any) -> Shrinkage:
     Examples
     --------
     >>> import numpy as np
-    >>> from muport.velocity.estimation._wiener_filter import shrinkage
+    >>> from muport.velocity.estimation._wiener_filter import fit_wiener_filter
     >>> time = np.linspace(0, 1, 400)
-    >>> noise = np.random.default_rng(0).normal(size=(400, 20))
-    >>> noise[:, 0] += 20 * time
-    >>> shrinkage(noise, time).matrix.diagonal().round(1)[:3].tolist()
+    >>> x = np.random.default_rng(0).normal(size=(400, 20))
+    >>> x[:, 0] += 20 * time
+    >>> fit_wiener_filter(x, time).matrix.diagonal().round(1)[:3].tolist()
     [1.0, 0.2, 0.2]
     """
     points = as_points(x)
     center = points.mean(axis=0, dtype=np.float64)
-    centred = points - center.astype(np.float32)
-    spread, axes = np.linalg.eigh(np.atleast_2d(np.cov(centred, rowvar=False)))
-    noise = bandwidth(torch.from_numpy(centred), time_windows(time)) / (2 * points.shape[1])
-    kept = np.maximum(spread - noise, 0) / np.maximum(spread, np.finfo(np.float64).tiny)
-    return Shrinkage(center, (axes * kept) @ axes.T, noise)
+    centered = points - center.astype(np.float32)
+    variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(centered, rowvar=False)))
+    neighbor_distance = squared_neighbor_distance(torch.from_numpy(centered), pair_time_windows(time))
+    noise_variance = neighbor_distance / (2 * points.shape[1])
+    kept = np.maximum(variance - noise_variance, 0) / np.maximum(variance, np.finfo(np.float64).tiny)
+    return WienerFilter(center, (axes * kept) @ axes.T, noise_variance)
 
 
-def folded(fit: FieldFit, taken: Shrinkage) -> FieldFit:
-    """The field of noisy coordinates: that fitted to denoised ones, between the map and its inverse.
+def apply_before_field(fit: FieldFit, wiener_filter: WienerFilter) -> FieldFit:
+    """The field of noisy coordinates: filter them, evaluate the field of denoised ones, undo the filter.
 
-    The map is put into the first layer of the network, the inverse into the last and into those of the members.
+    The filter is multiplied into the first layer of the network, its inverse into the last one and the members'.
     """
     state = dict(fit.state)
-    d = len(taken.center)
-    # x_center is the mean of the cells, which the map leaves in place.
+    d = len(wiener_filter.center)
+    # x_center is the mean of the cells, which the filter does not change.
     first = state["first.weight"].copy()
-    first[:, :d] = first[:, :d] @ taken.matrix
-    back = taken.inverse.astype(np.float32)
-    changed = {"first.weight": first} | {name: back @ state[name] for name in ("last.weight", "member_weight")}
-    changed |= {name: state[name] @ back for name in ("last.bias", "member_bias")}
+    first[:, :d] = first[:, :d] @ wiener_filter.matrix
+    inverse = wiener_filter.inverse.astype(np.float32)
+    changed = {"first.weight": first} | {name: inverse @ state[name] for name in ("last.weight", "member_weight")}
+    changed |= {name: state[name] @ inverse for name in ("last.bias", "member_bias")}
     return replace(fit, state=state | changed)

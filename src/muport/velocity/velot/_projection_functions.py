@@ -1,4 +1,4 @@
-"""Velocities in a picture, as functions of an AnnData or MuData under the names of VelOT."""
+"""Velocities in an embedding, as functions of an AnnData or MuData under the names of VelOT."""
 
 from __future__ import annotations
 
@@ -7,25 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muport.velocity.dynamics._embedding_projection import project
+from muport.velocity.velot._stored_results import in_modality
 
 if TYPE_CHECKING:
-    import anndata
-    import mudata
+    from muport.velocity.velot._stored_results import Data
 
-    type Data = anndata.AnnData | mudata.MuData
-
-__all__ = ["holder", "project_to_embedding", "project_to_umap"]
-
-
-def holder(data: Data, modality: str | None) -> Data:
-    """The object whose ``obsm`` holds the cells: `data`, or one of its modalities."""
-    if modality is None:
-        return data
-    mods = getattr(data, "mod", {})
-    if modality not in mods:
-        raise KeyError(f"modality={modality!r} is not there; there are {list(mods)}.")
-    chosen: anndata.AnnData = mods[modality]
-    return chosen
+__all__ = ["project_to_embedding", "project_to_umap"]
 
 
 def project_to_embedding(
@@ -38,7 +25,7 @@ def project_to_embedding(
     *,
     modality: str | None = None,
 ) -> Data:
-    """Carry velocities into a picture, such as UMAP, for drawing only.
+    """Project velocities into an embedding, such as UMAP, for plots only.
 
     Parameters
     ----------
@@ -47,15 +34,15 @@ def project_to_embedding(
     velocity_key
         Key of ``obsm`` with the velocities in the basis.
     velocity_key_umap
-        Key of ``obsm`` under which those in the picture are written.
+        Key of ``obsm`` under which those in the embedding are written.
     basis_pca
         Key of ``obsm`` with the basis.
     basis_embedding
-        Key of ``obsm`` with the picture.
+        Key of ``obsm`` with the embedding.
     n_neighbors
-        Neighbours from which the map between the two is read.
+        Number of neighbors from which the map between the two spaces is estimated.
     modality
-        For a MuData: the modality that holds the cells.
+        For a MuData: the modality with the cells.
 
     Returns
     -------
@@ -68,13 +55,12 @@ def project_to_embedding(
     ValueError
         If shapes do not fit.
     """
-    at = holder(adata, modality)
+    obsm = in_modality(adata, modality).obsm
     for name, key in (("velocity_key", velocity_key), ("basis_pca", basis_pca), ("basis_embedding", basis_embedding)):
-        if key not in at.obsm:
-            raise KeyError(f"{name}={key!r} is not in obsm; there are {sorted(at.obsm.keys())}.")
-    at.obsm[velocity_key_umap] = project(
-        at.obsm[basis_pca], at.obsm[velocity_key], np.asarray(at.obsm[basis_embedding]), n_neighbors=n_neighbors
-    )
+        if key not in obsm:
+            raise KeyError(f"{name}={key!r} is not in obsm; there are {sorted(obsm.keys())}.")
+    embedding = np.asarray(obsm[basis_embedding])
+    obsm[velocity_key_umap] = project(obsm[basis_pca], obsm[velocity_key], embedding, n_neighbors=n_neighbors)
     return adata
 
 
@@ -88,7 +74,7 @@ def project_to_umap(
     *,
     modality: str | None = None,
 ) -> Data:
-    """Carry velocities into a UMAP: :func:`project_to_embedding` with `basis_umap` as the picture.
+    """Project velocities into a UMAP: :func:`project_to_embedding` with `basis_umap` as the embedding.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """The steps of the method as functions of an AnnData or MuData, under the names of VelOT.
 
-They are thin over the steps of the model: what they add is where things are read and written.
+They read and write the object, and otherwise call the same functions as the model.
 """
 
 from __future__ import annotations
@@ -11,36 +11,35 @@ import numpy as np
 import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from muport.data import Setup, read_rows
-from muport.velocity._fitted_state import Landmarks, query
+from muport._checks import check_integers, check_positive
+from muport.velocity._fitted_state import check_query
+from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.estimation._field import evaluate
-from muport.velocity.estimation._pipeline import Cells, Settings, fit_network, raw_velocity, windows_of
-from muport.velocity.velot import _stored_results as store
-from muport.velocity.velot._projection_functions import holder, project_to_embedding
+from muport.velocity.estimation._pipeline import fit_network, pair_windows, transport_cells
+from muport.velocity.velot._projection_functions import project_to_embedding
+from muport.velocity.velot._stored_results import (
+    VelotKeys,
+    in_modality,
+    pack_fit,
+    pack_raw_velocity,
+    pack_windows,
+    read_cells,
+    read_fit,
+    require_result,
+    unpack_raw_velocity,
+    unpack_windows,
+)
 
 if TYPE_CHECKING:
-    import anndata
-    import mudata
     from numpy.typing import NDArray
 
-    type Data = anndata.AnnData | mudata.MuData
+    from muport.velocity.velot._stored_results import Data
 
-__all__ = [
-    "build_windows", "compute_ot_velocity", "field_of", "query_velocity", "smooth_velocity", "velocity",
-]  # fmt: skip
+__all__ = ["build_windows", "compute_ot_velocity", "query_velocity", "smooth_velocity", "velocity"]
 
-_EPOCH = 1_024  # cells seen in an epoch, at most
-_PEAK = 12.0  # of the learning rate's cycle, in mean rates
-_RULE = 10.0  # reg in units of the rule of time windows: the default of .05 is half a squared distance
-_WINDOW_SETTINGS = (
-    "windows", "window_fraction", "n_clusters", "window_size", "overlap_fraction", "min_window_size", "tail_handling",
-    "tail_threshold", "random_state",
-)  # fmt: skip
-_CHECKED = (
-    "n_clusters", "window_size", "overlap_fraction", "min_window_size", "tail_handling", "tail_threshold", "reg",
-    "lambda_time", "lambda_knn", "hidden_dim", "lambda_smooth", "lambda_curl", "lambda_divergence", "k_smooth",
-    "random_state", "windows", "difference", "tau",
-)  # fmt: skip
+_CELLS_PER_EPOCH = 1_024  # at most
+_PEAK_LR = 12.0  # largest learning rate of the cycle, as a multiple of lr
+_REG_FACTOR = 10.0  # reg_scale of time windows, as a multiple of reg: the default of .05 is half a squared distance
 
 
 def build_windows(
@@ -70,27 +69,28 @@ def build_windows(
     basis
         Key of ``obsm`` with the space in which cells move.
     n_clusters
-        Regions of ``"spatial"`` windows; chosen by the number of cells by default.
+        Number of regions of ``"spatial"`` windows; by default a hundredth of the cells, between 5 and 30.
     window_size
-        Cells of a window.
+        Number of cells in a window.
     overlap_fraction, min_window_size, tail_handling, tail_threshold
-        Of ``"spatial"`` windows: overlap of successive ones, their least size, and what becomes of a tail:
-        ``"force"`` ends a full window at the last cell, ``"drop"`` leaves the tail out, ``"split"`` makes it a window
-        of its own unless it has fewer than `tail_threshold` cells.
+        Of ``"spatial"`` windows: overlap of successive ones, their smallest size, and the treatment of the last cells
+        of a region, which may be too few for a window: ``"force"`` adds a full window that ends at the last cell,
+        ``"drop"`` leaves them out, ``"split"`` makes them a window unless they are fewer than `tail_threshold`.
     spatial_key
-        Column of any type with regions, in place of k-means; ``windows="spatial"`` is then understood.
+        Column of any type with regions, in place of k-means; implies ``windows="spatial"``.
     random_state
         Seed of k-means and of the order among equal times.
     windows
-        ``"time"``: blocks of time bins, which see moves between regions. ``"spatial"``: VelOT's windows.
+        ``"time"``: blocks of time bins, between which cells can move from region to region. ``"spatial"``: VelOT's
+        windows.
     window_fraction
-        Share of the cells in a time bin.
+        Fraction of the cells in a time bin.
     time_key
         Column with the pseudotime or real time.
     batch_key
-        Column with batches: windows stay within a batch where it spans both times.
+        Column with batches: windows stay within a batch where it has cells at both times.
     modality
-        For a MuData: the modality that holds the cells; its own ``obsm`` by default.
+        For a MuData: the modality with the cells; by default the MuData itself.
 
     Returns
     -------
@@ -111,16 +111,15 @@ def build_windows(
     >>> adata.uns["velot_windows"]["kind"]
     'time'
     """
-    given = dict(locals())
-    at = holder(adata, modality)
+    settings = VelocityHyperparameters.among(locals())
     if spatial_key is not None:
-        given["windows"] = "spatial"
-    settings = Settings(**{name: given[name] for name in _WINDOW_SETTINGS})
-    rows = read_rows(at, Setup(basis, batch_key, spatial_key=spatial_key, time_key=time_key))
-    found = windows_of(Cells.of(rows), settings)
-    at.obs[store.CLUSTER] = pd.Categorical(found.cluster.astype(str), [str(i) for i in np.unique(found.cluster)])
-    kept = {name: given[name] for name in _WINDOW_SETTINGS}
-    at.uns[store.WINDOWS] = store.windows_to(found, {**kept, "basis": basis, "time_key": time_key})
+        settings["windows"] = "spatial"
+    hyperparameters = VelocityHyperparameters(**settings)
+    data = in_modality(adata, modality)
+    paired = pair_windows(read_cells(data, basis, time_key, batch_key, spatial_key), hyperparameters)
+    names = [str(code) for code in np.unique(paired.cluster)]
+    data.obs[VelotKeys.CLUSTER] = pd.Categorical(paired.cluster.astype(str), names)
+    data.uns[VelotKeys.WINDOWS] = pack_windows(paired, {**settings, "basis": basis, "time_key": time_key})
     return adata
 
 
@@ -135,7 +134,7 @@ def compute_ot_velocity(
     tau: float = 0.98,
     modality: str | None = None,
 ) -> Data:
-    """Transport the windows and read the velocity of each cell from the plans.
+    """Transport cells between paired windows, and compute the velocity of each cell from the plans.
 
     Parameters
     ----------
@@ -144,21 +143,21 @@ def compute_ot_velocity(
     basis
         Key of ``obsm`` with the space in which cells move.
     reg
-        Entropic regularisation: smaller plans are sharper. In ``"spatial"`` windows a fraction of the window's largest
-        cost, as in VelOT; in ``"time"`` windows a fraction of ten times the median squared distance of a cell to its
-        fifth neighbour inside the window, so that it does not depend on the farthest cells.
+        Entropic regularization; with less, plans are sharper. In ``"spatial"`` windows a fraction of the window's
+        largest cost, as in VelOT; in ``"time"`` windows a fraction of ten times the median squared distance of a cell
+        to its fifth neighbor in the window, so that it does not depend on the farthest cells.
     lambda_time
-        Cost of a move backward in time, as a share of the largest. Between time windows there is none.
+        Additional cost of a transport backward in time, as a fraction of the largest. Time windows have no such pairs.
     lambda_knn
-        Cost of a move between cells that are not among each other's 30 neighbours. It acts in ``"spatial"`` windows:
-        the blocks of time windows are thinned out, and hold few neighbours.
+        Additional cost of a transport between cells that are not among each other's 30 neighbors. It is used in
+        ``"spatial"`` windows only: the blocks of time windows are samples, and contain few neighbors.
     difference
-        ``"central"``, or ``"forward"`` as in VelOT, which pulls cells toward the mean of their neighbours.
+        ``"central"``, or ``"forward"`` as in VelOT, which pulls cells toward the mean of their neighbors.
     tau
         Relaxation of the masses in (0, 1]. 1 is balanced, as in VelOT; below 1 branches may grow, and
         ``obs["velot_growth"]`` is written.
     modality
-        For a MuData: the modality that holds the cells.
+        For a MuData: the modality with the cells.
 
     Returns
     -------
@@ -172,30 +171,29 @@ def compute_ot_velocity(
     ValueError
         If an option is out of range, or the cells are not those of the windows.
     """
-    at = holder(adata, modality)
-    windows, built = store.windows_from(_need(at, store.WINDOWS, "build_windows"))
-    timed = windows.kind == "time"
-    if not 0 < reg < np.inf:
-        raise ValueError(f"reg={reg!r} must be a positive number.")
-    settings = Settings(
-        **{name: built[name] for name in _WINDOW_SETTINGS if name in built},
+    data = in_modality(adata, modality)
+    windows, built = unpack_windows(require_result(data, VelotKeys.WINDOWS, "build_windows"))
+    by_time, time_key = windows.kind == "time", built["time_key"]
+    check_positive(reg=reg)
+    hyperparameters = VelocityHyperparameters.from_arguments(
+        built,
         difference=difference,
-        reg=None if timed else reg,
-        reg_scale=_RULE * reg,
+        reg=None if by_time else reg,
+        reg_scale=_REG_FACTOR * reg,
         tau=tau,
         lambda_time=lambda_time,
-        lambda_knn=0.0 if timed else lambda_knn,
+        lambda_knn=0.0 if by_time else lambda_knn,
     )
-    cells = Cells.of(read_rows(at, Setup(basis, None, time_key=built["time_key"])))
+    cells = read_cells(data, basis, time_key)
     if len(windows.cluster) != len(cells.x):
         raise ValueError(f"the windows are of {len(windows.cluster)} cells, not {len(cells.x)}: call build_windows.")
-    raw = raw_velocity(cells, windows, settings)
-    at.obsm[store.RAW], at.obsm[store.VELOCITY] = raw.velocity, raw.velocity.copy()
-    at.obs[store.CONFIDENCE] = raw.confidence
+    raw = transport_cells(cells, windows, hyperparameters)
+    data.obsm[VelotKeys.RAW], data.obsm[VelotKeys.VELOCITY] = raw.velocity, raw.velocity.copy()
+    data.obs[VelotKeys.CONFIDENCE] = raw.confidence
     if tau < 1:
-        at.obs[store.GROWTH] = raw.growth
-    kept = {"reg": reg, "difference": difference, "tau": tau, "basis": basis, "time_key": built["time_key"]}
-    at.uns[store.TRANSPORT] = store.raw_to(raw, kept)
+        data.obs[VelotKeys.GROWTH] = raw.growth
+    settings = {"reg": reg, "difference": difference, "tau": tau, "basis": basis, "time_key": time_key}
+    data.uns[VelotKeys.TRANSPORT] = pack_raw_velocity(raw, settings)
     return adata
 
 
@@ -218,7 +216,7 @@ def smooth_velocity(
     time_key: str = "pseudotime",
     modality: str | None = None,
 ) -> Data:
-    """Fit a network to the raw velocities: a field that answers anywhere.
+    """Fit a network to the raw velocities: a field that can be evaluated anywhere.
 
     Parameters
     ----------
@@ -229,18 +227,15 @@ def smooth_velocity(
     velocity_key
         Key of ``obsm`` with the raw velocities.
     n_epochs
-        Most epochs; one shows the network as many cells as there are, at most 1,024. Fewer where velocities are noisy.
+        Largest number of epochs of at most 1,024 cells; fewer are run where velocities are noisy.
     hidden_dim
         Width of the hidden layers.
     lr
-        Mean learning rate; its one cycle peaks at twelve times that.
+        Learning rate; the largest of its one cycle is twelve times that.
     batch_size
-        Cells of a step.
-    lambda_smooth, lambda_curl, lambda_divergence
-        Weights of the penalties on differences between neighbours, on curl and on divergence, these over all
-        dimensions.
-    k_smooth
-        Neighbours in place and time over which raw velocities are averaged, and for `lambda_smooth`.
+        Cells per step.
+    lambda_smooth, lambda_curl, lambda_divergence, k_smooth
+        As for :meth:`muport.Velocity.train`.
     use_pseudotime
         Whether the field depends on time.
     random_state
@@ -250,7 +245,7 @@ def smooth_velocity(
     time_key
         Column with the time.
     modality
-        For a MuData: the modality that holds the cells.
+        For a MuData: the modality with the cells.
 
     Returns
     -------
@@ -264,50 +259,45 @@ def smooth_velocity(
     ValueError
         If an option is out of range.
     """
-    at, key, name = holder(adata, modality), f"X_{basis.removeprefix('X_')}", basis.removeprefix("X_")
-    if velocity_key not in at.obsm:
+    data, name = in_modality(adata, modality), basis.removeprefix("X_")
+    key = f"X_{name}"
+    if velocity_key not in data.obsm:
         raise KeyError(f"velocity_key={velocity_key!r} is not in obsm: call compute_ot_velocity first.")
-    cells = Cells.of(read_rows(at, Setup(key, None, time_key=time_key)))
-    velocities = np.asarray(at.obsm[velocity_key], dtype=np.float32)
+    cells = read_cells(data, key, time_key)
+    velocities = np.asarray(data.obsm[velocity_key], dtype=np.float32)
     if velocities.shape != cells.x.shape:
         raise ValueError(f"obsm[{velocity_key!r}] has shape {velocities.shape}, but obsm[{key!r}] {cells.x.shape}.")
-    transport = at.uns.get(store.TRANSPORT) if velocity_key == store.RAW else None
-    steps = -(-min(len(cells.x), _EPOCH) // batch_size) if batch_size > 0 else 1
-    settings = Settings(
-        n_steps=max(2, _whole(n_epochs) * steps), batch_size=batch_size, lr=_PEAK * lr, hidden_dim=hidden_dim,
-        lambda_smooth=lambda_smooth, lambda_curl=lambda_curl, lambda_divergence=lambda_divergence, k_smooth=k_smooth,
-        use_time=use_pseudotime, random_state=random_state,
-    )  # fmt: skip
-    columns = (TextColumn("network"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, disable=not verbose, transient=True) as bar:
-        task = bar.add_task("network", total=settings.n_steps)
-        fit = fit_network(
-            cells,
-            store.raw_from(velocities, transport),
-            settings,
-            progress=lambda _: bar.update(task, advance=1),
-        )
+    raw = unpack_raw_velocity(velocities, data.uns.get(VelotKeys.TRANSPORT) if velocity_key == VelotKeys.RAW else None)
+    check_integers(1, n_epochs=n_epochs, batch_size=batch_size)
+    steps_per_epoch = -(-min(len(cells.x), _CELLS_PER_EPOCH) // batch_size)
+    n_steps = max(2, int(n_epochs) * steps_per_epoch)
+    hyperparameters = VelocityHyperparameters.from_arguments(
+        locals(), n_steps=n_steps, lr=_PEAK_LR * lr, use_time=use_pseudotime
+    )
+    with Progress(TextColumn("network"), BarColumn(), TimeElapsedColumn(), disable=not verbose, transient=True) as bar:
+        task = bar.add_task("network", total=n_steps)
+        fit = fit_network(cells, raw, hyperparameters, progress=lambda _: bar.update(task, advance=1))
     smooth = evaluate(fit.field(), cells.x, cells.time)
-    at.obsm[f"{store.VELOCITY}_{name}"], at.obsm[store.VELOCITY] = smooth, smooth.copy()
-    at.uns[store.NETWORK] = {**store.fit_to(fit, key), "time_key": time_key}
+    data.obsm[f"{VelotKeys.VELOCITY}_{name}"], data.obsm[VelotKeys.VELOCITY] = smooth, smooth.copy()
+    data.uns[VelotKeys.NETWORK] = pack_fit(fit, key, time_key)
     return adata
 
 
 def query_velocity(
     adata: Data, positions: Any, pseudotime_values: Any = None, *, modality: str | None = None
 ) -> NDArray[np.float32]:
-    """Ask the fitted field at any place and time.
+    """Evaluate the fitted field at any positions and times.
 
     Parameters
     ----------
     adata
         Cells with the network of :func:`smooth_velocity`.
     positions
-        (n, d) places in the basis.
+        (n, d) coordinates in the basis.
     pseudotime_values
         (n,) times, or one for all; the median time of the cells by default.
     modality
-        For a MuData: the modality that holds the cells.
+        For a MuData: the modality with the cells.
 
     Returns
     -------
@@ -320,12 +310,8 @@ def query_velocity(
     ValueError
         If the shapes do not fit.
     """
-    at = holder(adata, modality)
-    fit, cells, _ = field_of(at)
-    known = Landmarks(cells.x, cells.time, np.full(len(cells.x), -1), ())
-    found = query(fit.field(), known, positions, pseudotime_values)
-    assert isinstance(found, np.ndarray)
-    return found
+    fit, cells, _ = read_fit(in_modality(adata, modality))
+    return evaluate(fit.field(), *check_query(positions, pseudotime_values, cells))
 
 
 def velocity(
@@ -361,7 +347,7 @@ def velocity(
     batch_key: str | None = None,
     modality: str | None = None,
 ) -> Data:
-    """Do the whole: windows, transport, network, picture.
+    """Run all steps: windows, transport, network, projection.
 
     Parameters
     ----------
@@ -378,7 +364,7 @@ def velocity(
     n_epochs, hidden_dim, lambda_smooth, lambda_curl, lambda_divergence, k_smooth, use_pseudotime, verbose
         As for :func:`smooth_velocity`.
     project_umap, project_basis
-        Whether to carry the velocities into a picture, and its key of ``obsm``.
+        Whether to project the velocities into an embedding, and its key of ``obsm``.
     random_state
         Seed.
     time_key, batch_key, modality
@@ -386,13 +372,13 @@ def velocity(
 
     Returns
     -------
-    `adata`, in which all that these functions write is written. The velocities in the picture are
+    `adata`, with everything that these functions write. The velocities in the embedding are
     ``obsm["velot_velocity_umap"]`` for ``"X_umap"``.
 
     Raises
     ------
     KeyError, ValueError
-        As these functions; the picture is looked for first.
+        As these functions; arguments are checked before anything is written.
 
     Examples
     --------
@@ -402,15 +388,15 @@ def velocity(
     >>> adata.obsm["velot_velocity_pca"].shape == adata.obsm["X_pca"].shape
     True
     """
-    at = holder(adata, modality)
-    if project_umap and project_basis not in at.obsm:
+    data = in_modality(adata, modality)
+    if project_umap and project_basis not in data.obsm:
         raise KeyError(
-            f"project_basis={project_basis!r} is not in obsm, which has {sorted(at.obsm.keys())}: compute it, or pass "
-            "project_umap=False."
+            f"project_basis={project_basis!r} is not in obsm, which has {sorted(data.obsm.keys())}: compute it, or "
+            "pass project_umap=False."
         )
-    # all of it is checked before anything is written
-    given = dict(locals())
-    Settings(**{name: given[name] for name in _CHECKED}, n_steps=1 + _whole(n_epochs), use_time=use_pseudotime)
+    # everything is checked before anything is written
+    VelocityHyperparameters.from_arguments(locals(), use_time=use_pseudotime)
+    check_integers(1, n_epochs=n_epochs)
     build_windows(
         adata, basis, n_clusters, window_size, overlap_fraction, min_window_size, spatial_key, tail_handling,
         tail_threshold, random_state, windows=windows, time_key=time_key, batch_key=batch_key, modality=modality,
@@ -418,31 +404,11 @@ def velocity(
     compute_ot_velocity(adata, basis, reg, lambda_time, lambda_knn, difference=difference, tau=tau, modality=modality)
     if smooth:
         smooth_velocity(
-            adata, basis, store.RAW, n_epochs, hidden_dim, lambda_smooth=lambda_smooth, lambda_curl=lambda_curl,
+            adata, basis, VelotKeys.RAW, n_epochs, hidden_dim, lambda_smooth=lambda_smooth, lambda_curl=lambda_curl,
             lambda_divergence=lambda_divergence, k_smooth=k_smooth, use_pseudotime=use_pseudotime,
             random_state=random_state, verbose=verbose, time_key=time_key, modality=modality,
         )  # fmt: skip
     if project_umap:
-        drawn = f"{store.VELOCITY}_{project_basis.removeprefix('X_')}"
-        project_to_embedding(adata, store.VELOCITY, drawn, basis, project_basis, modality=modality)
+        embedded = f"{VelotKeys.VELOCITY}_{project_basis.removeprefix('X_')}"
+        project_to_embedding(adata, VelotKeys.VELOCITY, embedded, basis, project_basis, modality=modality)
     return adata
-
-
-def _whole(n_epochs: int) -> int:
-    if isinstance(n_epochs, bool) or not isinstance(n_epochs, int | np.integer) or n_epochs < 1:
-        raise ValueError(f"n_epochs={n_epochs!r} must be an integer of at least 1.")
-    return int(n_epochs)
-
-
-def field_of(at: Data) -> tuple[Any, Cells, str]:
-    """The fitted network, the cells in its basis, and the basis."""
-    stored = _need(at, store.NETWORK, "smooth_velocity")
-    basis = str(stored["basis"])
-    return store.fit_from(stored), Cells.of(read_rows(at, Setup(basis, None, time_key=str(stored["time_key"])))), basis
-
-
-def _need(at: Data, key: str, function: str) -> dict[str, Any]:
-    if key not in at.uns:
-        raise KeyError(f"uns[{key!r}] is not there: call muport.velocity.{function} first.")
-    found: dict[str, Any] = at.uns[key]
-    return found

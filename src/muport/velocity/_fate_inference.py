@@ -1,0 +1,235 @@
+"""What a fitted velocity model says of the fates of cells, and of the features that change with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from muport.data import layer_of
+from muport.velocity._inference import FittedCells, VelocityInference
+from muport.velocity.fates._drivers import correlate_features, feature_velocity
+from muport.velocity.fates._fate_probabilities import committor, fate_probabilities
+from muport.velocity.fates._macrostates import MetaStates, meta_states
+from muport.velocity.fates._terminal_states import terminal_states
+from muport.velocity.fates._transition_matrix import cell_kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import scipy.sparse as sp
+    from numpy.typing import NDArray
+
+__all__ = ["FateInference"]
+
+
+class FateInference(VelocityInference):
+    """Methods of a trained model that read the Markov chain of cells: terminal states, fates, macrostates, drivers."""
+
+    def get_transition_matrix(self, n_neighbors: int = 15) -> sp.csr_matrix:
+        """Return the transition matrix of the cells: each moves to the neighbors of the point its velocity leads to.
+
+        Parameters
+        ----------
+        n_neighbors
+            Number of cells to move to.
+
+        Returns
+        -------
+        (n_obs, n_obs) row-stochastic sparse matrix, in the order of the cells; CellRank's ``PrecomputedKernel`` takes
+        it.
+        """
+        return _transition_matrix(self._cells(), n_neighbors)
+
+    def get_fates(self, terminal_states: Sequence[str] | None = None, n_neighbors: int = 15) -> pd.DataFrame:
+        """Return the probability that each cell ends in each terminal state.
+
+        Parameters
+        ----------
+        terminal_states
+            Labels that are terminal states. By default these are computed from the transition matrix, and named after
+            the most frequent label of their cells.
+        n_neighbors
+            As for :meth:`get_transition_matrix`.
+
+        Returns
+        -------
+        Cells by terminal states; rows sum to 1. Cells that reach no terminal state have zeros, and a warning gives
+        their number.
+
+        Raises
+        ------
+        KeyError
+            If a label does not exist.
+        ValueError
+            If labels are named but none were set up, or the chain has no terminal state.
+        """
+        cells = self._cells()
+        matrix = _transition_matrix(cells, n_neighbors)
+        codes, names = _terminal_states(cells, matrix, terminal_states)
+        return pd.DataFrame(fate_probabilities(matrix, codes), index=cells.names, columns=names)
+
+    def get_committor(self, source: str, sink: str, n_neighbors: int = 15) -> pd.Series:
+        """Return the probability that each cell reaches one label before another.
+
+        Parameters
+        ----------
+        source, sink
+            Labels: 0 in the first, 1 in the second.
+        n_neighbors
+            As for :meth:`get_transition_matrix`.
+
+        Returns
+        -------
+        One number in 0..1 for each cell.
+
+        Raises
+        ------
+        KeyError
+            If a label does not exist.
+        ValueError
+            If no labels were set up.
+        """
+        cells = self._cells()
+        groups = [_has_label(cells, name) for name in (source, sink)]
+        values = committor(_transition_matrix(cells, n_neighbors), *groups)
+        return pd.Series(values, index=cells.names, name=f"{source} to {sink}")
+
+    def get_states(self, n_states: int | None = None, n_neighbors: int = 15, random_state: int = 0) -> MetaStates:
+        """Coarse-grain the transition matrix into a few soft macrostates, with a directed graph and a role for each.
+
+        Parameters
+        ----------
+        n_states
+            Number of states; by default at the largest gap between the slow modes of the chain.
+        n_neighbors
+            As for :meth:`get_transition_matrix`.
+        random_state
+            Seed of the k-means.
+
+        Returns
+        -------
+        Memberships, chain, flux and roles (initial, terminal, branching, cycling, transient), in the order of the flow.
+        """
+        cells = self._cells()
+        return meta_states(_transition_matrix(cells, n_neighbors), cells.x, n_states, random_state=random_state)
+
+    def get_drivers(
+        self, fates: pd.DataFrame | None = None, layer: str | None = None, modality: str | None = None
+    ) -> pd.DataFrame:
+        """Rank features by their correlation with fate probabilities.
+
+        Parameters
+        ----------
+        fates
+            What :meth:`get_fates` returned; computed by default.
+        layer
+            Layer of the features; ``X`` by default.
+        modality
+            Modality of the features, for a MuData; by default that of the representation.
+
+        Returns
+        -------
+        One row for each fate and feature: ``fate``, ``feature``, ``correlation``, ``p_value``, ``q_value``; within a
+        fate the largest correlation comes first.
+
+        Raises
+        ------
+        KeyError
+            If the layer or modality does not exist.
+        ValueError
+            If the fates are not of these cells.
+        """
+        values, names = self._features(layer, modality)
+        table = self.get_fates() if fates is None else fates
+        if len(table) != values.shape[0]:
+            raise ValueError(
+                f"fates has {len(table)} rows, but there are {values.shape[0]} cells: pass those of get_fates."
+            )
+        scores = correlate_features(values, table.to_numpy())
+        ranked = []
+        for i, fate in enumerate(table.columns):
+            columns = {name: getattr(scores, name)[:, i] for name in ("correlation", "p_value", "q_value")}
+            rows = pd.DataFrame({"fate": fate, "feature": names, **columns})
+            ranked.append(rows.sort_values("correlation", ascending=False, kind="stable"))
+        return pd.concat(ranked, ignore_index=True)
+
+    def get_feature_velocity(self, loadings: Any) -> NDArray[np.float32]:
+        """Return velocities in the space of features, through the loadings of the representation.
+
+        Parameters
+        ----------
+        loadings
+            (n_features, d) loadings, such as ``adata.varm["PCs"]``.
+
+        Returns
+        -------
+        (n_obs, n_features) change of each feature per unit of time.
+
+        Raises
+        ------
+        ValueError
+            If the loadings have another width than the representation.
+        """
+        return feature_velocity(self._cells().velocity, loadings)
+
+    def _features(self, layer: str | None, modality: str | None) -> tuple[Any, pd.Index]:
+        """Features of the cells, in the order of the model's data, and their names."""
+        features = data = self._own_data("load it with its data, which hold the features")
+        mods = getattr(data, "mod", None)
+        if mods is not None:
+            name = modality or self._modalities[0]
+            if name not in mods:
+                raise KeyError(f"modality={name!r} has no features: use one of {list(mods)}.")
+            features = mods[name]
+        values = layer_of(features, layer)
+        position = features.obs_names.get_indexer(data.obs_names)
+        if (position < 0).any():
+            raise ValueError(f"{int((position < 0).sum())} cells are not in modality {name!r}: name one that has all.")
+        same_order = np.array_equal(position, np.arange(len(position)))
+        return (values if same_order else values[position]), features.var_names
+
+
+def _transition_matrix(cells: FittedCells, n_neighbors: int) -> sp.csr_matrix:
+    return cell_kernel(cells.x, cells.velocity, time=cells.time, k=n_neighbors)
+
+
+def _has_label(cells: FittedCells, name: str) -> NDArray[np.bool_]:
+    """(n,) whether each cell has the label; KeyError if none has."""
+    if cells.labels is None:
+        raise ValueError(f"{name!r} names a label, but there are none: set the data up with a labels_key.")
+    has_label: NDArray[np.bool_] = cells.labels == name
+    if not has_label.any():
+        raise KeyError(f"{name!r} is not a label: there are {sorted(set(cells.labels))}.")
+    return has_label
+
+
+def _terminal_states(
+    cells: FittedCells, matrix: sp.csr_matrix, labels: Sequence[str] | None
+) -> tuple[NDArray[np.int64], list[str]]:
+    """(n,) code of each cell's terminal state, -1 elsewhere, and the names of the states."""
+    if labels is not None:
+        names = [labels] if isinstance(labels, str) else list(labels)
+        codes = np.full(len(cells.x), -1, np.int64)
+        for code, name in enumerate(names):
+            codes[_has_label(cells, name)] = code
+        return codes, names
+    codes = terminal_states(matrix)
+    if codes.max() < 0:
+        raise ValueError("the flow has no end (it is a cycle, or at rest): name labels in terminal_states.")
+    return codes, _name_states(codes, cells.labels)
+
+
+def _name_states(codes: NDArray[np.int64], labels: NDArray[np.str_] | None) -> list[str]:
+    """The most frequent label of each state, numbered where several states have the same."""
+    names: list[str] = []
+    for code in range(int(codes.max()) + 1):
+        if labels is None:
+            names.append(f"end {code + 1}")
+            continue
+        present, count = np.unique(labels[codes == code], return_counts=True)
+        name = str(present[count.argmax()])
+        n_before = sum(before == name or before.startswith(f"{name} (") for before in names)
+        names.append(f"{name} ({n_before + 1})" if n_before else name)
+    return names
