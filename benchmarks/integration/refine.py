@@ -18,7 +18,9 @@ from benchmarks.common._scores import scib
 from benchmarks.common._tables import report, setting, table, verdict
 
 from muport.integration.vae._losses import Objective
-from muport.integration.vae._network_fit import fit_network, refine
+from muport.integration.vae._network_fit import fit_network
+from muport.integration.vae._trained_network import refine
+from muport.integration.vae._vae_options import TrainingOptions, VAEOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +41,7 @@ PUBLISHED = Objective(
     n_prototypes=64, beta=1e-3, lam_clust=1.0, lam_center=1.0, lam_repulse=1.0, lam_margin=1.5, lam_cons=1.5
 )
 TERMS = ("clust", "center", "repulse", "margin", "cons")
+CPU = TrainingOptions(accelerator="cpu")
 ALONE = replace(Objective(), **{f"lam_{name}": 0.0 for name in TERMS}, proto_ema_m=1.0)
 
 
@@ -47,18 +50,16 @@ def rows_of(cells: Cells) -> dict[str, dict[str, Any]]:
     code = np.unique(cells.label, return_inverse=True)[1]
     half = np.where(np.arange(len(code)) % 2 == 0, code, -1)
     added = {
-        f"VAE + {name}": {
-            "objective": replace(ALONE, **{f"lam_{name}": getattr(PUBLISHED, f"lam_{name}")}, proto_ema_m=0.95)
-        }
+        f"VAE + {name}": replace(ALONE, **{f"lam_{name}": getattr(PUBLISHED, f"lam_{name}")}, proto_ema_m=0.95)
         for name in TERMS
     }
     return {
-        "untrained": {"objective": ALONE, "lr": 1e-12, "max_epochs": 1},
+        "untrained": {"options": VAEOptions(objective=ALONE), "training": replace(CPU, lr=1e-12, max_epochs=1)},
         "refine": {},
-        "published": {"objective": PUBLISHED},
-        "VAE alone": {"objective": ALONE},
-        **added,
-        "refine, transformer": {"encoder": "transformer"},
+        "published": {"options": VAEOptions(objective=PUBLISHED)},
+        "VAE alone": {"options": VAEOptions(objective=ALONE)},
+        **{row: {"options": VAEOptions(objective=objective)} for row, objective in added.items()},
+        "refine, transformer": {"options": VAEOptions(encoder="transformer")},
         "refine, half the labels": {"label": half},
         "refine, all labels": {"label": code},
     }
@@ -78,7 +79,7 @@ def score(name: str, rows: Sequence[str]) -> pd.DataFrame:
     embeddings: dict[str, NDArray[np.float32]] = {"OT": y}
     for row, arguments in rows_of(cells).items():
         if row in rows:
-            network = fit_network(y, batch, int(batch.max()) + 1, accelerator="cpu", **arguments).network
+            network = fit_network(y, batch, int(batch.max()) + 1, **{"training": CPU} | arguments).network
             embeddings[row] = refine(network, y, batch)
     scores = scib(cells, {row: embeddings[row] for row in rows if row in embeddings})
     print(name, scores["Total"].round(4).to_dict(), flush=True)
@@ -90,11 +91,11 @@ def speed() -> float:
     rng = np.random.default_rng(0)
     y = (rng.normal(size=(SPEED_CELLS, 50)) * np.linspace(3, 0.5, 50)).astype(np.float32)
     batch = np.arange(len(y)) % 4
-    fit_network(y[:200], batch[:200], 4, accelerator="cpu", max_epochs=1)
+    fit_network(y[:200], batch[:200], 4, training=replace(CPU, max_epochs=1))
     spent = []
     for epochs in (1, 3):
         start = time.process_time()
-        fit_network(y, batch, 4, accelerator="cpu", max_epochs=epochs)
+        fit_network(y, batch, 4, training=replace(CPU, max_epochs=epochs))
         spent.append(time.process_time() - start)
     return 2 * len(y) / (spent[1] - spent[0])
 

@@ -27,7 +27,7 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from muport.datasets import load
-from muport.integration.gromov._gromov_space import confidence, cross, fit_bridge
+from muport.integration.gromov._gromov_space import fit_gromov_space, map_to_hub
 from muport.metrics import foscttm
 
 if TYPE_CHECKING:
@@ -170,12 +170,12 @@ def scores(case: Case, pair: tuple[str, str], z: NDArray[np.floating], w: NDArra
 def by_muport(case: Case, seed: int) -> dict[str, list[float]]:
     """Pair -> scores, seconds, and what the fit says of itself."""
     start = time.process_time()
-    bridge = fit_bridge(case.views, random_state=seed)
-    placed = {name: cross(bridge, name, x) for name, x in case.views.items()}
-    seconds, said = time.process_time() - start, confidence(bridge)
+    space = fit_gromov_space(case.views, random_state=seed)
+    embedded = {name: map_to_hub(space, name, x) for name, x in case.views.items()}
+    seconds = time.process_time() - start
     return {
-        f"{a}, {b}": [*scores(case, (a, b), placed[a], placed[b]), seconds]
-        + [said[f"{figure} {min(a, b)}-{max(a, b)}"] for figure in FIGURES]
+        f"{a}, {b}": [*scores(case, (a, b), embedded[a], embedded[b]), seconds]
+        + [space.diagnostics[f"{figure} {min(a, b)}-{max(a, b)}"] for figure in FIGURES]
         for a, b in combinations(case.views, 2)
     }
 

@@ -1,4 +1,4 @@
-"""Where modalities meet: in the space they share, by the cells they share, or by their geometry."""
+"""The space of the transport: shared, joint through paired cells, or by geometry alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from mudata import MuData, read_h5mu
 
 from muport.data import Setup, read_rows
 from muport.integration import Integration
-from muport.integration._working_space import apart, find_space, known_group, place
-from muport.integration.gromov._gromov_space import Bridge
+from muport.integration._working_space import embed_rows, find_fitted_group, fit_space, separate_paired_cells
+from muport.integration.gromov._gromov_space import GromovSpace
 from muport.integration.spaces._joint_space import JointSpace
 from muport.integration.spaces._shared_space import SharedSpace
 from muport.neighbors import knn
@@ -54,39 +54,39 @@ def partly():
     return mdata, model
 
 
-@pytest.mark.parametrize(("both", "kind"), [(240, JointSpace), (30, JointSpace), (29, Bridge), (0, Bridge)])
+@pytest.mark.parametrize(("both", "kind"), [(240, JointSpace), (30, JointSpace), (29, GromovSpace), (0, GromovSpace)])
 def test_the_number_of_pairs_decides(both, kind):
     mdata = multiome(both=both)
     if both == 29:
         mdata = mdata[~mdata.obs_names.isin(["c106"])].copy()
-    assert isinstance(find_space(rows_of(mdata), seed=0, device="cpu"), kind)
+    assert isinstance(fit_space(rows_of(mdata), seed=0, device="cpu"), kind)
 
 
 def test_a_joint_space_has_one_row_for_each_cell():
     mdata = multiome()
     rows = rows_of(mdata)
-    placed = place(rows, find_space(rows, seed=0, device="cpu"))
-    assert placed.rows.cell.tolist() == list(range(mdata.n_obs))
+    embedded = embed_rows(rows, fit_space(rows, seed=0, device="cpu"))
+    assert embedded.rows.cell.tolist() == list(range(mdata.n_obs))
     in_rna, in_atac = (mdata.obs_names.isin(mdata[m].obs_names) for m in ("rna", "atac"))
     expected = np.where(in_rna & in_atac, "rna+atac", np.where(in_rna, "rna", "atac"))
-    assert (np.array(placed.rows.modalities)[placed.rows.modality] == expected).all()
+    assert (np.array(embedded.rows.modalities)[embedded.rows.modality] == expected).all()
     batch = mdata["rna"].obs["batch"].reindex(mdata.obs_names).fillna(mdata["atac"].obs["batch"])
-    assert [placed.rows.groups[g] for g in placed.rows.group] == [
+    assert [embedded.rows.groups[g] for g in embedded.rows.group] == [
         f"{k}:{b}" for k, b in zip(expected, batch, strict=True)
     ]
     only = mdata["atac"][~mdata["atac"].obs_names.isin(mdata["rna"].obs_names)]
-    own = pd.DataFrame(placed.rows.own["atac"], index=mdata.obs_names[expected == "atac"])
+    own = pd.DataFrame(embedded.rows.own["atac"], index=mdata.obs_names[expected == "atac"])
     assert np.array_equal(own.loc[only.obs_names], only.obsm["X_own"])
-    assert placed.rows.own["rna+atac"] is None
+    assert embedded.rows.own["rna+atac"] is None
 
 
-def test_labelled_cells_in_several_modalities_are_taken_apart():
+def test_labeled_cells_in_several_modalities_are_separated():
     mdata = multiome(n=60, both=40)
     mdata["rna"].obs.loc[mdata["rna"].obs_names[:20], "cell_type"] = "unknown"
     mdata["atac"].obs = mdata["atac"].obs[["batch"]]
     keys = {"rna": "X_own", "atac": "X_own"}
     rows = read_rows(mdata, Setup(keys, labels_key="rna:cell_type", separate=True))
-    alone, cell = apart(rows)
+    alone, cell = separate_paired_cells(rows)
     labelled = mdata["rna"].obs_names[mdata["rna"].obs["cell_type"] != "unknown"]
     expected = mdata["rna"].obs_names.intersection(mdata["atac"].obs_names).intersection(labelled)
     assert len(expected) == 30
@@ -102,12 +102,12 @@ def test_labelled_cells_in_several_modalities_are_taken_apart():
         assert [alone.batches[b] for b in alone.batch[held]] == batch.tolist()
 
 
-def test_known_group():
+def test_find_fitted_group():
     groups = ("rna+atac:a:1", "rna:b")
-    assert known_group("rna:b", groups) == "rna:b"
-    assert known_group("atac:a:1", groups) == "rna+atac:a:1"
-    assert known_group("atac:b", groups) is None
-    assert known_group("rna+atac:b", groups) is None
+    assert find_fitted_group("rna:b", groups) == "rna:b"
+    assert find_fitted_group("atac:a:1", groups) == "rna+atac:a:1"
+    assert find_fitted_group("atac:b", groups) is None
+    assert find_fitted_group("rna+atac:b", groups) is None
 
 
 def test_an_empty_modality_is_named():
@@ -237,7 +237,7 @@ def test_feature_free_modalities_come_into_one_space():
     setup(mdata)
     model = Integration(mdata)
     model.train(**QUIET)
-    assert isinstance(model.state_.space, Bridge)
+    assert isinstance(model.state_.space, GromovSpace)
     assert model.get_latent_representation().shape[0] == mdata.n_obs
     assert len(model.predict()) == mdata.n_obs
     assert np.allclose(model.get_modality_weights().to_numpy().max(axis=1), 1)
@@ -271,7 +271,7 @@ def test_refinement_of_a_joint_space(views, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "told"),
+    ("kwargs", "message"),
     [
         ({"refine": "more"}, "'none' or 'vae'"),
         ({"vae_kwargs": {"beta": 1.0}}, "refine='none'"),
@@ -280,8 +280,8 @@ def test_refinement_of_a_joint_space(views, tmp_path):
         ({"refine": "vae", "vae_kwargs": {"views": "both"}}, "'both'"),
     ],
 )
-def test_refinements_that_are_refused(partly, kwargs, told):
-    with pytest.raises(ValueError, match=told):
+def test_refinements_that_are_refused(partly, kwargs, message):
+    with pytest.raises(ValueError, match=message):
         Integration(partly[0], **kwargs)
 
 
@@ -313,15 +313,15 @@ def hard(share: float, n: int = 500, seed: int = 0) -> tuple[MuData, pd.Series]:
     return MuData(mods), truth[round(0.6 * n) :]
 
 
-def test_own_representations_steady_a_shared_space_unless_a_reference_stays():
+def test_own_representations_denoise_a_shared_space_unless_a_reference_stays():
     mdata, _ = hard(0.0)
     setup(mdata, shared_rep="X_shared")
     model = Integration(mdata, reference="rna", sharpen=0.0)
     rows = model._rows()
-    space = find_space(rows, seed=0, device="cpu")
+    space = fit_space(rows, seed=0, device="cpu")
     assert isinstance(space, SharedSpace)
-    assert not np.allclose(place(rows, space).rows.x, rows.x, atol=0.1)
-    assert find_space(rows, seed=0, device="cpu", steady=False) is None
+    assert not np.allclose(embed_rows(rows, space).rows.x, rows.x, atol=0.1)
+    assert fit_space(rows, seed=0, device="cpu", denoise_shared=False) is None
     model.train(**QUIET)
     z = pd.DataFrame(model.get_latent_representation(), mdata.obs_names).loc[mdata["rna"].obs_names]
     assert np.array_equal(z, mdata["rna"].obsm["X_shared"])

@@ -10,11 +10,11 @@ import numpy as np
 from muport._parallel import parallel_map
 
 # states are rebuilt by class, so the classes of their parts are imported at run time
-from muport.integration.gromov._gromov_space import Bridge  # noqa: TC001
+from muport.integration.gromov._gromov_space import GromovSpace  # noqa: TC001
 from muport.integration.prototypes._prototypes import NEIGHBORS, soft_assign
 from muport.integration.spaces._joint_space import JointSpace  # noqa: TC001
 from muport.integration.spaces._shared_space import SharedSpace  # noqa: TC001
-from muport.integration.vae._network_fit import Network  # noqa: TC001
+from muport.integration.vae._trained_network import TrainedNetwork  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,9 +200,9 @@ class IntegrationState:
     reference: Reference
     batch_effect: float
     labels: Labels | None = None
-    space: JointSpace | SharedSpace | Bridge | None = None
+    space: JointSpace | SharedSpace | GromovSpace | None = None
     batches: tuple[str, ...] = ()
-    network: Network | None = None
+    network: TrainedNetwork | None = None
     neighbors: int = NEIGHBORS
     types: Types | None = None
 

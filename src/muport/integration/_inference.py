@@ -13,11 +13,11 @@ from scipy import sparse
 
 from muport.data import MuDataModel, layer_of
 from muport.integration._fitted_state import standardize
-from muport.integration._working_space import cells_of, views_of_network
-from muport.integration.labels._label_transfer import label_probabilities
+from muport.integration._working_space import make_network_views
+from muport.integration.labels._label_transfer import predict_labels
 from muport.integration.prototypes._prototypes import soft_assign
-from muport.integration.spaces._joint_space import JointSpace, split
-from muport.integration.vae._network_fit import refine
+from muport.integration.spaces._joint_space import JointSpace, split_modalities
+from muport.integration.vae._trained_network import refine
 
 if TYPE_CHECKING:
     import mudata
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from muport.data import Rows
     from muport.integration._fitted_state import IntegrationState
-    from muport.integration._working_space import Placed
+    from muport.integration._working_space import EmbeddedRows
 
-__all__ = ["Answers", "Mapped", "batch_of_cell", "views_of"]
+__all__ = ["IntegrationInference", "Mapped", "batch_of_cell", "get_own_views"]
 
 _SOURCES = 15  # measured cells that a missing measurement is taken from
 
@@ -40,19 +40,19 @@ class Mapped:
     ----------
     rows
         One row for each measurement.
-    placed
+    embedded
         The rows that were integrated.
     y
         (n_placed, d) integrated coordinates.
     """
 
     rows: Rows
-    placed: Placed
+    embedded: EmbeddedRows
     y: NDArray[np.float32]
 
 
-class Answers(MuDataModel):
-    """Answers of a fitted model about its own cells, or new ones."""
+class IntegrationInference(MuDataModel):
+    """Methods of a fitted integration: its own cells or new ones in the integrated space, their labels and values."""
 
     @abstractmethod
     def _mapped(self, data: mudata.MuData | anndata.AnnData | None, sharpening: float | None = None) -> Mapped: ...
@@ -96,11 +96,11 @@ class Answers(MuDataModel):
         if modality is not None:
             return _of_modality(mapped, state, modality)
         if state.network is None:
-            return cells_of(mapped.y, mapped.placed, state.space)
-        first, second = views_of_network(
-            mapped.y, mapped.placed, state.space, by_modality=state.network.second is not None
+            return mapped.embedded.rows.to_cells(mapped.y)
+        first, second = make_network_views(
+            mapped.y, mapped.embedded, state.space, by_modality=state.network.second_statistics is not None
         )
-        return refine(state.network, first, batch_of_cell(mapped.placed.rows, state.batches), second=second)
+        return refine(state.network, first, batch_of_cell(mapped.embedded.rows, state.batches), second=second)
 
     def map_query(self, mdata: mudata.MuData | anndata.AnnData) -> NDArray[np.float32]:
         """Map new cells without refitting. The model and `mdata` stay as they are.
@@ -139,8 +139,8 @@ class Answers(MuDataModel):
         modalities' neighbourhood of the cell. Elsewhere the modalities that a cell is measured in weigh the same.
         """
         mapped = self._mapped(mdata)
-        if mapped.placed.weights is not None:
-            weights: NDArray[np.floating] = mapped.placed.weights
+        if mapped.embedded.modality_weights is not None:
+            weights: NDArray[np.floating] = mapped.embedded.modality_weights
         else:
             rows, weights = mapped.rows, np.zeros((mapped.rows.n_cells, len(self._modalities)))
             column = np.array([self._modalities.index(name) for name in rows.modalities])
@@ -217,11 +217,11 @@ class Answers(MuDataModel):
     ) -> pd.Series | pd.DataFrame:
         """Predict the label of every cell from the labelled cells around it.
 
-        Votes of the nearest labelled cells in the integrated space are joined with a classifier in the modality's own
-        representation (``use_rep``), where that is another space, which learns from the labels of paired cells too;
+        The votes of the nearest labeled cells in the integrated space are combined with a classifier on the modality's
+        own representation (``use_rep``), if that is another space, which is also trained on the labels of paired cells;
         with paired cells, also with linear classifiers in the integrated space. The confidence is calibrated on
-        held-out labels; that of cells in one modality, on paired cells placed by that modality alone. No cell votes for
-        itself, but a cell whose label is known has taught the classifiers.
+        held-out labels; for cells in one modality, on paired cells embedded by that modality alone. A cell does not
+        vote for itself, but if its label is known, the classifiers were trained on it.
 
         Parameters
         ----------
@@ -250,9 +250,9 @@ class Answers(MuDataModel):
             )
         _check_prediction(soft, threshold)
         mapped = self._mapped(mdata, sharpening=0.0)
-        rows = mapped.placed.rows
+        rows = mapped.embedded.rows
         z = standardize(mapped.y, state.center, state.scale)
-        p = rows.to_cells(label_probabilities(z, state.labels, views_of(rows), rows.cell))
+        p = rows.to_cells(predict_labels(z, state.labels, get_own_views(rows), rows.cell))
         p /= p.sum(axis=1, keepdims=True)
         names = state.labels.names
         if soft:
@@ -266,8 +266,8 @@ class Answers(MuDataModel):
         return pd.Series(values, index=rows.obs_names, name=self._setup.labels_key).cat.remove_unused_categories()
 
 
-def views_of(rows: Rows) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float32] | None]]:
-    """Rows of each modality, and its own representation where that is not the integrated space."""
+def get_own_views(rows: Rows) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float32] | None]]:
+    """Return the rows of each modality, and its own representation unless that is the integrated space."""
     views = {}
     for code, name in enumerate(rows.modalities):
         own = rows.own.get(name)
@@ -286,9 +286,9 @@ def _check_prediction(soft: bool, threshold: float | None) -> None:
 
 
 def _of_modality(mapped: Mapped, state: IntegrationState, modality: str) -> NDArray[np.float32]:
-    rows, y = mapped.placed.rows, mapped.y
+    rows, y = mapped.embedded.rows, mapped.y
     if isinstance(state.space, JointSpace):
-        return split(state.space, rows.to_cells(y))[modality]
+        return split_modalities(state.space, rows.to_cells(y))[modality]
     cells = rows.to_cells(y)
     if modality in rows.modalities:
         chosen = rows.modality == rows.modalities.index(modality)
@@ -335,8 +335,8 @@ def _barycentric(
     )
     if len(lacking) == 0:
         return sparse.csr_array(shape, dtype=np.float32), keep
-    there = measured.placed.rows.to_cells(measured.y)[source]
-    here = asked.placed.rows.to_cells(asked.y)[lacking]
+    there = measured.embedded.rows.to_cells(measured.y)[source]
+    here = asked.embedded.rows.to_cells(asked.y)[lacking]
     near, weight = soft_assign(here, there, n_neighbors=n_neighbors)
     entries = (weight.ravel(), (np.repeat(lacking, near.shape[1]), near.ravel()))
     return sparse.csr_array(entries, shape=shape), keep

@@ -16,14 +16,14 @@ from muport._parallel import single_threaded
 from muport.data import register
 from muport.integration._fitted_state import GroupMap, IntegrationState, standardize, transform_cells
 from muport.integration._hyperparameters import Hyperparameters
-from muport.integration._inference import Answers, Mapped, batch_of_cell, views_of
+from muport.integration._inference import IntegrationInference, Mapped, batch_of_cell, get_own_views
 from muport.integration._working_space import (
-    apart,
-    find_space,
-    known_group,
-    modalities_of_kind,
-    place,
-    views_of_network,
+    embed_rows,
+    find_fitted_group,
+    fit_space,
+    make_network_views,
+    separate_paired_cells,
+    split_modality_set,
 )
 from muport.integration.atlas._centroid_fit import fit_centroids
 from muport.integration.labels._label_transfer import fit_labels
@@ -34,7 +34,7 @@ from muport.integration.shared_centers._merge_batches import merge_batches
 from muport.integration.shared_centers._new_groups import fit_new_groups
 from muport.integration.spaces._joint_space import JointSpace
 from muport.integration.vae._network_fit import fit_network
-from muport.integration.vae._vae_options import Refinement
+from muport.integration.vae._vae_options import TrainingOptions, VAEOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -44,18 +44,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows
-    from muport.integration._working_space import Placed
-    from muport.integration.labels._label_transfer import Views
+    from muport.integration._working_space import EmbeddedRows
+    from muport.integration.labels._label_transfer import OwnViews
 
 __all__ = ["Integration"]
 
 _ALGORITHMS = {"shared": fit_shared_centers, "scbiot": fit_scbiot}
-_MET_HALFWAY = ("auto", "union")  # references that leave no group in place
+_NO_REFERENCE = ("auto", "union")  # references that leave no group in place
 _HISTORY = ("theta", "move", "change")
 _MOST_ROWS = 500_000  # that are fitted whole; of more, a sample of each group is
 
 
-class Integration(Answers):
+class Integration(IntegrationInference):
     """Batches and modalities, paired, partly paired or unpaired, brought together by optimal transport.
 
     Every group of cells (a batch, or a batch of one modality) is summarised by prototypes, which are transported onto
@@ -150,7 +150,7 @@ class Integration(Answers):
             raise ValueError(f"algorithm={algorithm!r} is unknown: use one of {', '.join(map(repr, _ALGORITHMS))}.")
         self._algorithm = algorithm
         self._reference = self._check_reference(reference)
-        self._refinement = Refinement.from_args(refine, vae_kwargs)
+        self._vae_options = VAEOptions.from_args(refine, vae_kwargs)
         self._model_summary_string = (
             f"Integration with {self._hyperparameters}, reference={reference!r}, {algorithm=}, {refine=}"
         )
@@ -163,7 +163,7 @@ class Integration(Answers):
 
     def _check_reference(self, reference: str) -> str:
         modalities = self._modalities if len(self._modalities) > 1 else ()
-        known = (*_MET_HALFWAY, "largest", *self._batches, *modalities)
+        known = (*_NO_REFERENCE, "largest", *self._batches, *modalities)
         if reference not in known:
             raise ValueError(f"reference={reference!r} is unknown: use one of {', '.join(map(repr, known))}.")
         return reference
@@ -296,25 +296,24 @@ class Integration(Answers):
         device = self._device(accelerator, devices)
         rows = self._rows()
         with single_threaded():
-            steady = self._reference in _MET_HALFWAY
-            space = find_space(rows, seed=int(random_state), device=str(device), steady=steady)
-            placed = place(rows, space)
+            denoise = self._reference in _NO_REFERENCE
+            space = fit_space(rows, seed=int(random_state), device=str(device), denoise_shared=denoise)
+            embedded = embed_rows(rows, space)
             options = FitOptions(int(max_iter), approximate, (), random_state, str(device))
-            found = self._fit(placed.rows, options, progress)
+            found = self._fit(embedded.rows, options, progress)
             state = replace(found.state, space=space, batches=rows.batches)
-            self.state_ = _with_labels(state, placed.rows, rows, options) if rows.labels else state
+            self.state_ = _with_labels(state, embedded.rows, rows, options) if rows.labels else state
         self.metrics_ = found.metrics
         self.history_ = {
             name: pd.DataFrame({name: [row[i] for row in found.history]}).rename_axis("iteration")
             for i, name in enumerate(_HISTORY)
         }
-        if self._refinement.on:
-            training = {
-                "max_epochs": max_epochs, "batch_size": batch_size, "lr": lr, "early_stopping": early_stopping,
-                "accelerator": accelerator, "devices": devices, "random_state": int(random_state), "progress": progress,
-                "plan_kwargs": plan_kwargs, "trainer_kwargs": trainer_kwargs,
-            }  # fmt: skip
-            self._refine(placed, training)
+        if self._vae_options.enabled:
+            training = TrainingOptions(
+                max_epochs, batch_size, lr, early_stopping, accelerator, devices, int(random_state), progress,
+                plan_kwargs, trainer_kwargs,
+            )  # fmt: skip
+            self._refine(embedded, training)
         self.settings_ = {"max_iter": int(max_iter), "approximate": approximate, "random_state": random_state}
         self.is_trained_ = True
         self.to_device(device)
@@ -358,30 +357,29 @@ class Integration(Answers):
         options = replace(options, fixed_groups=tuple(i for i, name in enumerate(cells.names) if name in fixed))
         return _ALGORITHMS[self._algorithm](cells, self._hyperparameters, options, tell)
 
-    def _refine(self, placed: Placed, training: dict[str, Any]) -> None:
-        state, rows = self.state_, placed.rows
+    def _refine(self, embedded: EmbeddedRows, training: TrainingOptions) -> None:
+        state, rows = self.state_, embedded.rows
         with single_threaded():
             y = transform_cells(rows.x, _codes(rows, state), state, device=self._search_device)
-        first, second = views_of_network(y, placed, state.space, self._refinement.by_modality)
-        found = fit_network(
+        first, second = make_network_views(y, embedded, state.space, self._vae_options.by_modality)
+        fit = fit_network(
             first, batch_of_cell(rows, state.batches), len(state.batches), label=rows.label if rows.labels else None,
-            second=second, objective=self._refinement.objective, encoder=self._refinement.encoder,
-            n_latent=self._refinement.n_latent, **training,
+            second=second, options=self._vae_options, training=training,
         )  # fmt: skip
-        self.state_ = replace(state, network=found.network)
-        for name, values in found.history.items():
+        self.state_ = replace(state, network=fit.network)
+        for name, values in fit.history.items():
             self.history_[name] = pd.DataFrame({name: values}).rename_axis("epoch")
 
     def _fixed_groups(self, rows: Rows) -> tuple[int, ...]:
         """Codes of the groups that stay in place."""
         wanted = self._reference
-        if wanted in _MET_HALFWAY:
+        if wanted in _NO_REFERENCE:
             return ()
         if wanted == "largest":
             return (int(np.bincount(rows.group).argmax()),)
         batch, modality = _of_group(rows)
         chosen = [
-            wanted == rows.batches[b] or wanted in modalities_of_kind(rows.modalities[m])
+            wanted == rows.batches[b] or wanted in split_modality_set(rows.modalities[m])
             for b, m in zip(batch, modality, strict=True)
         ]
         if all(chosen) and len(chosen) > 1:
@@ -401,12 +399,12 @@ class Integration(Answers):
             state = replace(state, sharpening=sharpening, types=None)
         rows = self._rows(data)
         with single_threaded():
-            placed = place(rows, state.space)
-            x = placed.rows.x
-            placed.rows.check_width(len(state.center))
-            maps = (*state.maps, *self._new_maps(placed.rows, state))
-            codes = _codes(placed.rows, state)
-            return Mapped(rows, placed, transform_cells(x, codes, state, maps=maps, device=self._search_device))
+            embedded = embed_rows(rows, state.space)
+            x = embedded.rows.x
+            embedded.rows.check_width(len(state.center))
+            maps = (*state.maps, *self._new_maps(embedded.rows, state))
+            codes = _codes(embedded.rows, state)
+            return Mapped(rows, embedded, transform_cells(x, codes, state, maps=maps, device=self._search_device))
 
     def _new_maps(self, rows: Rows, state: IntegrationState) -> tuple[GroupMap, ...]:
         unknown = _unknown(rows, state)
@@ -449,7 +447,7 @@ def _codes(rows: Rows, state: IntegrationState) -> NDArray[np.int64]:
 
 def _fitted_group(name: str, state: IntegrationState) -> str | None:
     if isinstance(state.space, JointSpace):
-        return known_group(name, state.groups)
+        return find_fitted_group(name, state.groups)
     return name if name in state.groups else None
 
 
@@ -457,28 +455,28 @@ def _unknown(rows: Rows, state: IntegrationState) -> tuple[str, ...]:
     return tuple(name for name in rows.groups if _fitted_group(name, state) is None)
 
 
-def _with_labels(state: IntegrationState, placed: Rows, rows: Rows, options: FitOptions) -> IntegrationState:
+def _with_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: FitOptions) -> IntegrationState:
     # votes are taken before sharpening, which moves cells of a small type into their neighbours' centres, and before
     # types are set apart, which would be taught by the labels that confidence is checked on
     plain = replace(state, sharpening=0.0, types=None)
-    parts, cell = [placed], placed.cell
+    parts, cell = [embedded], embedded.cell
     starts: tuple[int, ...] = ()
     if isinstance(state.space, JointSpace):
         starts = state.space.starts
-        alone, whole = apart(rows)
-        if len(whole):
-            parts, cell = [placed, place(alone, state.space).rows], np.concatenate([cell, whole])
+        separate, separate_cell = separate_paired_cells(rows)
+        if len(separate_cell):
+            parts, cell = [embedded, embed_rows(separate, state.space).rows], np.concatenate([cell, separate_cell])
     moved = [transform_cells(one.x, _codes(one, state), plain, device=options.search_device) for one in parts]
     z = standardize(np.concatenate(moved), state.center, state.scale)
-    labels = fit_labels(z, rows.label[cell], rows.labels, _views_of(parts), options.seed, cell, len(placed.x), starts)
+    labels = fit_labels(z, rows.label[cell], rows.labels, _views_of(parts), options.seed, cell, len(embedded.x), starts)
     return replace(state, labels=labels)
 
 
-def _views_of(parts: list[Rows]) -> Views:
+def _views_of(parts: list[Rows]) -> OwnViews:
     """Views of rows that follow each other."""
-    views, start = views_of(parts[0]), len(parts[0].x)
+    views, start = get_own_views(parts[0]), len(parts[0].x)
     for one in parts[1:]:
-        for name, (rows, values) in views_of(one).items():
+        for name, (rows, values) in get_own_views(one).items():
             before = views.get(name)
             if before is not None and before[1] is not None and values is not None:
                 views[name] = np.append(before[0], start + rows), np.concatenate([before[1], values])

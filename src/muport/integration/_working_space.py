@@ -1,4 +1,4 @@
-"""One space for the measurements of all modalities, in which the groups then meet."""
+"""The space in which the transport works: fitted for the modalities of one data set, and the cells embedded in it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.integration.gromov._gromov_space import Bridge, cross, fit_bridge
-from muport.integration.spaces._joint_space import JointSpace, embed, fit_joint, latent, split
-from muport.integration.spaces._shared_space import SharedSpace, fit_shared, steadied
+from muport.integration.gromov._gromov_space import GromovSpace, fit_gromov_space, map_to_hub
+from muport.integration.spaces._joint_space import JointSpace, embed_cells, fit_joint_space, split_modalities
+from muport.integration.spaces._shared_space import SharedSpace, denoise, fit_shared_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,49 +18,48 @@ if TYPE_CHECKING:
 
     from muport.data import Rows
 
-type Space = JointSpace | SharedSpace | Bridge
+type Space = JointSpace | SharedSpace | GromovSpace
 
 __all__ = [
-    "Placed",
+    "EmbeddedRows",
     "Space",
-    "apart",
-    "cells_of",
-    "find_space",
-    "known_group",
-    "modalities_of_kind",
-    "place",
-    "views_of_network",
+    "embed_rows",
+    "find_fitted_group",
+    "fit_space",
+    "make_network_views",
+    "separate_paired_cells",
+    "split_modality_set",
 ]
 
-_FEWEST_PAIRS = 30  # cells that two modalities must share for the one to be learnt from the other
-_AND = "+"  # between the modalities of a cell
-_OF = ":"  # between a modality, or modalities, and a batch
+_MIN_PAIRS = 30  # cells that two modalities must have in common for a joint space
+_AND = "+"  # between the modalities of a set: "rna+atac"
+_OF = ":"  # between a modality, or a set of modalities, and a batch: "rna+atac:batch1"
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
-    """Rows in one space, and how much each modality says of where.
+class EmbeddedRows:
+    """Rows in the space of the transport.
 
     Attributes
     ----------
     rows
-        The rows; in a joint space one for each cell, whose ``modality`` is the set of modalities the cell is in.
-    weights
-        (n_cells, M) weights of the modalities in a joint space, rows of sum 1; None elsewhere.
+        The rows. In a joint space, one for each cell; its ``modality`` is then the set of modalities the cell is in.
+    modality_weights
+        (n_cells, M) weights of the modalities in a joint space, rows of sum 1; None in other spaces.
     """
 
     rows: Rows
-    weights: NDArray[np.float32] | None = None
+    modality_weights: NDArray[np.float32] | None = None
 
 
-def find_space(
-    rows: Rows, *, seed: int, device: str, steady: bool = True, progress: Callable[[str], None] = lambda _: None
+def fit_space(
+    rows: Rows, *, seed: int, device: str, denoise_shared: bool = True, progress: Callable[[str], None] = lambda _: None
 ) -> Space | None:
-    """Learn the space that the modalities meet in: None where they share one and have no other.
+    """Fit the space in which the modalities are compared.
 
-    With 30 cells or more in two modalities, and so on until all hang together, it is learnt from those cells. Without,
-    it is the shared representation, steadied by each modality's own, and where there is none, it is found by the
-    modalities' geometry alone.
+    If each two modalities are linked by pairs of modalities that have 30 cells or more in common, it is a joint space
+    fitted on those cells. If not, it is the shared representation, denoised by the own representation of each modality.
+    Without a shared representation, the modalities are aligned by their geometry alone (Gromov-Wasserstein).
 
     Parameters
     ----------
@@ -70,73 +69,83 @@ def find_space(
         Seed.
     device
         Torch device.
-    steady
-        Whether own representations take noise from a shared one.
+    denoise_shared
+        Whether a shared representation is denoised by own representations.
     progress
         Called with the name of each stage.
+
+    Returns
+    -------
+    The space; None if the rows stay in the coordinates that they have.
 
     Raises
     ------
     ValueError
-        If a modality has no cells, and shares no space with the others.
+        If a modality has no cells, and no space is shared.
     """
     if len(rows.modalities) < 2:
         return None
     shared = rows.x.shape[1] > 0
-    if _separate(rows) and _linked(rows):
+    if _have_own_space(rows) and _are_linked(rows):
         progress("joint space")
-        return fit_joint(
-            *_views(rows), _batch_of_cell(rows), shared=_cut(rows, rows.x) if shared else None, random_state=seed
-        )
+        shared_rep = _split_by_modality(rows, rows.x) if shared else None
+        return fit_joint_space(*_own_views(rows), _batch_of_cell(rows), shared=shared_rep, random_state=seed)
     if shared:
-        return fit_shared(_views(rows)[0], _cut(rows, rows.x), seed) if steady and _separate(rows) else None
+        if not (denoise_shared and _have_own_space(rows)):
+            return None
+        return fit_shared_space(_own_views(rows)[0], _split_by_modality(rows, rows.x), seed)
     own = {name: values for name, values in rows.own.items() if values is not None}
     if empty := [name for name, values in own.items() if len(values) == 0]:
         raise ValueError(f"modality {empty[0]!r} has no cells: leave it out of use_rep.")
-    return fit_bridge(own, random_state=seed, device=device, progress=progress)
+    return fit_gromov_space(own, random_state=seed, device=device, progress=progress)
 
 
-def place(rows: Rows, space: Space | None) -> Placed:
-    """Bring rows, of any of the modalities, into the space; each goes there by itself.
+def embed_rows(rows: Rows, space: Space | None) -> EmbeddedRows:
+    """Embed rows in the space, each cell by itself.
 
     Parameters
     ----------
     rows
-        Fitted or new rows.
+        Fitted or new rows, of any of the modalities.
     space
-        What :func:`find_space` returned.
+        The space that :func:`fit_space` returned.
     """
     if space is None:
-        return Placed(rows)
+        return EmbeddedRows(rows)
     if isinstance(space, SharedSpace):
-        return Placed(replace(rows, x=_steadied(rows, space)))
-    if isinstance(space, Bridge):
-        own = {name: values for name, values in _views(rows)[0].items() if len(values)}
-        return Placed(replace(rows, x=np.concatenate([cross(space, name, values) for name, values in own.items()])))
-    shared = _cut(rows, rows.x) if rows.x.shape[1] > 0 else None
-    found = embed(space, *_views(rows), rows.n_cells, shared=shared)
-    return Placed(_by_cell(rows, found.z), found.weights)
+        return EmbeddedRows(replace(rows, x=_denoise_rows(rows, space)))
+    if isinstance(space, GromovSpace):
+        own = {name: values for name, values in _own_views(rows)[0].items() if len(values)}
+        x = np.concatenate([map_to_hub(space, name, values) for name, values in own.items()])
+        return EmbeddedRows(replace(rows, x=x))
+    shared = _split_by_modality(rows, rows.x) if rows.x.shape[1] > 0 else None
+    embedding = embed_cells(space, *_own_views(rows), rows.n_cells, shared=shared)
+    return EmbeddedRows(_merge_rows_by_cell(rows, embedding.z), embedding.weights)
 
 
-def apart(rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
-    """Rows of labelled cells in several modalities, each as a cell of its own, and the cells that they are of.
+def separate_paired_cells(rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
+    """Take the rows of labeled cells that are in several modalities, each row as a separate cell.
 
-    With their labels they are what cells in one modality have to be judged by.
+    The confidence of labels that are predicted for cells in one modality is calibrated on these rows.
+
+    Returns
+    -------
+    The rows, and the cell of each among those of the input.
     """
-    several = np.bincount(rows.cell, minlength=rows.n_cells) > 1
-    chosen = np.flatnonzero((several & (rows.label >= 0))[rows.cell])
+    in_several = np.bincount(rows.cell, minlength=rows.n_cells) > 1
+    taken = np.flatnonzero((in_several & (rows.label >= 0))[rows.cell])
     own = {}
     for code, name in enumerate(rows.modalities):
-        values, held = rows.own.get(name), np.flatnonzero(rows.modality == code)
-        own[name] = None if values is None else values[np.isin(held, chosen)]
-    cell = rows.cell[chosen]
+        values, rows_of_modality = rows.own.get(name), np.flatnonzero(rows.modality == code)
+        own[name] = None if values is None else values[np.isin(rows_of_modality, taken)]
+    cell = rows.cell[taken]
     separate = replace(
         rows,
-        x=rows.x[chosen],
-        cell=np.arange(len(chosen)),
-        modality=rows.modality[chosen],
-        batch=rows.batch[chosen],
-        group=rows.group[chosen],
+        x=rows.x[taken],
+        cell=np.arange(len(taken)),
+        modality=rows.modality[taken],
+        batch=rows.batch[taken],
+        group=rows.group[taken],
         label=rows.label[cell],
         obs_names=rows.obs_names[cell],
         own=own,
@@ -144,93 +153,98 @@ def apart(rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
     return separate, cell
 
 
-def cells_of(y: NDArray[np.float32], placed: Placed, space: Space | None) -> NDArray[np.float32]:
-    """(n_cells, D) integrated cells from integrated rows; in a joint space each modality by its weight in the cell."""
-    cells: NDArray[np.float32] = placed.rows.to_cells(y)
-    if placed.weights is None or not isinstance(space, JointSpace):
-        return cells
-    return latent(space, cells, placed.weights)
-
-
-def views_of_network(
-    y: NDArray[np.float32], placed: Placed, space: Space | None, by_modality: bool
+def make_network_views(
+    y: NDArray[np.float32], embedded: EmbeddedRows, space: Space | None, by_modality: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """What the two views of the network are made of: the integrated cells, or the corrected modalities.
+    """Return the coordinates for the two views of the VAE: the integrated cells for both, or a modality for each.
+
+    Parameters
+    ----------
+    y
+        (n_rows, d) integrated rows.
+    embedded
+        The rows before the transport.
+    space
+        The fitted space.
+    by_modality
+        Whether each view is a modality.
 
     Raises
     ------
     ValueError
-        If the modalities are wanted, but they are not two in a joint space.
+        If each view should be a modality, but there are not just two modalities in a joint space.
     """
+    cells = embedded.rows.to_cells(y)
     if not by_modality:
-        return cells_of(y, placed, space), None
-    parts = list(split(space, placed.rows.to_cells(y)).values()) if isinstance(space, JointSpace) else []
+        return cells, None
+    parts = list(split_modalities(space, cells).values()) if isinstance(space, JointSpace) else []
     if len(parts) != 2:
         raise ValueError("vae_kwargs['views']='modalities' needs two modalities with cells in both: use 'embedding'.")
     return parts[0], parts[1]
 
 
-def modalities_of_kind(kind: str) -> frozenset[str]:
-    """Modalities that the cells of a kind, ``"rna+atac"``, are in."""
-    return frozenset(kind.split(_AND))
+def split_modality_set(name: str) -> frozenset[str]:
+    """Split the name of a set of modalities, such as ``"rna+atac"``, into their names."""
+    return frozenset(name.split(_AND))
 
 
-def known_group(name: str, groups: tuple[str, ...]) -> str | None:
-    """Return the fitted group whose map serves cells of a group: itself, or its batch with more modalities.
+def find_fitted_group(name: str, groups: tuple[str, ...]) -> str | None:
+    """Find the fitted group whose map is applied to cells of the group `name`, in a joint space.
 
-    In a joint space a cell that lacks a modality is put where it would be with it, so the map of its batch is its own.
+    It is the group itself, or the same batch with more modalities: a cell that lacks a modality is embedded where it
+    would be with it, so it needs no map of its own. None if there is no such group.
     """
     if name in groups:
         return name
-    kind, _, batch = name.partition(_OF)
-    for other in groups:
-        wider, found, same = other.partition(_OF)
-        if found and same == batch and modalities_of_kind(kind) < modalities_of_kind(wider):
-            return other
+    modalities, _, batch = name.partition(_OF)
+    for group in groups:
+        group_modalities, separator, group_batch = group.partition(_OF)
+        if separator and group_batch == batch and split_modality_set(modalities) < split_modality_set(group_modalities):
+            return group
     return None
 
 
-def _steadied(rows: Rows, space: SharedSpace) -> NDArray[np.float32]:
-    own, x = _views(rows)[0], rows.x.copy()
+def _denoise_rows(rows: Rows, space: SharedSpace) -> NDArray[np.float32]:
+    own, x = _own_views(rows)[0], rows.x.copy()
     for code, name in enumerate(rows.modalities):
-        mine = rows.modality == code
-        if mine.any() and name in space.told:
-            x[mine] = steadied(space, name, own[name], x[mine])
+        rows_of_modality = rows.modality == code
+        if rows_of_modality.any() and name in space.regressions:
+            x[rows_of_modality] = denoise(space, name, own[name], x[rows_of_modality])
     return x
 
 
-def _separate(rows: Rows) -> bool:
-    """Whether every modality has a representation of its own beside the shared one."""
+def _have_own_space(rows: Rows) -> bool:
+    """Whether every modality has a representation of its own, which is not the shared one."""
     return all(
         own is not None and (rows.x.shape[1] == 0 or not np.shares_memory(own, rows.x)) for own in rows.own.values()
     )
 
 
-def _linked(rows: Rows) -> bool:
-    """Whether cells in two modalities join them all."""
-    present = _present(rows).astype(np.int64)
-    linked = (present.T @ present) >= _FEWEST_PAIRS
+def _are_linked(rows: Rows) -> bool:
+    """Whether chains of modalities that have enough cells in common lead from each modality to each other one."""
+    present = _find_present(rows).astype(np.int64)
+    linked = (present.T @ present) >= _MIN_PAIRS
     reached = np.arange(len(linked)) == 0
     for _ in range(len(linked)):
         reached |= linked[reached].any(axis=0)
     return bool(reached.all())
 
 
-def _present(rows: Rows) -> NDArray[np.bool_]:
-    """(n_cells, M) whether a cell is in a modality."""
+def _find_present(rows: Rows) -> NDArray[np.bool_]:
+    """Find out in which modalities each cell is: (n_cells, M)."""
     present = np.zeros((rows.n_cells, len(rows.modalities)), bool)
     present[rows.cell, rows.modality] = True
     return present
 
 
-def _views(rows: Rows) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.int64]]]:
-    """Each modality's own representation, and the cells it is of."""
+def _own_views(rows: Rows) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.int64]]]:
+    """Return the own representation of each modality, and the cells of its rows."""
     own = {name: values for name, values in rows.own.items() if values is not None}
-    cell = _cut(rows, rows.cell)
+    cell = _split_by_modality(rows, rows.cell)
     return own, {name: cell[name] for name in own}
 
 
-def _cut[T: np.generic](rows: Rows, values: NDArray[T]) -> dict[str, NDArray[T]]:
+def _split_by_modality[T: np.generic](rows: Rows, values: NDArray[T]) -> dict[str, NDArray[T]]:
     return {name: values[rows.modality == code] for code, name in enumerate(rows.modalities)}
 
 
@@ -240,34 +254,35 @@ def _batch_of_cell(rows: Rows) -> NDArray[np.int64]:
     return batch
 
 
-def _by_cell(rows: Rows, z: NDArray[np.float32]) -> Rows:
-    """One row for each cell, of the kind of its modalities."""
+def _merge_rows_by_cell(rows: Rows, z: NDArray[np.float32]) -> Rows:
+    """Merge the rows of each cell into one, whose modality is the set of the cell's modalities."""
     batch = _batch_of_cell(rows)
-    sets, kind = np.unique(_present(rows), axis=0, return_inverse=True)
-    names = tuple(_AND.join(m for m, held in zip(rows.modalities, one, strict=True) if held) for one in sets)
-    pairs, group = np.unique(kind * len(rows.batches) + batch, return_inverse=True)
+    sets, code_of_cell = np.unique(_find_present(rows), axis=0, return_inverse=True)
+    names = tuple(
+        _AND.join(m for m, in_modality in zip(rows.modalities, row, strict=True) if in_modality) for row in sets
+    )
+    pairs, group = np.unique(code_of_cell * len(rows.batches) + batch, return_inverse=True)
     n = len(rows.batches)
-    alone = {name: _of_cells(rows, name, kind == code) for code, name in enumerate(names)}
     return replace(
         rows,
         x=z,
         cell=np.arange(rows.n_cells),
-        modality=kind.astype(np.int64),
+        modality=code_of_cell.astype(np.int64),
         modalities=names,
         batch=batch,
         group=group.astype(np.int64),
         groups=tuple(f"{names[p // n]}{_OF}{rows.batches[p % n]}" for p in pairs),
-        own=alone,
+        own={name: _take_own(rows, name, code_of_cell == code) for code, name in enumerate(names)},
     )
 
 
-def _of_cells(rows: Rows, kind: str, chosen: NDArray[np.bool_]) -> NDArray[np.float32] | None:
-    """Own representation of the cells that are in just one modality, in the order of the cells."""
-    values = rows.own.get(kind)
+def _take_own(rows: Rows, modality: str, taken: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+    """Return the own representation of cells (n_cells,) in the order of the cells; None for a set of modalities."""
+    values = rows.own.get(modality)
     if values is None:
         return None
-    cell = rows.cell[rows.modality == rows.modalities.index(kind)]
-    row = np.full(rows.n_cells, -1)
-    row[cell] = np.arange(len(cell))
-    out: NDArray[np.float32] = values[row[chosen]]
-    return out
+    cell = rows.cell[rows.modality == rows.modalities.index(modality)]
+    row_of_cell = np.full(rows.n_cells, -1)
+    row_of_cell[cell] = np.arange(len(cell))
+    own: NDArray[np.float32] = values[row_of_cell[taken]]
+    return own

@@ -1,11 +1,11 @@
-"""How well hidden pairs meet, and what part the shared coordinates get for it."""
+"""How well held-out pairs find their partner, and the fraction of the distances that shared coordinates get."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from muport.integration.spaces._held_out_pairs import missed, shared_part
+from muport.integration.spaces._held_out_pairs import estimate_shared_fraction, fraction_closer
 from muport.metrics import foscttm
 
 N = 80
@@ -14,59 +14,59 @@ CELL = {"rna": np.arange(N), "atac": np.r_[20:N, N : N + 20]}
 NOISE = {"exact": 0.0, "near": 0.5, "far": 3.0}
 
 
-def test_missed_is_foscttm_of_centred_cells():
+def test_fraction_closer_is_foscttm_of_centered_cells():
     rng = np.random.default_rng(0)
     z = rng.normal(size=(50, 4)).astype(np.float32)
     w = z + rng.normal(size=(50, 4)).astype(np.float32)
-    np.testing.assert_allclose(missed(z, w + 7), foscttm(z - z.mean(0), w - w.mean(0)), atol=1e-6)
-    assert missed(z, z) == 0
+    np.testing.assert_allclose(fraction_closer(z, w + 7), foscttm(z - z.mean(0), w - w.mean(0)), atol=1e-6)
+    assert fraction_closer(z, z) == 0
 
 
-def _placing(learnt: str, shared: str, seen: list | None = None):
-    """Spaces in which partners are as far apart as told."""
+def _embedding(fitted: str, shared: str, calls: list | None = None):
+    """Embed held-out pairs so that partners are as far apart as each of the two names says."""
 
-    def place(apart, first, second):
-        if seen is not None:
-            seen.append((apart, first, second))
+    def embed_held_out(separated, first, second):
+        if calls is not None:
+            calls.append((separated, first, second))
         rng = np.random.default_rng(len(first[1]))
         z = rng.normal(size=(len(first[1]), 3)).astype(np.float32)
         return tuple(
-            (z, z + np.float32(NOISE[one]) * rng.normal(size=z.shape).astype("f4")) for one in (learnt, shared)
+            (z, z + np.float32(NOISE[noise]) * rng.normal(size=z.shape).astype("f4")) for noise in (fitted, shared)
         )
 
-    return place
+    return embed_held_out
 
 
-@pytest.mark.parametrize(("learnt", "shared", "low", "high"), [
+@pytest.mark.parametrize(("fitted", "shared", "low", "high"), [
     ("near", "near", 0.35, 0.65), ("exact", "far", 0.0, 0.15), ("far", "exact", 0.85, 1.0), ("near", "far", 0.1, 0.45),
 ])  # fmt: skip
-def test_the_space_in_which_pairs_meet_counts_more(learnt, shared, low, high):
-    assert low <= shared_part(X, CELL, N + 20, _placing(learnt, shared)) <= high
+def test_the_space_in_which_partners_are_closer_counts_more(fitted, shared, low, high):
+    assert low <= estimate_shared_fraction(X, CELL, N + 20, _embedding(fitted, shared)) <= high
 
 
-def test_every_pair_is_hidden_once_and_learnt_from_once():
-    seen: list = []
-    shared_part(X, CELL, N + 20, _placing("near", "near", seen))
-    hidden = [set(CELL["rna"][first[1]]) for _, first, _ in seen]
-    assert set.union(*hidden) == set(range(20, N))
-    assert not set.intersection(*hidden)
-    for (apart, (one, rows), (other, others)), cells in zip(seen, hidden, strict=True):
-        np.testing.assert_array_equal(CELL[one][rows], CELL[other][others])
-        assert not cells & set(apart[other])
-        assert set(range(20, N)) - cells == set(apart["rna"]) & set(apart["atac"])
+def test_every_pair_is_held_out_once_and_fitted_on_once():
+    calls: list = []
+    estimate_shared_fraction(X, CELL, N + 20, _embedding("near", "near", calls))
+    held_out = [set(CELL["rna"][first[1]]) for _, first, _ in calls]
+    assert set.union(*held_out) == set(range(20, N))
+    assert not set.intersection(*held_out)
+    for (separated, (first, rows), (second, second_rows)), cells in zip(calls, held_out, strict=True):
+        np.testing.assert_array_equal(CELL[first][rows], CELL[second][second_rows])
+        assert not cells & set(separated[second])
+        assert set(range(20, N)) - cells == set(separated["rna"]) & set(separated["atac"])
 
 
-def test_without_pairs_the_shared_coordinates_are_all_there_is():
+def test_without_pairs_only_the_shared_coordinates_count():
     cell = {"rna": np.arange(N), "atac": N + np.arange(N)}
-    assert shared_part(X, cell, 2 * N, _placing("exact", "far")) == 1
+    assert estimate_shared_fraction(X, cell, 2 * N, _embedding("exact", "far")) == 1
 
 
-def test_the_part_is_by_the_error_and_none_at_chance():
-    placing, seen = _placing("near", "far"), []
-    found = shared_part(X, CELL, N + 20, lambda *given: seen.append(placing(*given)) or placing(*given))
-    learnt, shared = (np.mean([missed(*spaces[i]) for spaces in seen]) for i in (0, 1))
-    np.testing.assert_allclose(found / (1 - found), np.sqrt((1 / shared - 2) / (1 / learnt - 2)))
+def test_the_fraction_follows_the_errors_and_is_0_at_chance():
+    embed, results = _embedding("near", "far"), []
+    fraction = estimate_shared_fraction(X, CELL, N + 20, lambda *args: results.append(embed(*args)) or embed(*args))
+    fitted, shared = (np.mean([fraction_closer(*spaces[i]) for spaces in results]) for i in (0, 1))
+    np.testing.assert_allclose(fraction / (1 - fraction), np.sqrt((1 / shared - 2) / (1 / fitted - 2)))
     z = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
-    assert shared_part(X, CELL, N + 20, lambda *_: ((z, z), (z, -z))) == 0
-    assert shared_part(X, CELL, N + 20, lambda *_: ((z, -z), (z, z))) == 1
-    assert shared_part(X, CELL, N + 20, lambda *_: ((z, -z), (z, -z))) == 0
+    assert estimate_shared_fraction(X, CELL, N + 20, lambda *_: ((z, z), (z, -z))) == 0
+    assert estimate_shared_fraction(X, CELL, N + 20, lambda *_: ((z, -z), (z, z))) == 1
+    assert estimate_shared_fraction(X, CELL, N + 20, lambda *_: ((z, -z), (z, -z))) == 0

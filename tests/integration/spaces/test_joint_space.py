@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muport.data._serialization import pack, state_classes, unpack
-from muport.integration.spaces._cross_modality import account, filled
-from muport.integration.spaces._joint_space import JointSpace, embed, fit_joint, latent, split
-from muport.integration.spaces._modality_weights import local_weights
+from muport.integration.spaces._cross_modality import impute_modalities, predict_modality
+from muport.integration.spaces._joint_space import JointSpace, embed_cells, fit_joint_space, split_modalities
+from muport.integration.spaces._modality_weights import interpolate_weights
 from muport.neighbors import knn
 
 NOISE = {"rna": 0.3, "atac": 0.6, "adt": 0.4}
@@ -20,8 +20,8 @@ WIDTH = {"rna": 8, "atac": 6, "adt": 4}
 N = 600
 
 
-class Cells:
-    """Clusters seen by several modalities; `views`, `cell` and `shared` as the functions take them."""
+class Mosaic:
+    """Cells of five clusters in several modalities: `views`, `cell` and `shared` as the functions take them."""
 
     def __init__(self, have: dict[str, np.ndarray], seed: int = 0, noise: dict[str, float] | None = None) -> None:
         rng = np.random.default_rng(seed)
@@ -38,14 +38,16 @@ class Cells:
         self.views = {m: self.full[m][rows] for m, rows in self.cell.items()}
 
     def fit(self, *, shared: bool = False, seed: int = 0) -> JointSpace:
-        return fit_joint(self.views, self.cell, self.batch, shared=self.shared if shared else None, random_state=seed)
+        return fit_joint_space(
+            self.views, self.cell, self.batch, shared=self.shared if shared else None, random_state=seed
+        )
 
     def embed(self, space: JointSpace, *, shared: bool = False):
-        return embed(space, self.views, self.cell, self.n, shared=self.shared if shared else None)
+        return embed_cells(space, self.views, self.cell, self.n, shared=self.shared if shared else None)
 
 
 def _mosaic(share: float, n: int = N) -> dict[str, np.ndarray]:
-    """Cells of which some are in both modalities, and the others in one of them."""
+    """Mosaic of which some are in both modalities, and the others in one of them."""
     paired = round(share * n)
     half = paired + (n - paired) // 2
     return {"rna": np.arange(half), "atac": np.r_[0:paired, half:n]}
@@ -56,110 +58,116 @@ def _purity(z: np.ndarray, kind: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module")
-def paired() -> Cells:
-    return Cells(_mosaic(1.0))
+def paired() -> Mosaic:
+    return Mosaic(_mosaic(1.0))
 
 
 @pytest.fixture(scope="module")
-def mosaic() -> Cells:
-    return Cells(_mosaic(0.4))
+def mosaic() -> Mosaic:
+    return Mosaic(_mosaic(0.4))
 
 
-def test_a_cell_is_the_weighted_mean_of_what_its_modalities_tell(paired):
+def test_a_cell_is_the_weighted_sum_of_measured_and_predicted_coordinates(paired):
     space = paired.fit()
-    found = paired.embed(space)
+    embedding = paired.embed(space)
     x = {m: (paired.full[m] - space.center[m]) / space.scale[m] for m in space.modalities}
     for m, block in x.items():
         np.testing.assert_allclose(np.square(block).sum(axis=1).mean(), 1, rtol=1e-4)
         np.testing.assert_allclose(space.center[m], paired.full[m].mean(axis=0), rtol=1e-5)
-    told = {(b, m): x[m] if b == m else account(space.routes, b, m, x[b], None) for b, m in product(x, x)}
+    coordinates = {
+        (b, m): x[m] if b == m else predict_modality(space.predictor, b, m, x[b], None) for b, m in product(x, x)
+    }
 
-    def joined(weight: np.ndarray) -> np.ndarray:
-        share = {(b, m): 1 if b == m else 1 / 3 for b, m in told}
-        return np.hstack([sum(weight[:, [i]] * share[b, m] * told[b, m] for i, b in enumerate(x)) for m in x])
+    def weighted_sum(weight: np.ndarray) -> np.ndarray:
+        factor = {(b, m): 1 if b == m else 1 / 3 for b, m in coordinates}
+        return np.hstack([sum(weight[:, [i]] * factor[b, m] * coordinates[b, m] for i, b in enumerate(x)) for m in x])
 
-    weight = local_weights(joined(np.tile(space.weights.usual, (N, 1))).astype(np.float32), space.weights)
-    np.testing.assert_allclose(found.z, joined(weight), atol=1e-4)
-    np.testing.assert_allclose(found.weights, weight, atol=1e-5)
-    assert found.observed.all()
-    assert found.z.dtype == found.weights.dtype == np.float32
+    weight = interpolate_weights(
+        weighted_sum(np.tile(space.weights.mean_weights, (N, 1))).astype(np.float32), space.weights
+    )
+    np.testing.assert_allclose(embedding.z, weighted_sum(weight), atol=1e-4)
+    np.testing.assert_allclose(embedding.weights, weight, atol=1e-5)
+    assert embedding.observed.all()
+    assert embedding.z.dtype == embedding.weights.dtype == np.float32
 
 
 def test_two_views_are_better_than_one_and_the_cleaner_one_weighs_more(paired):
     space = paired.fit()
-    found = paired.embed(space)
-    assert found.weights[:, 0].mean() > 0.5
+    embedding = paired.embed(space)
+    assert embedding.weights[:, 0].mean() > 0.5
     alone = max(_purity(x, paired.kind) for x in paired.full.values())
-    assert _purity(found.z, paired.kind) > alone
-    np.testing.assert_array_equal(latent(space, found.z, found.weights), found.z)
+    assert _purity(embedding.z, paired.kind) > alone
 
 
 @pytest.mark.parametrize("useless", ["noise", "constant", "copies"])
-def test_a_modality_without_signal_takes_no_part(useless, paired):
+def test_a_modality_without_signal_has_no_weight(useless, paired):
     rng = np.random.default_rng(7)
     other = {"noise": rng.normal(size=(N, 6)), "constant": np.full((N, 6), 3.0), "copies": np.zeros((N, 6))}[useless]
     if useless == "copies":
         other[: N // 2] = 1
         rng.shuffle(other)
     views = {"rna": paired.full["rna"], "atac": other.astype(np.float32)}
-    space = fit_joint(views, paired.cell, paired.batch)
-    found = embed(space, views, paired.cell, N)
-    assert np.isfinite(found.z).all()
+    space = fit_joint_space(views, paired.cell, paired.batch)
+    embedding = embed_cells(space, views, paired.cell, N)
+    assert np.isfinite(embedding.z).all()
     if useless == "copies":
         return
-    assert found.weights[:, 1].max() < 0.02
-    parts = split(space, found.z)
+    assert embedding.weights[:, 1].max() < 0.02
+    parts = split_modalities(space, embedding.z)
     np.testing.assert_allclose(parts["rna"], views["rna"], atol=0.3)
-    assert _purity(found.z, paired.kind) >= _purity(views["rna"], paired.kind) - 0.005
+    assert _purity(embedding.z, paired.kind) >= _purity(views["rna"], paired.kind) - 0.005
 
 
-def test_split_gives_back_each_modality_in_its_coordinates(mosaic):
+def test_split_returns_each_modality_in_its_coordinates(mosaic):
     space = mosaic.fit()
-    found = mosaic.embed(space)
-    parts = split(space, found.z)
+    embedding = mosaic.embed(space)
+    parts = split_modalities(space, embedding.z)
     assert {m: x.shape for m, x in parts.items()} == {m: (N, WIDTH[m]) for m in mosaic.full}
     for i, m in enumerate(space.modalities):
-        lacking = ~found.observed[:, i]
+        lacking = ~embedding.observed[:, i]
         true, mean = mosaic.full[m][lacking], mosaic.views[m].mean(axis=0)
         left = np.square(parts[m][lacking] - true).sum() / np.square(true - mean).sum()
         assert left < 0.4
-        # measured cells stay nearer to what was measured than the others' guess is
-        held = np.square(parts[m][~lacking] - mosaic.full[m][~lacking]).sum(axis=1).mean()
-        assert held < np.square(parts[m][lacking] - true).sum(axis=1).mean()
+        # measured cells stay nearer to their measurement than imputed cells are to the truth
+        measured = np.square(parts[m][~lacking] - mosaic.full[m][~lacking]).sum(axis=1).mean()
+        assert measured < np.square(parts[m][lacking] - true).sum(axis=1).mean()
 
 
 def test_weights_are_those_of_the_measured_modalities(mosaic):
-    found = mosaic.embed(mosaic.fit())
-    np.testing.assert_allclose(found.weights.sum(axis=1), 1, atol=1e-6)
-    assert (found.weights[~found.observed] == 0).all()
+    embedding = mosaic.embed(mosaic.fit())
+    np.testing.assert_allclose(embedding.weights.sum(axis=1), 1, atol=1e-6)
+    assert (embedding.weights[~embedding.observed] == 0).all()
     for i, m in enumerate(mosaic.views):
-        np.testing.assert_array_equal(np.flatnonzero(found.observed[:, i]), np.sort(mosaic.cell[m]))
+        np.testing.assert_array_equal(np.flatnonzero(embedding.observed[:, i]), np.sort(mosaic.cell[m]))
 
 
-def _match(cells: Cells, *, shared: bool) -> float:
-    """Share of the variance of RNA that is missed for cells without it."""
+def _imputation_error(cells: Mosaic, *, shared: bool) -> float:
+    """Fraction of the variance of RNA that is not imputed in cells without it."""
     space = cells.fit(shared=shared)
-    found = cells.embed(space, shared=shared)
-    lacking = ~found.observed[:, 0]
+    embedding = cells.embed(space, shared=shared)
+    lacking = ~embedding.observed[:, 0]
     true = cells.full["rna"][lacking]
-    return float(np.square(split(space, found.z)["rna"][lacking] - true).sum() / np.square(true - true.mean(0)).sum())
+    return float(
+        np.square(split_modalities(space, embedding.z)["rna"][lacking] - true).sum()
+        / np.square(true - true.mean(0)).sum()
+    )
 
 
 def test_imputation_worsens_smoothly_as_pairing_vanishes():
-    missed = [_match(Cells(_mosaic(share)), shared=True) for share in (0.9, 0.5, 0.2, 0.05, 0.01)]
-    assert missed[0] < 0.35
-    assert missed[-1] < 0.8
-    assert max(b - a for a, b in zip(missed[:-1], missed[1:], strict=True)) < 0.35
-    with_two_pairs = [_match(Cells(_mosaic(2 / N)), shared=shared) for shared in (True, False)]
+    error = [_imputation_error(Mosaic(_mosaic(share)), shared=True) for share in (0.9, 0.5, 0.2, 0.05, 0.01)]
+    assert error[0] < 0.35
+    assert error[-1] < 0.8
+    assert max(b - a for a, b in zip(error[:-1], error[1:], strict=True)) < 0.35
+    with_two_pairs = [_imputation_error(Mosaic(_mosaic(2 / N)), shared=shared) for shared in (True, False)]
     assert with_two_pairs[0] < 0.8 < with_two_pairs[1]
 
 
-def test_shared_coordinates_stand_beside_where_cells_lack_a_modality(mosaic, paired):
-    assert paired.fit(shared=True).beside == 0
+def test_shared_coordinates_are_appended_where_cells_lack_a_modality(mosaic, paired):
+    assert paired.fit(shared=True).shared_scale == 0
     space = mosaic.fit(shared=True)
-    found = mosaic.embed(space, shared=True)
+    embedding = mosaic.embed(space, shared=True)
     width = sum(WIDTH[m] for m in mosaic.views)
-    assert found.z.shape == (N, width + 4)
+    assert embedding.z.shape == (N, width + 4)
     assert space.starts == (0, width)
     assert paired.fit(shared=True).starts == (0,)
     s = {m: (x - x.mean(0)) / np.sqrt(np.square(x - x.mean(0)).sum(1).mean()) for m, x in mosaic.shared.items()}
@@ -167,35 +175,37 @@ def test_shared_coordinates_stand_beside_where_cells_lack_a_modality(mosaic, pai
     for m, x in s.items():
         total[mosaic.cell[m]] += x
         number[mosaic.cell[m]] += 1
-    np.testing.assert_allclose(found.z[:, width:], space.beside * total / number, atol=1e-4)
-    # without shared coordinates a cell is still placed, and modalities are read as before
+    np.testing.assert_allclose(embedding.z[:, width:], space.shared_scale * total / number, atol=1e-4)
+    # a cell without shared coordinates is embedded too, and modalities are split as before
     np.testing.assert_array_equal(mosaic.embed(space).z[:, width:], 0)
-    assert {m: x.shape[1] for m, x in split(space, found.z).items()} == {m: WIDTH[m] for m in mosaic.views}
+    assert {m: x.shape[1] for m, x in split_modalities(space, embedding.z).items()} == {
+        m: WIDTH[m] for m in mosaic.views
+    }
 
 
-def test_shared_coordinates_that_tell_nothing_have_little_part():
-    cells = Cells(_mosaic(0.4))
-    useful = cells.fit(shared=True).beside
+def test_shared_coordinates_without_signal_have_a_small_scale():
+    cells = Mosaic(_mosaic(0.4))
+    useful = cells.fit(shared=True).shared_scale
     for i, m in enumerate(cells.shared):
         cells.shared[m] = np.random.default_rng(i).normal(size=cells.shared[m].shape).astype(np.float32)
-    assert cells.fit(shared=True).beside < 0.5 * useful
+    assert cells.fit(shared=True).shared_scale < 0.5 * useful
 
 
 def test_order_of_cells_and_rows_does_not_matter():
-    cells = Cells(_mosaic(0.5))
+    cells = Mosaic(_mosaic(0.5))
     first = cells.embed(cells.fit(shared=True), shared=True)
     rng = np.random.default_rng(0)
-    place = rng.permutation(N)  # cell i becomes cell place[i]
+    position = rng.permutation(N)  # cell i becomes cell position[i]
     rows = {m: rng.permutation(len(x)) for m, x in cells.views.items()}
     views = {m: x[rows[m]] for m, x in cells.views.items()}
-    cell = {m: place[rank[rows[m]]] for m, rank in cells.cell.items()}
+    cell = {m: position[rank[rows[m]]] for m, rank in cells.cell.items()}
     shared = {m: s[rows[m]] for m, s in cells.shared.items()}
     batch = np.empty_like(cells.batch)
-    batch[place] = cells.batch
-    space = fit_joint(views, cell, batch, shared=shared)
-    found = embed(space, views, cell, N, shared=shared)
-    np.testing.assert_allclose(found.z[place], first.z, atol=1e-4)
-    np.testing.assert_allclose(found.weights[place], first.weights, atol=1e-4)
+    batch[position] = cells.batch
+    space = fit_joint_space(views, cell, batch, shared=shared)
+    embedding = embed_cells(space, views, cell, N, shared=shared)
+    np.testing.assert_allclose(embedding.z[position], first.z, atol=1e-4)
+    np.testing.assert_allclose(embedding.weights[position], first.weights, atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_bits(mosaic):
@@ -204,54 +214,54 @@ def test_the_same_seed_gives_the_same_bits(mosaic):
     np.testing.assert_array_equal(first.weights, again.weights)
 
 
-def test_a_cell_is_placed_as_if_alone(mosaic):
+def test_a_cell_is_embedded_by_itself(mosaic):
     space = mosaic.fit(shared=True)
-    whole = mosaic.embed(space, shared=True)
-    one = {"atac": mosaic.views["atac"][-1:]}
-    alone = embed(space, one, {"atac": np.array([0])}, 1, shared={"atac": mosaic.shared["atac"][-1:]})
-    np.testing.assert_allclose(alone.z[0], whole.z[mosaic.cell["atac"][-1]], atol=1e-5)
-    # without shared coordinates, paired cells alone tell what is missing
-    assert np.isfinite(embed(space, one, {"atac": np.array([0])}, 1).z).all()
+    all_cells = mosaic.embed(space, shared=True)
+    cell = {"atac": mosaic.views["atac"][-1:]}
+    alone = embed_cells(space, cell, {"atac": np.array([0])}, 1, shared={"atac": mosaic.shared["atac"][-1:]})
+    np.testing.assert_allclose(alone.z[0], all_cells.z[mosaic.cell["atac"][-1]], atol=1e-5)
+    # without shared coordinates, the regressions on paired cells predict the missing modality
+    assert np.isfinite(embed_cells(space, cell, {"atac": np.array([0])}, 1).z).all()
 
 
 def test_three_modalities_joined_by_a_chain():
     have = {"rna": np.arange(0, 300), "atac": np.arange(150, 450), "adt": np.arange(300, 600)}
-    cells = Cells(have)
+    cells = Mosaic(have)
     space = cells.fit()
-    assert space.routes.paths["rna"]["adt"] == ("atac", "adt")
-    found = cells.embed(space)
-    parts = split(space, found.z)
-    lacking = ~found.observed[:, 2] & ~found.observed[:, 1]
+    assert space.predictor.paths["rna"]["adt"] == ("atac", "adt")
+    embedding = cells.embed(space)
+    parts = split_modalities(space, embedding.z)
+    lacking = ~embedding.observed[:, 2] & ~embedding.observed[:, 1]
     true = cells.full["adt"][lacking]
     assert np.square(parts["adt"][lacking] - true).sum() < 0.5 * np.square(true - cells.views["adt"].mean(0)).sum()
-    assert _purity(found.z, cells.kind) > 0.8
+    assert _purity(embedding.z, cells.kind) > 0.8
 
 
-def test_a_modality_that_no_cell_joins_needs_a_shared_space():
-    cells = Cells({"rna": np.arange(200), "atac": np.arange(200), "adt": np.arange(200, 400)})
+def test_a_modality_without_paired_cells_needs_a_shared_space():
+    cells = Mosaic({"rna": np.arange(200), "atac": np.arange(200), "adt": np.arange(200, 400)})
     with pytest.raises(ValueError, match="'adt'.*coordinates that all share"):
         cells.fit()
-    found = cells.embed(cells.fit(shared=True), shared=True)
-    assert np.isfinite(found.z).all()
-    assert _purity(found.z, cells.kind) > 0.7
+    embedding = cells.embed(cells.fit(shared=True), shared=True)
+    assert np.isfinite(embedding.z).all()
+    assert _purity(embedding.z, cells.kind) > 0.7
 
 
 @pytest.mark.parametrize("n_paired", [1, 2, 3, 5, 19])
 @pytest.mark.parametrize("shared", [True, False])
-def test_few_pairs_are_no_error(n_paired, shared):
-    cells = Cells({"rna": np.arange(60), "atac": np.r_[0:n_paired, 60:100]})
-    found = cells.embed(cells.fit(shared=shared), shared=shared)
-    assert np.isfinite(found.z).all()
+def test_few_pairs_raise_no_error(n_paired, shared):
+    cells = Mosaic({"rna": np.arange(60), "atac": np.r_[0:n_paired, 60:100]})
+    embedding = cells.embed(cells.fit(shared=shared), shared=shared)
+    assert np.isfinite(embedding.z).all()
 
 
 def test_a_batch_that_lacks_a_modality_and_duplicate_cells():
-    cells = Cells(_mosaic(0.5))
+    cells = Mosaic(_mosaic(0.5))
     cells.batch[:] = np.arange(N) >= N * 3 // 4
     for m in cells.views:
         cells.views[m][5:25] = cells.views[m][5]
-    found = cells.embed(cells.fit())
-    assert np.isfinite(found.z).all()
-    np.testing.assert_allclose(found.z[5:25], np.tile(found.z[5], (20, 1)), atol=1e-5)
+    embedding = cells.embed(cells.fit())
+    assert np.isfinite(embedding.z).all()
+    np.testing.assert_allclose(embedding.z[5:25], np.tile(embedding.z[5], (20, 1)), atol=1e-5)
 
 
 def test_a_fitted_space_can_be_saved(mosaic):
@@ -264,12 +274,12 @@ def test_a_fitted_space_can_be_saved(mosaic):
 
 def test_bad_input_is_named(paired):
     with pytest.raises(ValueError, match="at least two modalities"):
-        fit_joint({"rna": paired.full["rna"]}, {"rna": np.arange(N)}, paired.batch)
+        fit_joint_space({"rna": paired.full["rna"]}, {"rna": np.arange(N)}, paired.batch)
     space = paired.fit()
     with pytest.raises(ValueError, match="'adt' is not in the joint space"):
-        embed(space, {"adt": paired.full["rna"]}, {"adt": np.arange(N)}, N)
+        embed_cells(space, {"adt": paired.full["rna"]}, {"adt": np.arange(N)}, N)
     with pytest.raises(ValueError, match="'rna' has 6 coordinates.* 8"):
-        embed(space, {"rna": paired.full["atac"]}, {"rna": np.arange(N)}, N)
+        embed_cells(space, {"rna": paired.full["atac"]}, {"rna": np.arange(N)}, N)
 
 
 @settings(max_examples=15, deadline=None)
@@ -277,22 +287,24 @@ def test_bad_input_is_named(paired):
 def test_any_pattern_of_modalities_gives_finite_cells(seed, pattern):
     code = np.array([7, *pattern])
     have = {m: np.flatnonzero(code & bit) for m, bit in (("rna", 1), ("atac", 2), ("adt", 4))}
-    cells = Cells(have, seed)
+    cells = Mosaic(have, seed)
     cells.n, cells.batch = len(code), np.resize(cells.batch, len(code))
-    found = cells.embed(cells.fit())
-    assert found.z.shape == (len(code), sum(WIDTH.values()))
-    assert np.isfinite(found.z).all()
-    np.testing.assert_array_equal(found.observed, (code[:, None] & np.array([1, 2, 4])) > 0)
+    embedding = cells.embed(cells.fit())
+    assert embedding.z.shape == (len(code), sum(WIDTH.values()))
+    assert np.isfinite(embedding.z).all()
+    np.testing.assert_array_equal(embedding.observed, (code[:, None] & np.array([1, 2, 4])) > 0)
 
 
-def test_what_a_cell_lacks_is_the_mean_of_what_its_modalities_tell_by_their_quality():
+def test_missing_modalities_are_predicted_by_the_mean_weighted_by_r2():
     have = {"rna": np.arange(400), "atac": np.arange(400), "adt": np.arange(300)}
-    cells = Cells(have)
-    routes = cells.fit().routes
+    cells = Mosaic(have)
+    predictor = cells.fit().predictor
     x = {m: np.random.default_rng(0).normal(size=(3, WIDTH[m])).astype(np.float32) for m in have}
     observed = {"rna": np.full(3, True), "atac": np.full(3, True), "adt": np.full(3, False)}
-    share = [routes.plain[b]["adt"].explained for b in ("rna", "atac")]
-    expected = sum(q * account(routes, b, "adt", x[b], None) for q, b in zip(share, have, strict=False)) / sum(share)
-    out = filled(routes, x, None, observed)
+    r2 = [predictor.direct[b]["adt"].r2 for b in ("rna", "atac")]
+    expected = sum(q * predict_modality(predictor, b, "adt", x[b], None) for q, b in zip(r2, have, strict=False)) / sum(
+        r2
+    )
+    out = impute_modalities(predictor, x, None, observed)
     np.testing.assert_allclose(out["adt"], expected, atol=1e-5)
     np.testing.assert_array_equal(out["rna"], x["rna"])

@@ -8,7 +8,7 @@ import torch
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch.nn.functional import normalize
 
-from muport.integration.vae import _losses as formula
+from muport.integration.vae import _losses
 from muport.integration.vae._losses import Objective
 from muport.integration.vae._vae_module import DualViewVAE
 
@@ -36,12 +36,12 @@ def build(encoder: str = "mlp", **objective: float) -> DualViewVAE:
 
 
 def test_it_is_a_module_of_scvi_tools():
-    inferred, made, loss = build().eval()(data())
+    inferred, generated, loss = build().eval()(data())
     assert isinstance(build(), BaseModuleClass)
     assert isinstance(loss, LossOutput)
     assert inferred["z_0"].shape == inferred["logvar_1"].shape == (N, L)
-    assert made["mean_0"].shape == (N, D)
-    assert made["mean_1"].shape == (N, D2)
+    assert generated["mean_0"].shape == (N, D)
+    assert generated["mean_1"].shape == (N, D2)
     assert loss.n_obs_minibatch == N
 
 
@@ -60,21 +60,21 @@ def test_the_loss_is_the_sum_of_its_terms(epoch):
     module = build(beta=0.3, lam_clust=0.7, conf_thr=0.4).eval()
     module.prior.fill_(1.7)
     cells = data()
-    inferred, made, loss = module(cells, loss_kwargs={"epoch": epoch})
-    one, prototypes = module.objective, module.prototypes
-    rec = [formula.reconstruction(cells[f"target_{i}"], made[f"mean_{i}"]) for i in (0, 1)]
-    kl = [formula.kl_to_prior(inferred[f"mu_{i}"], inferred[f"logvar_{i}"], module.prior) for i in (0, 1)]
+    inferred, generated, loss = module(cells, loss_kwargs={"epoch": epoch})
+    constants, prototypes = module.objective, module.prototypes
+    rec = [_losses.loss_reconstruction(cells[f"target_{i}"], generated[f"mean_{i}"]) for i in (0, 1)]
+    kl = [_losses.loss_kl(inferred[f"mu_{i}"], inferred[f"logvar_{i}"], module.prior) for i in (0, 1)]
     z = (inferred["z_0"] + inferred["z_1"]) / 2
-    logits = [formula.cosine_logits(x, prototypes, 0.08) for x in (z, inferred["z_0"], inferred["z_1"])]
-    p = formula.target(torch.softmax(logits[0], dim=1))
+    logits = [_losses.cosine_logits(x, prototypes, 0.08) for x in (z, inferred["z_0"], inferred["z_1"])]
+    p = _losses.compute_target(torch.softmax(logits[0], dim=1))
     expected = (
         (rec[0] + rec[1] + 0.3 * (kl[0] + kl[1])).mean() / 2
-        + 0.7 * formula.loss_clust(logits[0], p)
-        + min(1, epoch / 8) * one.lam_center * formula.loss_center(z, prototypes, p)
-        + one.lam_repulse * formula.loss_repulse(prototypes, one.repulse_target)
-        + min(1, epoch / 5) * one.lam_margin * formula.loss_margin(logits[0], 0.4, 0.15, 0.08)
-        + min(1, epoch / 5) * one.lam_sup * formula.loss_sup(logits[0], cells["label"], 0.1)
-        + one.lam_cons * formula.loss_cons(logits[1], logits[2])
+        + 0.7 * _losses.loss_clust(logits[0], p)
+        + min(1, epoch / 8) * constants.lam_center * _losses.loss_center(z, prototypes, p)
+        + constants.lam_repulse * _losses.loss_repulse(prototypes, constants.repulse_target)
+        + min(1, epoch / 5) * constants.lam_margin * _losses.loss_margin(logits[0], 0.4, 0.15, 0.08)
+        + min(1, epoch / 5) * constants.lam_sup * _losses.loss_sup(logits[0], cells["label"], 0.1)
+        + constants.lam_cons * _losses.loss_cons(logits[1], logits[2])
     )
     torch.testing.assert_close(loss.loss, expected)
     assert {f"loss_{name}" for name in ("vae", "clust", "center", "repulse", "margin", "sup", "cons")} == set(
@@ -114,16 +114,16 @@ def test_the_decoder_knows_the_batch():
 
 def test_the_prototypes_follow_their_cells():
     module, cells = build().train(), data()
-    assert module.pulled() is None
+    assert module.assignment_sums is None
     with torch.random.fork_rng():
         torch.manual_seed(0)
         inferred = module(cells)[0]
     z = (inferred["z_0"] + inferred["z_1"]).detach() / 2
     before = module.prototypes.detach().clone()
-    p = formula.target(torch.softmax(formula.cosine_logits(z, before, 0.08), dim=1))
-    pulled = module.pulled()
-    assert pulled is not None
-    torch.testing.assert_close(pulled[0], p.T @ normalize(z, dim=1))
-    module.move_prototypes(*pulled)
-    torch.testing.assert_close(module.prototypes.detach(), formula.ema(before, *pulled, 0.95))
+    p = _losses.compute_target(torch.softmax(_losses.cosine_logits(z, before, 0.08), dim=1))
+    sums = module.assignment_sums
+    assert sums is not None
+    torch.testing.assert_close(sums[0], p.T @ normalize(z, dim=1))
+    module.move_prototypes(*sums)
+    torch.testing.assert_close(module.prototypes.detach(), _losses.update_prototypes(before, *sums, 0.95))
     np.testing.assert_allclose(module.prototypes.detach().norm(dim=1).numpy(), 1, rtol=1e-5)

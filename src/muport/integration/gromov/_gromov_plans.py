@@ -1,4 +1,4 @@
-"""Gromov-Wasserstein plans between two modalities: many descents, one choice among them, one refinement.
+"""Gromov-Wasserstein plans between two modalities: descents from many plans, the choice of one, and its refinement.
 
 With distances A (n, n), B (m, m) of root mean square 1 and masses p, q, the objective of a plan T is
 
@@ -16,154 +16,194 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from muport.integration.gromov._cell_geometry import AMBIENT, GRAPHS
+from muport.integration.gromov._cell_geometry import GRAPHS, STRAIGHT
 from muport.ot import sinkhorn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from muport.integration.gromov._cell_geometry import Geometry
+    from muport.integration.gromov._cell_geometry import ModalityGeometry
 
-__all__ = ["Choice", "choose", "refine"]
+__all__ = ["PrototypePlan", "choose_plan", "refine_plan"]
 
-_STARTS = 4  # random starts of every setting, beside the product of the masses
-_CONTRAST = 0.03  # eps of the random plans: how near they come to permutations
-_WIDE = (*np.geomspace(0.3, 0.01, 18), *[0.01] * 4)  # eps from the product of the masses
-_NARROW = (*np.geomspace(0.04, 0.01, 12), *[0.01] * 4)  # eps from a random plan, which a large eps would wash out
-_FINE = (*[0.03] * 4, *[0.015] * 4, *[0.01] * 6)
-_PER_EPS = 5.0  # distortion over eps below which the plan is sharpened
-_SHARPEST = 0.0005
-_SWEEPS = 10
-_TINY = 1e-6  # objective below which plans are equally good
-_ELSEWHERE = 0.2  # how far apart plans send cells that are of two kinds; unrelated plans are 1 apart
+_RANDOM_STARTS = 4  # random plans to descend from in each setting, beside the product of the masses
+_RANDOM_EPS = 0.03  # eps of the random plans: the smaller, the nearer they are to permutations
+_EPS_FROM_PRODUCT = (*np.geomspace(0.3, 0.01, 18), *[0.01] * 4)
+_EPS_FROM_RANDOM = (*np.geomspace(0.04, 0.01, 12), *[0.01] * 4)  # starts low: a large eps would erase the random plan
+_EPS_OF_POINTS = (*[0.03] * 4, *[0.015] * 4, *[0.01] * 6)
+_SHARPEN_BELOW = 5.0  # objective over eps below which eps is halved
+_MIN_EPS = 0.0005
+_SWEEPS = 10  # Sinkhorn sweeps of each step of a descent
+_MIN_OBJECTIVE = 1e-6  # plans with smaller objectives are equally good
+_DIFFERENT = 0.2  # distance from which two plans count as different; unrelated plans have distance 1
 
-#: (metric of the first, metric of the second, graph)
+#: (metric of the first modality, metric of the second, graph)
 type Setting = tuple[str, str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
-    """The plan between prototypes that all descriptions of the two geometries like best.
+class PrototypePlan:
+    """The plan between prototypes with the most evidence over all settings.
 
     Attributes
     ----------
     plan
         (m_a, m_b) masses.
-    value
+    objectives
         Setting -> objective of the plan (Eq. 1) in it.
     stability
-        Mean over the settings of the mass that the setting's own best plan shares with this one.
+        Mean over the settings of the mass that the best plan of the setting shares with this plan.
     margin
-        One minus the evidence for the best plan that sends cells elsewhere, over that for this one, 0 if they are as
-        good; elsewhere is, in either modality, a fifth as far from the images of this plan as an unrelated plan's are.
+        One minus the evidence for the best different plan over that for this one: 0 if they are equally good. A plan is
+        different if in either modality it sends cells a fifth as far from the images under this plan as an unrelated
+        plan does.
     """
 
     plan: NDArray[np.float64]
-    value: dict[Setting, float]
+    objectives: dict[Setting, float]
     stability: float
     margin: float
 
 
-def choose(a: Geometry, b: Geometry, seed: int, device: str) -> Choice:
-    """Descend in every setting from several starts, and keep the plan with the most evidence over all settings.
+def choose_plan(a: ModalityGeometry, b: ModalityGeometry, seed: int, device: str) -> PrototypePlan:
+    """Descend in each setting from several plans, and choose the one with the most evidence over all settings.
 
     With v_gxy(T) the objective (Eq. 1) by graph g and metrics x and y, the evidence for T is the mean over (x, y) of
-    (mean over g of v_gxy(T))^-2.  So a plan is judged by graphs it was not fitted to, all by the same metrics, and a
-    pair of metrics that no plan makes agree has little weight.
+    (mean over g of v_gxy(T))^-2. So a plan is also judged by graphs on which it was not fitted, and a pair of metrics
+    in which all plans fit badly has little weight.
+
+    Parameters
+    ----------
+    a, b
+        Geometries of the two modalities.
+    seed
+        Seed of the random plans.
+    device
+        Torch device.
     """
-    p, q = _tensor(a.share, device), _tensor(b.share, device)
+    p, q = _to_tensor(a.prototype_mass, device), _to_tensor(b.prototype_mass, device)
     rng = np.random.default_rng(seed)
-    settings = [(*pair, graph) for graph in (*GRAPHS, AMBIENT) for pair in product(a.frames, b.frames)]
-    pairs = [(_tensor(a.coarse[x, graph], device), _tensor(b.coarse[y, graph], device)) for x, y, graph in settings]
-    found = []
-    for first, second in pairs:
-        found.append(_descend(first, second, p, q, (p[:, None] * q)[None], _WIDE))
-        found.append(_descend(first, second, p, q, _random_plans(p, q, rng), _NARROW))
-    plans = torch.cat(found)
-    values = torch.stack([_objective(first, second, plans) for first, second in pairs])
+    settings = [(*metrics, graph) for graph in (*GRAPHS, STRAIGHT) for metrics in product(a.scalings, b.scalings)]
+    distances = [
+        (_to_tensor(a.prototype_distances[x, graph], device), _to_tensor(b.prototype_distances[y, graph], device))
+        for x, y, graph in settings
+    ]
+    by_setting = []
+    for first, second in distances:
+        by_setting.append(_descend(first, second, p, q, (p[:, None] * q)[None], _EPS_FROM_PRODUCT))
+        by_setting.append(_descend(first, second, p, q, _draw_plans(p, q, rng), _EPS_FROM_RANDOM))
+    plans = torch.cat(by_setting)
+    objectives = torch.stack([_compute_objective(first, second, plans) for first, second in distances])
     # settings are ordered by graph, then by pair of metrics: (graphs, pairs of metrics, plans)
-    within = values.reshape(len(GRAPHS) + 1, -1, len(plans)).mean(dim=0)
-    evidence = within.clamp(min=_TINY).pow(-2).mean(dim=0)
+    mean_over_graphs = objectives.reshape(len(GRAPHS) + 1, -1, len(plans)).mean(dim=0)
+    evidence = mean_over_graphs.clamp(min=_MIN_OBJECTIVE).pow(-2).mean(dim=0)
     best = int(evidence.argmax())
-    shared = torch.minimum(plans, plans[best]).sum((1, 2))
-    own = values.reshape(len(pairs), len(pairs), -1).diagonal().argmin(0) + torch.arange(len(pairs), device=device) * (
-        1 + _STARTS
-    )
-    squared = [_tensor(one.coarse["euclidean", AMBIENT], device).square() for one in (a, b)]
-    apart = torch.maximum(_apart(plans, best, squared[1]), _apart(plans.mT, best, squared[0]))
-    other = evidence[apart > _ELSEWHERE]
-    return Choice(
+    shared_mass = torch.minimum(plans, plans[best]).sum((1, 2))
+    best_of_setting = objectives.reshape(len(settings), len(settings), -1).diagonal().argmin(0)
+    best_of_setting += torch.arange(len(settings), device=device) * (1 + _RANDOM_STARTS)
+    squared = [_to_tensor(side.prototype_distances["euclidean", STRAIGHT], device).square() for side in (a, b)]
+    distance = torch.maximum(_compare_plans(plans, best, squared[1]), _compare_plans(plans.mT, best, squared[0]))
+    different = evidence[distance > _DIFFERENT]
+    return PrototypePlan(
         plans[best].double().cpu().numpy(),
-        dict(zip(settings, values[:, best].tolist(), strict=True)),
-        float(shared[own].mean()),
-        float(1 - other.max() / evidence[best]) if len(other) else 1.0,
+        dict(zip(settings, objectives[:, best].tolist(), strict=True)),
+        float(shared_mass[best_of_setting].mean()),
+        float(1 - different.max() / evidence[best]) if len(different) else 1.0,
     )
 
 
-def _apart(plans: Tensor, best: int, squared: Tensor) -> Tensor:
-    """(S,) mean squared distance between the images of a cell by each plan and by one of them; 1 if unrelated."""
-    rows = plans / plans.sum(2, keepdim=True)
-    seen = rows @ squared
-    own = (seen * rows).sum(2)
+def _compare_plans(plans: Tensor, best: int, squared: Tensor) -> Tensor:
+    """Compute the mean squared distance (S,) between the images of a cell under each plan and under the best.
+
+    Parameters
+    ----------
+    plans
+        (S, n, m) plans.
+    best
+        Position of the best plan.
+    squared
+        (m, m) squared distances of root mean square 1, so that the distance of unrelated plans is 1.
+    """
+    conditional = plans / plans.sum(2, keepdim=True)
+    mean_distance = conditional @ squared
+    within = (mean_distance * conditional).sum(2)
     # |mean x - mean y|^2 = E|x - y|^2 - E|x - x'|^2 / 2 - E|y - y'|^2 / 2
-    return (plans.sum(2) * ((seen * rows[best]).sum(2) - (own + own[best]) / 2)).sum(1)
+    between = (mean_distance * conditional[best]).sum(2)
+    return (plans.sum(2) * (between - (within + within[best]) / 2)).sum(1)
 
 
-def refine(
-    a: Geometry, b: Geometry, metrics: tuple[str, str], plan: NDArray[np.float64], device: str
+def refine_plan(
+    a: ModalityGeometry, b: ModalityGeometry, metrics: tuple[str, str], plan: NDArray[np.float64], device: str
 ) -> tuple[NDArray[np.float32], float]:
-    """(n_a, n_b) plan between points, from one between prototypes; and its objective, in the mean of the graphs."""
-    first = _tensor(np.mean([a.fine[metrics[0], graph] for graph in GRAPHS], axis=0), device)
-    second = _tensor(np.mean([b.fine[metrics[1], graph] for graph in GRAPHS], axis=0), device)
-    p, q = _tensor(a.mass, device), _tensor(b.mass, device)
-    density = _tensor(plan / np.outer(a.share, b.share), device)
-    label = torch.from_numpy(a.label).to(device), torch.from_numpy(b.label).to(device)
-    start = density[label[0]][:, label[1]] * p[:, None] * q
-    found = _descend(first, second, p, q, start[None], _FINE)
-    objective = float(_objective(first, second, found)[0])
-    eps = _FINE[-1]
-    # the better two geometries agree, the sharper the plan may be: eps follows what is left of the distortion
-    while _PER_EPS * eps > objective and eps > _SHARPEST:
-        eps = max(_SHARPEST, eps / 2)
-        found = _descend(first, second, p, q, found, (eps,) * 3)
-        objective = float(_objective(first, second, found)[0])
-    return found[0].cpu().numpy(), objective
+    """Refine a plan between prototypes to one between points.
+
+    Parameters
+    ----------
+    a, b
+        Geometries of the two modalities.
+    metrics
+        Metric of each.
+    plan
+        (m_a, m_b) plan between prototypes.
+    device
+        Torch device.
+
+    Returns
+    -------
+    (n_a, n_b) plan between points, and its objective in the mean of the graphs.
+    """
+    first = _to_tensor(np.mean([a.point_distances[metrics[0], graph] for graph in GRAPHS], axis=0), device)
+    second = _to_tensor(np.mean([b.point_distances[metrics[1], graph] for graph in GRAPHS], axis=0), device)
+    p, q = _to_tensor(a.mass, device), _to_tensor(b.mass, device)
+    density = _to_tensor(plan / np.outer(a.prototype_mass, b.prototype_mass), device)
+    prototypes = torch.from_numpy(a.prototype).to(device), torch.from_numpy(b.prototype).to(device)
+    start = density[prototypes[0]][:, prototypes[1]] * p[:, None] * q
+    refined = _descend(first, second, p, q, start[None], _EPS_OF_POINTS)
+    objective = float(_compute_objective(first, second, refined)[0])
+    eps = _EPS_OF_POINTS[-1]
+    # the better the two geometries agree, the sharper the plan may be: eps follows the objective
+    while _SHARPEN_BELOW * eps > objective and eps > _MIN_EPS:
+        eps = max(_MIN_EPS, eps / 2)
+        refined = _descend(first, second, p, q, refined, (eps,) * 3)
+        objective = float(_compute_objective(first, second, refined)[0])
+    return refined[0].cpu().numpy(), objective
 
 
-def _tensor(x: NDArray[np.floating], device: str) -> Tensor:
+def _to_tensor(x: NDArray[np.floating], device: str) -> Tensor:
     return torch.as_tensor(np.asarray(x), dtype=torch.float32, device=device)
 
 
-def _gradient(a: Tensor, b: Tensor, plans: Tensor) -> Tensor:
+def _compute_gradient(a: Tensor, b: Tensor, plans: Tensor) -> Tensor:
     p, q = plans.sum(2), plans.sum(1)
     return (p @ a.square())[:, :, None] + (q @ b.square())[:, None, :] - 2 * a @ plans @ b
 
 
-def _objective(a: Tensor, b: Tensor, plans: Tensor) -> Tensor:
-    return (_gradient(a, b, plans) * plans).sum((1, 2))
+def _compute_objective(a: Tensor, b: Tensor, plans: Tensor) -> Tensor:
+    return (_compute_gradient(a, b, plans) * plans).sum((1, 2))
 
 
 def _descend(a: Tensor, b: Tensor, p: Tensor, q: Tensor, plans: Tensor, path: tuple[float, ...]) -> Tensor:
-    """(S, n, m) plans after a descent along decreasing eps; all starts at once."""
+    """Descend from all plans (S, n, m) at once, along decreasing eps; each step starts from the last potentials."""
     left, right = p.expand(len(plans), -1), q.expand(len(plans), -1)
     init: tuple[Tensor, Tensor] | None = None
     for eps in path:
-        cost = _gradient(a, b, plans)
+        cost = _compute_gradient(a, b, plans)
         dual = sinkhorn(cost, left, right, eps, init=init, max_iter=_SWEEPS, tol=1e-3)
         init = dual.f, dual.g
-        plans = _plan(dual.f, dual.g, cost, eps, left, right)
+        plans = _compute_plan(dual.f, dual.g, cost, eps, left, right)
     return plans
 
 
-def _plan(f: Tensor, g: Tensor, cost: Tensor, eps: float, p: Tensor, q: Tensor) -> Tensor:
+def _compute_plan(f: Tensor, g: Tensor, cost: Tensor, eps: float, p: Tensor, q: Tensor) -> Tensor:
     exponent = (f[:, :, None] + g[:, None, :] - cost) / eps
     plan = exponent.clamp(max=60).exp() * p[:, :, None] * q[:, None, :]
     return plan / plan.sum((1, 2), keepdim=True)
 
 
-def _random_plans(p: Tensor, q: Tensor, rng: np.random.Generator) -> Tensor:
-    cost = _tensor(rng.random((_STARTS, len(p), len(q))), str(p.device))
-    left, right = p.expand(_STARTS, -1), q.expand(_STARTS, -1)
-    dual = sinkhorn(cost, left, right, _CONTRAST, max_iter=30, tol=1e-3)
-    return _plan(dual.f, dual.g, cost, _CONTRAST, left, right)
+def _draw_plans(p: Tensor, q: Tensor, rng: np.random.Generator) -> Tensor:
+    """Draw random plans: entropic transport at a cost of uniform random numbers."""
+    cost = _to_tensor(rng.random((_RANDOM_STARTS, len(p), len(q))), str(p.device))
+    left, right = p.expand(_RANDOM_STARTS, -1), q.expand(_RANDOM_STARTS, -1)
+    dual = sinkhorn(cost, left, right, _RANDOM_EPS, max_iter=30, tol=1e-3)
+    return _compute_plan(dual.f, dual.g, cost, _RANDOM_EPS, left, right)

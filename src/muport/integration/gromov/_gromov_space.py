@@ -1,4 +1,4 @@
-"""Modalities without shared features or pairs, brought into one space by Gromov-Wasserstein transport."""
+"""The common space of modalities without shared features or paired cells, by Gromov-Wasserstein transport."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from muport._parallel import single_threaded
-from muport.integration.gromov._cell_geometry import Frame, geometry, place
-from muport.integration.gromov._gromov_plans import choose, refine
+from muport.integration.gromov._cell_geometry import MetricScaling, compute_geometry, scale_cells
+from muport.integration.gromov._gromov_plans import choose_plan, refine_plan
 from muport.integration.prototypes._prototypes import soft_assign
 from muport.neighbors import as_points
 
@@ -21,63 +21,75 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from muport.integration.gromov._cell_geometry import Geometry
-    from muport.integration.gromov._gromov_plans import Choice
+    from muport.integration.gromov._cell_geometry import ModalityGeometry
+    from muport.integration.gromov._gromov_plans import PrototypePlan
 
-__all__ = ["Bridge", "confidence", "cross", "fit_bridge"]
+    #: Modality -> its geometry.
+    Geometries = Mapping[str, ModalityGeometry]
+    #: Two modalities -> plan between their points.
+    PointPlans = Mapping[tuple[str, str], NDArray[np.float32]]
 
-_AMBIGUOUS = 0.1  # margin below which another alignment is as likely
-_UNSTABLE, _DISTORTED = 0.5, 0.03  # stability below which runs disagree on the plan, if its objective is above
-_RIDGE = 0.01  # of the linear part, over the mean variance of a coordinate
+__all__ = ["GromovSpace", "fit_gromov_space", "map_to_hub"]
+
+_AMBIGUOUS = 0.1  # margin below which a different alignment is as likely
+_UNSTABLE, _DISTORTED = 0.5, 0.03  # an alignment is uncertain if its stability is below, and its objective above
+_RIDGE = 0.01  # penalty of the linear regression, over the mean variance of a coordinate
 _PACKAGE = str(Path(__file__).parents[1])
 
 
 @dataclass(frozen=True, eq=False)
-class Bridge:
-    """Way of every modality into the common space, which is the hub's own.
+class GromovSpace:
+    """Maps of all modalities to the space of one of them, the hub.
 
     Attributes
     ----------
     hub
-        Modality whose coordinates the common space has.
-    frames
+        Modality whose standardized coordinates are the common space.
+    scalings
         Modality -> its metric, mean and scale.
     points
-        Modality but the hub -> (n, d_m) points of it, in its frame.
-    image
-        Modality but the hub -> (n, D) where they lie in the common space.
+        Modality, without the hub -> (n, d_m) standardized points of it.
+    images
+        Modality, without the hub -> (n, D) images of the points in the common space.
     slope
-        Modality but the hub -> (d_m, D) linear part of the way there.
+        Modality, without the hub -> (d_m, D) slope of the linear regression of images on points.
     offset
-        Modality but the hub -> (D,) constant of the linear part.
-    figures
-        See :func:`confidence`.
+        Modality, without the hub -> (D,) offset of that regression.
+    diagnostics
+        How far to trust the alignment. ``"hub"``: the hub. ``"metric m"``: the metric of modality m. For each pair,
+        ``"objective a-b"``: mean squared distortion of the distances of root mean square 1, 0 for an isometry;
+        ``"stability a-b"``: mass that the best plans of the settings share with the chosen one, 1 is best; ``"margin
+        a-b"``: evidence that the best different plan lacks, 0..1, near 0 is ambiguous. ``"kept m in hub"``: variance of
+        the images over that of the hub.
     """
 
     hub: str
-    frames: dict[str, Frame]
+    scalings: dict[str, MetricScaling]
     points: dict[str, NDArray[np.float32]]
-    image: dict[str, NDArray[np.float32]]
+    images: dict[str, NDArray[np.float32]]
     slope: dict[str, NDArray[np.float32]]
     offset: dict[str, NDArray[np.float32]]
-    figures: dict[str, Any]
+    diagnostics: dict[str, Any]
 
 
-def fit_bridge(
+def fit_gromov_space(
     views: Mapping[str, NDArray[np.float32]],
     *,
     random_state: int = 0,
     device: str = "cpu",
     progress: Callable[[str], None] = lambda _: None,
-) -> Bridge:
+) -> GromovSpace:
     """Align two or more modalities that share neither features nor cells.
 
-    Distances inside each modality are compared, never cells of two: steps in neighbour graphs of 3 % and 10 % of the
-    points, and straight distances, each by the Euclidean and by the cosine metric. Every pair of modalities is aligned
-    between prototypes in every such setting from several starts; the plan with the most evidence over all settings is
-    refined between cells. The metric of each modality is the one in which the chosen plans distort least.
-    The hub is the modality in which the images of the others keep most of their variance. Masses are cells: types in
-    different proportions are matched worse, and mirror images of equal size cannot be told apart by any such method.
+    Only distances within each modality are compared, never cells of two modalities. There are three distances: numbers
+    of edges in neighbor graphs of 3 % and of 10 % of the points, and straight distances, each by the Euclidean and by
+    the cosine metric. Each pair of modalities is aligned between prototypes in each such setting, from several plans;
+    the plan with the most evidence over all settings is refined between cells. The metric of each modality is the one
+    in which the chosen plans distort least. The hub is the modality in which the images of the others keep most of
+    their variance.
+
+    Masses are cells, so types in different proportions are matched worse. Mirror images of equal size cannot be
+    distinguished by any such method.
 
     Parameters
     ----------
@@ -93,15 +105,14 @@ def fit_bridge(
 
     Returns
     -------
-    Bridge
-        The fitted state, of at most 1,200 points a modality.
+    The fitted space, of at most 1,200 points a modality.
 
     Warns
     -----
     UserWarning
-        If an alignment is ambiguous: one that sends cells elsewhere has over 90 % of its evidence; or if it is
-        uncertain: distances fit badly, and the best plans of other settings share less than half of its mass, as where
-        proportions differ.
+        If an alignment is ambiguous: a different one has over 90 % of its evidence. If it is uncertain: the distances
+        fit badly, and the best plans of the settings share less than half of its mass, for example because the
+        proportions of types differ.
 
     Raises
     ------
@@ -112,8 +123,8 @@ def fit_bridge(
     --------
     >>> rng = np.random.default_rng(0)
     >>> x = (rng.beta(1, 3, size=(60, 1)) * [[1, 2, 3]]).astype(np.float32)
-    >>> bridge = fit_bridge({"rna": x, "atac": x[:, :2] * 2})
-    >>> cross(bridge, "rna", x).shape == cross(bridge, "atac", x[:, :2] * 2).shape
+    >>> space = fit_gromov_space({"rna": x, "atac": x[:, :2] * 2})
+    >>> map_to_hub(space, "rna", x).shape == map_to_hub(space, "atac", x[:, :2] * 2).shape
     True
 
     References
@@ -122,32 +133,34 @@ def fit_bridge(
     SCOT, for geodesic distances and the barycentric projection.
     """
     if len(views) < 2:
-        raise ValueError(f"views has {len(views)} modalities {tuple(views)}: a bridge needs two or more.")
+        raise ValueError(f"views has {len(views)} modalities {tuple(views)}: an alignment needs two or more.")
     with single_threaded():
-        known: dict[str, Geometry] = {}
+        geometries: dict[str, ModalityGeometry] = {}
         for name in sorted(views):
             progress(f"distances within {name}")
-            known[name] = geometry(name, views[name], random_state)
-        chosen: dict[tuple[str, str], Choice] = {}
-        for a, b in combinations(known, 2):
+            geometries[name] = compute_geometry(name, views[name], random_state)
+        plans: dict[tuple[str, str], PrototypePlan] = {}
+        for a, b in combinations(geometries, 2):
             progress(f"aligning {a} with {b}")
-            chosen[a, b] = choose(known[a], known[b], random_state, device)
-        metrics = _metrics(known, chosen)
-        fine, objective = {}, {}
-        for (a, b), choice in chosen.items():
+            plans[a, b] = choose_plan(geometries[a], geometries[b], random_state, device)
+        metrics = _choose_metrics(geometries, plans)
+        point_plans, objective = {}, {}
+        for (a, b), plan in plans.items():
             progress(f"refining {a} with {b}")
-            fine[a, b], objective[a, b] = refine(known[a], known[b], (metrics[a], metrics[b]), choice.plan, device)
-        _warn_of_doubt(chosen, objective)
-    return _assemble(known, metrics, fine, _figures(chosen, objective, metrics))
+            point_plans[a, b], objective[a, b] = refine_plan(
+                geometries[a], geometries[b], (metrics[a], metrics[b]), plan.plan, device
+            )
+        _warn_if_unsure(plans, objective)
+    return _assemble_space(geometries, metrics, point_plans, _collect_diagnostics(plans, objective, metrics))
 
 
-def cross(bridge: Bridge, modality: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bring cells of a modality into the common space, each by itself.
+def map_to_hub(space: GromovSpace, modality: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Map cells of a modality to the common space, each cell by itself.
 
     Parameters
     ----------
-    bridge
-        Fitted state.
+    space
+        Fitted space.
     modality
         Name of the modality.
     x
@@ -155,134 +168,120 @@ def cross(bridge: Bridge, modality: str, x: NDArray[np.float32]) -> NDArray[np.f
 
     Returns
     -------
-    (n, D) float32: for the hub its standardised coordinates, else the midpoint of two estimates of the way there: the
-    mean image of the nearest fitted points, weighted by a kernel, and the linear regression of all images on their
-    points. The first follows bends, the second keeps what differs between near cells, which transport blurs.
+    (n, D) float32. For the hub, its standardized coordinates. For another modality, the mean of two estimates: the mean
+    image of the nearest fitted points, weighted by a kernel, and the linear regression of all images on their points.
+    The first follows curves; the second keeps differences between nearby cells, which transport blurs.
 
     Raises
     ------
     KeyError
-        If the bridge does not know the modality.
+        If the space was fitted without the modality.
     ValueError
         If the width of `x` is not that of the modality, or an entry is not finite.
     """
-    if modality not in bridge.frames:
-        raise KeyError(f"{modality!r} is not one of the bridge's modalities {tuple(bridge.frames)}.")
-    cells, known = as_points(x, modality), bridge.frames[modality]
-    if cells.shape[1] != len(known.center):
-        raise ValueError(f"{modality} has {cells.shape[1]} columns, but was fitted on {len(known.center)}.")
-    placed = place(cells, known)
-    if modality == bridge.hub:
-        return placed
-    near, weight = soft_assign(placed, bridge.points[modality])
-    local = np.einsum("nk,nkd->nd", weight, bridge.image[modality][near])
-    linear = placed @ bridge.slope[modality] + bridge.offset[modality]
+    if modality not in space.scalings:
+        raise KeyError(f"{modality!r} is not one of the modalities {tuple(space.scalings)} of the space.")
+    cells, scaling = as_points(x, modality), space.scalings[modality]
+    if cells.shape[1] != len(scaling.center):
+        raise ValueError(f"{modality} has {cells.shape[1]} columns, but was fitted on {len(scaling.center)}.")
+    scaled = scale_cells(cells, scaling)
+    if modality == space.hub:
+        return scaled
+    neighbors, weight = soft_assign(scaled, space.points[modality])
+    local = np.einsum("nk,nkd->nd", weight, space.images[modality][neighbors])
+    linear = scaled @ space.slope[modality] + space.offset[modality]
     return np.ascontiguousarray((local + linear) / 2, dtype=np.float32)
 
 
-def confidence(bridge: Bridge) -> dict[str, Any]:
-    """Tell how far to trust a bridge, from what it was fitted on alone.
-
-    Returns
-    -------
-    dict
-        ``hub``; for each modality its ``metric``; for each pair ``objective`` (mean squared distortion of the unit-RMS
-        distances, 0 for an isometry), ``stability`` (mass that the best plans of other settings share with the chosen
-        one, 1 is best), ``margin`` (what the best plan that sends cells elsewhere lacks in evidence, 0 to 1: near 0 is
-        ambiguous) and ``kept`` (variance of the images over that of the hub).
-    """
-    return dict(bridge.figures)
-
-
-def _warn_of_doubt(chosen: dict[tuple[str, str], Choice], objective: dict[tuple[str, str], float]) -> None:
-    for (a, b), choice in chosen.items():
-        if choice.margin < _AMBIGUOUS:
-            found = f"ambiguous (margin {choice.margin:.2f} of 1): another one fits their distances as well,"
-        elif choice.stability < _UNSTABLE and objective[a, b] > _DISTORTED:
-            found = f"uncertain (stability {choice.stability:.2f} of 1): descriptions of their geometry disagree,"
+def _warn_if_unsure(plans: dict[tuple[str, str], PrototypePlan], objective: dict[tuple[str, str], float]) -> None:
+    for (a, b), plan in plans.items():
+        if plan.margin < _AMBIGUOUS:
+            problem = f"ambiguous (margin {plan.margin:.2f} of 1): another one fits their distances as well,"
+        elif plan.stability < _UNSTABLE and objective[a, b] > _DISTORTED:
+            problem = f"uncertain (stability {plan.stability:.2f} of 1): descriptions of their geometry disagree,"
         else:
             continue
         warnings.warn(
-            f"The alignment of {a} with {b} is {found} so types may be exchanged. Give a representation both share "
+            f"The alignment of {a} with {b} is {problem} so types may be exchanged. Give a representation both share "
             "(shared_rep), or some cells measured in both.",
             UserWarning,
             skip_file_prefixes=(_PACKAGE,),
         )
 
 
-def _metrics(known: dict[str, Geometry], chosen: dict[tuple[str, str], Choice]) -> dict[str, str]:
-    """Metric of each modality: together the least distortion of the chosen plans, averaged over the graphs."""
+def _choose_metrics(geometries: Geometries, plans: dict[tuple[str, str], PrototypePlan]) -> dict[str, str]:
+    """Choose the metric of each modality: together they have the least distortion, averaged over the graphs."""
 
     def distortion(metrics: dict[str, str]) -> float:
         return sum(
             value
-            for (a, b), choice in chosen.items()
-            for (x, y, _), value in choice.value.items()
+            for (a, b), plan in plans.items()
+            for (x, y, _), value in plan.objectives.items()
             if (x, y) == (metrics[a], metrics[b])
         )
 
-    combined = product(*(one.frames for one in known.values()))
-    return min((dict(zip(known, metrics, strict=True)) for metrics in combined), key=distortion)
+    combined = product(*(geometry.scalings for geometry in geometries.values()))
+    return min((dict(zip(geometries, metrics, strict=True)) for metrics in combined), key=distortion)
 
 
-def _assemble(
-    known: dict[str, Geometry],
-    metrics: dict[str, str],
-    fine: dict[tuple[str, str], NDArray[np.float32]],
-    figures: dict[str, Any],
-) -> Bridge:
-    images = {hub: _images(hub, known, metrics, fine) for hub in known}
-    kept = {hub: {name: _kept(image, known[name].mass) for name, image in images[hub].items()} for hub in known}
-    hub = max(known, key=lambda one: float(np.mean(list(kept[one].values()))))
-    figures = {"hub": hub, **figures, **{f"kept {name} in {hub}": share for name, share in kept[hub].items()}}
-    points = {name: one.points[metrics[name]] for name, one in known.items() if name != hub}
-    linear = {name: _linear(points[name], image, known[name].mass) for name, image in images[hub].items()}
-    return Bridge(
+def _assemble_space(
+    geometries: Geometries, metrics: dict[str, str], point_plans: PointPlans, diagnostics: dict[str, Any]
+) -> GromovSpace:
+    images = {hub: _project_points(hub, geometries, metrics, point_plans) for hub in geometries}
+    kept = {
+        hub: {name: _compute_variance(image, geometries[name].mass) for name, image in images[hub].items()}
+        for hub in geometries
+    }
+    hub = max(geometries, key=lambda name: float(np.mean(list(kept[name].values()))))
+    diagnostics = {"hub": hub, **diagnostics, **{f"kept {name} in {hub}": kept[hub][name] for name in kept[hub]}}
+    points = {name: geometry.points[metrics[name]] for name, geometry in geometries.items() if name != hub}
+    linear = {name: _fit_linear(points[name], image, geometries[name].mass) for name, image in images[hub].items()}
+    return GromovSpace(
         hub,
-        {name: one.frames[metrics[name]] for name, one in known.items()},
+        {name: geometry.scalings[metrics[name]] for name, geometry in geometries.items()},
         points,
         images[hub],
         {name: slope for name, (slope, _) in linear.items()},
         {name: offset for name, (_, offset) in linear.items()},
-        figures,
+        diagnostics,
     )
 
 
-def _images(
-    hub: str, known: dict[str, Geometry], metrics: dict[str, str], fine: dict[tuple[str, str], NDArray[np.float32]]
+def _project_points(
+    hub: str, geometries: Geometries, metrics: dict[str, str], point_plans: PointPlans
 ) -> dict[str, NDArray[np.float32]]:
-    """Barycentric projection of every other modality's points into the frame of `hub`."""
-    target = known[hub].points[metrics[hub]]
-    out = {}
-    for name in known:
+    """Project the points of each other modality to the space of `hub`: barycentric projection."""
+    target = geometries[hub].points[metrics[hub]]
+    images = {}
+    for name in geometries:
         if name != hub:
-            plan = fine[name, hub] if (name, hub) in fine else fine[hub, name].T
-            out[name] = np.ascontiguousarray(plan @ target / plan.sum(axis=1, keepdims=True), dtype=np.float32)
-    return out
+            plan = point_plans[name, hub] if (name, hub) in point_plans else point_plans[hub, name].T
+            images[name] = np.ascontiguousarray(plan @ target / plan.sum(axis=1, keepdims=True), dtype=np.float32)
+    return images
 
 
-def _linear(
+def _fit_linear(
     x: NDArray[np.float32], image: NDArray[np.float32], mass: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(d, D) slope and (D,) offset of the ridge regression of images on points, both weighted by mass."""
+    """Fit the slope (d, D) and offset (D,) of the ridge regression of images on points, weighted by mass."""
     center, offset = mass @ x, mass @ image
-    spread = ((x - center) * mass[:, None]).T @ (x - center)
-    penalty = _RIDGE * np.trace(spread) / len(spread) * np.eye(len(spread))
-    slope = np.linalg.solve(spread + penalty, ((x - center) * mass[:, None]).T @ (image - offset))
+    covariance = ((x - center) * mass[:, None]).T @ (x - center)
+    penalty = _RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    slope = np.linalg.solve(covariance + penalty, ((x - center) * mass[:, None]).T @ (image - offset))
     return slope.astype(np.float32), (offset - center @ slope).astype(np.float32)
 
 
-def _kept(image: NDArray[np.float32], mass: NDArray[np.float64]) -> float:
-    """Variance of the images, over that of the hub, which is 1."""
+def _compute_variance(image: NDArray[np.float32], mass: NDArray[np.float64]) -> float:
+    """Compute the variance of the images (n, D); that of the hub is 1."""
     return float(mass @ np.square(image - mass @ image).sum(axis=1))
 
 
-def _figures(
-    chosen: dict[tuple[str, str], Choice], objective: dict[tuple[str, str], float], metrics: dict[str, str]
+def _collect_diagnostics(
+    plans: dict[tuple[str, str], PrototypePlan], objective: dict[tuple[str, str], float], metrics: dict[str, str]
 ) -> dict[str, Any]:
-    figures: dict[str, Any] = {f"metric {name}": metric for name, metric in metrics.items()}
-    for (a, b), choice in chosen.items():
-        figures[f"objective {a}-{b}"] = objective[a, b]
-        figures[f"stability {a}-{b}"] = choice.stability
-        figures[f"margin {a}-{b}"] = choice.margin
-    return figures
+    diagnostics: dict[str, Any] = {f"metric {name}": metric for name, metric in metrics.items()}
+    for (a, b), plan in plans.items():
+        diagnostics[f"objective {a}-{b}"] = objective[a, b]
+        diagnostics[f"stability {a}-{b}"] = plan.stability
+        diagnostics[f"margin {a}-{b}"] = plan.margin
+    return diagnostics

@@ -17,7 +17,7 @@ from muport.integration._fitted_state import (
     sharpen_and_separate,
     transform_cells,
 )
-from muport.integration.labels._type_separation import fit_types, spread_types
+from muport.integration.labels._type_separation import fit_types, separate_types
 from muport.integration.prototypes._prototypes import fit_prototypes
 from muport.integration.shared_centers._batch_effect_test import measure_batch_effect
 from muport.integration.shared_centers._coupling import Coupling, fit_coupling, initialize_centers
@@ -241,7 +241,7 @@ def _spread(state: IntegrationState, task: _Task, weight: NDArray[np.float64]) -
     rows = _sample(task.cells, _SPREAD_CELLS, task.options.seed)
     z = _moved(state.maps, task.cells, rows, device)
     y = sharpen_and_separate(z, replace(state, types=None), device)
-    shift = spread_types(y, predict_type_probabilities(z, state.types), weight, task.hyperparameters.supervision)
+    shift = separate_types(y, predict_type_probabilities(z, state.types), weight, task.hyperparameters.supervision)
     return replace(state, types=replace(state.types, shift=np.float32(task.step) * shift))
 
 

@@ -2,6 +2,7 @@
 
 In the order of reading:
 
+- ``_scaling``: center and scale of each modality
 - ``_ridge_regression``: ridge regression from one representation to another
 - ``_cross_modality``: prediction of one modality from another, through paired cells and through a shared space
 - ``_modality_weights``: the weight of each modality in each cell

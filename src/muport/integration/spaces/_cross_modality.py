@@ -1,4 +1,4 @@
-"""How one modality tells another: through cells that have both, and through a space that all share."""
+"""Prediction of one modality from another: through paired cells, and through coordinates that all modalities share."""
 
 from __future__ import annotations
 
@@ -8,91 +8,101 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.integration.prototypes._standardized_cells import measure_scale
-from muport.integration.spaces._ridge_regression import Regressor, common_rows, fit_regressor, ordered, regress
+from muport._arrays import canonical_order
+from muport.integration.spaces._ridge_regression import RidgeRegression, find_paired_rows, fit_ridge
+from muport.integration.spaces._scaling import fit_scaling, standardize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["Helped", "Routes", "Shared", "account", "filled", "fit_routes", "spread_shared"]
+__all__ = [
+    "AssistedPredictor",
+    "CrossModalPredictor",
+    "SharedPredictor",
+    "align_shared",
+    "fit_predictor",
+    "impute_modalities",
+    "predict_modality",
+]
 
-_FEW = 20  # paired cells below which nothing is learnt from them beside a shared space
-_LEAST = 1e-6  # quality of a route that explains nothing
+_MIN_PAIRS = 20  # with fewer paired cells, the shared coordinates alone predict
+_MIN_R2 = 1e-6  # R squared that a prediction counts with if it explains nothing
 
 
 @dataclass(frozen=True, eq=False)
-class Helped:
-    """How a modality tells another where shared coordinates are known.
+class AssistedPredictor:
+    """Prediction of a modality from another and from the shared coordinates of the cells.
 
     Attributes
     ----------
-    base
-        1 if what the shared coordinates tell is taken first, and the regression tells the rest; otherwise 0.
-    regressor
-        Regression on own and shared coordinates; None if there are too few paired cells.
-    explained
-        Share of variance that is predicted on held-out paired cells.
+    shared_weight
+        1 if the prediction from the shared coordinates alone is added to the regression, 0 if not.
+    regression
+        Regression of the target, or of what the shared coordinates leave of it, on the coordinates of the source
+        beside the shared ones; None if there are too few paired cells.
+    r2
+        Fraction of the target's variance that is predicted on held-out paired cells.
     """
 
-    base: float
-    regressor: Regressor | None
-    explained: float
+    shared_weight: float
+    regression: RidgeRegression | None
+    r2: float
 
 
 @dataclass(frozen=True, eq=False)
-class Shared:
-    """The shared space's part.
+class SharedPredictor:
+    """Predictions that use coordinates which all modalities share.
 
     Attributes
     ----------
     center, scale
         Modality -> (d_s,) mean of its shared coordinates, and root mean square distance to it.
-    own
+    from_shared
         Modality -> regression of its own representation on its shared coordinates.
-    helped
-        Source -> target -> route.
+    assisted
+        Source -> target -> prediction from the source and the shared coordinates together.
     """
 
     center: dict[str, NDArray[np.float32]]
     scale: dict[str, float]
-    own: dict[str, Regressor]
-    helped: dict[str, dict[str, Helped]]
+    from_shared: dict[str, RidgeRegression]
+    assisted: dict[str, dict[str, AssistedPredictor]]
 
 
 @dataclass(frozen=True, eq=False)
-class Routes:
-    """Routes between modalities.
+class CrossModalPredictor:
+    """Predictions of each modality from each other one.
 
     Attributes
     ----------
-    plain
-        Source -> target -> regression fitted on the cells that have both.
+    direct
+        Source -> target -> regression, fitted on the cells that have both.
     paths
-        Source -> target -> modalities to pass, the target last.
+        Source -> target -> modalities that are predicted one after the other, the target last.
     shared
-        What a shared space adds; None without one.
+        Predictions with shared coordinates; None if there are no such coordinates.
     """
 
-    plain: dict[str, dict[str, Regressor]]
+    direct: dict[str, dict[str, RidgeRegression]]
     paths: dict[str, dict[str, tuple[str, ...]]]
-    shared: Shared | None
+    shared: SharedPredictor | None
 
 
-def fit_routes(
+def fit_predictor(
     x: Mapping[str, NDArray[np.float32]],
     cell: Mapping[str, NDArray[np.int64]],
     n_cells: int,
     shared: Mapping[str, NDArray[np.float32]] | None,
     seed: int,
-) -> Routes:
-    """Fit all routes.
+) -> CrossModalPredictor:
+    """Fit the predictions of each modality from each other one.
 
     Parameters
     ----------
     x
-        Modality -> (n_m, d_m) standardised coordinates.
+        Modality -> (n_m, d_m) standardized coordinates.
     cell
         Modality -> (n_m,) position of each row among the cells.
     n_cells
@@ -105,31 +115,33 @@ def fit_routes(
     Raises
     ------
     ValueError
-        If a modality cannot be reached from another and there is no shared space.
+        If no chain of paired cells leads from one modality to another, and there are no shared coordinates.
     """
-    pairs = {(b, m): common_rows(x, cell, b, m, n_cells) for b, m in permutations(x, 2)}
-    plain: dict[str, dict[str, Regressor]] = {b: {} for b in x}
-    for (b, m), (rows, others) in pairs.items():
-        if len(rows):
-            plain[b][m] = fit_regressor(x[b][rows], x[m][others], seed)
-    paths = _paths(plain)
-    missing = [(b, m) for b, m in pairs if m not in paths[b]]
-    if missing and not shared:
-        b, m = missing[0]
+    pairs = {(b, m): find_paired_rows(x, cell, b, m, n_cells) for b, m in permutations(x, 2)}
+    direct: dict[str, dict[str, RidgeRegression]] = {b: {} for b in x}
+    for (b, m), (source_rows, target_rows) in pairs.items():
+        if len(source_rows):
+            direct[b][m] = fit_ridge(x[b][source_rows], x[m][target_rows], seed)
+    paths = _find_paths(direct)
+    unreached = [(b, m) for b, m in pairs if m not in paths[b]]
+    if unreached and not shared:
+        b, m = unreached[0]
         raise ValueError(f"no chain of paired cells leads from {b!r} to {m!r}: give coordinates that all share.")
-    return Routes(plain, paths, _fit_shared(x, shared, pairs, plain, seed) if shared else None)
+    return CrossModalPredictor(direct, paths, _fit_shared(x, shared, pairs, direct, seed) if shared else None)
 
 
-def _paths(plain: Mapping[str, Mapping[str, Regressor]]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Best chain of routes between any two modalities, by the product of what the routes explain."""
-    quality = {(b, m): max(one.explained, _LEAST) for b, those in plain.items() for m, one in those.items()}
-    paths: dict[str, dict[str, tuple[str, ...]]] = {b: {m: (m,) for m in those} for b, those in plain.items()}
-    for via in plain:
-        for b, m in permutations(plain, 2):
-            detour = quality.get((b, via), 0.0) * quality.get((via, m), 0.0) if via not in (b, m) else 0.0
-            # a route of its own wins unless it tells nothing
-            if detour > quality.get((b, m), 0.0) and (m not in plain[b] or quality[b, m] <= _LEAST):
-                quality[b, m] = detour
+def _find_paths(
+    direct: Mapping[str, Mapping[str, RidgeRegression]],
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Find the best chain of regressions between any two modalities, by the product of their R squared."""
+    r2 = {(b, m): max(fit.r2, _MIN_R2) for b, targets in direct.items() for m, fit in targets.items()}
+    paths: dict[str, dict[str, tuple[str, ...]]] = {b: {m: (m,) for m in targets} for b, targets in direct.items()}
+    for via in direct:
+        for b, m in permutations(direct, 2):
+            detour = r2.get((b, via), 0.0) * r2.get((via, m), 0.0) if via not in (b, m) else 0.0
+            # the direct regression is preferred, unless it explains nothing
+            if detour > r2.get((b, m), 0.0) and (m not in direct[b] or r2[b, m] <= _MIN_R2):
+                r2[b, m] = detour
                 paths[b][m] = (*paths[b][via], *paths[via][m])
     return paths
 
@@ -138,122 +150,160 @@ def _fit_shared(
     x: Mapping[str, NDArray[np.float32]],
     shared: Mapping[str, NDArray[np.float32]],
     pairs: Mapping[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.int64]]],
-    plain: Mapping[str, Mapping[str, Regressor]],
+    direct: Mapping[str, Mapping[str, RidgeRegression]],
     seed: int,
-) -> Shared:
-    order = {m: ordered(shared[m]) for m in x}
-    center = {m: shared[m][order[m]].mean(axis=0, dtype=np.float64).astype(np.float32) for m in x}
-    scale = {m: measure_scale((shared[m] - center[m])[order[m]], float(np.abs(center[m]).max(initial=0))) for m in x}
-    s = {m: _unit(shared[m], center[m], scale[m]) for m in x}
-    own = {}
+) -> SharedPredictor:
+    center, scale = fit_scaling({m: shared[m] for m in x})
+    s = {m: standardize(shared[m], center[m], scale[m]) for m in x}
+    from_shared = {}
     for m in x:
-        rank = ordered(s[m], x[m])
-        own[m] = fit_regressor(s[m][rank], x[m][rank], seed)
-    helped: dict[str, dict[str, Helped]] = {b: {} for b in x}
-    for (b, m), (rows, others) in pairs.items():
-        helped[b][m] = _help(x[b][rows], s[b][rows], x[m][others], own[m], plain[b].get(m), seed)
-    return Shared(center, scale, own, helped)
+        order = canonical_order(np.concatenate([s[m], x[m]], axis=1))
+        from_shared[m] = fit_ridge(s[m][order], x[m][order], seed)
+    assisted: dict[str, dict[str, AssistedPredictor]] = {b: {} for b in x}
+    for (b, m), (source_rows, target_rows) in pairs.items():
+        assisted[b][m] = _fit_assisted(
+            x[b][source_rows], s[b][source_rows], x[m][target_rows], from_shared[m], direct[b].get(m), seed
+        )
+    return SharedPredictor(center, scale, from_shared, assisted)
 
 
-def _help(
+def _fit_assisted(
     x: NDArray[np.float32],
     s: NDArray[np.float32],
     y: NDArray[np.float32],
-    own: Regressor,
-    plain: Regressor | None,
+    from_shared: RidgeRegression,
+    direct: RidgeRegression | None,
     seed: int,
-) -> Helped:
-    """The best on held-out paired cells of: shared coordinates and what they leave, both at once, own ones alone."""
-    if len(x) < _FEW or plain is None:
-        return Helped(1.0, None, own.explained / 2)
-    left = y - regress(s, own)
+) -> AssistedPredictor:
+    """Fit the regression on source and shared coordinates: of the target, or of the residual of `from_shared`.
+
+    The one with the higher R squared on held-out paired cells is kept.
+    """
+    if len(x) < _MIN_PAIRS or direct is None:
+        return AssistedPredictor(1.0, None, from_shared.r2 / 2)
+    residual = y - from_shared.predict(s)
     both = np.concatenate([x, s], axis=1)
-    # own coordinates alone are the regression on both with the shared ones at zero: `account` falls back to them
-    first, second = fit_regressor(both, left, seed), fit_regressor(both, y, seed)
-    part = float(left.var(axis=0).sum() / max(y.var(axis=0).sum(), np.finfo(np.float32).tiny))
-    found = (Helped(1.0, first, 1 - part * (1 - first.explained)), Helped(0.0, second, second.explained))
-    return max(found, key=lambda one: one.explained)
+    of_residual, of_target = fit_ridge(both, residual, seed), fit_ridge(both, y, seed)
+    unexplained = float(residual.var(axis=0).sum() / max(y.var(axis=0).sum(), np.finfo(np.float32).tiny))
+    candidates = (
+        AssistedPredictor(1.0, of_residual, 1 - unexplained * (1 - of_residual.r2)),
+        AssistedPredictor(0.0, of_target, of_target.r2),
+    )
+    return max(candidates, key=lambda candidate: candidate.r2)
 
 
-def spread_shared(
-    routes: Routes, shared: Mapping[str, NDArray[np.float32]], cell: Mapping[str, NDArray[np.int64]], n_cells: int
+def align_shared(
+    predictor: CrossModalPredictor,
+    shared: Mapping[str, NDArray[np.float32]],
+    cell: Mapping[str, NDArray[np.int64]],
+    n_cells: int,
 ) -> dict[str, NDArray[np.float32]] | None:
-    """Modality -> (n_cells, d_s) standardised shared coordinates; where a cell lacks the modality, those of others."""
-    if routes.shared is None:
+    """Align the shared coordinates of all modalities by cell, standardized.
+
+    Returns
+    -------
+    Modality -> (n_cells, d_s); where a cell lacks the modality, the mean over the modalities that it has. None if the
+    predictor was fitted without shared coordinates.
+    """
+    if predictor.shared is None:
         return None
-    fitted = routes.shared
+    fitted = predictor.shared
     width = len(next(iter(fitted.center.values())))
-    total, number = np.zeros((n_cells, width), np.float32), np.zeros((n_cells, 1), np.float32)
-    held = {m: np.zeros(n_cells, bool) for m in fitted.center}
-    out = {m: np.zeros((n_cells, width), np.float32) for m in fitted.center}
+    total, count = np.zeros((n_cells, width), np.float32), np.zeros((n_cells, 1), np.float32)
+    observed = {m: np.zeros(n_cells, bool) for m in fitted.center}
+    aligned = {m: np.zeros((n_cells, width), np.float32) for m in fitted.center}
     for m, coordinates in shared.items():
-        out[m][cell[m]] = _unit(coordinates, fitted.center[m], fitted.scale[m])
-        held[m][cell[m]] = True
-        total += out[m]
-        number += held[m][:, None]
-    total /= np.maximum(number, 1)
-    return {m: np.where(held[m][:, None], out[m], total) for m in fitted.center}
+        aligned[m][cell[m]] = standardize(coordinates, fitted.center[m], fitted.scale[m])
+        observed[m][cell[m]] = True
+        total += aligned[m]
+        count += observed[m][:, None]
+    total /= np.maximum(count, 1)
+    return {m: np.where(observed[m][:, None], aligned[m], total) for m in fitted.center}
 
 
-def _unit(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    return np.ascontiguousarray((x - center) / np.float32(scale), np.float32)
-
-
-def account(
-    routes: Routes,
+def predict_modality(
+    predictor: CrossModalPredictor,
     source: str,
     target: str,
     x: NDArray[np.float32],
     s: NDArray[np.float32] | None,
 ) -> NDArray[np.float32]:
-    """(n, d_target) what cells (n, d_source), with shared coordinates (n, d_s) if known, would hold of the target."""
-    if s is not None and routes.shared is not None:
-        helped = routes.shared.helped[source][target]
-        first = regress(s, routes.shared.own[target]) if helped.base else np.float32(0)
-        rest = regress(np.concatenate([x, s], axis=1), helped.regressor) if helped.regressor else np.float32(0)
-        return np.asarray(first + rest, np.float32)
-    if target not in routes.paths[source]:
-        return np.zeros((len(x), _width(routes, target)), np.float32)
-    told = x
-    for via in routes.paths[source][target]:
-        told = regress(told, routes.plain[source][via])
+    """Predict a modality from another.
+
+    Parameters
+    ----------
+    predictor
+        Fitted predictions.
+    source, target
+        The modalities.
+    x
+        (n, d_source) standardized coordinates of the source.
+    s
+        (n, d_s) shared coordinates; None if they are not known.
+
+    Returns
+    -------
+    (n, d_target) standardized coordinates of the target; 0 where no chain of paired cells leads to it.
+    """
+    if s is not None and predictor.shared is not None:
+        assisted = predictor.shared.assisted[source][target]
+        base = predictor.shared.from_shared[target].predict(s) if assisted.shared_weight else np.float32(0)
+        both = np.concatenate([x, s], axis=1)
+        correction = assisted.regression.predict(both) if assisted.regression else np.float32(0)
+        return np.asarray(base + correction, np.float32)
+    if target not in predictor.paths[source]:
+        assert predictor.shared is not None, "without shared coordinates a chain leads to every modality"
+        return np.zeros((len(x), len(predictor.shared.from_shared[target].intercept)), np.float32)
+    predicted = x
+    for via in predictor.paths[source][target]:
+        predicted = predictor.direct[source][via].predict(predicted)
         source = via
-    return told
+    return predicted
 
 
-def _width(routes: Routes, modality: str) -> int:
-    assert routes.shared is not None, "without a shared space every modality is reached"
-    return len(routes.shared.own[modality].mean)
-
-
-def _quality(routes: Routes, source: str, target: str, *, with_shared: bool) -> float:
-    if with_shared and routes.shared is not None:
-        return max(routes.shared.helped[source][target].explained, _LEAST)
-    quality = 1.0
-    for via in routes.paths[source].get(target, ()):
-        quality *= routes.plain[source][via].explained
+def _get_r2(predictor: CrossModalPredictor, source: str, target: str, *, with_shared: bool) -> float:
+    """Return the R squared of a prediction; along a chain, the product of those of its regressions."""
+    if with_shared and predictor.shared is not None:
+        return max(predictor.shared.assisted[source][target].r2, _MIN_R2)
+    if target not in predictor.paths[source]:
+        return _MIN_R2
+    r2 = 1.0
+    for via in predictor.paths[source][target]:
+        r2 *= predictor.direct[source][via].r2
         source = via
-    return max(quality, _LEAST) if target in (source,) else _LEAST
+    return max(r2, _MIN_R2)
 
 
-def filled(
-    routes: Routes,
+def impute_modalities(
+    predictor: CrossModalPredictor,
     x: Mapping[str, NDArray[np.float32]],
     s: Mapping[str, NDArray[np.float32]] | None,
     observed: Mapping[str, NDArray[np.bool_]],
 ) -> dict[str, NDArray[np.float32]]:
-    """Coordinates of all modalities: what a cell lacks is the mean of what its modalities tell, by their quality."""
+    """Fill in the modalities that a cell lacks: the mean of the predictions from those it has, weighted by R squared.
+
+    Parameters
+    ----------
+    predictor
+        Fitted predictions.
+    x
+        Modality -> (n, d_m) standardized coordinates; rows of cells that lack the modality are not read.
+    s
+        Modality -> (n, d_s) shared coordinates, as :func:`align_shared` returns them.
+    observed
+        Modality -> (n,) whether the cell was measured in it.
+    """
     out: dict[str, NDArray[np.float32]] = {}
-    for m, mine in x.items():
-        total = np.zeros((len(mine), 1), np.float32)
-        told = np.zeros_like(mine)
+    for m, values in x.items():
+        total = np.zeros((len(values), 1), np.float32)
+        imputed = np.zeros_like(values)
         for b in x:
             rows = np.flatnonzero(observed[b] & ~observed[m])
             if b == m or not len(rows):
                 continue
-            quality = np.float32(_quality(routes, b, m, with_shared=s is not None))
-            told[rows] += quality * account(routes, b, m, x[b][rows], None if s is None else s[b][rows])
-            total[rows] += quality
-        told /= np.maximum(total, np.finfo(np.float32).tiny)
-        out[m] = np.where(observed[m][:, None], mine, told)
+            r2 = np.float32(_get_r2(predictor, b, m, with_shared=s is not None))
+            imputed[rows] += r2 * predict_modality(predictor, b, m, x[b][rows], None if s is None else s[b][rows])
+            total[rows] += r2
+        imputed /= np.maximum(total, np.finfo(np.float32).tiny)
+        out[m] = np.where(observed[m][:, None], values, imputed)
     return out

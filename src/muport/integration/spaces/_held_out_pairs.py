@@ -1,4 +1,4 @@
-"""How well held-out paired cells find their partner: in the shared coordinates, and in the space learnt from pairs."""
+"""How well held-out paired cells find their partner: in shared coordinates, and in a space fitted on other pairs."""
 
 from __future__ import annotations
 
@@ -7,35 +7,39 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.integration.spaces._ridge_regression import common_rows
+from muport.integration.spaces._ridge_regression import find_paired_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["missed", "shared_part"]
+__all__ = ["estimate_shared_fraction", "fraction_closer"]
 
 _FOLDS = 2
-_CELLS = 1_500  # held-out pairs that are looked at in a fold
-_LEAST = 0.005  # error below which a space is as good as any
+_MAX_PAIRS = 1_500  # held-out pairs that are compared in a fold: all distances between them are held at once
+_MIN_ERROR = 0.005  # smaller errors count as this one
 
-#: Modality -> position of its rows among the cells; and the two sets of cells, row by row the same, that are to meet:
-#: gives their places in the space learnt without these pairs, and in the shared coordinates
-type Placing = Callable[
-    [Mapping[str, NDArray[np.int64]], tuple[str, NDArray[np.int64]], tuple[str, NDArray[np.int64]]],
-    tuple[tuple[NDArray[np.float32], NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]],
-]
+#: A modality, and rows of it.
+type Side = tuple[str, NDArray[np.int64]]
+#: Coordinates of the held-out cells by their first modality and by their second, row by row the same cells.
+type BothSides = tuple[NDArray[np.float32], NDArray[np.float32]]
+#: From modality -> position of its rows among the cells, in which held-out pairs are separate cells, and the two sides
+#: of the held-out pairs: their coordinates in the space fitted on the other pairs, and their shared coordinates.
+type EmbedHeldOut = Callable[[Mapping[str, NDArray[np.int64]], Side, Side], tuple[BothSides, BothSides]]
 
 
-def shared_part(
-    x: Mapping[str, NDArray[np.float32]], cell: Mapping[str, NDArray[np.int64]], n_cells: int, placing: Placing
+def estimate_shared_fraction(
+    x: Mapping[str, NDArray[np.float32]],
+    cell: Mapping[str, NDArray[np.int64]],
+    n_cells: int,
+    embed_held_out: EmbedHeldOut,
 ) -> float:
-    """Part of the shared coordinates in the squared distance of cells, 0..1.
+    """Estimate the fraction of the squared distances of cells that shared coordinates should have, 0..1.
 
-    Half of the pairs are hidden in turn. With e the share of cells nearer than the hidden partner, in the shared
-    coordinates or in the space learnt from the other pairs, either counts by sqrt(1/e - 2), which is 0 at chance. The
-    root keeps some of both: what both tell of a cell is less noisy than what the better one tells.
+    Each half of the pairs is held out in turn. With e the fraction of cells that are closer than the held-out partner,
+    in the shared coordinates or in the space fitted on the other pairs, each of the two counts with sqrt(1/e - 2),
+    which is 0 at chance. The square root keeps some of both: their average has less noise than the better one alone.
 
     Parameters
     ----------
@@ -45,30 +49,32 @@ def shared_part(
         Modality -> (n_m,) position of each row among the cells.
     n_cells
         Number of cells.
-    placing
-        Called with the cells, the hidden partners of some being cells of their own.
+    embed_held_out
+        Embeds held-out pairs.
     """
-    learnt, shared = [], []
+    fitted_errors, shared_errors = [], []
     for b, m in combinations(x, 2):
-        rows, others = common_rows(x, cell, b, m, n_cells)
-        for fold in range(_FOLDS if len(rows) >= 2 * _FOLDS else 0):
-            chosen = np.arange(fold, len(rows), _FOLDS)
-            apart = {**cell, m: cell[m].copy()}
-            apart[m][others[chosen]] = n_cells + np.arange(len(chosen))
-            some = chosen[np.linspace(0, len(chosen) - 1, min(_CELLS, len(chosen))).astype(np.int64)]
-            spaces = placing(apart, (b, rows[some]), (m, others[some]))
-            learnt.append(missed(*spaces[0]))
-            shared.append(missed(*spaces[1]))
-    if not learnt:
+        source_rows, target_rows = find_paired_rows(x, cell, b, m, n_cells)
+        for fold in range(_FOLDS if len(source_rows) >= 2 * _FOLDS else 0):
+            held_out = np.arange(fold, len(source_rows), _FOLDS)
+            separated = {**cell, m: cell[m].copy()}
+            separated[m][target_rows[held_out]] = n_cells + np.arange(len(held_out))
+            compared = held_out[np.linspace(0, len(held_out) - 1, min(_MAX_PAIRS, len(held_out))).astype(np.int64)]
+            fitted, shared = embed_held_out(separated, (b, source_rows[compared]), (m, target_rows[compared]))
+            fitted_errors.append(fraction_closer(*fitted))
+            shared_errors.append(fraction_closer(*shared))
+    if not fitted_errors:
         return 1.0
-    first, second = (np.sqrt(max(1 / max(float(np.mean(one)), _LEAST) - 2, 0.0)) for one in (learnt, shared))
+    first, second = (
+        np.sqrt(max(1 / max(float(np.mean(errors)), _MIN_ERROR) - 2, 0.0)) for errors in (fitted_errors, shared_errors)
+    )
     return float(second / (first + second)) if first + second > 0 else 0.0
 
 
-def missed(z: NDArray[np.float32], w: NDArray[np.float32]) -> float:
-    """Mean share of the other side's cells (n, d) that are nearer than the partner, over both sides, each centred."""
-    first, second = z - z.mean(axis=0), w - w.mean(axis=0)
-    distance = np.square(first).sum(axis=1)[:, None] + np.square(second).sum(axis=1) - 2 * first @ second.T
-    own = np.diag(distance)
-    nearer = (distance < own[:, None]).sum() + (distance < own).sum()
-    return float(nearer / (2 * len(z) * max(len(z) - 1, 1)))
+def fraction_closer(z: NDArray[np.float32], w: NDArray[np.float32]) -> float:
+    """Compute the fraction of samples closer than the true match (FOSCTTM) of centered cells (n, d), in float32."""
+    z, w = z - z.mean(axis=0), w - w.mean(axis=0)
+    distance = np.square(z).sum(axis=1)[:, None] + np.square(w).sum(axis=1) - 2 * z @ w.T
+    match = np.diag(distance)
+    closer = (distance < match[:, None]).sum() + (distance < match).sum()
+    return float(closer / (2 * len(z) * max(len(z) - 1, 1)))

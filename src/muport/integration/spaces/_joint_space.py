@@ -1,4 +1,4 @@
-"""One space for cells measured in several modalities: each modality's account of a cell, averaged by its weight."""
+"""One space for cells measured in several modalities: weighted sums of measurements and of predictions between them."""
 
 from __future__ import annotations
 
@@ -8,73 +8,93 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.integration.prototypes._standardized_cells import measure_scale
-from muport.integration.spaces._cross_modality import Routes, account, filled, fit_routes, spread_shared
-from muport.integration.spaces._held_out_pairs import shared_part
-from muport.integration.spaces._modality_weights import (
-    Weights,
-    fit_weights,
-    flat_weights,
-    local_weights,
-    told_by_modality,
+from muport._arrays import canonical_order
+from muport.integration.spaces._cross_modality import (
+    CrossModalPredictor,
+    align_shared,
+    fit_predictor,
+    impute_modalities,
+    predict_modality,
 )
-from muport.integration.spaces._ridge_regression import ordered
+from muport.integration.spaces._held_out_pairs import estimate_shared_fraction
+from muport.integration.spaces._modality_weights import (
+    ModalityWeights,
+    fit_constant_weights,
+    fit_weights,
+    interpolate_weights,
+    score_modalities,
+)
+from muport.integration.spaces._scaling import fit_scaling, standardize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["ACCOUNT", "Embedded", "JointSpace", "embed", "fit_joint", "latent", "scalings", "split", "standardised"]
+    from muport.integration.spaces._held_out_pairs import BothSides, Side
 
-_BLOCK = 2**14  # cells embedded together
-_SHARED = 0.01, 0.9  # least and most part of the shared coordinates in the squared distances
-ACCOUNT = 1 / 3  # weight of what is told of coordinates, over that of their own measurement
+__all__ = ["PREDICTION_WEIGHT", "JointEmbedding", "JointSpace", "embed_cells", "fit_joint_space", "split_modalities"]
+
+_BLOCK = 2**14  # cells embedded together: bounds the memory
+_SHARED_FRACTION = 0.01, 0.9  # smallest and largest fraction of the squared distances from shared coordinates
+PREDICTION_WEIGHT = 1 / 3  # weight of predicted coordinates, relative to measured ones
 
 
 @dataclass(frozen=True, eq=False)
 class JointSpace:
-    """Joint space of M modalities; its size does not grow with the cells.
+    """Joint space of M modalities; its size does not grow with the number of cells.
 
     Attributes
     ----------
     modalities
-        Names, in the order of the coordinates' blocks.
+        Names, in the order of their blocks of coordinates.
     center, scale
-        Modality -> (d_m,) mean and root mean square distance to it, by which its coordinates are standardised.
-    routes
-        How each modality tells the others.
+        Modality -> (d_m,) mean of its coordinates and root mean square distance to it, by which they are standardized.
+    predictor
+        Predictions of each modality from the others.
     weights
-        How much each modality is believed.
-    beside
-        Scale of the shared coordinates that stand beside those of the modalities; 0 where they do not.
+        Weights of the modalities.
+    shared_scale
+        Factor of the shared coordinates, which are appended to those of the modalities; 0 if they are not appended.
     """
 
     modalities: tuple[str, ...]
     center: dict[str, NDArray[np.float32]]
     scale: dict[str, float]
-    routes: Routes
-    weights: Weights
-    beside: float = 0.0
+    predictor: CrossModalPredictor
+    weights: ModalityWeights
+    shared_scale: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """Number of coordinates of all modalities together."""
+        return sum(len(center) for center in self.center.values())
+
+    @property
+    def shared_width(self) -> int:
+        """Number of shared coordinates that are appended."""
+        if not self.shared_scale or self.predictor.shared is None:
+            return 0
+        return len(next(iter(self.predictor.shared.center.values())))
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """First columns of the spaces in it: all of it, and the shared coordinates if they stand beside."""
-        return (0, sum(len(one) for one in self.center.values())) if _width_beside(self) else (0,)
+        """Columns from which on the coordinates form a space: 0 for all, and the first of the appended shared ones."""
+        return (0, self.width) if self.shared_width else (0,)
 
 
 @dataclass(frozen=True, eq=False)
-class Embedded:
+class JointEmbedding:
     """Cells in the joint space.
 
     Attributes
     ----------
     z
-        (n, D) float32, D the sum of the modalities' widths, and of the shared coordinates' where they stand beside.
+        (n, D) float32 coordinates: those of all modalities side by side, then the shared ones if they are appended.
     weights
-        (n, M) float32 share of each modality that the cell was measured in; rows sum to 1.
+        (n, M) float32 weight of each modality that the cell was measured in; rows sum to 1.
     observed
-        (n, M) whether the cell was measured in it.
+        (n, M) whether the cell was measured in the modality.
     """
 
     z: NDArray[np.float32]
@@ -82,7 +102,7 @@ class Embedded:
     observed: NDArray[np.bool_]
 
 
-def fit_joint(
+def fit_joint_space(
     views: Mapping[str, NDArray[np.float32]],
     cell: Mapping[str, NDArray[np.int64]],
     batch: NDArray[np.int64],
@@ -101,15 +121,17 @@ def fit_joint(
     batch
         (n_cells,) codes.
     shared
-        Modality -> (n_m, d_s) coordinates in a space that all share; they help the cells that lack a modality, and if
-        there are such cells, stand beside the others by how well held-out pairs meet in them (:func:`shared_part`).
+        Modality -> (n_m, d_s) coordinates in a space that all modalities share. They improve the predictions for cells
+        that lack a modality. If there are such cells, they are also appended to the coordinates of the modalities, the
+        more strongly the better held-out pairs find their partner in them (:func:`estimate_shared_fraction`).
     random_state
         Seed.
 
     Raises
     ------
     ValueError
-        If there is one modality, or one that no chain of common cells joins to the others without `shared`.
+        If there is one modality only, or if without `shared` no chain of paired cells leads from one modality to
+        another.
 
     Examples
     --------
@@ -117,47 +139,52 @@ def fit_joint(
     >>> x = rng.normal(size=(90, 3)).astype(np.float32)
     >>> y = (x @ rng.normal(size=(3, 4))).astype(np.float32)
     >>> cells = np.arange(90)
-    >>> space = fit_joint({"rna": x, "atac": y}, {"rna": cells, "atac": cells}, np.zeros(90, np.int64))
-    >>> embed(space, {"rna": x}, {"rna": cells}, 90).z.shape
+    >>> space = fit_joint_space({"rna": x, "atac": y}, {"rna": cells, "atac": cells}, np.zeros(90, np.int64))
+    >>> embed_cells(space, {"rna": x}, {"rna": cells}, 90).z.shape
     (90, 7)
     """
     names = tuple(views)
     if len(names) < 2:
         raise ValueError(f"a joint space needs at least two modalities, but there is only {list(names)}.")
-    center, scale = scalings(views)
-    x = {m: standardised(views[m], center[m], scale[m]) for m in names}
-    routes = fit_routes(x, cell, len(batch), shared, random_state)
-    told, usual = told_by_modality(x, cell, batch, random_state)
-    space = JointSpace(names, center, scale, routes, flat_weights(usual, sum(one.shape[1] for one in x.values())))
-    rows = np.flatnonzero(np.isfinite(told).any(axis=1))
-    z = embed(space, *_subset(views, cell, rows, len(batch)), shared=_subset(shared or {}, cell, rows, len(batch))[0]).z
-    rank = ordered(z)
-    space = replace(space, weights=fit_weights(z[rank], told[rows][rank], usual, random_state))
-    if not shared or all(len(one) == len(batch) for one in cell.values()):
+    center, scale = fit_scaling(views)
+    x = {m: standardize(views[m], center[m], scale[m]) for m in names}
+    predictor = fit_predictor(x, cell, len(batch), shared, random_state)
+    scores, mean_scores = score_modalities(x, cell, batch, random_state)
+    # weights depend on the place in the space: the cells are embedded with constant weights first
+    constant = fit_constant_weights(mean_scores, sum(values.shape[1] for values in x.values()))
+    space = JointSpace(names, center, scale, predictor, constant)
+    rows = np.flatnonzero(np.isfinite(scores).any(axis=1))
+    scored, cell_of_scored = _take_cells(views, cell, rows, len(batch))
+    scored_shared = _take_cells(shared or {}, cell, rows, len(batch))[0]
+    z = embed_cells(space, scored, cell_of_scored, len(rows), shared=scored_shared).z
+    order = canonical_order(z)
+    space = replace(space, weights=fit_weights(z[order], scores[rows][order], mean_scores, random_state))
+    if not shared or all(len(rows_of_modality) == len(batch) for rows_of_modality in cell.values()):
         return space
-    part = np.clip(_part_of_shared(space, x, cell, len(batch), shared, random_state), *_SHARED)
-    square = np.square(z[rank] - z[rank].mean(axis=0)).sum(axis=1).mean()
-    return replace(space, beside=float(np.sqrt(part / (1 - part) * square)))
+    fraction = np.clip(_estimate_fraction(space, x, cell, len(batch), shared, random_state), *_SHARED_FRACTION)
+    mean_square = np.square(z[order] - z[order].mean(axis=0)).sum(axis=1).mean()
+    return replace(space, shared_scale=float(np.sqrt(fraction / (1 - fraction) * mean_square)))
 
 
-def embed(
+def embed_cells(
     space: JointSpace,
     views: Mapping[str, NDArray[np.float32]],
     cell: Mapping[str, NDArray[np.int64]],
     n_cells: int,
     *,
     shared: Mapping[str, NDArray[np.float32]] | None = None,
-) -> Embedded:
-    """Place cells in the joint space: a function of each cell alone.
+) -> JointEmbedding:
+    """Embed cells in the joint space, each cell by itself.
 
-    A modality b tells what each modality m would hold, P_bm(x_b), with P_mm the identity; what a cell lacks is told by
-    what it has. Then z_m = w_m x_m + (sum over b != m of w_b P_bm(x_b)) / 3, the weights w those of the place in the
-    space. Accounts take noise away, and with it what one modality alone can tell: so they count less than measurements.
+    Let x_m be the standardized coordinates of modality m, and P_bm(x_b) the prediction of m from b. The modalities that
+    a cell lacks are predicted from those it has. Then z_m = w_m x_m + (sum over b != m of w_b P_bm(x_b)) / 3, where w
+    are the weights of the modalities at the cell's place. Predictions have less noise than measurements, but they lack
+    what only one modality measures: so they count less.
 
     Parameters
     ----------
     space
-        The fitted space.
+        Fitted space.
     views
         Modality -> (n_m, d_m) own representations, of any of the space's modalities.
     cell
@@ -165,66 +192,51 @@ def embed(
     n_cells
         Number of cells.
     shared
-        As in :func:`fit_joint`; without it, what a cell lacks is told by paired cells alone.
+        As in :func:`fit_joint_space`; without it, missing modalities are predicted from the measured ones alone.
 
     Raises
     ------
     ValueError
         If a modality is unknown, or its width is not that of the fit.
     """
-    _check(space, views)
+    _check_views(space, views)
     observed = np.zeros((n_cells, len(space.modalities)), bool)
     x: dict[str, NDArray[np.float32]] = {}
     for i, m in enumerate(space.modalities):
         x[m] = np.zeros((n_cells, len(space.center[m])), np.float32)
         if m in views:
             observed[cell[m], i] = True
-            x[m][cell[m]] = standardised(views[m], space.center[m], space.scale[m])
-    s = spread_shared(space.routes, shared, cell, n_cells) if shared else None
-    width = sum(one.shape[1] for one in x.values())
-    z, weight = np.zeros((n_cells, width + _width_beside(space)), np.float32), observed.astype(np.float32)
+            x[m][cell[m]] = standardize(views[m], space.center[m], space.scale[m])
+    s = align_shared(space.predictor, shared, cell, n_cells) if shared else None
+    z, weights = np.zeros((n_cells, space.width + space.shared_width), np.float32), observed.astype(np.float32)
     for low in range(0, n_cells, _BLOCK):
         rows = slice(low, low + _BLOCK)
-        part = None if s is None else {m: one[rows] for m, one in s.items()}
-        z[rows, :width], local = _fused(space, {m: one[rows] for m, one in x.items()}, part, observed[rows])
-        weight[rows] *= np.maximum(local, np.finfo(np.float32).tiny)
-    if s is not None and space.beside:
-        z[:, width:] = np.float32(space.beside) * _met(s, observed)
-    weight /= np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return Embedded(z, weight, observed)
+        block_of_shared = None if s is None else {m: values[rows] for m, values in s.items()}
+        block = {m: values[rows] for m, values in x.items()}
+        z[rows, : space.width], block_weights = _combine_modalities(space, block, block_of_shared, observed[rows])
+        weights[rows] *= np.maximum(block_weights, np.finfo(np.float32).tiny)
+    if s is not None and space.shared_scale:
+        z[:, space.width :] = np.float32(space.shared_scale) * _average_shared(s, observed)
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return JointEmbedding(z, weights, observed)
 
 
-def latent(space: JointSpace, y: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what the user gets of integrated cells (n, D): themselves, for the weights are in the coordinates.
+def split_modalities(space: JointSpace, y: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """Split cells (n, D) of the joint space into the representations (n, d_m) of all modalities, in their coordinates.
 
-    Parameters
-    ----------
-    space
-        The fitted space.
-    y
-        (n, D) cells after the transport.
-    weights
-        (n, M) as :func:`embed` gives them.
-    """
-    return y
-
-
-def split(space: JointSpace, y: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """Cells (n, D) of the joint space as every modality's representation (n, d_m), in its own coordinates.
-
-    What one modality measures and no other tells is shrunk by the modality's weight, as noise would be.
+    What only one modality measures, and no other predicts, is shrunk by the modality's weight, as noise would be.
     """
     bounds = np.cumsum([0, *(len(space.center[m]) for m in space.modalities)])
-    # what all modalities tell alike is this share of itself in the space
-    told = space.weights.usual + np.float32(ACCOUNT) * (1 - space.weights.usual)
-    scale = [np.float32(space.scale[m]) / share for m, share in zip(space.modalities, told, strict=True)]
+    # factor with which the joint space holds coordinates that all modalities predict alike
+    factor = space.weights.mean_weights + np.float32(PREDICTION_WEIGHT) * (1 - space.weights.mean_weights)
+    scale = [np.float32(space.scale[m]) / f for m, f in zip(space.modalities, factor, strict=True)]
     return {
-        m: np.ascontiguousarray(y[:, low:high] * one + space.center[m], np.float32)
-        for m, one, low, high in zip(space.modalities, scale, bounds[:-1], bounds[1:], strict=True)
+        m: np.ascontiguousarray(y[:, low:high] * s + space.center[m], np.float32)
+        for m, s, low, high in zip(space.modalities, scale, bounds[:-1], bounds[1:], strict=True)
     }
 
 
-def _part_of_shared(
+def _estimate_fraction(
     space: JointSpace,
     x: dict[str, NDArray[np.float32]],
     cell: Mapping[str, NDArray[np.int64]],
@@ -232,104 +244,92 @@ def _part_of_shared(
     shared: Mapping[str, NDArray[np.float32]],
     seed: int,
 ) -> float:
-    """Part of the shared coordinates in the squared distances."""
+    """Estimate the fraction of the squared distances that the shared coordinates should have."""
 
-    def placing(
-        apart: Mapping[str, NDArray[np.int64]],
-        first: tuple[str, NDArray[np.int64]],
-        second: tuple[str, NDArray[np.int64]],
-    ) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    def embed_held_out(
+        separated: Mapping[str, NDArray[np.int64]], first: Side, second: Side
+    ) -> tuple[BothSides, BothSides]:
         n = len(first[1])
-        routes = fit_routes(x, apart, n_cells + n_cells, shared, seed)
-        held = {first[0]: (slice(0, n), first[1]), second[0]: (slice(n, 2 * n), second[1])}
-        alone = {m: np.zeros((2 * n, one.shape[1]), np.float32) for m, one in x.items()}
+        predictor = fit_predictor(x, separated, n_cells + n_cells, shared, seed)
+        # each pair becomes two cells of one modality each: n of the first, then n of the second
+        sides = {first[0]: (slice(0, n), first[1]), second[0]: (slice(n, 2 * n), second[1])}
+        values = {m: np.zeros((2 * n, own.shape[1]), np.float32) for m, own in x.items()}
         observed = np.zeros((2 * n, len(space.modalities)), bool)
-        for m, (part, chosen) in held.items():
-            alone[m][part] = x[m][chosen]
-            observed[part, space.modalities.index(m)] = True
-        at = {m: np.arange(2 * n)[part] for m, (part, _) in held.items()}
-        s = spread_shared(routes, {m: shared[m][chosen] for m, (_, chosen) in held.items()}, at, 2 * n)
-        assert s is not None, "the routes were fitted with the shared coordinates"
-        z, met = _fused(replace(space, routes=routes), alone, s, observed)[0], _met(s, observed)
-        return (z[:n], z[n:]), (met[:n], met[n:])
+        for m, (rows, rows_of_modality) in sides.items():
+            values[m][rows] = x[m][rows_of_modality]
+            observed[rows, space.modalities.index(m)] = True
+        position = {m: np.arange(2 * n)[rows] for m, (rows, _) in sides.items()}
+        shared_of_sides = {m: shared[m][rows_of_modality] for m, (_, rows_of_modality) in sides.items()}
+        s = align_shared(predictor, shared_of_sides, position, 2 * n)
+        assert s is not None, "the predictor was fitted with the shared coordinates"
+        z = _combine_modalities(replace(space, predictor=predictor), values, s, observed)[0]
+        average = _average_shared(s, observed)
+        return (z[:n], z[n:]), (average[:n], average[n:])
 
-    return shared_part(x, cell, n_cells, placing)
+    return estimate_shared_fraction(x, cell, n_cells, embed_held_out)
 
 
-def _met(s: Mapping[str, NDArray[np.float32]], observed: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(n, d_s) mean of the shared coordinates of the modalities a cell is in."""
-    total = np.add.reduce([one * observed[:, [i]] for i, one in enumerate(s.values())])
+def _average_shared(s: Mapping[str, NDArray[np.float32]], observed: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Average the shared coordinates (n, d_s) over the modalities that a cell was measured in."""
+    total = np.add.reduce([values * observed[:, [i]] for i, values in enumerate(s.values())])
     mean: NDArray[np.float32] = total / np.maximum(observed.sum(axis=1, keepdims=True), 1).astype(np.float32)
     return mean
 
 
-def _width_beside(space: JointSpace) -> int:
-    if not space.beside or space.routes.shared is None:
-        return 0
-    return len(next(iter(space.routes.shared.center.values())))
-
-
-def _fused(
+def _combine_modalities(
     space: JointSpace,
     x: dict[str, NDArray[np.float32]],
     s: dict[str, NDArray[np.float32]] | None,
     observed: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(n, D) joint coordinates and (n, M) weights of standardised cells."""
+    """Compute the joint coordinates (n, D) and the weights (n, M) of standardized cells."""
     names = space.modalities
-    x = filled(space.routes, x, s, {m: observed[:, i] for i, m in enumerate(names)})
-    told = {
-        (b, m): x[m] if b == m else account(space.routes, b, m, x[b], None if s is None else s[b])
+    x = impute_modalities(space.predictor, x, s, {m: observed[:, i] for i, m in enumerate(names)})
+    coordinates = {
+        (b, m): x[m] if b == m else predict_modality(space.predictor, b, m, x[b], None if s is None else s[b])
         for b, m in product(names, repeat=2)
     }
-    start = np.broadcast_to(space.weights.usual, observed.shape)
-    weight = local_weights(_joined(told, start, names), space.weights)
-    return _joined(told, weight, names), weight
+    mean_weights = np.broadcast_to(space.weights.mean_weights, observed.shape)
+    weights = interpolate_weights(_sum_weighted(coordinates, mean_weights, names), space.weights)
+    return _sum_weighted(coordinates, weights, names), weights
 
 
-def _joined(
-    told: dict[tuple[str, str], NDArray[np.float32]], weight: NDArray[np.float32], names: tuple[str, ...]
+def _sum_weighted(
+    coordinates: dict[tuple[str, str], NDArray[np.float32]], weights: NDArray[np.float32], names: tuple[str, ...]
 ) -> NDArray[np.float32]:
-    z = np.concatenate([np.zeros_like(told[m, m]) for m in names], axis=1)
+    """Sum, for each modality, its own coordinates and those predicted from the others, by the weights of the sources.
+
+    Parameters
+    ----------
+    coordinates
+        (source, target) -> (n, d_target) coordinates, predicted unless the source is the target.
+    weights
+        (n, M) weights of the sources.
+    names
+        The M modalities.
+    """
+    z = np.concatenate([np.zeros_like(coordinates[m, m]) for m in names], axis=1)
     low = 0
     for m in names:
-        block = z[:, low : low + told[m, m].shape[1]]
+        block = z[:, low : low + coordinates[m, m].shape[1]]
         for i, b in enumerate(names):
-            block += weight[:, [i]] * (told[b, m] if b == m else np.float32(ACCOUNT) * told[b, m])
+            values = coordinates[b, m]
+            block += weights[:, [i]] * (values if b == m else np.float32(PREDICTION_WEIGHT) * values)
         low += block.shape[1]
     return z
 
 
-def scalings(
-    views: Mapping[str, NDArray[np.float32]],
-) -> tuple[dict[str, NDArray[np.float32]], dict[str, float]]:
-    """Each modality's mean, and its root mean square distance to it."""
-    found = {m: _scaling(x) for m, x in views.items()}
-    return {m: one[0] for m, one in found.items()}, {m: one[1] for m, one in found.items()}
-
-
-def _scaling(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """Mean and root mean square distance to it, summed in an order that does not depend on that of the cells."""
-    rows = x[ordered(x)]
-    center = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return center, measure_scale(rows - center, float(np.abs(center).max(initial=0)))
-
-
-def standardised(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    return np.ascontiguousarray((x - center) / np.float32(scale), np.float32)
-
-
-def _subset(
-    views: Mapping[str, NDArray[np.float32]], cell: Mapping[str, NDArray[np.int64]], rows: NDArray[np.int64], n: int
-) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.int64]], int]:
-    """Views of some cells, where they stand among those, and their number."""
+def _take_cells(
+    views: Mapping[str, NDArray[np.float32]], cell: Mapping[str, NDArray[np.int64]], cells: NDArray[np.int64], n: int
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.int64]]]:
+    """Take the rows of some of n cells, and their positions among these."""
     position = np.full(n, -1)
-    position[rows] = np.arange(len(rows))
-    held = {m: position[cell[m]] >= 0 for m in views}
-    return {m: x[held[m]] for m, x in views.items()}, {m: position[cell[m]][held[m]] for m in views}, len(rows)
+    position[cells] = np.arange(len(cells))
+    taken = {m: position[cell[m]] >= 0 for m in views}
+    return {m: x[taken[m]] for m, x in views.items()}, {m: position[cell[m]][taken[m]] for m in views}
 
 
-def _check(space: JointSpace, views: Mapping[str, NDArray[np.float32]]) -> None:
+def _check_views(space: JointSpace, views: Mapping[str, NDArray[np.float32]]) -> None:
     for m, x in views.items():
         if m not in space.center:
             raise ValueError(f"modality {m!r} is not in the joint space, which holds {list(space.modalities)}.")

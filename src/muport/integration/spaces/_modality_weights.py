@@ -1,4 +1,4 @@
-"""How much each modality is believed, cell by cell: by what its neighbourhoods tell of it and of the others."""
+"""Weight of each modality in each cell: how well its neighborhoods predict the cell's values in all modalities."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muport.integration.prototypes._prototypes import soft_assign
-from muport.integration.spaces._ridge_regression import common_rows
+from muport.integration.spaces._ridge_regression import find_paired_rows
 from muport.neighbors import kmeans, knn
 
 if TYPE_CHECKING:
@@ -16,51 +16,59 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Weights", "explained", "fit_weights", "flat_weights", "local_weights", "told_by_modality"]
+__all__ = [
+    "ModalityWeights",
+    "fit_constant_weights",
+    "fit_weights",
+    "interpolate_weights",
+    "normalize_scores",
+    "score_modalities",
+    "score_neighborhoods",
+]
 
 _NEIGHBORS = 10
-_FOLDS = 5
-_CELLS = 6_000  # cells on which neighbourhoods are compared
-_LANDMARKS, _CELLS_PER_LANDMARK = 100, 60
-_PRIOR = 100.0  # cells that the mean over all cells counts for at a landmark
-_POWER = 2.0
+_FOLDS = 5  # parts of a modality's coordinates, each predicted by neighbors under the others
+_MAX_CELLS = 6_000  # cells whose neighborhoods are scored
+_MAX_LANDMARKS, _CELLS_PER_LANDMARK = 100, 60
+_PRIOR_CELLS = 100.0  # cells that the mean score over all cells counts for at each landmark
+_POWER = 2.0  # of the scores, in the weights
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
-    """Weights of the modalities at landmarks of the joint space.
+class ModalityWeights:
+    """Weights of M modalities at landmarks of the joint space.
 
     Attributes
     ----------
     landmarks
-        (K, D) points.
-    weight
-        (K, M) weights at each; rows sum to 1.
-    usual
-        (M,) weights over all cells.
+        (K, D) landmarks.
+    weights
+        (K, M) weights at each landmark; rows sum to 1.
+    mean_weights
+        (M,) weights from the mean scores over all cells.
     """
 
     landmarks: NDArray[np.float32]
-    weight: NDArray[np.float32]
-    usual: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    mean_weights: NDArray[np.float32]
 
 
-def explained(
+def score_neighborhoods(
     x: NDArray[np.float32], y: NDArray[np.float32] | None, batch: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Variance of y that neighbours under x tell, cell by cell, within batches.
+    """Score, for each cell, how well its neighbors under x predict its values of y, within batches.
 
-    With p_i the mean of y over the k nearest cells of i's batch under x, and y centred within batches, the answer is
-    <y_i, p_i> over the mean of |y|^2. Its mean is 0 when x and y are independent, whatever k, and though hubs be among
-    the neighbours; the variance left around p_i would not be so.
+    With y centered within batches, and p_i the mean of y over the k nearest cells under x in the batch of cell i, the
+    score is <y_i, p_i> over the mean of |y|^2. If x and y are independent its mean is 0, for any k and also if some
+    cells are neighbors of many others. The residual variance around p_i would not have this property.
 
     Parameters
     ----------
     x
         (n, d) cells in canonical order.
     y
-        (n, e) other representation of the cells. None: x itself, each fifth of its coordinates told by the neighbours
-        under the other coordinates. Uncorrelated noise does not tell its own other coordinates, structure does.
+        (n, e) other representation of the cells. None: x itself, each fifth of its coordinates predicted by the
+        neighbors under the others. Such neighbors do not predict uncorrelated noise, but they predict structure.
     batch
         (n,) codes.
     seed
@@ -68,128 +76,144 @@ def explained(
 
     Returns
     -------
-    (q,) rows that were looked at, and (q,) the variance explained at each.
+    (q,) rows that were scored, and their (q,) scores.
     """
-    rows = _sample(batch, seed)
+    rows = _sample_cells(batch, seed)
     batch = batch[rows]
-    mine = _centred(x[rows], batch)
+    centered = _center_batches(x[rows], batch)
     if y is not None:
-        return rows, _told(mine, _centred(y[rows], batch), batch)
+        return rows, _score_targets(centered, _center_batches(y[rows], batch), batch)
     if x.shape[1] < 2:
         return rows[:0], np.zeros(0)
     fold = np.arange(x.shape[1]) % min(_FOLDS, x.shape[1])
-    parts = [_told(mine[:, fold != f], mine[:, fold == f], batch, mine) for f in range(fold.max() + 1)]
-    return rows, np.sum(parts, axis=0)
+    scores = [
+        _score_targets(centered[:, fold != f], centered[:, fold == f], batch, centered) for f in range(fold.max() + 1)
+    ]
+    return rows, np.sum(scores, axis=0)
 
 
-def told_by_modality(
+def score_modalities(
     x: Mapping[str, NDArray[np.float32]], cell: Mapping[str, NDArray[np.int64]], batch: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Variance that each modality explains of itself and of the others.
+    """Score how well each modality predicts itself and the others.
+
+    Parameters
+    ----------
+    x
+        Modality -> (n_m, d_m) standardized coordinates.
+    cell
+        Modality -> (n_m,) position of each row among the cells.
+    batch
+        (n_cells,) codes.
+    seed
+        Seed of the subsamples.
 
     Returns
     -------
-    (n_cells, M) by cell, NaN where it was not looked at, and (M,) means over cells: the means over the modalities
-    explained, so that cells that lack one are not worse off for it.
+    (n_cells, M) scores of each cell, NaN where it was not scored, and (M,) means over the cells. Both are means over
+    the predicted modalities, so that a cell that lacks some of them does not get lower scores.
     """
-    told, usual = np.full((len(batch), len(x)), np.nan), np.zeros(len(x))
-    for i, b in enumerate(x):
-        total, number, means = np.zeros(len(batch)), np.zeros(len(batch)), []
-        for m in x:
-            mine, theirs = common_rows(x, cell, b, m, len(batch))
-            if len(mine) < 2:
+    scores, mean_scores = np.full((len(batch), len(x)), np.nan), np.zeros(len(x))
+    for i, source in enumerate(x):
+        total, count, means = np.zeros(len(batch)), np.zeros(len(batch)), []
+        for target in x:
+            source_rows, target_rows = find_paired_rows(x, cell, source, target, len(batch))
+            if len(source_rows) < 2:
                 continue
-            cells = cell[b][mine]
-            rows, found = explained(x[b][mine], None if m == b else x[m][theirs], batch[cells], seed)
+            cells = cell[source][source_rows]
+            y = None if target == source else x[target][target_rows]
+            rows, score = score_neighborhoods(x[source][source_rows], y, batch[cells], seed)
             if len(rows):
-                means.append(float(found.mean()))
-                np.add.at(total, cells[rows], found - means[-1])
-                np.add.at(number, cells[rows], 1)
-        usual[i] = np.mean(means) if means else 0.0
-        told[:, i] = np.divide(total, number, out=np.full(len(batch), np.nan), where=number > 0) + usual[i]
-    return told, usual
+                means.append(float(score.mean()))
+                np.add.at(total, cells[rows], score - means[-1])
+                np.add.at(count, cells[rows], 1)
+        mean_scores[i] = np.mean(means) if means else 0.0
+        scores[:, i] = np.divide(total, count, out=np.full(len(batch), np.nan), where=count > 0) + mean_scores[i]
+    return scores, mean_scores
 
 
-def _sample(batch: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Rows of a subsample; batches too small for neighbours of their own are left out if there are larger ones."""
+def _sample_cells(batch: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Draw a sorted subsample of rows, without those that are alone in their batch and so have no neighbors there."""
     rows = np.arange(len(batch))
-    if len(rows) > _CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _CELLS, replace=False))
-    enough = np.bincount(batch[rows])[batch[rows]] > 1
-    return rows[enough]
+    if len(rows) > _MAX_CELLS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _MAX_CELLS, replace=False))
+    has_neighbors = np.bincount(batch[rows])[batch[rows]] > 1
+    return rows[has_neighbors]
 
 
-def _centred(x: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.float64]:
-    one = np.unique(batch, return_inverse=True)[1]
-    total = np.zeros((one.max(initial=0) + 1, x.shape[1]))
-    np.add.at(total, one, x)
-    mean = total / np.maximum(np.bincount(one, minlength=len(total)), 1)[:, None]
-    return x - mean[one]
+def _center_batches(x: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.float64]:
+    code = np.unique(batch, return_inverse=True)[1]
+    total = np.zeros((code.max(initial=0) + 1, x.shape[1]))
+    np.add.at(total, code, x)
+    mean = total / np.maximum(np.bincount(code, minlength=len(total)), 1)[:, None]
+    return x - mean[code]
 
 
-def _told(
+def _score_targets(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     batch: NDArray[np.int64],
     unit: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Variance of y told by neighbours under x, in units of the mean of |unit|^2 (of y if not given)."""
-    told = np.zeros(len(x))
+    """Score the prediction of y by neighbors under x, in units of the mean of |unit|^2 (of y if not given)."""
+    score = np.zeros(len(x))
     if np.square(x).sum() <= np.finfo(np.float32).tiny:
-        return told
+        return score
     for code in np.unique(batch):
         rows = np.flatnonzero(batch == code)
         k = min(_NEIGHBORS, len(rows) - 1)
-        near = rows[knn(x[rows].astype(np.float32), k, method="exact").indices]
-        told[rows] = (y[rows] * y[near].mean(axis=1)).sum(axis=1)
+        neighbors = rows[knn(x[rows].astype(np.float32), k, method="exact").indices]
+        score[rows] = (y[rows] * y[neighbors].mean(axis=1)).sum(axis=1)
     total = np.square(y if unit is None else unit).sum(axis=1)
     mean = float(total.mean()) if len(total) else 0.0
-    return told / mean if mean > np.finfo(np.float32).tiny else np.zeros(len(x))
+    return score / mean if mean > np.finfo(np.float32).tiny else np.zeros(len(x))
 
 
-def usual_weights(told: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(..., M) weights from the variance (..., M) that each modality explains; equal if none explains any."""
-    power = np.maximum(told, 0) ** _POWER
+def normalize_scores(scores: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Turn scores (..., M) into weights (..., M) that sum to 1; equal weights if no score is positive."""
+    power = np.maximum(scores, 0) ** _POWER
     total = power.sum(axis=-1, keepdims=True)
-    equal = np.full(power.shape, 1 / power.shape[-1])
-    np.divide(power, total, out=equal, where=total > 0)
-    return equal.astype(np.float32)
+    weights = np.full(power.shape, 1 / power.shape[-1])
+    np.divide(power, total, out=weights, where=total > 0)
+    return weights.astype(np.float32)
 
 
-def flat_weights(usual: NDArray[np.float64], width: int) -> Weights:
-    """Weights that are the same everywhere in a space of some width, from the variance (M,) that modalities explain."""
-    weight = usual_weights(usual)
-    return Weights(np.zeros((1, width), np.float32), weight[None], weight)
+def fit_constant_weights(mean_scores: NDArray[np.float64], width: int) -> ModalityWeights:
+    """Compute weights from mean scores (M,), the same everywhere in a space of `width` dimensions."""
+    weights = normalize_scores(mean_scores)
+    return ModalityWeights(np.zeros((1, width), np.float32), weights[None], weights)
 
 
-def fit_weights(z: NDArray[np.float32], told: NDArray[np.float64], usual: NDArray[np.float64], seed: int) -> Weights:
-    """Weights at landmarks of the joint space, each from the cells around it.
+def fit_weights(
+    z: NDArray[np.float32], scores: NDArray[np.float64], mean_scores: NDArray[np.float64], seed: int
+) -> ModalityWeights:
+    """Compute weights at landmarks of the joint space, each from the cells around it.
 
     Parameters
     ----------
     z
         (n, D) cells in canonical order.
-    told
-        (n, M) variance that each modality explains at the cell; NaN where that is not known.
-    usual
-        (M,) its means over all cells, which count for some cells at every landmark.
+    scores
+        (n, M) scores of the modalities in each cell; NaN where they are not known.
+    mean_scores
+        (M,) means over all cells; at each landmark they count as much as 100 cells.
     seed
         Seed of the landmarks.
     """
-    number = int(np.clip(len(z) // _CELLS_PER_LANDMARK, 1, _LANDMARKS))
-    landmarks = kmeans(z, number, n_iter=10, random_state=seed, max_points_per_center=64).centers
-    near, share = soft_assign(z, landmarks)
-    known = np.isfinite(told)
-    held, total = np.zeros((len(landmarks), told.shape[1])), np.zeros((len(landmarks), told.shape[1]))
-    for rank in range(near.shape[1]):
-        np.add.at(held, near[:, rank], share[:, rank, None] * known)
-        np.add.at(total, near[:, rank], share[:, rank, None] * np.where(known, told, 0))
-    mean = (total + _PRIOR * usual) / (held + _PRIOR)
-    return Weights(landmarks, usual_weights(mean), usual_weights(usual))
+    n_landmarks = int(np.clip(len(z) // _CELLS_PER_LANDMARK, 1, _MAX_LANDMARKS))
+    landmarks = kmeans(z, n_landmarks, n_iter=10, random_state=seed, max_points_per_center=64).centers
+    neighbors, membership = soft_assign(z, landmarks)
+    known = np.isfinite(scores)
+    count, total = np.zeros((len(landmarks), scores.shape[1])), np.zeros((len(landmarks), scores.shape[1]))
+    for rank in range(neighbors.shape[1]):
+        np.add.at(count, neighbors[:, rank], membership[:, rank, None] * known)
+        np.add.at(total, neighbors[:, rank], membership[:, rank, None] * np.where(known, scores, 0))
+    mean = (total + _PRIOR_CELLS * mean_scores) / (count + _PRIOR_CELLS)
+    return ModalityWeights(landmarks, normalize_scores(mean), normalize_scores(mean_scores))
 
 
-def local_weights(z: NDArray[np.float32], fitted: Weights) -> NDArray[np.float32]:
-    """(n, M) weights of cells (n, D), which change smoothly between landmarks; rows sum to 1."""
-    near, share = soft_assign(z, fitted.landmarks)
-    weight: NDArray[np.float32] = (share[:, :, None] * fitted.weight[near]).sum(axis=1)
-    return np.asarray(weight / weight.sum(axis=1, keepdims=True), np.float32)
+def interpolate_weights(z: NDArray[np.float32], fitted: ModalityWeights) -> NDArray[np.float32]:
+    """Interpolate the weights (n, M) of cells (n, D) between landmarks; rows sum to 1."""
+    neighbors, membership = soft_assign(z, fitted.landmarks)
+    weights: NDArray[np.float32] = (membership[:, :, None] * fitted.weights[neighbors]).sum(axis=1)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)

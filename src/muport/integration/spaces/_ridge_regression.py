@@ -1,4 +1,4 @@
-"""Ridge regression from one representation to another, linear in coordinates and in memberships of landmarks."""
+"""Ridge regression from one representation to another, linear in the coordinates and in memberships of landmarks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport._arrays import canonical_order
 from muport.integration.prototypes._prototypes import soft_assign
 from muport.neighbors import kmeans
 
@@ -15,140 +16,153 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Regressor", "common_rows", "fit_regressor", "ordered", "regress"]
+__all__ = ["RidgeRegression", "find_paired_rows", "fit_ridge"]
 
-_ROWS = 20_000  # cells a regression is fitted on
-_LANDMARKS, _CELLS_PER_LANDMARK, _MEMBERS = 200, 20, 6
-_FOLDS, _FEWEST = 5, 4
-_RIDGE = np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, np.inf])  # in units of a feature's variance
-_BLOCK = 2**14  # cells predicted together
+_MAX_CELLS = 20_000  # cells that a regression is fitted on
+_MAX_LANDMARKS, _CELLS_PER_LANDMARK = 200, 20
+_LANDMARKS_PER_CELL = 6  # landmarks of which a cell is a member
+_FOLDS = 5
+_MIN_CELLS = 4  # fewer cells are not cross-validated: every target is then predicted by its mean
+_PENALTIES = np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, np.inf])  # in units of a feature's variance
+_BLOCK = 2**14  # cells predicted together: bounds the memory
 
 
 @dataclass(frozen=True, eq=False)
-class Regressor:
-    """Map of one representation to another.
+class RidgeRegression:
+    """Fitted regression of one representation on another.
 
     Attributes
     ----------
     landmarks
-        (K, d) points; K may be 0.
+        (K, d) landmarks; K may be 0.
     center
         (d + K,) mean of the features.
     coef
         (d + K, e) coefficients.
-    mean
+    intercept
         (e,) mean of the targets.
-    explained
-        Share of the targets' variance that is predicted on held-out cells, 0..1.
+    r2
+        Fraction of the targets' variance that is predicted on held-out cells, 0..1.
     """
 
     landmarks: NDArray[np.float32]
     center: NDArray[np.float32]
     coef: NDArray[np.float32]
-    mean: NDArray[np.float32]
-    explained: float
+    intercept: NDArray[np.float32]
+    r2: float
+
+    def predict(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Predict the targets (n, e) of cells (n, d), a block at a time."""
+        out = np.empty((len(x), self.coef.shape[1]), np.float32)
+        for low in range(0, len(x), _BLOCK):
+            rows = slice(low, low + _BLOCK)
+            out[rows] = (_compute_features(x[rows], self.landmarks) - self.center) @ self.coef
+        out += self.intercept
+        return out
 
 
-def ordered(*parts: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Order of rows that depends on what they hold and not on how they come: by coordinates, the first first."""
-    x = np.concatenate(parts, axis=1)
-    keys = (x[:, 0], x[:, min(1, x.shape[1] - 1)])
-    order = np.lexsort(keys[::-1])
-    same = np.logical_and.reduce([np.diff(key[order]) == 0 for key in keys])
-    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
-    rows = order[tied]
-    order[tied] = rows[np.lexsort(x[rows].T[::-1])]
-    return order
-
-
-def common_rows(
-    x: Mapping[str, NDArray[np.float32]], cell: Mapping[str, NDArray[np.int64]], b: str, m: str, n_cells: int
+def find_paired_rows(
+    x: Mapping[str, NDArray[np.float32]],
+    cell: Mapping[str, NDArray[np.int64]],
+    source: str,
+    target: str,
+    n_cells: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of b and of m that are the same cells, in an order that does not depend on that of the cells."""
-    row = np.full(n_cells, -1)
-    row[cell[m]] = np.arange(len(cell[m]))
-    mine = np.flatnonzero(row[cell[b]] >= 0)
-    theirs = row[cell[b][mine]]
-    rank = ordered(x[b][mine], x[m][theirs]) if len(mine) else mine
-    return mine[rank], theirs[rank]
-
-
-def fit_regressor(x: NDArray[np.float32], y: NDArray[np.float32], seed: int) -> Regressor:
-    """Fit y ~ x by ridge regression, the penalty of every target chosen on held-out cells.
-
-    The features are the coordinates and, times sqrt(K), the soft memberships of K landmarks, so that the map is linear
-    where the cells are few and bends where there are enough. A target that nothing predicts gets its mean.
+    """Find the rows of two modalities that are the same cells.
 
     Parameters
     ----------
     x
-        (n, d) inputs of unit scale, in canonical order (see :func:`ordered`).
+        Modality -> (n_m, d_m) coordinates. They set the order of the pairs, which does not depend on that of the cells.
+    cell
+        Modality -> (n_m,) position of each row among the cells.
+    source, target
+        The two modalities.
+    n_cells
+        Number of cells.
+
+    Returns
+    -------
+    (p,) rows of the source, and (p,) rows of the target.
+    """
+    row_of_cell = np.full(n_cells, -1)
+    row_of_cell[cell[target]] = np.arange(len(cell[target]))
+    source_rows = np.flatnonzero(row_of_cell[cell[source]] >= 0)
+    target_rows = row_of_cell[cell[source][source_rows]]
+    if not len(source_rows):
+        return source_rows, target_rows
+    order = canonical_order(np.concatenate([x[source][source_rows], x[target][target_rows]], axis=1))
+    return source_rows[order], target_rows[order]
+
+
+def fit_ridge(x: NDArray[np.float32], y: NDArray[np.float32], seed: int) -> RidgeRegression:
+    """Fit y on x by ridge regression; the penalty of each target is chosen on held-out cells.
+
+    The features are the coordinates and, times sqrt(K), the soft memberships of K landmarks. With few cells there are
+    no landmarks, and the regression is linear; with more it can follow curves. A target that no feature predicts is
+    predicted by its mean.
+
+    Parameters
+    ----------
+    x
+        (n, d) inputs of unit scale, in canonical order (see :func:`muport._arrays.canonical_order`).
     y
         (n, e) targets, row by row.
     seed
         Seed of the landmarks and of the subsample.
     """
-    if len(x) > _ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(x), _ROWS, replace=False))
+    if len(x) > _MAX_CELLS:
+        rows = np.sort(np.random.default_rng(seed).choice(len(x), _MAX_CELLS, replace=False))
         x, y = x[rows], y[rows]
-    n_landmarks = min(_LANDMARKS, len(x) // _CELLS_PER_LANDMARK)
+    n_landmarks = min(_MAX_LANDMARKS, len(x) // _CELLS_PER_LANDMARK)
     landmarks = np.empty((0, x.shape[1]), np.float32)
     if n_landmarks > 1:
         landmarks = kmeans(x, n_landmarks, n_iter=10, random_state=seed, max_points_per_center=64).centers
-    features = _features(x, landmarks).astype(np.float64)
-    center, mean = features.mean(axis=0), y.mean(axis=0, dtype=np.float64)
+    features = _compute_features(x, landmarks).astype(np.float64)
+    center, intercept = features.mean(axis=0), y.mean(axis=0, dtype=np.float64)
     features -= center
-    target = y - mean
-    ridge, explained = _held_out(features, target)
+    target = y - intercept
+    penalty, r2 = _cross_validate(features, target)
     values, vectors = np.linalg.eigh(features.T @ features / len(x))
-    coef = _solve(values, vectors, features.T @ target / len(x), ridge)
-    narrow = (center.astype(np.float32), coef.astype(np.float32), mean.astype(np.float32))
-    return Regressor(landmarks, *narrow, explained)
+    coef = _solve_ridge(values, vectors, features.T @ target / len(x), penalty)
+    return RidgeRegression(
+        landmarks, center.astype(np.float32), coef.astype(np.float32), intercept.astype(np.float32), r2
+    )
 
 
-def regress(x: NDArray[np.float32], fitted: Regressor) -> NDArray[np.float32]:
-    """(n, e) predictions for cells (n, d), a block at a time."""
-    out = np.empty((len(x), fitted.coef.shape[1]), np.float32)
-    for low in range(0, len(x), _BLOCK):
-        rows = slice(low, low + _BLOCK)
-        out[rows] = (_features(x[rows], fitted.landmarks) - fitted.center) @ fitted.coef
-    out += fitted.mean
-    return out
-
-
-def _features(x: NDArray[np.float32], landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
-    # the scale of a coordinate is 1 / sqrt(d): features then have about unit variance each
+def _compute_features(x: NDArray[np.float32], landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+    # inputs of unit scale have coordinates of scale 1 / sqrt(d): times sqrt(d), each feature has about unit variance
     scaled = x * np.float32(np.sqrt(x.shape[1]))
     if not len(landmarks):
         return scaled
-    near, weight = soft_assign(x, landmarks, min(_MEMBERS, len(landmarks)))
-    member = np.zeros((len(x), len(landmarks)), np.float32)
-    np.put_along_axis(member, near, weight * np.float32(np.sqrt(len(landmarks))), axis=1)
-    return np.concatenate([scaled, member], axis=1)
+    neighbors, weight = soft_assign(x, landmarks, min(_LANDMARKS_PER_CELL, len(landmarks)))
+    membership = np.zeros((len(x), len(landmarks)), np.float32)
+    np.put_along_axis(membership, neighbors, weight * np.float32(np.sqrt(len(landmarks))), axis=1)
+    return np.concatenate([scaled, membership], axis=1)
 
 
-def _held_out(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """(e,) ridge of every target with the least error on held-out cells, and the variance explained with it."""
+def _cross_validate(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Choose the penalty (e,) of each target with the least error on held-out cells, and return its R squared."""
     total = np.square(y).sum(axis=0)
-    if len(x) < _FEWEST:
+    if len(x) < _MIN_CELLS:
         return np.full(y.shape[1], np.inf), 0.0
     fold = np.arange(len(x)) % _FOLDS
-    error = np.zeros((len(_RIDGE), y.shape[1]))
-    for held in range(min(_FOLDS, len(x))):
-        fit, test = fold != held, fold == held
-        values, vectors = np.linalg.eigh(x[fit].T @ x[fit] / fit.sum())
-        cross = x[fit].T @ y[fit] / fit.sum()
-        for i, ridge in enumerate(_RIDGE):
-            missed = y[test] - x[test] @ _solve(values, vectors, cross, np.full(y.shape[1], ridge))
-            error[i] += np.square(missed).sum(axis=0)
+    error = np.zeros((len(_PENALTIES), y.shape[1]))
+    for held_out in range(min(_FOLDS, len(x))):
+        train, test = fold != held_out, fold == held_out
+        values, vectors = np.linalg.eigh(x[train].T @ x[train] / train.sum())
+        cross = x[train].T @ y[train] / train.sum()
+        for i, penalty in enumerate(_PENALTIES):
+            residual = y[test] - x[test] @ _solve_ridge(values, vectors, cross, np.full(y.shape[1], penalty))
+            error[i] += np.square(residual).sum(axis=0)
     best = error.argmin(axis=0)
-    left = error[best, np.arange(y.shape[1])].sum()
-    return _RIDGE[best], float(np.clip(1 - left / max(total.sum(), np.finfo(float).tiny), 0, 1))
+    unexplained = error[best, np.arange(y.shape[1])].sum()
+    return _PENALTIES[best], float(np.clip(1 - unexplained / max(total.sum(), np.finfo(float).tiny), 0, 1))
 
 
-def _solve(
-    values: NDArray[np.float64], vectors: NDArray[np.float64], cross: NDArray[np.float64], ridge: NDArray[np.float64]
+def _solve_ridge(
+    values: NDArray[np.float64], vectors: NDArray[np.float64], cross: NDArray[np.float64], penalty: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(F, e) coefficients from the eigendecomposition of the features' covariance."""
-    found: NDArray[np.float64] = vectors @ ((vectors.T @ cross) / (np.maximum(values, 0)[:, None] + ridge))
-    return found
+    """Solve for the coefficients (F, e), given the eigendecomposition of the features' covariance."""
+    coef: NDArray[np.float64] = vectors @ ((vectors.T @ cross) / (np.maximum(values, 0)[:, None] + penalty))
+    return coef

@@ -1,4 +1,4 @@
-"""The space that unpaired modalities share, steadied by what each modality's own representation tells of it."""
+"""A space that unpaired modalities share, denoised by the representation that each modality has of its own."""
 
 from __future__ import annotations
 
@@ -7,48 +7,52 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.integration.spaces._joint_space import ACCOUNT, scalings, standardised
-from muport.integration.spaces._ridge_regression import Regressor, fit_regressor, ordered, regress
+from muport._arrays import canonical_order
+from muport.integration.spaces._joint_space import PREDICTION_WEIGHT
+from muport.integration.spaces._ridge_regression import RidgeRegression, fit_ridge
+from muport.integration.spaces._scaling import fit_scaling, standardize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["SharedSpace", "fit_shared", "steadied"]
+__all__ = ["SharedSpace", "denoise", "fit_shared_space"]
 
 
 @dataclass(frozen=True, eq=False)
 class SharedSpace:
-    """How each modality's own representation tells the shared coordinates; its size does not grow with the cells.
+    """Regressions that denoise the shared coordinates; their size does not grow with the number of cells.
 
     Attributes
     ----------
     center, scale
-        Modality -> (d_m,) mean of its own representation and root mean square distance to it.
-    told
-        Modality -> regression of the shared coordinates on the standardised own representation.
-    middle, stretch
-        Modality -> (d_s,) mean of its steadied coordinates, and factors that give them the spread common to all.
+        Modality -> (d_m,) mean of its own representation, and root mean square distance to it.
+    regressions
+        Modality -> regression of the shared coordinates on the standardized own representation.
+    denoised_center
+        Modality -> (d_s,) mean of its denoised coordinates.
+    rescaling
+        Modality -> (d_s,) factors that give its denoised coordinates the same standard deviations as the others'.
     """
 
     center: dict[str, NDArray[np.float32]]
     scale: dict[str, float]
-    told: dict[str, Regressor]
-    middle: dict[str, NDArray[np.float32]]
-    stretch: dict[str, NDArray[np.float32]]
+    regressions: dict[str, RidgeRegression]
+    denoised_center: dict[str, NDArray[np.float32]]
+    rescaling: dict[str, NDArray[np.float32]]
 
 
-def fit_shared(
+def fit_shared_space(
     own: Mapping[str, NDArray[np.float32]], shared: Mapping[str, NDArray[np.float32]], random_state: int = 0
 ) -> SharedSpace:
-    """Fit the steadied space of modalities that share coordinates and have representations of their own.
+    """Fit the denoising of coordinates that modalities share, where each also has a representation of its own.
 
-    Few features are shared, and one cell's values of them are mostly noise, but its own representation knows them from
-    all features: E[s | x], by ridge regression, has less noise, and lacks what x does not know, rare types first. So,
-    as in the joint space, what is told counts a third of what is measured: (s + E[s | x] / 3) / (1 + 1 / 3). Each axis
-    is then stretched, in each modality, to its geometric mean spread over modalities: an axis of which one modality
-    knows nothing shrinks in all.
+    Modalities often share few features, and the values s of one cell are mostly noise. The cell's own representation x
+    is made from all features, so the prediction E[s | x] by ridge regression has less noise; but it lacks what x does
+    not predict, in the first place rare types. As in the joint space, a prediction therefore counts a third of a
+    measurement: (s + E[s | x] / 3) / (1 + 1 / 3). Each axis is then rescaled, in each modality, to the geometric mean
+    of its standard deviations over the modalities: an axis that one modality cannot predict shrinks in all.
 
     Parameters
     ----------
@@ -59,34 +63,52 @@ def fit_shared(
     random_state
         Seed.
     """
-    center, scale = scalings(own)
-    told, middle, spread = {}, {}, {}
+    center, scale = fit_scaling(own)
+    regressions, denoised_center, deviation = {}, {}, {}
     for m, x in own.items():
-        rank = ordered(x, shared[m])
-        rows, s = standardised(x[rank], center[m], scale[m]), shared[m][rank]
-        told[m] = fit_regressor(rows, s, random_state)
-        mixed = _mixed(rows, s, told[m])
-        middle[m] = mixed.mean(axis=0, dtype=np.float64).astype(np.float32)
-        spread[m] = np.maximum(mixed.std(axis=0, dtype=np.float64), np.finfo(np.float32).tiny)
-    common = np.exp(np.mean([np.log(one) for one in spread.values()], axis=0))
-    stretch = {m: (common / one).astype(np.float32) for m, one in spread.items()}
-    return SharedSpace(center, scale, told, middle, stretch)
+        order = canonical_order(np.concatenate([x, shared[m]], axis=1))
+        rows, s = standardize(x[order], center[m], scale[m]), shared[m][order]
+        regressions[m] = fit_ridge(rows, s, random_state)
+        denoised = _average_with_prediction(rows, s, regressions[m])
+        denoised_center[m] = denoised.mean(axis=0, dtype=np.float64).astype(np.float32)
+        deviation[m] = np.maximum(denoised.std(axis=0, dtype=np.float64), np.finfo(np.float32).tiny)
+    common = np.exp(np.mean([np.log(values) for values in deviation.values()], axis=0))
+    rescaling = {m: (common / values).astype(np.float32) for m, values in deviation.items()}
+    return SharedSpace(center, scale, regressions, denoised_center, rescaling)
 
 
-def steadied(
+def denoise(
     space: SharedSpace, modality: str, own: NDArray[np.float32], shared: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Shared coordinates (n, d_s) of cells of a modality, steadied: a function of each cell alone."""
-    x = standardised(own, space.center[modality], space.scale[modality])
-    mixed = _mixed(x, shared, space.told[modality])
-    mixed -= space.middle[modality]
-    mixed *= space.stretch[modality]
-    return mixed
+    """Denoise the shared coordinates of cells of a modality, each cell by itself.
+
+    Parameters
+    ----------
+    space
+        Fitted space.
+    modality
+        Name of the modality.
+    own
+        (n, d_m) own representation.
+    shared
+        (n, d_s) shared coordinates.
+
+    Returns
+    -------
+    (n, d_s) denoised coordinates, of mean 0 in each modality.
+    """
+    x = standardize(own, space.center[modality], space.scale[modality])
+    denoised = _average_with_prediction(x, shared, space.regressions[modality])
+    denoised -= space.denoised_center[modality]
+    denoised *= space.rescaling[modality]
+    return denoised
 
 
-def _mixed(x: NDArray[np.float32], s: NDArray[np.float32], told: Regressor) -> NDArray[np.float32]:
-    out = regress(x, told)
-    out *= np.float32(ACCOUNT)
-    out += s
-    out /= np.float32(1 + ACCOUNT)
-    return out
+def _average_with_prediction(
+    x: NDArray[np.float32], s: NDArray[np.float32], regression: RidgeRegression
+) -> NDArray[np.float32]:
+    average = regression.predict(x)
+    average *= np.float32(PREDICTION_WEIGHT)
+    average += s
+    average /= np.float32(1 + PREDICTION_WEIGHT)
+    return average

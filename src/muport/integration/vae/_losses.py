@@ -1,4 +1,4 @@
-"""The prototype-aware objective of the dual-view VAE: each term a function of tensors (VAE Eqs 1-11)."""
+"""The objective of the dual-view VAE with prototypes: each term is a function of tensors (VAE Eqs 1-11)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import cross_entropy, log_softmax, normalize, softmax
 
+from muport._checks import check_numbers, check_positive
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -17,57 +19,58 @@ if TYPE_CHECKING:
 __all__ = [
     "Objective",
     "cosine_logits",
-    "ema",
-    "kl_to_prior",
+    "compute_ramps",
+    "compute_target",
     "loss_center",
     "loss_clust",
     "loss_cons",
+    "loss_kl",
     "loss_margin",
+    "loss_reconstruction",
     "loss_repulse",
     "loss_sup",
-    "ramps",
-    "reconstruction",
-    "target",
-    "total",
+    "sum_terms",
+    "update_prototypes",
 ]
 
-_CENTER_EPOCHS, _SUP_EPOCHS = 8, 5
+_CENTER_EPOCHS, _SUP_EPOCHS = 8, 5  # epochs after which a term has its full weight
 _TINY = 1e-12
-_SHARES = ("repulse_target", "conf_thr", "label_eps", "proto_ema_m")
+_FRACTIONS = ("repulse_target", "conf_thr", "label_eps", "proto_ema_m")
 
 
 @dataclass(frozen=True)
 class Objective:
     """Weights and constants of the objective, named as in the paper.
 
-    The published weights of clust, center, repulse and margin are a hundred times the defaults here, and beta a tenth:
-    with them types fall apart into prototypes.
+    The published weights of clust, center, repulse and margin are a hundred times the defaults here, and the published
+    beta is a tenth: with them, each type splits into prototypes.
 
     Attributes
     ----------
     n_prototypes
-        Prototypes K. There are never fewer than labels, nor more than a thirtieth of the cells beyond those.
+        Number of prototypes K, at least 1. There are at least as many prototypes as labels, and, beyond that, at most
+        a thirtieth of the cells.
     beta
-        Weight of the Kullback-Leibler term (Eq. 1).
+        Weight of the Kullback-Leibler term (Eq. 1), at least 0.
     proto_tau
-        Temperature of the cosine assignments (Eq. 2).
+        Temperature of the cosine assignments (Eq. 2), above 0.
     lam_clust, lam_center, lam_repulse, lam_margin, lam_sup, lam_cons
-        Weights of the terms (Eq. 11); 0 switches a term off.
+        Weights of the terms (Eq. 11), at least 0; 0 switches a term off.
     repulse_target
-        Cosine between two prototypes above which they repel each other (Eq. 7).
+        Cosine between two prototypes above which they repel each other (Eq. 7), 0..1.
     cosface_m
-        Margin of the confident self-labels, as a cosine (Eq. 8).
+        Margin of the confident self-labels, as a cosine (Eq. 8), at least 0.
     conf_thr
-        Probability from which a cell labels itself (Eq. 8).
+        Probability from which a cell labels itself (Eq. 8), 0..1.
     label_eps
-        Smoothing of the given labels (Eq. 9).
+        Smoothing of the given labels (Eq. 9), 0..1.
     proto_ema_m
-        Momentum of the prototypes' moving average; 1 leaves them to the gradient alone.
+        Momentum of the moving average of the prototypes, 0..1; with 1 only the gradient moves them.
 
     Raises
     ------
     ValueError
-        If one is out of range.
+        If a constant is out of range.
     """
 
     n_prototypes: int = 64
@@ -88,26 +91,26 @@ class Objective:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-                raise ValueError(f"{field.name}={value!r} must be a number, and not negative.")
-            if field.name in _SHARES and value > 1:
-                raise ValueError(f"{field.name}={value!r} must be between 0 and 1.")
+            if field.name in _FRACTIONS:
+                check_numbers(0, 1, **{field.name: value})
+            elif not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+                raise ValueError(f"{field.name}={value!r} must be a finite number of at least 0.")
+        check_positive(proto_tau=self.proto_tau)
         if self.n_prototypes < 1 or self.n_prototypes != int(self.n_prototypes):
-            raise ValueError(f"n_prototypes={self.n_prototypes!r} must be a whole number, at least 1.")
-        if self.proto_tau == 0:
-            raise ValueError(f"proto_tau={self.proto_tau!r} must be above 0.")
+            raise ValueError(f"n_prototypes={self.n_prototypes!r} must be an integer of at least 1.")
 
 
-def reconstruction(x: Tensor, mean: Tensor) -> Tensor:
-    """(n,) squared error per feature: -log p(x | z) of Eq. 1 up to a constant, p Gaussian of variance d / 2.
+def loss_reconstruction(x: Tensor, mean: Tensor) -> Tensor:
+    """Mean squared error (n,) of the features: -log p(x | z) of Eq. 1 up to a constant, p Gaussian of variance d / 2.
 
-    With it a cell's reconstruction weighs the same beside the other terms whatever the number of features.
+    With this variance the weight of the reconstruction, beside the other terms, does not depend on the number of
+    features.
     """
     return (x - mean).square().mean(dim=1)
 
 
-def kl_to_prior(mu: Tensor, logvar: Tensor, prior: Tensor) -> Tensor:
-    """(n,) KL(q(z | x) || p(z)) of Eq. 1 in closed form, summed over dimensions.
+def loss_kl(mu: Tensor, logvar: Tensor, prior: Tensor) -> Tensor:
+    """KL(q(z | x) || p(z)) (n,) of Eq. 1 in closed form, summed over dimensions.
 
     Parameters
     ----------
@@ -120,12 +123,12 @@ def kl_to_prior(mu: Tensor, logvar: Tensor, prior: Tensor) -> Tensor:
 
 
 def cosine_logits(z: Tensor, prototypes: Tensor, tau: float) -> Tensor:
-    """(n, K) cosines of cells (n, d) and prototypes (K, d) over the temperature (Eq. 2)."""
+    """Cosines (n, K) of cells (n, d) and prototypes (K, d), divided by the temperature (Eq. 2)."""
     return normalize(z, dim=1) @ normalize(prototypes, dim=1).T / tau
 
 
-def target(q: Tensor) -> Tensor:
-    """(n, K) sharpened assignments p (Eq. 4); they are a target, so no gradient passes."""
+def compute_target(q: Tensor) -> Tensor:
+    """Sharpened assignments p (n, K) (Eq. 4); they are a target, so no gradient passes through them."""
     q = q.detach()
     weight = q.square() / q.sum(dim=0).clamp_min(_TINY)
     return weight / weight.sum(dim=1, keepdim=True).clamp_min(_TINY)
@@ -137,8 +140,8 @@ def loss_clust(logits: Tensor, p: Tensor) -> Tensor:
 
 
 def loss_center(z: Tensor, prototypes: Tensor, p: Tensor) -> Tensor:
-    """Mean squared distance of normalised cells to normalised prototypes, weighted by p (Eq. 6 without its ramp)."""
-    # of unit vectors |a - b|^2 = 2 - 2 cos(a, b), which spares the (n, K, d) block of differences
+    """Mean squared distance of normalized cells to normalized prototypes, weighted by p (Eq. 6 without its ramp)."""
+    # |a - b|^2 = 2 - 2 cos(a, b) for unit vectors: no (n, K, d) array of differences is needed
     return (p * (2 - 2 * cosine_logits(z, prototypes, 1.0))).sum(dim=1).mean()
 
 
@@ -151,37 +154,39 @@ def loss_repulse(prototypes: Tensor, repulse_target: float) -> Tensor:
 
 
 def loss_margin(logits: Tensor, conf_thr: float, cosface_m: float, tau: float) -> Tensor:
-    """Cross entropy with the cells' own labels, their logit lowered by a margin, over confident cells (Eq. 8).
+    """Cross entropy with the prototype that a cell is assigned to, its logit lowered by a margin (Eq. 8).
 
-    The margin is a cosine, as in CosFace: (cos - m) / tau, so logits, which are cosines over the temperature, lose
-    m / tau. A margin in units of the logits would be m tau = .012 as a cosine, which does nothing.
+    Only confident cells count.
+
+    The margin is a cosine, as in CosFace: (cos - m) / tau, so m / tau is subtracted from the logits, which are cosines
+    over the temperature. In units of the logits the margin would be m tau = .012 as a cosine, which has no effect.
 
     Parameters
     ----------
     logits
         (n, K) cosines over the temperature.
     conf_thr
-        Probability from which a cell is confident. With none, the loss is 0.
+        Probability from which a cell is confident. Without confident cells the loss is 0.
     cosface_m
         Margin.
     tau
         Temperature of the logits.
     """
-    confidence, own = softmax(logits.detach(), dim=1).max(dim=1)
-    chosen = (confidence >= conf_thr).to(logits.dtype)
-    margin = torch.zeros_like(logits).scatter_(1, own[:, None], cosface_m / tau)
-    each = cross_entropy(logits - margin, own, reduction="none")
-    return (each * chosen).sum() / chosen.sum().clamp_min(1)
+    confidence, assigned = softmax(logits.detach(), dim=1).max(dim=1)
+    confident = (confidence >= conf_thr).to(logits.dtype)
+    margin = torch.zeros_like(logits).scatter_(1, assigned[:, None], cosface_m / tau)
+    entropy = cross_entropy(logits - margin, assigned, reduction="none")
+    return (entropy * confident).sum() / confident.sum().clamp_min(1)
 
 
 def loss_sup(logits: Tensor, label: Tensor, label_eps: float) -> Tensor:
     """Label-smoothed cross entropy over the cells with a label >= 0 (Eq. 9); 0 if there is none.
 
-    Label c stands for prototype c; the smoothing goes to all prototypes alike.
+    Label c is prototype c; the smoothing is spread over all prototypes equally.
     """
     known = (label >= 0).to(logits.dtype)
-    each = cross_entropy(logits, label.clamp_min(0), reduction="none", label_smoothing=label_eps)
-    return (each * known).sum() / known.sum().clamp_min(1)
+    entropy = cross_entropy(logits, label.clamp_min(0), reduction="none", label_smoothing=label_eps)
+    return (entropy * known).sum() / known.sum().clamp_min(1)
 
 
 def loss_cons(first: Tensor, second: Tensor) -> Tensor:
@@ -190,13 +195,13 @@ def loss_cons(first: Tensor, second: Tensor) -> Tensor:
     return 0.5 * ((a.exp() - b.exp()) * (a - b)).sum(dim=1).mean()
 
 
-def ramps(epoch: int) -> tuple[float, float]:
-    """r_center = min(1, epoch / 8) and r_sup = min(1, epoch / 5)."""
+def compute_ramps(epoch: int) -> tuple[float, float]:
+    """Return r_center = min(1, epoch / 8) and r_sup = min(1, epoch / 5)."""
     return min(1.0, epoch / _CENTER_EPOCHS), min(1.0, epoch / _SUP_EPOCHS)
 
 
-def total(terms: Mapping[str, Tensor], objective: Objective, epoch: int) -> Tensor:
-    """Sum of the terms under their weights and ramps (Eq. 11).
+def sum_terms(terms: Mapping[str, Tensor], objective: Objective, epoch: int) -> Tensor:
+    """Sum the terms, each with its weight and its ramp (Eq. 11).
 
     Parameters
     ----------
@@ -205,31 +210,31 @@ def total(terms: Mapping[str, Tensor], objective: Objective, epoch: int) -> Tens
     objective
         The weights.
     epoch
-        Epochs done, from 0.
+        Number of finished epochs.
     """
-    r_center, r_sup = ramps(epoch)
+    r_center, r_sup = compute_ramps(epoch)
     ramp = {"center": r_center, "margin": r_sup, "sup": r_sup}
-    out = terms["vae"]
+    loss = terms["vae"]
     for name in ("clust", "center", "repulse", "margin", "sup", "cons"):
-        out = out + ramp.get(name, 1.0) * getattr(objective, f"lam_{name}") * terms[name]
-    return out
+        loss = loss + ramp.get(name, 1.0) * getattr(objective, f"lam_{name}") * terms[name]
+    return loss
 
 
-def ema(prototypes: Tensor, pulled: Tensor, mass: Tensor, momentum: float) -> Tensor:
-    """Prototypes moved toward the mean direction of their cells, of unit length.
+def update_prototypes(prototypes: Tensor, direction_sum: Tensor, mass: Tensor, momentum: float) -> Tensor:
+    """Move prototypes toward the mean direction of their cells; the results have length 1.
 
     Parameters
     ----------
     prototypes
         (K, d) prototypes.
-    pulled
-        (K, d) sums over cells of p(i, k) times the normalised cell.
+    direction_sum
+        (K, d) sums over cells of p(i, k) times the normalized cell.
     mass
         (K,) sums of p(i, k); a prototype without mass keeps its direction.
     momentum
-        Share that stays.
+        Weight of the old direction, 0..1.
     """
     unit = normalize(prototypes, dim=1)
-    mean = pulled / mass.clamp_min(_TINY)[:, None]
-    held = (mass > _TINY)[:, None]
-    return normalize(torch.where(held, momentum * unit + (1 - momentum) * mean, unit), dim=1)
+    mean = direction_sum / mass.clamp_min(_TINY)[:, None]
+    has_mass = (mass > _TINY)[:, None]
+    return normalize(torch.where(has_mass, momentum * unit + (1 - momentum) * mean, unit), dim=1)

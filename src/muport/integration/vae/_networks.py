@@ -10,13 +10,13 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ENCODERS", "Decoder", "Encoder", "Mlp", "Transformer"]
+__all__ = ["ENCODERS", "Decoder", "Encoder", "Mlp", "Posterior", "Transformer"]
 
 type Encoder = Literal["mlp", "transformer"]
 
-_HIDDEN = 128
-_TOKEN, _LAYERS, _HEADS, _FORWARD = 4, 2, 1, 128  # of the published transformer
-_START = -4.0  # log variance of the posterior before training
+_HIDDEN = 128  # units of each hidden layer
+_TOKEN, _LAYERS, _HEADS, _FORWARD = 4, 2, 1, 128  # width, layers, heads and feed-forward units as published
+_START_LOGVAR = -4.0  # log variance of the posterior before training
 
 
 class Mlp(nn.Module):
@@ -25,32 +25,31 @@ class Mlp(nn.Module):
     Parameters
     ----------
     n_in, n_out
-        Features in and out.
+        Number of input and of output features.
     """
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(
-            nn.Linear(n_in, _HIDDEN), nn.SiLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.SiLU()
-        )  # fmt: skip
+        self.hidden = nn.Sequential(nn.Linear(n_in, _HIDDEN), nn.SiLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.SiLU())
         self.last = nn.Linear(_HIDDEN, n_out)
-        _to_zero(self.last)
+        _set_to_zero(self.last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, n_out) of (n, n_in)."""
+        """Map features (n, n_in) to (n, n_out)."""
         out: Tensor = self.last(self.hidden(x))
         return out
 
 
 class Transformer(nn.Module):
-    """The published encoder: a token w_j x_j + b_j per feature and one for the class, two pre-norm layers.
+    """The published encoder: a token w_j x_j + b_j for each feature and one for the class, and two pre-norm layers.
 
-    Unlike the published code, its last norm is applied, and a linear layer that starts at 0 reads all tokens.
+    Unlike in the published code, the last norm is applied, and the output is a linear layer of all tokens, which starts
+    at 0.
 
     Parameters
     ----------
     n_in, n_out
-        Features in and out.
+        Number of input and of output features.
     """
 
     def __init__(self, n_in: int, n_out: int) -> None:
@@ -61,10 +60,10 @@ class Transformer(nn.Module):
         layer = nn.TransformerEncoderLayer(_TOKEN, _HEADS, _FORWARD, dropout=0.0, batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, _LAYERS, nn.LayerNorm(_TOKEN), enable_nested_tensor=False)
         self.last = nn.Linear((n_in + 1) * _TOKEN, n_out)
-        _to_zero(self.last)
+        _set_to_zero(self.last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, n_out) of (n, n_in)."""
+        """Map features (n, n_in) to (n, n_out)."""
         tokens = x[:, :, None] * self.weight + self.bias
         tokens = torch.cat([self.start.expand(len(x), -1, -1), tokens], dim=1)
         out: Tensor = self.last(self.layers(tokens).flatten(1))
@@ -72,32 +71,41 @@ class Transformer(nn.Module):
 
 
 class Posterior(nn.Module):
-    """Mean and log variance (n, n_latent) each of a view; the mean is a change of the linear part it is given.
+    """Mean and log variance (n, n_latent) of the latent, given a view: the mean is a linear part plus a network.
 
-    Mean and log variance have a network each, as published.
+    Mean and log variance have separate networks, as published.
+
+    Parameters
+    ----------
+    encoder
+        ``"mlp"`` or ``"transformer"``.
+    n_in
+        Number of features of the view.
+    n_latent
+        Number of latent dimensions.
     """
 
-    def __init__(self, kind: str, n_in: int, n_latent: int) -> None:
+    def __init__(self, encoder: str, n_in: int, n_latent: int) -> None:
         super().__init__()
-        make = ENCODERS[kind]
-        self.mean, self.logvar = make(n_in, n_latent), make(n_in, n_latent)
+        make_encoder = ENCODERS[encoder]
+        self.mean, self.logvar = make_encoder(n_in, n_latent), make_encoder(n_in, n_latent)
 
     def forward(self, view: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior of a view (n, n_in)."""
-        return linear + self.mean(view), _START + self.logvar(view)
+        """Return mean and log variance, given a view (n, n_in) and the linear part (n, n_latent)."""
+        return linear + self.mean(view), _START_LOGVAR + self.logvar(view)
 
 
 class Decoder(nn.Module):
-    """Mean of a view given latent and batch: linear in the latent, plus a network that starts at 0.
+    """Mean of the decoded coordinates, given latent and batch: linear in the latent, plus a network that starts at 0.
 
     Parameters
     ----------
     n_latent
-        Width of the latent.
+        Number of latent dimensions.
     n_out
-        Features of the view.
+        Number of decoded coordinates.
     n_batches
-        Batches.
+        Number of batches.
     """
 
     def __init__(self, n_latent: int, n_out: int, n_batches: int) -> None:
@@ -108,18 +116,18 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def start(self, weight: Tensor) -> None:
-        """Begin at a linear map (n_out, n_latent)."""
+        """Set the linear part to a map (n_out, n_latent)."""
         self.linear.weight.copy_(weight)
         self.linear.bias.zero_()
 
     def forward(self, z: Tensor, batch: Tensor) -> Tensor:
-        """(n, n_out) of latents (n, n_latent) and batches (n,)."""
+        """Decode latents (n, n_latent) of cells in batches (n,) to (n, n_out)."""
         code = nn.functional.one_hot(batch, self.n_batches).to(z.dtype)
         out: Tensor = self.linear(z) + self.change(torch.cat([z, code], dim=1))
         return out
 
 
-def _to_zero(layer: nn.Linear) -> None:
+def _set_to_zero(layer: nn.Linear) -> None:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 

@@ -1,4 +1,4 @@
-"""The dual-view VAE as a scvi-tools module: posteriors of two views, prototypes in their latent space, and the loss."""
+"""The dual-view VAE as a scvi-tools module: posteriors of two views, prototypes in the latent space, and the loss."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.nn.functional import normalize, softmax
 
 from muport.integration.vae._losses import (
     Objective,
+    compute_target,
     cosine_logits,
-    ema,
-    kl_to_prior,
     loss_center,
     loss_clust,
     loss_cons,
+    loss_kl,
     loss_margin,
+    loss_reconstruction,
     loss_repulse,
     loss_sup,
-    reconstruction,
-    target,
-    total,
+    sum_terms,
+    update_prototypes,
 )
 from muport.integration.vae._networks import Decoder, Posterior
 
@@ -33,21 +33,21 @@ __all__ = ["DualViewVAE"]
 
 
 class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
-    """Two views of a cell, a posterior of each over one latent space, and K prototypes there.
+    """VAE with two views of each cell, a posterior for each view in one latent space, and K prototypes in that space.
 
-    The posterior's mean is the linear part of its view plus a network that starts at 0, so that before training the
-    latent is the linear part: the coordinates that come in.
+    The mean of a posterior is the linear part of its view plus a network that starts at 0, so that before training the
+    latent coordinates are the linear part.
 
     Parameters
     ----------
     n_features
-        Features of what is decoded from either view.
+        Number of decoded coordinates of each view.
     n_latent
-        Width of the latent.
+        Number of latent dimensions.
     n_batches
-        Batches the decoder knows.
+        Number of batches.
     n_prototypes
-        Prototypes K.
+        Number of prototypes, K.
     encoder
         ``"mlp"`` or ``"transformer"``.
     objective
@@ -80,11 +80,12 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
         self.decoders = nn.ModuleList([Decoder(n_latent, n, n_batches) for n in n_features])
         self.prototypes = nn.Parameter(normalize(torch.randn(n_prototypes, n_latent), dim=1))
         self.register_buffer("prior", torch.ones(n_latent))
-        self._pulled: tuple[Tensor, Tensor] | None = None
+        #: Sums (K, d) of assigned directions and masses (K,) of the last training minibatch, for `move_prototypes`.
+        self.assignment_sums: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def start(self, prototypes: Tensor, prior: Tensor, linear: Sequence[Tensor]) -> None:
-        """Begin at what is known before training.
+        """Set what is known before training.
 
         Parameters
         ----------
@@ -93,7 +94,7 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
         prior
             (n_latent,) variance of the prior.
         linear
-            (d, n_latent) linear part of either decoder.
+            (d, n_latent) linear part of each decoder.
         """
         self.prototypes.copy_(normalize(prototypes, dim=1))
         self.prior.copy_(prior)
@@ -104,10 +105,10 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
     def forward(
         self, tensors: Mapping[str, Tensor], loss_kwargs: Mapping[str, Any] | None = None, **_: Any
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], LossOutput]:
-        """Posteriors, reconstructions and loss of a minibatch: what the training plan asks for."""
+        """Compute posteriors, reconstructions and loss of a minibatch, as the training plan of scvi-tools expects."""
         inferred = self.inference(**self._get_inference_input(tensors))
-        made = self.generative(**self._get_generative_input(tensors, inferred))
-        return inferred, made, self.loss(tensors, inferred, made, **(loss_kwargs or {}))
+        generated = self.generative(**self._get_generative_input(tensors, inferred))
+        return inferred, generated, self.loss(tensors, inferred, generated, **(loss_kwargs or {}))
 
     def _get_inference_input(self, tensors: Mapping[str, Tensor], **_: Any) -> dict[str, Any]:
         return {name: (tensors[f"{name}_0"], tensors[f"{name}_1"]) for name in ("view", "linear")}
@@ -118,14 +119,14 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
         return {"z": (inference_outputs["z_0"], inference_outputs["z_1"]), "batch": tensors["batch"]}
 
     def inference(self, view: tuple[Tensor, Tensor], linear: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Posterior means, log variances and samples (n, n_latent) of both views.
+        """Compute the posterior means, log variances and samples (n, n_latent) of both views.
 
         Parameters
         ----------
         view
             (n, d) views.
         linear
-            (n, n_latent) linear part of either mean.
+            (n, n_latent) linear part of each mean.
         """
         out: dict[str, Tensor] = {}
         for i, posterior in enumerate(self.posteriors):
@@ -135,7 +136,7 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
         return out
 
     def generative(self, z: tuple[Tensor, Tensor], batch: Tensor) -> dict[str, Tensor]:
-        """Mean of what is decoded from either latent.
+        """Decode the mean of each view from its latent.
 
         Parameters
         ----------
@@ -153,59 +154,59 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
         generative_outputs: Mapping[str, Tensor],
         epoch: int = 0,
     ) -> LossOutput:
-        """Total objective of a minibatch (Eq. 11).
+        """Compute the objective of a minibatch (Eq. 11).
 
         Parameters
         ----------
         tensors, inference_outputs, generative_outputs
-            Data and what the two passes made of it.
+            Data, and the outputs of the two passes.
         epoch
-            Epochs done, for the ramps.
+            Number of finished epochs, for the ramps.
         """
-        rec, kl = self._elbo(tensors, inference_outputs, generative_outputs)
-        terms = {"vae": (rec + self.objective.beta * kl).mean()} | self._prototype_terms(tensors, inference_outputs)
+        rec, kl = self._compute_elbo(tensors, inference_outputs, generative_outputs)
+        terms = {"vae": (rec + self.objective.beta * kl).mean()} | self._compute_prototype_terms(
+            tensors, inference_outputs
+        )
         logged = {f"loss_{name}": value.detach() for name, value in terms.items()}
         return LossOutput(
-            total(terms, self.objective, epoch), reconstruction_loss=rec, kl_local=self.objective.beta * kl,
+            sum_terms(terms, self.objective, epoch), reconstruction_loss=rec, kl_local=self.objective.beta * kl,
             extra_metrics=logged,
         )  # fmt: skip
 
-    def _elbo(
-        self, tensors: Mapping[str, Tensor], inferred: Mapping[str, Tensor], made: Mapping[str, Tensor]
+    def _compute_elbo(
+        self, tensors: Mapping[str, Tensor], inferred: Mapping[str, Tensor], generated: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """(n,) reconstruction and divergence, each the mean of both views (Eq. 1)."""
-        rec = [reconstruction(tensors[f"target_{i}"], made[f"mean_{i}"]) for i in (0, 1)]
-        kl = [kl_to_prior(inferred[f"mu_{i}"], inferred[f"logvar_{i}"], self.prior) for i in (0, 1)]
+        """Compute the reconstruction error and the divergence (n,), each the mean over both views (Eq. 1)."""
+        rec = [loss_reconstruction(tensors[f"target_{i}"], generated[f"mean_{i}"]) for i in (0, 1)]
+        kl = [loss_kl(inferred[f"mu_{i}"], inferred[f"logvar_{i}"], self.prior) for i in (0, 1)]
         return torch.stack(rec).mean(dim=0), torch.stack(kl).mean(dim=0)
 
-    def _prototype_terms(self, tensors: Mapping[str, Tensor], inferred: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        one = self.objective
-        both = [cosine_logits(inferred[f"z_{i}"], self.prototypes, one.proto_tau) for i in (0, 1)]
+    def _compute_prototype_terms(
+        self, tensors: Mapping[str, Tensor], inferred: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        constants = self.objective
+        logits_of_views = [cosine_logits(inferred[f"z_{i}"], self.prototypes, constants.proto_tau) for i in (0, 1)]
         z = (inferred["z_0"] + inferred["z_1"]) / 2
-        logits = cosine_logits(z, self.prototypes, one.proto_tau)
-        p = target(softmax(logits, dim=1))
+        logits = cosine_logits(z, self.prototypes, constants.proto_tau)
+        p = compute_target(softmax(logits, dim=1))
         if self.training:
-            self._pulled = p.T @ normalize(z.detach(), dim=1), p.sum(dim=0)
+            self.assignment_sums = p.T @ normalize(z.detach(), dim=1), p.sum(dim=0)
         return {
             "clust": loss_clust(logits, p),
             "center": loss_center(z, self.prototypes, p),
-            "repulse": loss_repulse(self.prototypes, one.repulse_target),
-            "margin": loss_margin(logits, one.conf_thr, one.cosface_m, one.proto_tau),
-            "sup": loss_sup(logits, tensors["label"], one.label_eps),
-            "cons": loss_cons(*both),
+            "repulse": loss_repulse(self.prototypes, constants.repulse_target),
+            "margin": loss_margin(logits, constants.conf_thr, constants.cosface_m, constants.proto_tau),
+            "sup": loss_sup(logits, tensors["label"], constants.label_eps),
+            "cons": loss_cons(*logits_of_views),
         }
 
-    def pulled(self) -> tuple[Tensor, Tensor] | None:
-        """Sums (K, d) and masses (K,) of the last training minibatch, for :meth:`move_prototypes`."""
-        return self._pulled
-
     @torch.no_grad()
-    def move_prototypes(self, pulled: Tensor, mass: Tensor) -> None:
-        """Exponential moving average of the prototypes.
+    def move_prototypes(self, direction_sum: Tensor, mass: Tensor) -> None:
+        """Move the prototypes toward their cells: an exponential moving average.
 
         Parameters
         ----------
-        pulled, mass
-            Of a minibatch, or summed over those of all devices.
+        direction_sum, mass
+            `assignment_sums` of a minibatch, or their sums over all devices.
         """
-        self.prototypes.copy_(ema(self.prototypes, pulled, mass, self.objective.proto_ema_m))
+        self.prototypes.copy_(update_prototypes(self.prototypes, direction_sum, mass, self.objective.proto_ema_m))

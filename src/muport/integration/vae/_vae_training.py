@@ -1,4 +1,4 @@
-"""Training of the dual-view VAE by a scvi-tools training plan: loaders over arrays, one run, generators left alone."""
+"""Training of the dual-view VAE by scvi-tools: the training plan, minibatches of arrays, and one run."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.integration.vae._vae_module import DualViewVAE
+    from muport.integration.vae._vae_options import TrainingOptions
 
-__all__ = ["ArraySplitter", "RefinePlan", "own_generators", "train"]
+__all__ = ["ArraySplitter", "VAETrainingPlan", "seed_generators", "train"]
 
-_PATIENCE, _WARMUP = 15, 8  # epochs; the ramps are up after eight
-_WARM_SHARE = 0.1  # of the steps, in which the learning rate rises
+_PATIENCE, _WARMUP = 15, 8  # epochs; after eight, all terms of the loss have their full weight
+_WARMUP_FRACTION = 0.1  # of the steps, in which the learning rate rises
 
 
-class RefinePlan(TrainingPlan):  # type: ignore[misc]
-    """Training plan that tells the loss the epoch, cycles the learning rate once, and averages the prototypes.
+class VAETrainingPlan(TrainingPlan):  # type: ignore[misc]
+    """Training plan: the loss depends on the epoch, the learning rate has one cycle, and the prototypes are averaged.
 
     Parameters
     ----------
@@ -42,34 +43,34 @@ class RefinePlan(TrainingPlan):  # type: ignore[misc]
     lr
         Largest learning rate.
     weight_decay
-        Of AdamW.
+        Weight decay of AdamW.
     """
 
     def __init__(self, module: DualViewVAE, *, lr: float = 1e-3, weight_decay: float = 1e-4) -> None:
         super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay, eps=1e-8)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW under one cycle of the learning rate."""
+        """Return AdamW with one cycle of the learning rate."""
         optimizer = super().configure_optimizers()["optimizer"]
         steps = max(int(self.trainer.estimated_stepping_batches), 3)
-        # two steps or more to warm up: the schedule divides by one less
-        warm = max(_WARM_SHARE, 2 / steps)
-        schedule = OneCycleLR(optimizer, max_lr=self.lr, total_steps=steps, pct_start=warm)
+        # the schedule divides by the number of warm-up steps minus one: there must be two or more
+        warmup = max(_WARMUP_FRACTION, 2 / steps)
+        schedule = OneCycleLR(optimizer, max_lr=self.lr, total_steps=steps, pct_start=warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        """Set the ramps."""
+        """Pass the epoch to the loss."""
         self.loss_kwargs["epoch"] = self.current_epoch
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Average the prototypes, over all devices."""
-        if self.module.objective.proto_ema_m < 1 and (pulled := self.module.pulled()) is not None:
+        """Move the prototypes toward the cells of the minibatch, over all devices."""
+        if self.module.objective.proto_ema_m < 1 and (sums := self.module.assignment_sums) is not None:
             reduce = self.trainer.strategy.reduce
-            self.module.move_prototypes(*(reduce(part, reduce_op="sum") for part in pulled))
+            self.module.move_prototypes(*(reduce(part, reduce_op="sum") for part in sums))
 
 
 class _Rows(Dataset[dict[str, "Tensor"]]):
-    """Tensors of which a whole minibatch is taken at once."""
+    """Tensors whose rows are taken one minibatch at a time."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
@@ -82,27 +83,19 @@ class _Rows(Dataset[dict[str, "Tensor"]]):
 
 
 class _Minibatches(Sampler["Tensor"]):
-    """Rows of each minibatch: all in turn, or drawn with weights."""
+    """Rows of each minibatch: in random order with a generator, otherwise in their order."""
 
-    def __init__(
-        self, rows: Tensor, size: int, generator: torch.Generator | None = None, weight: Tensor | None = None
-    ) -> None:
-        self.rows, self.size, self.generator, self.weight = rows, size, generator, weight
+    def __init__(self, rows: Tensor, size: int, generator: torch.Generator | None = None) -> None:
+        self.rows, self.size, self.generator = rows, size, generator
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        yield from torch.split(self._order(), self.size)
-
-    def _order(self) -> Tensor:
-        if self.generator is None:
-            return self.rows
-        if self.weight is None:
-            return self.rows[torch.randperm(len(self.rows), generator=self.generator)]
-        edges = self.weight.double().cumsum(0)
-        draws = torch.rand(len(self.rows), generator=self.generator, dtype=torch.float64) * edges[-1]
-        return self.rows[torch.searchsorted(edges, draws, right=True).clamp_max(len(edges) - 1)]
+        rows = self.rows
+        if self.generator is not None:
+            rows = rows[torch.randperm(len(rows), generator=self.generator)]
+        yield from torch.split(rows, self.size)
 
 
 class ArraySplitter(pl.LightningDataModule):
@@ -115,45 +108,35 @@ class ArraySplitter(pl.LightningDataModule):
     size
         Cells of a minibatch.
     seed
-        Seed of the split and the order.
-    weight
-        (n,) weights with which training cells are drawn; each once per epoch by default.
+        Seed of the split and of the order.
     held_out
-        Share of the cells that is kept for validation.
+        Fraction of the cells that is held out for validation.
     """
 
-    def __init__(
-        self,
-        tensors: Mapping[str, Tensor],
-        size: int,
-        seed: int,
-        weight: NDArray[np.float64] | None = None,
-        held_out: float = 0.1,
-    ) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], size: int, seed: int, held_out: float) -> None:
         super().__init__()
         self.data, self.size, self.seed = _Rows(tensors), size, seed
         order = np.random.default_rng(seed).permutation(len(self.data))
-        cut = round(held_out * len(order))
-        self.val_idx, self.train_idx = np.sort(order[:cut]), np.sort(order[cut:])
-        self.n_val, self.n_train = cut, len(order) - cut
-        self.weight = None if weight is None else torch.from_numpy(weight[self.train_idx])
+        self.n_val = round(held_out * len(order))
+        self.val_idx, self.train_idx = np.sort(order[: self.n_val]), np.sort(order[self.n_val :])
+        self.n_train = len(order) - self.n_val
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Minibatches in random order."""
+        """Return the training minibatches, in random order."""
         generator = torch.Generator().manual_seed(self.seed)
-        rows = _Minibatches(torch.from_numpy(self.train_idx), self.size, generator, self.weight)
+        rows = _Minibatches(torch.from_numpy(self.train_idx), self.size, generator)
         return DataLoader(self.data, batch_size=None, sampler=rows, generator=generator)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[Any]:
-        """Minibatches in order; none if nothing was held out."""
+        """Return the validation minibatches in order; none if no cells were held out."""
         if not self.n_val:
             return []
         rows = _Minibatches(torch.from_numpy(self.val_idx), self.size)
         return DataLoader(self.data, batch_size=None, sampler=rows, generator=torch.Generator().manual_seed(self.seed))
 
 
-class _Host:
-    """What scvi-tools' runner asks of a model."""
+class _RunnerModel:
+    """The attributes of a model that scvi-tools' runner reads and sets."""
 
     def __init__(self, module: DualViewVAE) -> None:
         self.module = module
@@ -165,11 +148,11 @@ class _Host:
 
 
 @contextmanager
-def own_generators(seed: int) -> Iterator[None]:
-    """Seed the global generators, which Lightning's loops and torch's layers draw from, and give them back after.
+def seed_generators(seed: int) -> Iterator[None]:
+    """Seed the global generators, from which Lightning's loops and torch's layers draw, and restore them afterwards.
 
-    Torch keeps to one thread meanwhile: in products this small two mostly wait for each other, and their number could
-    change a sum.
+    Torch uses one thread in the meantime: in such small products threads mostly wait for each other, and their number
+    could change a sum.
     """
     before, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(), single_threaded_torch():
@@ -181,18 +164,8 @@ def own_generators(seed: int) -> Iterator[None]:
             np.random.set_state(numpy_state)  # noqa: NPY002
 
 
-def train(
-    module: DualViewVAE,
-    data: ArraySplitter,
-    *,
-    max_epochs: int,
-    early_stopping: bool,
-    accelerator: str,
-    devices: Any,
-    plan_kwargs: Mapping[str, Any],
-    trainer_kwargs: Mapping[str, Any],
-) -> dict[str, NDArray[np.float64]]:
-    """Train in place.
+def train(module: DualViewVAE, data: ArraySplitter, training: TrainingOptions) -> dict[str, NDArray[np.float64]]:
+    """Train the module in place.
 
     Parameters
     ----------
@@ -200,46 +173,48 @@ def train(
         The module.
     data
         Minibatches.
-    max_epochs
-        Most epochs.
-    early_stopping
-        Stop when the loss of the validation cells no longer falls.
-    accelerator, devices
-        As Lightning's trainer.
-    plan_kwargs
-        For :class:`RefinePlan`.
-    trainer_kwargs
-        For scvi-tools' trainer. ``enable_checkpointing=True`` goes back to the best epoch's weights at the end;
-        nothing is written to the working directory.
+    training
+        Options. With ``trainer_kwargs={"enable_checkpointing": True}`` the weights of the best epoch are restored at
+        the end; nothing is written to the working directory.
 
     Returns
     -------
-    Name -> values of each epoch.
+    Name of a loss or metric -> its value in each epoch.
     """
-    host = _Host(module)
-    settings = {"enable_progress_bar": False} | dict(trainer_kwargs)
-    checked = data.n_val > 0
-    best = _Best()
-    if settings.pop("enable_checkpointing", False) and checked:
-        settings["callbacks"] = [*settings.get("callbacks", []), best]
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _quiet():
+    model = _RunnerModel(module)
+    plan = VAETrainingPlan(module, **({"lr": training.lr} | dict(training.plan_kwargs or {})))
+    trainer_kwargs = {"enable_progress_bar": training.progress} | dict(training.trainer_kwargs or {})
+    validated = data.n_val > 0
+    best = _BestEpoch()
+    if trainer_kwargs.pop("enable_checkpointing", False) and validated:
+        trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), best]
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _silence_device_messages():
         warnings.filterwarnings("ignore", module="lightning")
         runner = TrainRunner(
-            host, RefinePlan(module, **plan_kwargs), data, max_epochs, accelerator, devices,
-            default_root_dir=folder, early_stopping=early_stopping and checked,
-            early_stopping_monitor="validation_loss", early_stopping_patience=_PATIENCE,
-            early_stopping_warmup_epochs=_WARMUP, check_val_every_n_epoch=1 if checked else None, **settings,
-        )  # fmt: skip
+            model,
+            plan,
+            data,
+            training.max_epochs,
+            training.accelerator,
+            training.devices,
+            default_root_dir=folder,
+            early_stopping=training.early_stopping and validated,
+            early_stopping_monitor="validation_loss",
+            early_stopping_patience=_PATIENCE,
+            early_stopping_warmup_epochs=_WARMUP,
+            check_val_every_n_epoch=1 if validated else None,
+            **trainer_kwargs,
+        )
         runner()
     module.cpu().eval()
     if best.weights:
         module.load_state_dict(best.weights)
-    return {name: frame.to_numpy(np.float64).ravel() for name, frame in (host.history_ or {}).items()}
+    return {name: frame.to_numpy(np.float64).ravel() for name, frame in (model.history_ or {}).items()}
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning from listing the devices it found; its warnings stay."""
+def _silence_device_messages() -> Iterator[None]:
+    """Silence the messages in which Lightning lists the devices; its warnings stay."""
     logger = logging.getLogger("lightning.pytorch")
     before = logger.level
     logger.setLevel(logging.WARNING)
@@ -249,8 +224,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-class _Best(pl.Callback):
-    """Weights of the epoch with the lowest validation loss, once the ramps are up."""
+class _BestEpoch(pl.Callback):
+    """Weights of the epoch with the lowest validation loss, once all terms of the loss have their full weight."""
 
     def __init__(self) -> None:
         self.loss, self.weights = np.inf, dict[str, Tensor]()
@@ -258,6 +233,8 @@ class _Best(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loss = float(trainer.callback_metrics["validation_loss"])
         if loss < self.loss and trainer.current_epoch >= _WARMUP:
+            # the module is an attribute of the training plan, so the names of its tensors begin with "module."
             state = pl_module.state_dict()
-            own = {name: value.cpu().clone() for name, value in state.items() if name.startswith("module.")}
-            self.loss, self.weights = loss, {name.removeprefix("module."): value for name, value in own.items()}
+            tensors = {name: value for name, value in state.items() if name.startswith("module.")}
+            self.weights = {name.removeprefix("module."): value.cpu().clone() for name, value in tensors.items()}
+            self.loss = loss

@@ -1,0 +1,41 @@
+"""Center and scale of a representation, by which its coordinates are standardized."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from muport._arrays import canonical_order
+from muport.integration.prototypes._standardized_cells import measure_scale
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["fit_scaling", "standardize"]
+
+
+def fit_scaling(
+    x: Mapping[str, NDArray[np.float32]],
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, float]]:
+    """Compute the mean (d_m,) of each modality, and the root mean square distance to it.
+
+    Parameters
+    ----------
+    x
+        Modality -> (n_m, d_m) coordinates.
+    """
+    center, scale = {}, {}
+    for m, values in x.items():
+        # sums are taken in an order that does not depend on that of the cells
+        rows = values[canonical_order(values)]
+        center[m] = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+        scale[m] = measure_scale(rows - center[m], float(np.abs(center[m]).max(initial=0)))
+    return center, scale
+
+
+def standardize(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    """Subtract the center from coordinates (n, d) and divide by the scale."""
+    return np.ascontiguousarray((x - center) / np.float32(scale), np.float32)
