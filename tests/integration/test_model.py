@@ -74,8 +74,8 @@ def test_a_new_batch_with_a_known_shift_is_brought_back(kit, sim, latent):
     z = plain.get_latent_representation()
     query = twin(type(sim)(z, sim.batch, sim.kind), batch="new")
     query.obsm["X_pca"] = (z + way).astype(np.float32)
-    left = np.linalg.norm(plain.map_query(query) - z, axis=1)
-    assert left.mean() < 0.2 * np.linalg.norm(way)
+    error = np.linalg.norm(plain.map_query(query) - z, axis=1)
+    assert error.mean() < 0.2 * np.linalg.norm(way)
     query.obsm["X_pca"] = z
     assert np.abs(plain.map_query(query) - z).max() <= 1e-4 * sim.rms
 
@@ -114,9 +114,9 @@ def unpaired(kit, both: int = 0, noise: float = 0.7) -> tuple[MuData, np.ndarray
     """RNA and ATAC cells in one space, ATAC moved; `both` names are in the two."""
     sim = kit.draw(n=500, n_batches=2, noise=noise, seed=5)
     rna, atac = (kit.as_anndata(sim[sim.batch == b], p) for b, p in ((0, "r"), (1, "a")))
-    for one in (rna, atac):
-        one.obs["batch"] = "lane"
-        one.obsm["X_own"] = np.hstack([one.obsm["X_pca"], one.obsm["X_pca"] ** 2])
+    for part in (rna, atac):
+        part.obs["batch"] = "lane"
+        part.obsm["X_own"] = np.hstack([part.obsm["X_pca"], part.obsm["X_pca"] ** 2])
     atac.obs_names = [*rna.obs_names[:both], *atac.obs_names[both:]]
     del atac.obs["cell_type"]
     return MuData({"rna": rna, "atac": atac}), sim.kind[sim.batch == 1]
@@ -136,29 +136,29 @@ def test_a_modality_can_be_the_reference(kit):
     assert np.linalg.norm(z.loc[mdata["atac"].obs_names] - mdata["atac"].obsm["X_pca"], axis=1).min() > 0.5
 
 
-def test_labels_go_from_rna_to_atac(kit):
+def test_labels_are_transferred_from_rna_to_atac(kit):
     mdata, truth = unpaired(kit, both=20)
     before = mdata["rna"].obs["cell_type"].copy()
     model = integrated(mdata)
-    found = model.predict()
-    assert found.index.equals(mdata.obs_names)
-    assert found.notna().all()
-    assert (found[mdata["atac"].obs_names].astype(str).to_numpy() == [f"T{t}" for t in truth]).mean() > 0.9
+    labels = model.predict()
+    assert labels.index.equals(mdata.obs_names)
+    assert labels.notna().all()
+    assert (labels[mdata["atac"].obs_names].astype(str).to_numpy() == [f"T{t}" for t in truth]).mean() > 0.9
     soft = model.predict(soft=True)
-    assert np.array_equal(soft.idxmax(axis=1), found.astype(str))
+    assert np.array_equal(soft.idxmax(axis=1), labels.astype(str))
     assert np.allclose(soft.sum(axis=1), 1, atol=1e-5)
     pd.testing.assert_series_equal(mdata["rna"].obs["cell_type"], before)
     assert "cell_type" not in mdata.obs
 
 
 def test_predictions_follow_names(model, adata):
-    whole = model.predict(soft=True)
+    all_cells = model.predict(soft=True)
     order = np.random.default_rng(0).permutation(adata.n_obs)
     turned = model.predict(soft=True, mdata=adata[order].copy())
     assert turned.index.equals(adata.obs_names[order])
-    assert np.abs(turned.loc[whole.index] - whole).max(axis=None) <= 1e-4
+    assert np.abs(turned.loc[all_cells.index] - all_cells).max(axis=None) <= 1e-4
     part = model.predict(soft=True, mdata=adata[:70].copy())
-    assert np.abs(part - whole.iloc[:70]).max(axis=None) <= 1e-4
+    assert np.abs(part - all_cells.iloc[:70]).max(axis=None) <= 1e-4
 
 
 def test_a_cell_in_two_modalities_does_not_vote_for_itself(kit):
@@ -177,12 +177,12 @@ def test_a_cell_in_two_modalities_does_not_vote_for_itself(kit):
 
 def test_rejection(model, adata):
     soft = model.predict(soft=True)
-    sure = soft.max(axis=1)
-    for threshold in (0.0, float(sure.median()), 1.0):
-        found = model.predict(threshold=threshold)
-        assert ((found == "unknown") == (sure < threshold)).all()
-        assert len(found) == adata.n_obs
-    assert found.name == "cell_type"
+    confidence = soft.max(axis=1)
+    for threshold in (0.0, float(confidence.median()), 1.0):
+        labels = model.predict(threshold=threshold)
+        assert ((labels == "unknown") == (confidence < threshold)).all()
+        assert len(labels) == adata.n_obs
+    assert labels.name == "cell_type"
     assert isinstance(model.predict().dtype, pd.CategoricalDtype)
     assert "unknown" not in set(model.predict())
 
@@ -192,17 +192,17 @@ def keep(adata: AnnData, rows: int) -> AnnData:
     return adata
 
 
-@pytest.mark.parametrize("labelled", [1, 500])
-def test_one_labelled_cell_and_all(kit, sim, labelled):
-    model = kit.model_of(keep(kit.as_anndata(sim), labelled), labels_key="cell_type")
+@pytest.mark.parametrize("labeled", [1, 500])
+def test_one_labeled_cell_and_all(kit, sim, labeled):
+    model = kit.model_of(keep(kit.as_anndata(sim), labeled), labels_key="cell_type")
     p = model.predict(soft=True)
-    assert p.shape == (500, 1 if labelled == 1 else 5)
+    assert p.shape == (500, 1 if labeled == 1 else 5)
     assert np.allclose(p.sum(axis=1), 1, atol=1e-5)
-    if labelled == 500:
+    if labeled == 500:
         assert (model.predict().astype(str) == [f"T{t}" for t in sim.kind]).mean() > 0.95
 
 
-def test_no_labelled_cell(kit, sim):
+def test_no_labeled_cell(kit, sim):
     model = kit.model_of(keep(kit.as_anndata(sim), 0), labels_key="cell_type")
     assert np.isfinite(model.get_latent_representation()).all()
     with pytest.raises(ValueError, match=r"no labels.*labels_key='cell_type'"):
@@ -242,10 +242,10 @@ def test_bad_max_iter(adata, value):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"threshold": 2}, "between 0 and 1"),
-        ({"threshold": -0.1}, "between 0 and 1"),
-        ({"threshold": float("nan")}, "between 0 and 1"),
-        ({"threshold": "x"}, "between 0 and 1"),
+        ({"threshold": 2}, "a number from 0 to 1"),
+        ({"threshold": -0.1}, "a number from 0 to 1"),
+        ({"threshold": float("nan")}, "a number from 0 to 1"),
+        ({"threshold": "x"}, "a number from 0 to 1"),
         ({"soft": True, "threshold": 0.5}, "soft=False"),
     ],
     ids=str,
@@ -397,11 +397,11 @@ def test_hyperparameters_of_numpy_types_can_be_saved(kit, sim, tmp_path):
 
 @pytest.mark.parametrize("reference", ["auto", "largest"])
 def test_many_rows_take_the_centroid_path(kit, monkeypatch, reference):
-    """Where the sample holds every cell, it is the fit in memory."""
+    """If the sample has all cells, the result is that of the fit in memory."""
     mdata, _ = unpaired(kit)
-    whole = integrated(mdata, reference=reference)
-    monkeypatch.setattr("muport.integration._model._MOST_ROWS", 100)
+    in_memory = integrated(mdata, reference=reference)
+    monkeypatch.setattr("muport.integration._model._MAX_ROWS", 100)
     sampled = integrated(mdata, reference=reference)
     assert sampled.metrics_["n_sampled"] == mdata.n_obs
-    assert "n_sampled" not in whole.metrics_
-    assert np.array_equal(sampled.get_latent_representation(), whole.get_latent_representation())
+    assert "n_sampled" not in in_memory.metrics_
+    assert np.array_equal(sampled.get_latent_representation(), in_memory.get_latent_representation())

@@ -118,13 +118,13 @@ def test_an_empty_modality_is_named():
         Integration(mdata).train(**QUIET)
 
 
-def test_types_lie_together_whatever_was_measured(partly):
+def test_types_are_close_whatever_was_measured(partly):
     mdata, model = partly
     z = model.get_latent_representation()
     kind = mdata["rna"].obs["cell_type"].reindex(mdata.obs_names)
     kind = kind.fillna(mdata["atac"].obs["cell_type"]).astype(str).to_numpy()
-    found = model.predict()
-    assert (found.astype(str) == kind).mean() > 0.95
+    labels = model.predict()
+    assert (labels.astype(str) == kind).mean() > 0.95
     means = np.stack([z[kind == k].mean(axis=0) for k in "ABCD"])
     nearest = np.linalg.norm(z[:, None] - means, axis=2).argmin(axis=1)
     assert (np.array(list("ABCD"))[nearest] == kind).mean() > 0.95
@@ -136,7 +136,7 @@ def test_modalities_have_corrected_representations(partly):
         corrected = model.get_latent_representation(modality=name)
         assert corrected.shape == (mdata.n_obs, width)
         assert np.isfinite(corrected).all()
-        # in the coordinates of the modality: what was measured lies near where it was
+        # in the coordinates of the modality: measured values change little
         here = mdata.obs_names.get_indexer(mdata[name].obs_names)
         own = mdata[name].obsm["X_own"]
         assert np.corrcoef(corrected[here].ravel(), own.ravel())[0, 1] > 0.9
@@ -153,18 +153,18 @@ def test_weights(partly):
     assert (weights >= 0).all(axis=None)
 
 
-def test_imputation_keeps_what_was_measured_and_fills_in_the_rest(partly):
+def test_imputation_keeps_measured_values_and_fills_in_the_others(partly):
     mdata, model = partly
-    whole = multiome(both=240)
-    found = model.impute("atac")
-    assert found.obs_names.equals(mdata.obs_names)
-    assert list(found.var_names) == list(mdata["atac"].var_names)
-    measured = found.obs["measured"].to_numpy()
-    assert (measured == found.obs_names.isin(mdata["atac"].obs_names)).all()
-    assert np.array_equal(found[mdata["atac"].obs_names].X, mdata["atac"].X)
-    truth = whole["atac"][found.obs_names].obsm["X_own"][~measured]
+    all_paired = multiome(both=240)
+    imputed = model.impute("atac")
+    assert imputed.obs_names.equals(mdata.obs_names)
+    assert list(imputed.var_names) == list(mdata["atac"].var_names)
+    measured = imputed.obs["measured"].to_numpy()
+    assert (measured == imputed.obs_names.isin(mdata["atac"].obs_names)).all()
+    assert np.array_equal(imputed[mdata["atac"].obs_names].X, mdata["atac"].X)
+    truth = all_paired["atac"][imputed.obs_names].obsm["X_own"][~measured]
     chance = mdata["atac"].obsm["X_own"].mean(axis=0)
-    error = np.square(found.obsm["X_own"][~measured] - truth).sum()
+    error = np.square(imputed.obsm["X_own"][~measured] - truth).sum()
     assert error < 0.25 * np.square(truth - chance).sum()
 
 
@@ -174,9 +174,9 @@ def test_imputation_of_new_cells(partly):
     for part in query.mod.values():
         part.obs_names = "q" + part.obs_names
     query.update()
-    found = model.impute("rna", mdata=query)
-    assert found.shape == (60, 3)
-    assert np.array_equal(found[query["rna"].obs_names].X, query["rna"].X)
+    imputed = model.impute("rna", mdata=query)
+    assert imputed.shape == (60, 3)
+    assert np.array_equal(imputed[query["rna"].obs_names].X, query["rna"].X)
     alone = model.impute("rna", mdata=MuData({"atac": query["atac"].copy()}))
     assert not alone.obs["measured"].any()
 
@@ -214,7 +214,7 @@ def test_imputation_refuses(partly):
 
 
 def test_a_modality_alone_is_mapped_by_its_batch(partly):
-    """A cell's place does not depend on which others come with it."""
+    """The result for a cell does not depend on the other cells of the query."""
     mdata, model = partly
     names = mdata["atac"].obs_names[-20:]
     alone = MuData({"atac": mdata["atac"][names].copy()})
@@ -232,7 +232,7 @@ def test_an_anchor_without_its_pair_stays_near(partly):
     assert np.square(alone - z).sum() < 0.5 * np.square(z - z.mean(axis=0)).sum()
 
 
-def test_feature_free_modalities_come_into_one_space():
+def test_modalities_without_shared_features_are_aligned():
     mdata = multiome(both=0)
     setup(mdata)
     model = Integration(mdata)
@@ -244,7 +244,7 @@ def test_feature_free_modalities_come_into_one_space():
 
 
 @pytest.mark.parametrize("reference", ["b0", "atac"])
-def test_what_is_named_stays(reference):
+def test_the_named_reference_stays(reference):
     mdata = multiome()
     setup(mdata)
     model = Integration(mdata, reference=reference, sharpen=0)
@@ -331,7 +331,7 @@ def test_own_representations_denoise_a_shared_space_unless_a_reference_stays():
 def test_labels_are_transferred_better_the_more_cells_are_paired():
     right, gap = [], []
     for share in (0.0, 0.1, 0.6):
-        found = []
+        results = []
         for seed in range(3):
             mdata, truth = hard(share, n=900, seed=seed)
             setup(mdata, shared_rep="X_shared")
@@ -343,8 +343,8 @@ def test_labels_are_transferred_better_the_more_cells_are_paired():
             label = mdata["rna"].obs["cell_type"].astype(str)
             near = knn(z.loc[label.index].to_numpy(), 15, query=z.loc[truth.index].to_numpy()).indices
             votes = pd.DataFrame(label.to_numpy()[near]).mode(axis=1)[0].to_numpy()
-            found.append((right_here.mean(), p.max(axis=1).mean() - right_here.mean(), (votes == truth).mean()))
-        mean = np.mean(found, axis=0)
+            results.append((right_here.mean(), p.max(axis=1).mean() - right_here.mean(), (votes == truth).mean()))
+        mean = np.mean(results, axis=0)
         assert mean[0] >= mean[2] - 0.01
         right.append(mean[0])
         gap.append(mean[1])

@@ -1,9 +1,8 @@
-"""What a fitted integration tells of cells: where they are, what they are, and what was not measured of them."""
+"""The methods of a fitted integration: coordinates of its own cells or new ones, labels, weights, imputed values."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import anndata
@@ -11,11 +10,16 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from muport._checks import check_integers, check_numbers
+from muport._parallel import single_threaded
 from muport.data import MuDataModel, layer_of
-from muport.integration._fitted_state import standardize
-from muport.integration._working_space import make_network_views
+from muport.integration._fitted_state import standardize, transform_cells
+from muport.integration._working_space import embed_rows, find_fitted_group, make_network_views
 from muport.integration.labels._label_transfer import predict_labels
 from muport.integration.prototypes._prototypes import soft_assign
+from muport.integration.prototypes._standardized_cells import standardize_cells
+from muport.integration.shared_centers._fit import FitOptions
+from muport.integration.shared_centers._new_groups import fit_new_groups
 from muport.integration.spaces._joint_space import JointSpace, split_modalities
 from muport.integration.vae._trained_network import refine
 
@@ -24,190 +28,203 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows
-    from muport.integration._fitted_state import IntegrationState
+    from muport.integration._fitted_state import GroupMap, IntegrationState
+    from muport.integration._hyperparameters import Hyperparameters
     from muport.integration._working_space import EmbeddedRows
+    from muport.integration.labels._label_transfer import OwnViews
 
-__all__ = ["IntegrationInference", "Mapped", "batch_of_cell", "get_own_views"]
+__all__ = ["IntegratedRows", "IntegrationInference", "assign_maps", "find_batch_of_cell", "get_own_views"]
 
-_SOURCES = 15  # measured cells that a missing measurement is taken from
+_N_SOURCES = 15  # measured cells whose mean an imputed value is
 
 
 @dataclass(frozen=True, eq=False)
-class Mapped:
-    """Rows as they are, rows in the integrated space, and where they are there.
+class IntegratedRows:
+    """Rows of data before and after the integration.
 
     Attributes
     ----------
     rows
         One row for each measurement.
     embedded
-        The rows that were integrated.
+        The rows in the space of the transport.
     y
-        (n_placed, d) integrated coordinates.
+        (n_embedded, d) integrated coordinates.
     """
 
     rows: Rows
     embedded: EmbeddedRows
     y: NDArray[np.float32]
 
+    @property
+    def cells(self) -> NDArray[np.float32]:
+        """(n_cells, d) integrated cells."""
+        cells: NDArray[np.float32] = self.embedded.rows.to_cells(self.y)
+        return cells
+
 
 class IntegrationInference(MuDataModel):
-    """Methods of a fitted integration: its own cells or new ones in the integrated space, their labels and values."""
+    """Methods of a fitted integration."""
 
-    @abstractmethod
-    def _mapped(self, data: mudata.MuData | anndata.AnnData | None, sharpening: float | None = None) -> Mapped: ...
-
-    def _check_modality(self, modality: str) -> None:
-        if modality not in self._modalities:
-            raise KeyError(f"modality={modality!r} is not one of the model's {list(self._modalities)}.")
+    _hyperparameters: Hyperparameters
 
     def get_latent_representation(
         self, mdata: mudata.MuData | anndata.AnnData | None = None, modality: str | None = None
     ) -> NDArray[np.float32]:
-        """Return integrated coordinates.
+        """Return the integrated coordinates of cells.
 
         Parameters
         ----------
         mdata
-            Cells to map; those the model was set up with by default. Other cells go through :meth:`map_query`.
+            Cells to map, as for :meth:`map_query`; by default the cells of the model.
         modality
-            Return the corrected representation of this modality instead. In a joint space it has the coordinates of the
-            modality's own representation, and that of a cell without the modality is what the others tell. Elsewhere it
-            is where the cell's measurement in that modality alone puts it.
+            Return the corrected representation of this modality instead. In a joint space, it has the coordinates of
+            the modality's own representation, and for a cell without the modality it is predicted from the others. In
+            other spaces, it is the integrated position of the cell's measurement in this modality alone.
 
         Returns
         -------
-        (n_obs, d) float32, row i for ``mdata.obs_names[i]``. Where modalities share a representation, in its
-        coordinates: a cell measured in several modalities is at the mean of its rows. In a joint space, the corrected
-        representations of all modalities side by side, each by its weight in the cell, and the shared coordinates if
-        ``shared_rep`` was given and cells lack a modality. With ``refine="vae"``, the latent of the network.
+        (n_obs, d) float32, row i for ``mdata.obs_names[i]``. If modalities share a representation, it has the same
+        coordinates, and a cell measured in several modalities is at the mean of its rows. In a joint space, the
+        corrected representations of all modalities stand side by side, each weighted by its weight in the cell; the
+        shared coordinates follow if ``shared_rep`` was given and some cells lack a modality. With ``refine="vae"``, the
+        latent coordinates of the network.
 
         Raises
         ------
         KeyError
-            If the model has no such modality.
+            If the model does not have the modality.
         sklearn.exceptions.NotFittedError
             Before :meth:`train`.
         """
         state: IntegrationState = self._fitted()
         if modality is not None:
             self._check_modality(modality)
-        mapped = self._mapped(mdata)
+        integrated = self._integrate(mdata)
         if modality is not None:
-            return _of_modality(mapped, state, modality)
+            return _select_modality(integrated, state, modality)
         if state.network is None:
-            return mapped.embedded.rows.to_cells(mapped.y)
-        first, second = make_network_views(
-            mapped.y, mapped.embedded, state.space, by_modality=state.network.second_statistics is not None
-        )
-        return refine(state.network, first, batch_of_cell(mapped.embedded.rows, state.batches), second=second)
+            return integrated.cells
+        by_modality = state.network.second_statistics is not None
+        first, second = make_network_views(integrated.y, integrated.embedded, state.space, by_modality)
+        batch = find_batch_of_cell(integrated.embedded.rows, state.batches)
+        return refine(state.network, first, batch, second=second)
 
     def map_query(self, mdata: mudata.MuData | anndata.AnnData) -> NDArray[np.float32]:
-        """Map new cells without refitting. The model and `mdata` stay as they are.
+        """Map new cells into the integrated space, without a new fit. The model and `mdata` are not changed.
 
-        Cells of a known batch go through its map: as in training, a cell's place does not depend on the cells that come
-        with it. A new batch is transported onto the fitted centres first, so it should hold enough cells to tell.
+        Cells of a fitted batch are moved by the map of the batch. As in training, the result for a cell does not depend
+        on the other cells of `mdata`. A new batch is first transported to the fitted centers, which needs enough of its
+        cells to be reliable.
 
         Parameters
         ----------
         mdata
-            New cells with the ``obsm`` keys and batch column of the set-up; labels are not needed, and one of the
-            modalities is enough. It need not be set up.
+            New cells with the ``obsm`` keys and the batch column of the set-up. They need not be set up. Labels are not
+            needed, and one of the modalities is enough.
 
         Returns
         -------
-        (n_obs, d) float32 in the order of ``mdata.obs_names``.
+        (n_obs, d) float32 in the order of ``mdata.obs_names``, as :meth:`get_latent_representation` returns it.
 
         Raises
         ------
         KeyError, ValueError
-            As :meth:`setup_mudata`, and if the width differs from the model's.
+            As :meth:`setup_mudata`; and if the cells have another number of coordinates than the model.
         """
         return self.get_latent_representation(mdata)
 
     def get_modality_weights(self, mdata: mudata.MuData | anndata.AnnData | None = None) -> pd.DataFrame:
-        """Return how much each modality says of where a cell is.
+        """Return the weight of each modality in each cell.
+
+        In a joint space, a modality has a larger weight if the cell's neighbors in this modality predict its
+        measurements in all modalities better. In other spaces, all modalities in which a cell was measured have equal
+        weights.
 
         Parameters
         ----------
         mdata
-            Cells; those the model was set up with by default.
+            Cells, as for :meth:`map_query`; by default the cells of the model.
 
         Returns
         -------
-        Cells by modalities; rows sum to 1. In a joint space a modality weighs more, the better it predicts the other
-        modalities' neighbourhood of the cell. Elsewhere the modalities that a cell is measured in weigh the same.
+        DataFrame of cells by modalities; rows sum to 1, and a modality in which the cell was not measured has weight 0.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before :meth:`train`.
         """
-        mapped = self._mapped(mdata)
-        if mapped.embedded.modality_weights is not None:
-            weights: NDArray[np.floating] = mapped.embedded.modality_weights
+        integrated = self._integrate(mdata)
+        rows = integrated.rows
+        if integrated.embedded.modality_weights is not None:
+            weights: NDArray[np.floating] = integrated.embedded.modality_weights
         else:
-            rows, weights = mapped.rows, np.zeros((mapped.rows.n_cells, len(self._modalities)))
+            weights = np.zeros((rows.n_cells, len(self._modalities)))
             column = np.array([self._modalities.index(name) for name in rows.modalities])
             weights[rows.cell, column[rows.modality]] = 1
             weights /= weights.sum(axis=1, keepdims=True)
-        return pd.DataFrame(weights, index=mapped.rows.obs_names, columns=list(self._modalities))
+        return pd.DataFrame(weights, index=rows.obs_names, columns=list(self._modalities))
 
     def impute(
         self,
         modality: str,
         layer: str | None = None,
         mdata: mudata.MuData | anndata.AnnData | None = None,
-        n_neighbors: int = _SOURCES,
+        n_neighbors: int = _N_SOURCES,
     ) -> anndata.AnnData:
-        """Fill in what was not measured, by barycentric projection onto the model's cells that were.
+        """Impute a modality in the cells that were not measured in it.
 
-        A cell without the modality gets the kernel mean of the nearest cells with it in the integrated space; a cell
-        with it keeps its own values.
+        A cell without the modality gets the mean of the nearest measured cells of the model in the integrated space,
+        weighted by a kernel (barycentric projection). A cell with the modality keeps its values.
 
         Parameters
         ----------
         modality
-            Modality to complete.
+            Modality to impute.
         layer
-            Layer to take values from; None for ``X``.
+            Layer with the values; None for ``X``.
         mdata
-            Cells to complete; those the model was set up with by default. The values come from the latter in any case.
+            Cells to impute, as for :meth:`map_query`; by default the cells of the model. The values are always those of
+            the model's cells.
         n_neighbors
-            Number of measured cells that a value is a mean of.
+            Number of measured cells that are averaged, at least 1.
 
         Returns
         -------
-        AnnData of all cells and the features of the modality: ``X`` (sparse if the modality's is), ``obsm`` with the
-        modality's own representation, and ``obs["measured"]``.
+        AnnData of all cells by the features of the modality: values in ``X`` (sparse if the modality's are), its own
+        representation in ``obsm``, and in ``obs["measured"]`` whether a cell was measured in the modality.
 
         Raises
         ------
         KeyError
-            If the model has no such modality, or its data no such layer.
+            If the model does not have the modality, or its data do not have the layer.
         ValueError
             If the model was loaded without data, or `n_neighbors` is not a positive integer.
+        sklearn.exceptions.NotFittedError
+            Before :meth:`train`.
         """
         self._fitted()
         self._check_modality(modality)
-        if isinstance(n_neighbors, bool) or not isinstance(n_neighbors, int | np.integer) or n_neighbors < 1:
-            raise ValueError(f"n_neighbors={n_neighbors!r} must be an integer of at least 1.")
-        source = _part(self._own_data("load it with the data that hold the modality"), modality)
-        values = _values(source, layer, modality)
-        measured = self._mapped(None, sharpening=0.0)
-        asked = measured if mdata is None else self._mapped(mdata, sharpening=0.0)
-        own = source if mdata is None else _part(mdata, modality)
-        weight, keep = _barycentric(measured, asked, modality, n_neighbors)
-        measurements = values if own is source else _values(own, layer, modality)
-        out = anndata.AnnData(
-            _filled(weight, keep, values, measurements),
-            obs=pd.DataFrame({"measured": np.diff(keep.indptr) > 0}, index=asked.rows.obs_names),
+        check_integers(n_neighbors=n_neighbors)
+        source = _get_modality(self._own_data("load it with the data that have the modality"), modality)
+        values = _read_values(source, layer, modality)
+        reference = self._integrate(None, sharpening=0.0)
+        query = reference if mdata is None else self._integrate(mdata, sharpening=0.0)
+        own = source if mdata is None else _get_modality(mdata, modality)
+        weights, selection = _compute_imputation_weights(reference, query, modality, n_neighbors)
+        own_values = values if own is source else _read_values(own, layer, modality)
+        imputed = anndata.AnnData(
+            _fill_in(weights, selection, values, own_values),
+            obs=pd.DataFrame({"measured": np.diff(selection.indptr) > 0}, index=query.rows.obs_names),
             var=source.var.copy(),
         )
-        key = self._own_key(modality)
-        if key is not None:
-            rep = None if own is None else np.asarray(own.obsm[key], np.float32)
-            out.obsm[key] = _filled(weight, keep, np.asarray(source.obsm[key], np.float32), rep)
-        return out
-
-    def _own_key(self, modality: str) -> str | None:
         keys = self._setup.use_rep
-        return keys if isinstance(keys, str) else (keys or {}).get(modality)
+        key = keys if isinstance(keys, str) else (keys or {}).get(modality)
+        if key is not None:
+            own_rep = None if own is None else np.asarray(own.obsm[key], np.float32)
+            imputed.obsm[key] = _fill_in(weights, selection, np.asarray(source.obsm[key], np.float32), own_rep)
+        return imputed
 
     def predict(
         self,
@@ -215,7 +232,7 @@ class IntegrationInference(MuDataModel):
         threshold: float | None = None,
         mdata: mudata.MuData | anndata.AnnData | None = None,
     ) -> pd.Series | pd.DataFrame:
-        """Predict the label of every cell from the labelled cells around it.
+        """Predict the label of each cell from the labeled cells.
 
         The votes of the nearest labeled cells in the integrated space are combined with a classifier on the modality's
         own representation (``use_rep``), if that is another space, which is also trained on the labels of paired cells;
@@ -226,21 +243,25 @@ class IntegrationInference(MuDataModel):
         Parameters
         ----------
         soft
-            Return probabilities.
+            Return probabilities instead of labels.
         threshold
-            Confidence below which a cell is given the unlabelled category.
+            Probability, 0..1, below which a cell gets the unlabeled category. None: each cell gets its likeliest label.
         mdata
-            Cells to label; those the model was set up with by default.
+            Cells to label, as for :meth:`map_query`; by default the cells of the model.
 
         Returns
         -------
-        A categorical Series over ``mdata.obs_names``, named as ``labels_key``; or, if `soft`, a DataFrame of
-        probabilities (cells by labels) whose rows sum to 1. No cell is left out.
+        Categorical Series over ``mdata.obs_names``, with the name of ``labels_key``; or, if `soft`, DataFrame of
+        probabilities, cells by labels, whose rows sum to 1. All cells are in it.
 
         Raises
         ------
+        TypeError
+            If `soft` is not True or False.
         ValueError
-            If no labels were set up, none is known, `threshold` is outside 0..1, or is given with ``soft=True``.
+            If no labels were set up, none is known, `threshold` is outside 0..1, or it is given with ``soft=True``.
+        sklearn.exceptions.NotFittedError
+            Before :meth:`train`.
         """
         state: IntegrationState = self._fitted()
         if state.labels is None:
@@ -249,25 +270,106 @@ class IntegrationInference(MuDataModel):
                 "labels_key that holds at least one label."
             )
         _check_prediction(soft, threshold)
-        mapped = self._mapped(mdata, sharpening=0.0)
-        rows = mapped.embedded.rows
-        z = standardize(mapped.y, state.center, state.scale)
+        # probabilities are calibrated without sharpening
+        integrated = self._integrate(mdata, sharpening=0.0)
+        rows = integrated.embedded.rows
+        z = standardize(integrated.y, state.center, state.scale)
         p = rows.to_cells(predict_labels(z, state.labels, get_own_views(rows), rows.cell))
         p /= p.sum(axis=1, keepdims=True)
         names = state.labels.names
         if soft:
             return pd.DataFrame(p, index=rows.obs_names, columns=list(names))
-        chosen = p.argmax(axis=1)
+        code = p.argmax(axis=1)
         unlabeled = self._setup.unlabeled_category
         categories = [*names, *([unlabeled] if unlabeled not in names else [])]
         if threshold is not None:
-            chosen = np.where(p.max(axis=1) < threshold, categories.index(unlabeled), chosen)
-        values = pd.Categorical.from_codes(chosen, categories=categories)
+            code = np.where(p.max(axis=1) < threshold, categories.index(unlabeled), code)
+        values = pd.Categorical.from_codes(code, categories=categories)
         return pd.Series(values, index=rows.obs_names, name=self._setup.labels_key).cat.remove_unused_categories()
 
+    @property
+    def _search_device(self) -> str | None:
+        device = str(self.device)
+        return None if device == "cpu" else device
 
-def get_own_views(rows: Rows) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float32] | None]]:
-    """Return the rows of each modality, and its own representation unless that is the integrated space."""
+    def _check_modality(self, modality: str) -> None:
+        if modality not in self._modalities:
+            raise KeyError(f"modality={modality!r} is not one of the model's {list(self._modalities)}.")
+
+    def _integrate(
+        self, data: mudata.MuData | anndata.AnnData | None, sharpening: float | None = None
+    ) -> IntegratedRows:
+        """Integrate the cells of the model or new ones; unknown groups are fitted first.
+
+        Parameters
+        ----------
+        data
+            New cells; None for those of the model.
+        sharpening
+            Strength of the sharpening in place of the fitted one. If it is given, types are not separated either:
+            labels are predicted from coordinates that do not depend on labels.
+        """
+        state: IntegrationState = self._fitted()
+        if sharpening is not None:
+            state = replace(state, sharpening=sharpening, types=None)
+        rows = self._rows(data)
+        with single_threaded():
+            embedded = embed_rows(rows, state.space)
+            embedded.rows.check_width(len(state.center))
+            maps = (*state.maps, *self._fit_new_groups(embedded.rows, state))
+            codes = assign_maps(embedded.rows, state)
+            y = transform_cells(embedded.rows.x, codes, state, maps=maps, device=self._search_device)
+            return IntegratedRows(rows, embedded, y)
+
+    def _fit_new_groups(self, rows: Rows, state: IntegrationState) -> tuple[GroupMap, ...]:
+        """Fit the maps of the groups that the state does not know, in the order of :func:`_find_unknown_groups`."""
+        unknown = _find_unknown_groups(rows, state)
+        if not unknown:
+            return ()
+        codes = np.array([unknown.index(name) if name in unknown else -1 for name in rows.groups])[rows.group]
+        new = codes >= 0
+        cells = standardize_cells(rows.x[new], codes[new], unknown, scaling=(state.center, state.scale))
+        options = FitOptions(
+            self.settings_["max_iter"],
+            self.settings_["approximate"],
+            (),
+            self.settings_["random_state"],
+            str(self.device),
+        )
+        maps = dict(zip(cells.names, fit_new_groups(cells, state, self._hyperparameters, options), strict=True))
+        return tuple(maps[name] for name in unknown)
+
+
+def assign_maps(rows: Rows, state: IntegrationState) -> NDArray[np.int64]:
+    """Assign each row (n_rows,) the position of its map; the maps of unknown groups follow the fitted ones."""
+    position = dict(zip(state.groups, state.map_of_group, strict=True))
+    position |= {name: len(state.maps) + i for i, name in enumerate(_find_unknown_groups(rows, state))}
+    groups = [_find_group(name, state) or name for name in rows.groups]
+    codes: NDArray[np.int64] = np.array([position[name] for name in groups], dtype=np.int64)[rows.group]
+    return codes
+
+
+def _find_group(name: str, state: IntegrationState) -> str | None:
+    if isinstance(state.space, JointSpace):
+        return find_fitted_group(name, state.groups)
+    return name if name in state.groups else None
+
+
+def _find_unknown_groups(rows: Rows, state: IntegrationState) -> tuple[str, ...]:
+    return tuple(name for name in rows.groups if _find_group(name, state) is None)
+
+
+def find_batch_of_cell(rows: Rows, batches: tuple[str, ...]) -> NDArray[np.int64]:
+    """Find the position (n_cells,) of each cell's batch in `batches`, -1 if it is none of them."""
+    position = {name: code for code, name in enumerate(batches)}
+    code = np.array([position.get(name, -1) for name in rows.batches], dtype=np.int64)
+    batch = np.full(rows.n_cells, -1, np.int64)
+    batch[rows.cell] = code[rows.batch]
+    return batch
+
+
+def get_own_views(rows: Rows) -> OwnViews:
+    """Return the rows of each modality, and its own representation; None if that is the integrated space."""
     views = {}
     for code, name in enumerate(rows.modalities):
         own = rows.own.get(name)
@@ -281,78 +383,71 @@ def _check_prediction(soft: bool, threshold: float | None) -> None:
         raise TypeError(f"soft={type(soft).__name__} must be True or False: pass cells as mdata=.")
     if threshold is not None and soft:
         raise ValueError(f"threshold={threshold!r} is for soft=False: probabilities are not rejected.")
-    if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
-        raise ValueError(f"threshold={threshold!r} must be a number between 0 and 1.")
+    if threshold is not None:
+        check_numbers(0, 1, threshold=threshold)
 
 
-def _of_modality(mapped: Mapped, state: IntegrationState, modality: str) -> NDArray[np.float32]:
-    rows, y = mapped.embedded.rows, mapped.y
+def _select_modality(integrated: IntegratedRows, state: IntegrationState, modality: str) -> NDArray[np.float32]:
+    """Return the corrected representation (n_cells, d) of a modality."""
+    cells, rows = integrated.cells, integrated.embedded.rows
     if isinstance(state.space, JointSpace):
-        return split_modalities(state.space, rows.to_cells(y))[modality]
-    cells = rows.to_cells(y)
+        return split_modalities(state.space, cells)[modality]
     if modality in rows.modalities:
-        chosen = rows.modality == rows.modalities.index(modality)
+        measured = rows.modality == rows.modalities.index(modality)
         cells = cells.copy()
-        cells[rows.cell[chosen]] = y[chosen]
+        cells[rows.cell[measured]] = integrated.y[measured]
     return cells
 
 
-def batch_of_cell(rows: Rows, batches: tuple[str, ...]) -> NDArray[np.int64]:
-    """(n_cells,) position of each cell's batch in `batches`, -1 where it is none of them."""
-    position = {name: code for code, name in enumerate(batches)}
-    code = np.array([position.get(name, -1) for name in rows.batches], dtype=np.int64)
-    batch = np.full(rows.n_cells, -1, np.int64)
-    batch[rows.cell] = code[rows.batch]
-    return batch
-
-
-def _part(data: Any, modality: str) -> Any:
-    """Return the modality of a MuData, or the AnnData itself; None if new cells lack it."""
+def _get_modality(data: Any, modality: str) -> Any:
+    """Return the modality of a MuData, or the AnnData itself; None if new cells lack the modality."""
     return data.mod.get(modality) if hasattr(data, "mod") else data
 
 
-def _values(part: Any, layer: str | None, modality: str) -> Any:
-    """Return what a modality holds, in memory; None for new cells that lack it."""
+def _read_values(part: Any, layer: str | None, modality: str) -> Any:
+    """Return the values of a modality, in memory; None if new cells lack the modality."""
     if part is None:
         return None
     values = layer_of(part, layer, f"modality {modality!r}")
     return values.to_memory() if hasattr(values, "to_memory") else values
 
 
-def _barycentric(
-    measured: Mapped, asked: Mapped, modality: str, n_neighbors: int
+def _compute_imputation_weights(
+    reference: IntegratedRows, query: IntegratedRows, modality: str, n_neighbors: int
 ) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """Weights (n_asked, n_source) of sources for the cells that lack a modality, and (n_asked, n_own) 1 for the rest.
+    """Compute the matrices that fill in a modality.
 
-    Columns are cells of the modality, in its order.
+    Returns
+    -------
+    (n_query, n_source) weights of the reference cells that have the modality, for the query cells that lack it; and
+    (n_query, n_own) with a 1 for each query cell that has it. Columns are cells of the modality, in its order.
     """
-    source = _positions(measured.rows, modality)
-    own = _positions(asked.rows, modality)
-    lacking = np.setdiff1d(np.arange(asked.rows.n_cells), own)
-    shape = (asked.rows.n_cells, len(source))
-    keep = sparse.csr_array(
-        (np.ones(len(own), np.float32), (own, np.arange(len(own)))), shape=(asked.rows.n_cells, len(own))
-    )
+    source = _find_cells(reference.rows, modality)
+    own = _find_cells(query.rows, modality)
+    n_query = query.rows.n_cells
+    ones = np.ones(len(own), np.float32)
+    selection = sparse.csr_array((ones, (own, np.arange(len(own)))), shape=(n_query, len(own)))
+    lacking = np.setdiff1d(np.arange(n_query), own)
+    shape = (n_query, len(source))
     if len(lacking) == 0:
-        return sparse.csr_array(shape, dtype=np.float32), keep
-    there = measured.embedded.rows.to_cells(measured.y)[source]
-    here = asked.embedded.rows.to_cells(asked.y)[lacking]
-    near, weight = soft_assign(here, there, n_neighbors=n_neighbors)
-    entries = (weight.ravel(), (np.repeat(lacking, near.shape[1]), near.ravel()))
-    return sparse.csr_array(entries, shape=shape), keep
+        return sparse.csr_array(shape, dtype=np.float32), selection
+    neighbors, weight = soft_assign(query.cells[lacking], reference.cells[source], n_neighbors=n_neighbors)
+    entries = (weight.ravel(), (np.repeat(lacking, neighbors.shape[1]), neighbors.ravel()))
+    return sparse.csr_array(entries, shape=shape), selection
 
 
-def _positions(rows: Rows, modality: str) -> NDArray[np.int64]:
-    """Cells of a modality, in its order."""
+def _find_cells(rows: Rows, modality: str) -> NDArray[np.int64]:
+    """Find the cells of a modality, in its order."""
     if modality not in rows.modalities:
         return np.empty(0, np.int64)
-    found: NDArray[np.int64] = rows.cell[rows.modality == rows.modalities.index(modality)]
-    return found
+    cells: NDArray[np.int64] = rows.cell[rows.modality == rows.modalities.index(modality)]
+    return cells
 
 
-def _filled(weight: sparse.csr_array, keep: sparse.csr_array, source: Any, own: Any) -> Any:
+def _fill_in(weights: sparse.csr_array, selection: sparse.csr_array, source: Any, own: Any) -> Any:
+    """Return the values of all query cells: means of `source`, and `own` values of the cells that have them."""
     if sparse.issparse(source):
-        filled = weight @ sparse.csr_array(source)
-        return (filled if own is None else filled + keep @ sparse.csr_array(own)).tocsr().astype(np.float32)
-    filled = weight @ np.asarray(source)
-    return np.asarray(filled if own is None else filled + keep @ np.asarray(own), np.float32)
+        filled = weights @ sparse.csr_array(source)
+        return (filled if own is None else filled + selection @ sparse.csr_array(own)).tocsr().astype(np.float32)
+    filled = weights @ np.asarray(source)
+    return np.asarray(filled if own is None else filled + selection @ np.asarray(own), np.float32)

@@ -1,4 +1,4 @@
-"""The Integration model: MuData in, one latent space and labels out."""
+"""The Integration model: the set-up of the data, the options, and the training."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from muport._checks import check_seed
+from muport._checks import check_integers, check_option, check_seed
 from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport._parallel import single_threaded
 from muport.data import register
-from muport.integration._fitted_state import GroupMap, IntegrationState, standardize, transform_cells
+from muport.integration._fitted_state import IntegrationState, standardize, transform_cells
 from muport.integration._hyperparameters import Hyperparameters
-from muport.integration._inference import IntegrationInference, Mapped, batch_of_cell, get_own_views
+from muport.integration._inference import IntegrationInference, assign_maps, find_batch_of_cell, get_own_views
 from muport.integration._working_space import (
     embed_rows,
-    find_fitted_group,
     fit_space,
     make_network_views,
     separate_paired_cells,
@@ -31,7 +30,6 @@ from muport.integration.prototypes._standardized_cells import standardize_cells
 from muport.integration.scbiot._scbiot_fit import fit_scbiot
 from muport.integration.shared_centers._fit import FitOptions, IntegrationFit, fit_shared_centers
 from muport.integration.shared_centers._merge_batches import merge_batches
-from muport.integration.shared_centers._new_groups import fit_new_groups
 from muport.integration.spaces._joint_space import JointSpace
 from muport.integration.vae._network_fit import fit_network
 from muport.integration.vae._vae_options import TrainingOptions, VAEOptions
@@ -50,57 +48,66 @@ if TYPE_CHECKING:
 __all__ = ["Integration"]
 
 _ALGORITHMS = {"shared": fit_shared_centers, "scbiot": fit_scbiot}
-_NO_REFERENCE = ("auto", "union")  # references that leave no group in place
+_NO_REFERENCE = ("auto", "union")  # values of `reference` with which all groups move
 _HISTORY = ("theta", "move", "change")
-_MOST_ROWS = 500_000  # that are fitted whole; of more, a sample of each group is
+_MAX_ROWS = 500_000  # with more rows, a sample of each group is fitted
 
 
 class Integration(IntegrationInference):
-    """Batches and modalities, paired, partly paired or unpaired, brought together by optimal transport.
+    """Integrate batches and modalities by optimal transport.
 
-    Every group of cells (a batch, or a batch of one modality) is summarised by prototypes, which are transported onto
-    centres that all groups share: unbalanced, so that a type that a group lacks is not dragged along. Displacements are
-    taken from the original prototypes, shrunk where groups disagree, joined with a Bures map of each group's shape,
-    refined between mutual nearest prototypes, and sharpened. Where a permutation test finds no batch effect, cells stay
-    where they are. One map serves training cells and new ones. Beyond 500,000 rows a sample of each group is fitted, at
-    most 64 MB of it; :func:`muport.integrate_centroids` does without the others in memory, too.
+    All cells get coordinates in one space, in which cells of one type are close, whatever their batch and modality. The
+    modalities may be paired, partly paired or unpaired.
 
-    Modalities meet in the representation they share (``shared_rep``), or, from 30 cells on that are in both, in a joint
-    space that is learnt from those cells: each cell has its weight for each modality, and what a cell was not measured
-    in is filled in from those that were. Modalities without either meet by their geometry alone (Gromov-Wasserstein).
+    A group is a batch, or with several modalities a batch of one modality. Each group is summarized by prototypes
+    (k-means centers), which are transported to centers that all groups share. The transport is unbalanced: cells do not
+    have to move to a type that their group lacks. The displacements of the prototypes are shrunk where groups disagree,
+    combined with a Bures map of the shape of each group, refined between mutual nearest prototypes, and followed by a
+    sharpening of clusters. If a permutation test finds no batch effect, cells stay where they are. Training cells and
+    new cells go through the same map. With more than 500,000 rows, a sample of each group is fitted, at most 64 MB in
+    all; :func:`muport.integrate_centroids` also leaves the other cells on disk.
+
+    Modalities that have 30 cells or more in common are compared in a joint space, which is fitted on those cells. There
+    each cell has a weight for each modality, and the modalities that it lacks are predicted from those that it has.
+    With fewer such cells, modalities are compared in the representation that they share (``shared_rep``). Without one,
+    they are aligned by their geometry alone (Gromov-Wasserstein).
 
     Parameters
     ----------
     mdata
         MuData or AnnData set up with :meth:`setup_mudata` or :meth:`setup_anndata`.
     strength
-        How far cells move toward the other groups, 0..1; 0 leaves all where they are.
+        How far cells move toward the other groups, 0..1; with 0 all cells stay where they are.
     conservation
-        How much of the input's structure is kept, 0..1; 0 keeps nothing back.
+        How much of the structure of the input is kept, 0..1; with 0 nothing holds cells back.
     prototypes
-        How finely groups are resolved, 0..1; 0 moves each as one block.
+        How finely the groups are resolved, 0..1; with 0 each group moves as one block.
     sharpen
-        Pull toward cluster centres, 0..1; 0 for none. It makes clusters crisper at the cost of structure within them:
-        use .3 or less before velocity or trajectories.
+        Strength of the pull toward cluster centers, 0..1; 0 for none. Clusters become clearer, but lose structure: use
+        0.3 or less before velocity or trajectories.
     supervision
-        Weight of known labels in the transport, 0..1; 0 ignores them. Labels act if ``labels_key`` was set up and at
-        least two groups hold some.
+        Weight of the known labels in the transport, 0..1; with 0 they are ignored. Labels are used if ``labels_key``
+        was set up and at least two groups have some.
     projector
-        Residual refinement between mutual nearest neighbours of different groups, 0..1; 0 for none.
+        Strength of the refinement between mutual nearest neighbors of different groups (MNN refinement), 0..1; 0 for
+        none.
     reference
-        ``"auto"`` and ``"union"`` let all groups meet half-way; ``"largest"`` keeps the largest group (batch of a
-        modality) in place, and the name of a batch, or of a modality beside others, keeps that one in place. Sharpening
-        acts on all cells: with ``sharpen=0`` the reference does not move at all, so that a shared representation of
-        unpaired modalities is taken as it is; otherwise their own representations take noise from it.
+        ``"auto"`` or ``"union"``: all groups move. ``"largest"``: the largest group does not move. The name of a batch,
+        or of a modality if there are several: its groups do not move. Sharpening acts on all cells, so only with
+        ``sharpen=0`` the reference is returned as it is. A representation that unpaired modalities share is denoised by
+        their own representations, unless a group is the reference.
     algorithm
-        ``"shared"``, or ``"scbiot"`` for the scBIOT paper's loop with its mathematics repaired, which scores lower.
+        ``"shared"``: the method described above. ``"scbiot"``: the loop of the scBIOT paper with corrected mathematics,
+        which has lower scores.
     refine
-        ``"vae"``: pass the integrated cells through the dual-view VAE with prototype losses. ``"none"``: do not.
+        ``"vae"``: the integrated cells are passed through a VAE with two views of each cell and prototype losses.
+        ``"none"``: they are not.
     vae_kwargs
-        How: ``encoder`` (``"mlp"`` or ``"transformer"``), ``n_latent``, ``views`` (``"embedding"``: two scalings of the
-        integrated cells; ``"modalities"``: two modalities of a joint space), and the paper's constants, ``beta``,
-        ``n_prototypes``, ``proto_tau``, ``cosface_m``, ``repulse_target``, ``conf_thr``, ``label_eps``,
-        ``proto_ema_m``, ``lam_clust``, ``lam_center``, ``lam_repulse``, ``lam_margin``, ``lam_sup``, ``lam_cons``.
+        Options of the VAE: ``encoder`` (``"mlp"`` or ``"transformer"``), ``n_latent``, ``views`` (``"embedding"``: two
+        scalings of the integrated cells; ``"modalities"``: the two modalities of a joint space), and the constants of
+        the paper: ``beta``, ``n_prototypes``, ``proto_tau``, ``cosface_m``, ``repulse_target``, ``conf_thr``,
+        ``label_eps``, ``proto_ema_m``, ``lam_clust``, ``lam_center``, ``lam_repulse``, ``lam_margin``, ``lam_sup``,
+        ``lam_cons``.
     registry
         Registry of data, in place of `mdata`.
 
@@ -146,8 +153,7 @@ class Integration(IntegrationInference):
     ) -> None:
         super().__init__(mdata, registry)
         self._hyperparameters = Hyperparameters(strength, conservation, prototypes, sharpen, supervision, projector)
-        if algorithm not in _ALGORITHMS:
-            raise ValueError(f"algorithm={algorithm!r} is unknown: use one of {', '.join(map(repr, _ALGORITHMS))}.")
+        check_option("algorithm", algorithm, _ALGORITHMS)
         self._algorithm = algorithm
         self._reference = self._check_reference(reference)
         self._vae_options = VAEOptions.from_args(refine, vae_kwargs)
@@ -164,8 +170,7 @@ class Integration(IntegrationInference):
     def _check_reference(self, reference: str) -> str:
         modalities = self._modalities if len(self._modalities) > 1 else ()
         known = (*_NO_REFERENCE, "largest", *self._batches, *modalities)
-        if reference not in known:
-            raise ValueError(f"reference={reference!r} is unknown: use one of {', '.join(map(repr, known))}.")
+        check_option("reference", reference, known)
         return reference
 
     @classmethod
@@ -180,35 +185,39 @@ class Integration(IntegrationInference):
         paired: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        """Register a MuData. A name in two modalities is one cell; modalities may hold different cells.
+        """Set up a MuData. Cells are matched by name: a name in two modalities is one cell.
 
         Parameters
         ----------
         mdata
-            Object to register; it is checked whole before anything is written to it.
+            Data to set up; modalities may have different cells. Everything is checked before anything is written to it.
         use_rep
-            Modality -> ``obsm`` key of its own representation, or one key for all. With one modality this is the space
-            that is integrated. With several it informs label transfer within each modality; None for no such space.
+            Modality -> ``obsm`` key of its own representation, or one key for all modalities. With one modality, this
+            is the representation that is integrated. With several, own representations are used for the joint space,
+            for the alignment without shared features, to denoise ``shared_rep``, and to predict labels; None for no
+            own representations.
         batch_key
-            Column with the batch of each cell, in ``mdata.obs`` or in the modalities. None: one batch (per modality).
+            Column with the batch of each cell, in ``mdata.obs`` or in the modalities. None: one batch.
         labels_key
-            Column with the type of each cell, wherever it is known.
+            Column with the type of each cell, where it is known.
         unlabeled_category
             Value of that column for cells without a label; missing values mean the same.
         shared_rep
-            ``obsm`` key (or modality -> key) of a space that the modalities share; needed with several modalities.
+            ``obsm`` key, or modality -> key, of a representation with the same coordinates in all modalities. None if
+            there is none.
         paired
-            None: a name in two modalities is one cell, and the counts are logged. False: such a name is an error.
-            True: every cell must be in every modality.
+            None: names are matched, and the numbers of paired cells are logged. True: each cell must be in each
+            modality. False: no cell may be in two modalities.
         kwargs
             For scvi-tools, which passes ``source_registry`` when it transfers a set-up.
 
         Raises
         ------
         KeyError
-            If a modality, ``obsm`` key or column is missing; says which exist.
+            If a modality, an ``obsm`` key or a column is missing; the message lists those that exist.
         ValueError
-            If representations are not finite or not of one width, cells have no batch, repeat or collide.
+            If a representation has entries that are not finite, the widths of a shared representation differ, a cell
+            has no batch, or names are repeated or do not fit `paired`.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         register(cls, mdata, setup_method_args, **kwargs)
@@ -223,18 +232,18 @@ class Integration(IntegrationInference):
         unlabeled_category: str = UNLABELED_CATEGORY,
         **kwargs: Any,
     ) -> None:
-        """Register an AnnData: the same as a MuData of one modality.
+        """Set up an AnnData, as a MuData of one modality.
 
         Parameters
         ----------
         adata
-            Object to register.
+            Data to set up.
         use_rep
             ``obsm`` key of the representation that is integrated.
         batch_key
             Column of ``obs`` with the batch of each cell. None: one batch.
         labels_key
-            Column of ``obs`` with the type of each cell.
+            Column of ``obs`` with the type of each cell, where it is known.
         unlabeled_category
             Value of that column for cells without a label; missing values mean the same.
         kwargs
@@ -263,35 +272,42 @@ class Integration(IntegrationInference):
         plan_kwargs: Mapping[str, Any] | None = None,
         trainer_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Fit the integration, and, if labels are known, what :meth:`predict` needs.
+        """Fit the integration; with labels, also what :meth:`predict` needs.
 
-        The arguments from `max_epochs` on are for ``refine="vae"``.
+        The arguments from `max_epochs` on are used with ``refine="vae"`` only.
 
         Parameters
         ----------
         max_iter
-            Most outer iterations.
+            Largest number of outer iterations, at least 1.
         approximate
-            Stop the inner transport after at most 10 sweeps.
+            Stop each inner transport after 10 sweeps, for speed.
         accelerator, devices
-            As in Lightning. A GPU serves the transport and the neighbour search.
+            As in Lightning. On a GPU, the transport and the neighbor search run there.
         random_state
-            Seed; the same seed gives the same result, bit by bit.
+            Seed, at least 0; the same seed gives the same result, bit by bit.
         progress
-            Show a progress bar.
-        max_epochs, batch_size, lr, early_stopping
-            Of the network: by default 20 to 60 epochs, about 300 steps, and an eighth of the cells, 64 to 1,024.
-        plan_kwargs, trainer_kwargs
-            For the training plan (``weight_decay``) and scvi-tools' trainer (``enable_checkpointing``, ``logger``...).
+            Whether to show a progress bar.
+        max_epochs
+            Largest number of epochs. None: the number that makes about 300 steps, 20 to 60.
+        batch_size
+            Cells of a minibatch. None: an eighth of all cells, 64 to 1,024.
+        lr
+            Largest learning rate, above 0.
+        early_stopping
+            Stop when the loss of held-out cells no longer falls.
+        plan_kwargs
+            Further arguments of the training plan: ``weight_decay``.
+        trainer_kwargs
+            Further arguments of scvi-tools' trainer: ``enable_checkpointing`` (return to the best epoch), ``logger``,
+            ``callbacks`` and so on.
 
         Raises
         ------
         ValueError
-            If `max_iter` is not a positive integer, `random_state` is negative or no integer, `reference` names every
-            group, or the model was loaded without data.
+            If a number is out of range, `reference` names all groups, or the model was loaded without data.
         """
-        if isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1:
-            raise ValueError(f"max_iter={max_iter!r} must be an integer of at least 1.")
+        check_integers(max_iter=max_iter)
         check_seed(random_state)
         device = self._device(accelerator, devices)
         rows = self._rows()
@@ -300,37 +316,46 @@ class Integration(IntegrationInference):
             space = fit_space(rows, seed=int(random_state), device=str(device), denoise_shared=denoise)
             embedded = embed_rows(rows, space)
             options = FitOptions(int(max_iter), approximate, (), random_state, str(device))
-            found = self._fit(embedded.rows, options, progress)
-            state = replace(found.state, space=space, batches=rows.batches)
-            self.state_ = _with_labels(state, embedded.rows, rows, options) if rows.labels else state
-        self.metrics_ = found.metrics
+            fit = self._fit_groups(embedded.rows, options, progress)
+            state = replace(fit.state, space=space, batches=rows.batches)
+            self.state_ = _add_labels(state, embedded.rows, rows, options) if rows.labels else state
+        self.metrics_ = fit.metrics
         self.history_ = {
-            name: pd.DataFrame({name: [row[i] for row in found.history]}).rename_axis("iteration")
+            name: pd.DataFrame({name: [row[i] for row in fit.history]}).rename_axis("iteration")
             for i, name in enumerate(_HISTORY)
         }
         if self._vae_options.enabled:
             training = TrainingOptions(
-                max_epochs, batch_size, lr, early_stopping, accelerator, devices, int(random_state), progress,
-                plan_kwargs, trainer_kwargs,
-            )  # fmt: skip
-            self._refine(embedded, training)
+                max_epochs,
+                batch_size,
+                lr,
+                early_stopping,
+                accelerator,
+                devices,
+                int(random_state),
+                progress,
+                plan_kwargs,
+                trainer_kwargs,
+            )
+            self._fit_network(embedded, training)
         self.settings_ = {"max_iter": int(max_iter), "approximate": approximate, "random_state": random_state}
         self.is_trained_ = True
         self.to_device(device)
 
-    def _fit(self, rows: Rows, options: FitOptions, progress: bool) -> IntegrationFit:
+    def _fit_groups(self, rows: Rows, options: FitOptions, progress: bool) -> IntegrationFit:
+        """Merge the batches between which there is no batch effect, and fit the groups."""
         label = rows.label[rows.cell] if rows.labels else None
-        fixed = self._fixed_groups(rows)
-        pool, pools = merge_batches(
-            rows.x, rows.group, rows.groups, _blocks(rows, fixed), self._hyperparameters, options.seed
+        fixed = self._find_fixed_groups(rows)
+        merged_of_group, names = merge_batches(
+            rows.x, rows.group, rows.groups, _find_mergeable_groups(rows, fixed), self._hyperparameters, options.seed
         )
-        in_place = tuple(dict.fromkeys(pools[pool[group]] for group in fixed))
-        with _bar(options, progress) as tell:
-            found = self._solve(rows, pool[rows.group], pools, label, in_place, options, tell)
-        member = tuple(found.state.groups.index(pools[p]) for p in pool)
-        return replace(found, state=replace(found.state, groups=rows.groups, map_of_group=member))
+        fixed_names = tuple(dict.fromkeys(names[merged_of_group[group]] for group in fixed))
+        with _progress_bar(options, progress) as report:
+            fit = self._run_algorithm(rows, merged_of_group[rows.group], names, label, fixed_names, options, report)
+        map_of_group = tuple(fit.state.groups.index(names[merged]) for merged in merged_of_group)
+        return replace(fit, state=replace(fit.state, groups=rows.groups, map_of_group=map_of_group))
 
-    def _solve(
+    def _run_algorithm(
         self,
         rows: Rows,
         group: NDArray[np.int64],
@@ -338,9 +363,9 @@ class Integration(IntegrationInference):
         label: NDArray[np.int64] | None,
         fixed: tuple[str, ...],
         options: FitOptions,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> IntegrationFit:
-        if self._algorithm == "shared" and len(rows.x) > _MOST_ROWS:
+        if self._algorithm == "shared" and len(rows.x) > _MAX_ROWS:
             labels = None if label is None else lambda: [(0, label)]
             return fit_centroids(
                 lambda start, stop: rows.x[start:stop],
@@ -351,113 +376,72 @@ class Integration(IntegrationInference):
                 options,
                 labels=labels,
                 fixed=fixed,
-                progress=tell,
+                progress=report,
             )
         cells = standardize_cells(rows.x, group, names, label)
         options = replace(options, fixed_groups=tuple(i for i, name in enumerate(cells.names) if name in fixed))
-        return _ALGORITHMS[self._algorithm](cells, self._hyperparameters, options, tell)
+        return _ALGORITHMS[self._algorithm](cells, self._hyperparameters, options, report)
 
-    def _refine(self, embedded: EmbeddedRows, training: TrainingOptions) -> None:
+    def _fit_network(self, embedded: EmbeddedRows, training: TrainingOptions) -> None:
+        """Train the VAE on the integrated cells, and add it to the fitted state."""
         state, rows = self.state_, embedded.rows
         with single_threaded():
-            y = transform_cells(rows.x, _codes(rows, state), state, device=self._search_device)
+            y = transform_cells(rows.x, assign_maps(rows, state), state, device=self._search_device)
         first, second = make_network_views(y, embedded, state.space, self._vae_options.by_modality)
         fit = fit_network(
-            first, batch_of_cell(rows, state.batches), len(state.batches), label=rows.label if rows.labels else None,
-            second=second, options=self._vae_options, training=training,
-        )  # fmt: skip
+            first,
+            find_batch_of_cell(rows, state.batches),
+            len(state.batches),
+            label=rows.label if rows.labels else None,
+            second=second,
+            options=self._vae_options,
+            training=training,
+        )
         self.state_ = replace(state, network=fit.network)
         for name, values in fit.history.items():
             self.history_[name] = pd.DataFrame({name: values}).rename_axis("epoch")
 
-    def _fixed_groups(self, rows: Rows) -> tuple[int, ...]:
-        """Codes of the groups that stay in place."""
-        wanted = self._reference
-        if wanted in _NO_REFERENCE:
+    def _find_fixed_groups(self, rows: Rows) -> tuple[int, ...]:
+        """Find the codes of the groups that do not move."""
+        if self._reference in _NO_REFERENCE:
             return ()
-        if wanted == "largest":
+        if self._reference == "largest":
             return (int(np.bincount(rows.group).argmax()),)
-        batch, modality = _of_group(rows)
-        chosen = [
-            wanted == rows.batches[b] or wanted in split_modality_set(rows.modalities[m])
+        batch, modality = _describe_groups(rows)
+        fixed = [
+            self._reference == rows.batches[b] or self._reference in split_modality_set(rows.modalities[m])
             for b, m in zip(batch, modality, strict=True)
         ]
-        if all(chosen) and len(chosen) > 1:
-            raise ValueError(f"reference={wanted!r} names all of {list(rows.groups)}: nothing would be left to move.")
-        return tuple(np.flatnonzero(chosen).tolist())
-
-    @property
-    def _search_device(self) -> str | None:
-        device = str(self.device)
-        return None if device == "cpu" else device
-
-    def _mapped(self, data: mudata.MuData | anndata.AnnData | None, sharpening: float | None = None) -> Mapped:
-        """Integrate the model's cells or new ones; groups that the model does not know are mapped first."""
-        state: IntegrationState = self._fitted()
-        if sharpening is not None:
-            # what tells labels must not have been told by them
-            state = replace(state, sharpening=sharpening, types=None)
-        rows = self._rows(data)
-        with single_threaded():
-            embedded = embed_rows(rows, state.space)
-            x = embedded.rows.x
-            embedded.rows.check_width(len(state.center))
-            maps = (*state.maps, *self._new_maps(embedded.rows, state))
-            codes = _codes(embedded.rows, state)
-            return Mapped(rows, embedded, transform_cells(x, codes, state, maps=maps, device=self._search_device))
-
-    def _new_maps(self, rows: Rows, state: IntegrationState) -> tuple[GroupMap, ...]:
-        unknown = _unknown(rows, state)
-        if not unknown:
-            return ()
-        codes = np.array([unknown.index(name) if name in unknown else -1 for name in rows.groups])[rows.group]
-        chosen = codes >= 0
-        cells = standardize_cells(rows.x[chosen], codes[chosen], unknown, scaling=(state.center, state.scale))
-        options = FitOptions(
-            self.settings_["max_iter"], self.settings_["approximate"], (), self.settings_["random_state"],
-            str(self.device),
-        )  # fmt: skip
-        found = dict(zip(cells.names, fit_new_groups(cells, state, self._hyperparameters, options), strict=True))
-        return tuple(found[name] for name in unknown)
+        if all(fixed) and len(fixed) > 1:
+            raise ValueError(
+                f"reference={self._reference!r} names all of {list(rows.groups)}: nothing would be left to move."
+            )
+        return tuple(np.flatnonzero(fixed).tolist())
 
 
-def _of_group(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(G,) batch and modality of each group."""
+def _describe_groups(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the batch (G,) and the modality (G,) of each group."""
     first = np.unique(rows.group, return_index=True)[1]
     return rows.batch[first], rows.modality[first]
 
 
-def _blocks(rows: Rows, fixed: tuple[int, ...]) -> dict[str, NDArray[np.int64]]:
-    """Modality -> its groups, which may be pooled; not with one modality, nor if only some of them stay in place."""
+def _find_mergeable_groups(rows: Rows, fixed: tuple[int, ...]) -> dict[str, NDArray[np.int64]]:
+    """Find, for each modality, its groups, whose batches may be merged.
+
+    With one modality there are none: a batch effect is then tested over all groups in the fit. Nor are there any in a
+    modality of which some groups move and others do not.
+    """
     if len(rows.modalities) < 2:
         return {}
-    _, modality = _of_group(rows)
-    blocks = {name: np.flatnonzero(modality == code) for code, name in enumerate(rows.modalities)}
-    return {name: groups for name, groups in blocks.items() if np.isin(groups, fixed).mean() in (0, 1)}
+    _, modality = _describe_groups(rows)
+    groups_of_modality = {name: np.flatnonzero(modality == code) for code, name in enumerate(rows.modalities)}
+    return {name: groups for name, groups in groups_of_modality.items() if np.isin(groups, fixed).mean() in (0, 1)}
 
 
-def _codes(rows: Rows, state: IntegrationState) -> NDArray[np.int64]:
-    """(n_rows,) position of each row's map; those of unknown groups come after the fitted ones."""
-    position = dict(zip(state.groups, state.map_of_group, strict=True))
-    position |= {name: len(state.maps) + i for i, name in enumerate(_unknown(rows, state))}
-    fitted = [_fitted_group(name, state) or name for name in rows.groups]
-    codes: NDArray[np.int64] = np.array([position[name] for name in fitted], dtype=np.int64)[rows.group]
-    return codes
-
-
-def _fitted_group(name: str, state: IntegrationState) -> str | None:
-    if isinstance(state.space, JointSpace):
-        return find_fitted_group(name, state.groups)
-    return name if name in state.groups else None
-
-
-def _unknown(rows: Rows, state: IntegrationState) -> tuple[str, ...]:
-    return tuple(name for name in rows.groups if _fitted_group(name, state) is None)
-
-
-def _with_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: FitOptions) -> IntegrationState:
-    # votes are taken before sharpening, which moves cells of a small type into their neighbours' centres, and before
-    # types are set apart, which would be taught by the labels that confidence is checked on
+def _add_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: FitOptions) -> IntegrationState:
+    """Fit the labels in the integrated space, and add them to the state."""
+    # Votes are counted before sharpening, which would move cells of a small type to the centers of their neighbors, and
+    # before types are separated, which would use the labels on which the confidence is calibrated.
     plain = replace(state, sharpening=0.0, types=None)
     parts, cell = [embedded], embedded.cell
     starts: tuple[int, ...] = ()
@@ -466,29 +450,31 @@ def _with_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: F
         separate, separate_cell = separate_paired_cells(rows)
         if len(separate_cell):
             parts, cell = [embedded, embed_rows(separate, state.space).rows], np.concatenate([cell, separate_cell])
-    moved = [transform_cells(one.x, _codes(one, state), plain, device=options.search_device) for one in parts]
-    z = standardize(np.concatenate(moved), state.center, state.scale)
-    labels = fit_labels(z, rows.label[cell], rows.labels, _views_of(parts), options.seed, cell, len(embedded.x), starts)
+    y = [transform_cells(part.x, assign_maps(part, state), plain, device=options.search_device) for part in parts]
+    z = standardize(np.concatenate(y), state.center, state.scale)
+    views = _concatenate_views(parts)
+    labels = fit_labels(z, rows.label[cell], rows.labels, views, options.seed, cell, len(embedded.x), starts)
     return replace(state, labels=labels)
 
 
-def _views_of(parts: list[Rows]) -> OwnViews:
-    """Views of rows that follow each other."""
-    views, start = get_own_views(parts[0]), len(parts[0].x)
-    for one in parts[1:]:
-        for name, (rows, values) in get_own_views(one).items():
+def _concatenate_views(parts: list[Rows]) -> OwnViews:
+    """Concatenate the own views of several parts, whose rows are concatenated too."""
+    views, start = dict(get_own_views(parts[0])), len(parts[0].x)
+    for part in parts[1:]:
+        for name, (rows, values) in get_own_views(part).items():
             before = views.get(name)
             if before is not None and before[1] is not None and values is not None:
                 views[name] = np.append(before[0], start + rows), np.concatenate([before[1], values])
             else:
                 views[name] = start + rows, values
-        start += len(one.x)
+        start += len(part.x)
     return views
 
 
 @contextmanager
-def _bar(options: FitOptions, show: bool) -> Iterator[Callable[[str], None]]:
+def _progress_bar(options: FitOptions, show: bool) -> Iterator[Callable[[str], None]]:
     columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, disable=not show, transient=True) as bar:
+        # with labels the transport is fitted twice; there are about six other stages
         task = bar.add_task("start", total=2 * options.max_iter + 6)
         yield lambda stage: bar.update(task, advance=1, description=stage)
