@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from muport.velocity.estimation._field import Field
-    from muport.velocity.estimation._pipeline import TimedCells
+    from muport.velocity.estimation._pipeline import InputCells
 
 __all__ = [
     "Landmarks", "VelocityState", "check_query", "estimate_time", "sample_landmarks", "speed_and_uncertainty",
@@ -105,7 +105,7 @@ def speed_and_uncertainty(
 
 
 def check_query(
-    positions: Any, pseudotime_values: Any, reference: Landmarks | TimedCells
+    positions: Any, pseudotime_values: Any, reference: Landmarks | InputCells
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """(n, d) positions and (n,) times at which a field is evaluated; by default the median time of the reference."""
     x = as_points(positions, "positions")

@@ -19,7 +19,7 @@ from muport.velocity.dynamics._manifold import knn_field
 from muport.velocity.dynamics._start_cells import source_range
 from muport.velocity.dynamics._trajectories import Trajectories, flow_particles, trace_trajectories
 from muport.velocity.estimation._field import evaluate
-from muport.velocity.estimation._pipeline import TimedCells, pair_windows, transport_cells
+from muport.velocity.estimation._pipeline import InputCells, pair_windows, transport_cells
 
 if TYPE_CHECKING:
     import anndata
@@ -404,7 +404,7 @@ class VelocityInference(MuDataModel):
         self._fitted()
         rows = self._rows()
         if self._raw is None or len(self._raw.weight) != len(rows.x):
-            hyperparameters, cells = VelocityHyperparameters(**self.settings_), TimedCells.from_rows(rows)
+            hyperparameters, cells = VelocityHyperparameters(**self.settings_), InputCells.from_rows(rows)
             windows = pair_windows(cells, hyperparameters)
             self._raw = transport_cells(cells, windows, hyperparameters, str(self.device))
         return rows, self._raw

@@ -14,7 +14,7 @@ from muport.velocity._fate_inference import FateInference
 from muport.velocity._fitted_state import VelocityState, sample_landmarks
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.estimation._field import evaluate
-from muport.velocity.estimation._pipeline import TimedCells, fit_network, pair_windows, transport_cells
+from muport.velocity.estimation._pipeline import InputCells, fit_network, pair_windows, transport_cells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -253,7 +253,7 @@ class Velocity(FateInference):
         hyperparameters = VelocityHyperparameters.from_arguments(asdict(self._hyperparameters) | locals())
         device = self._device(accelerator, devices)
         rows = self._rows()
-        cells = TimedCells.from_rows(rows)
+        cells = InputCells.from_rows(rows)
         columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, disable=not progress, transient=True) as bar:
             task = bar.add_task("windows", total=n_steps + 10)

@@ -14,7 +14,7 @@ from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.estimation._averaging import average_over_neighbors, limit_steps
 from muport.velocity.estimation._field import evaluate
 from muport.velocity.estimation._field_training import fit_field
-from muport.velocity.estimation._pipeline import TimedCells, fit_network, pair_windows, transport_cells
+from muport.velocity.estimation._pipeline import InputCells, fit_network, pair_windows, transport_cells
 from muport.velocity.estimation._raw_velocity import RawVelocity
 
 
@@ -103,7 +103,7 @@ def test_steps_grow_with_cells_and_fall_with_noise():
 
 def test_the_field_of_few_noisy_cells_does_not_learn_their_noise():
     adata = simulated_dynamics("bifurcation", 300, noise=1.0, random_state=31)
-    truth, cells = adata.obsm["velocity"], TimedCells(adata.obsm["X_pca"], adata.obs["time"].to_numpy())
+    truth, cells = adata.obsm["velocity"], InputCells(adata.obsm["X_pca"], adata.obs["time"].to_numpy())
     points, when = torch.from_numpy(cells.x.copy()), torch.from_numpy(cells.time.astype(np.float32))
 
     def cosine(fit) -> float:
@@ -119,7 +119,7 @@ def test_the_field_of_few_noisy_cells_does_not_learn_their_noise():
 
 def test_members_differ_by_what_the_raw_velocities_tell():
     adata = simulated_dynamics("linear", 600, n_dims=5, random_state=0)
-    cells, settings = TimedCells(adata.obsm["X_pca"], adata.obs["time"].to_numpy()), VelocityHyperparameters()
+    cells, settings = InputCells(adata.obsm["X_pca"], adata.obs["time"].to_numpy()), VelocityHyperparameters()
     raw = transport_cells(cells, pair_windows(cells, settings), settings)
     few_steps = VelocityHyperparameters(n_steps=20)
     flat = np.broadcast_to(raw.velocity.mean(0), raw.velocity.shape).copy()
@@ -135,7 +135,7 @@ def test_most_true_velocities_are_within_two_standard_deviations(noise):
     shares, lengths = [], []
     for seed in (0, 1):
         adata = simulated_dynamics("bifurcation", 700, noise=noise, random_state=seed)
-        truth, cells = adata.obsm["velocity"], TimedCells(adata.obsm["X_pca"], adata.obs["time"].to_numpy())
+        truth, cells = adata.obsm["velocity"], InputCells(adata.obsm["X_pca"], adata.obs["time"].to_numpy())
         settings = VelocityHyperparameters(random_state=seed)
         field = fit_network(cells, transport_cells(cells, pair_windows(cells, settings), settings), settings).field()
         _, spread = speed_and_uncertainty(field, cells.x, cells.time)

@@ -7,12 +7,12 @@ from muport.metrics import velocity_error
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.estimation import _pipeline
 from muport.velocity.estimation._field import evaluate
-from muport.velocity.estimation._pipeline import TimedCells, fit_network, pair_windows, transport_cells
+from muport.velocity.estimation._pipeline import InputCells, fit_network, pair_windows, transport_cells
 
 
 def test_beyond_a_number_of_cells_the_network_is_fitted_to_a_sample_of_them(monkeypatch):
     adata = simulated_dynamics("bifurcation", 3_000)
-    cells = TimedCells(adata.obsm["X_pca"], adata.obs["time"].to_numpy())
+    cells = InputCells(adata.obsm["X_pca"], adata.obs["time"].to_numpy())
     settings = VelocityHyperparameters(n_steps=150)
     raw = transport_cells(cells, pair_windows(cells, settings), settings)
     whole = fit_network(cells, raw, settings)

@@ -11,7 +11,7 @@ from muport.datasets import simulated_dynamics
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.estimation._averaging import average_over_neighbors
 from muport.velocity.estimation._field_training import fit_field
-from muport.velocity.estimation._pipeline import TimedCells, fit_network, pair_windows, transport_cells
+from muport.velocity.estimation._pipeline import InputCells, fit_network, pair_windows, transport_cells
 from muport.velocity.estimation._wiener_filter import apply_before_field, fit_wiener_filter
 
 
@@ -75,8 +75,8 @@ def test_inverse_restores_what_is_kept_by_half(cells):
 def test_the_field_of_noisy_cells_is_that_of_denoised_ones_at_full_length(cells):
     x, time = cells
     taken, settings = fit_wiener_filter(x, time), VelocityHyperparameters(n_steps=20, n_bootstrap=2)
-    raw = transport_cells(TimedCells(x, time), pair_windows(TimedCells(x, time), settings), settings)
-    fit = fit_network(TimedCells(x, time), raw, settings)
+    raw = transport_cells(InputCells(x, time), pair_windows(InputCells(x, time), settings), settings)
+    fit = fit_network(InputCells(x, time), raw, settings)
     target = average_over_neighbors(taken(x), time, raw, taken.noise_variance).raw.velocity
     plain = fit_field(taken(x), time, raw, settings, target=target)
     when, back = torch.from_numpy(time.astype(np.float32)), torch.from_numpy(taken.inverse.astype(np.float32))
@@ -97,8 +97,8 @@ def test_the_field_of_noisy_cells_is_that_of_denoised_ones_at_full_length(cells)
 def test_it_can_be_left_out(cells):
     x, time = cells
     settings = VelocityHyperparameters(n_steps=20, denoise=False)
-    raw = transport_cells(TimedCells(x, time), pair_windows(TimedCells(x, time), settings), settings)
-    fit = fit_network(TimedCells(x, time), raw, settings)
+    raw = transport_cells(InputCells(x, time), pair_windows(InputCells(x, time), settings), settings)
+    fit = fit_network(InputCells(x, time), raw, settings)
     plain = fit_field(x, time, raw, settings)
     assert all(np.array_equal(value, plain.state[name]) for name, value in fit.state.items())
     with pytest.raises(TypeError, match="denoise='no'"):

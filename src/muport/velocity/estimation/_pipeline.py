@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from muport.velocity._hyperparameters import VelocityHyperparameters
     from muport.velocity.estimation._field_training import FieldFit
 
-__all__ = ["TimedCells", "fit_network", "pair_windows", "transport_cells"]
+__all__ = ["InputCells", "fit_network", "pair_windows", "transport_cells"]
 
 _MIN_CELLS = 20  # two windows need that many
 _MAX_FITTED = 50_000  # cells that the network is fitted to: with more, most of the time is the search for neighbors
@@ -31,8 +31,8 @@ _COST_NEIGHBORS = 30  # with lambda_knn, a transport between cells that are not 
 
 
 @dataclass(frozen=True)
-class TimedCells:
-    """Cells as the method sees them.
+class InputCells:
+    """Cells that a velocity field is estimated from.
 
     Attributes
     ----------
@@ -60,13 +60,13 @@ class TimedCells:
         return self.wiener_filter(self.x)
 
     @classmethod
-    def from_rows(cls, rows: Any) -> TimedCells:
+    def from_rows(cls, rows: Any) -> InputCells:
         """Take the cells of :class:`muport.data.Rows` with a time."""
         batch = rows.batch if len(rows.batches) > 1 else None
         return cls(rows.x, rows.time[rows.cell], batch, None if rows.spatial is None else rows.spatial[rows.cell])
 
 
-def pair_windows(cells: TimedCells, hyperparameters: VelocityHyperparameters) -> Windows:
+def pair_windows(cells: InputCells, hyperparameters: VelocityHyperparameters) -> Windows:
     """Pair time windows, or spatial windows, as the hyperparameters say."""
     if len(cells.x) < _MIN_CELLS:
         raise ValueError(f"there are {len(cells.x)} cells: two windows need at least {_MIN_CELLS} cells.")
@@ -76,7 +76,7 @@ def pair_windows(cells: TimedCells, hyperparameters: VelocityHyperparameters) ->
 
 
 def transport_cells(
-    cells: TimedCells, windows: Windows, hyperparameters: VelocityHyperparameters, device: str = "cpu"
+    cells: InputCells, windows: Windows, hyperparameters: VelocityHyperparameters, device: str = "cpu"
 ) -> RawVelocity:
     """Estimate raw velocities from the transport between paired windows, of denoised coordinates if asked for."""
     x = cells.denoised if hyperparameters.denoise else cells.x
@@ -85,7 +85,7 @@ def transport_cells(
 
 
 def fit_network(
-    cells: TimedCells,
+    cells: InputCells,
     raw: RawVelocity,
     hyperparameters: VelocityHyperparameters,
     device: str = "cpu",

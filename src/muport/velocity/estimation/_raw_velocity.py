@@ -271,7 +271,7 @@ def _are_neighbors(neighbors: Tensor, source: Tensor, target: Tensor) -> Tensor:
 
 def _transport(inputs: _TransportInputs, pairs: _WindowPairs, sums: _WindowSums) -> Tensor:
     """Solve some pairs of windows and add their barycenters and growth to the sums; return which converged."""
-    options, (here, there), valid = inputs.options, pairs.is_cell, pairs.valid
+    options, (is_source, is_target), valid = inputs.options, pairs.is_cell, pairs.valid
     cost = cost_matrix(inputs.x[pairs.cells[0]], inputs.x[pairs.cells[1]])
     largest = torch.where(valid, cost, 0).amax(dim=(1, 2)).clamp(min=torch.finfo(cost.dtype).tiny)
     linked = None
@@ -280,8 +280,8 @@ def _transport(inputs: _TransportInputs, pairs: _WindowPairs, sums: _WindowSums)
         cost = cost + largest[:, None, None] * penalty
     # A cell is no match for itself in its own window: its noise would come back through the missing side.
     itself = (pairs.direction == 0)[:, None, None] & pairs.same_cell & valid
-    cost = cost.masked_fill(itself & (here.sum(1) > 1)[:, None, None], torch.inf)
-    a, b = (mask / mask.sum(1, keepdim=True) for mask in (here.to(cost.dtype), there.to(cost.dtype)))
+    cost = cost.masked_fill(itself & (is_source.sum(1) > 1)[:, None, None], torch.inf)
+    a, b = (mask / mask.sum(1, keepdim=True) for mask in (is_source.to(cost.dtype), is_target.to(cost.dtype)))
     reg = largest * options.reg if options.reg is not None else torch.full_like(largest, inputs.bandwidth)
     tau = torch.where(pairs.direction == 0, 1.0, options.tau)
     potentials = sinkhorn(cost, a, b, reg, tau, max_iter=_MAX_ITER, tol=_TOL)
@@ -289,9 +289,9 @@ def _transport(inputs: _TransportInputs, pairs: _WindowPairs, sums: _WindowSums)
     exponent = (potentials.f[:, :, None] + potentials.g[:, None, :] - cost) / reg[:, None, None]
     plan = torch.exp(exponent.masked_fill(~valid, -torch.inf)) * b[:, None, :]
     plan = plan * a[:, :, None]
-    matched = (here, there)
+    matched = pairs.is_cell
     if linked is not None:
-        matched = (here & (linked & valid).any(2), there & (linked & valid).any(1))
+        matched = (is_source & (linked & valid).any(2), is_target & (linked & valid).any(1))
     _add_barycenters(inputs, pairs, plan, matched, sums)
     if options.tau < 1:
         _add_growth(inputs, pairs, plan, a, sums)

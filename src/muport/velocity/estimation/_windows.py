@@ -335,8 +335,8 @@ def pair_spatial_windows(
     >>> from muport.velocity._hyperparameters import VelocityHyperparameters
     >>> from muport.velocity.estimation._windows import pair_spatial_windows
     >>> time = np.linspace(0, 1, 100)
-    >>> chosen = VelocityHyperparameters(window_size=40)
-    >>> windows = pair_spatial_windows(time[:, None], time, ["a"] * 100, hyperparameters=chosen)
+    >>> options = VelocityHyperparameters(window_size=40)
+    >>> windows = pair_spatial_windows(time[:, None], time, ["a"] * 100, hyperparameters=options)
     >>> windows.source.shape, int((windows.direction == 1).sum())
     ((5, 40), 3)
     """

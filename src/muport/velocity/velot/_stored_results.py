@@ -10,7 +10,7 @@ import pandas as pd
 
 from muport.data import Setup, read_rows
 from muport.velocity.estimation._field_training import FieldFit
-from muport.velocity.estimation._pipeline import TimedCells
+from muport.velocity.estimation._pipeline import InputCells
 from muport.velocity.estimation._raw_velocity import RawVelocity
 from muport.velocity.estimation._windows import Windows
 
@@ -63,9 +63,9 @@ def in_modality(data: Data, modality: str | None) -> Data:
 
 def read_cells(
     data: Data, basis: str, time_key: str, batch_key: str | None = None, spatial_key: str | None = None
-) -> TimedCells:
+) -> InputCells:
     """Coordinates, times, batches and regions of the cells."""
-    return TimedCells.from_rows(read_rows(data, Setup(basis, batch_key, spatial_key=spatial_key, time_key=time_key)))
+    return InputCells.from_rows(read_rows(data, Setup(basis, batch_key, spatial_key=spatial_key, time_key=time_key)))
 
 
 def require_result(data: Data, key: str, function: str) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def unpack_fit(stored: dict[str, Any]) -> FieldFit:
     return FieldFit(state, history, int(stored["hidden_dim"]), int(stored["n_latent"]), bool(stored["use_time"]))
 
 
-def read_fit(data: Data) -> tuple[FieldFit, TimedCells, str]:
+def read_fit(data: Data) -> tuple[FieldFit, InputCells, str]:
     """The fitted network, the cells in its basis, and the basis."""
     stored = require_result(data, VelotKeys.NETWORK, "smooth_velocity")
     basis = str(stored["basis"])

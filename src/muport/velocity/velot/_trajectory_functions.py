@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.velocity.dynamics._paths import VectorField
-    from muport.velocity.estimation._pipeline import TimedCells
+    from muport.velocity.estimation._pipeline import InputCells
     from muport.velocity.velot._stored_results import Data
 
 __all__ = ["compute_trajectories", "simulate_flow"]
@@ -210,7 +210,7 @@ def _labels(data: Data, cluster_key: str, *, required: bool) -> NDArray[np.str_]
 
 
 def _field(
-    data: Data, cells: TimedCells, basis: str, velocity_key: str, k_velocity: int, use_network: bool
+    data: Data, cells: InputCells, basis: str, velocity_key: str, k_velocity: int, use_network: bool
 ) -> VectorField:
     """The network, if it is asked for and is in this basis; else an interpolation of the velocities in ``obsm``."""
     stored = data.uns.get(VelotKeys.NETWORK)
