@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 
@@ -209,6 +210,79 @@ def test_shared_column_mass_and_no_column_constraint() -> None:
     assert bool(dual.converged.all())
 
 
+PADDING = [0.0, 1e30, -1e30, math.inf, -math.inf, math.nan]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reg_type", ["kl", "entropy"])
+@pytest.mark.parametrize("padding", PADDING)
+def test_padding_of_any_cost_has_no_plan(padding: float, reg_type: str, dtype: torch.dtype) -> None:
+    cost, a, b = (torch.as_tensor(array).to(dtype)[None] for array in problem(7, 5, 4))
+    alone = sinkhorn(cost, a, b, 0.1, reg_m=(0.5, math.inf), reg_type=reg_type)
+    padded = dataclasses.replace(
+        alone,
+        cost=torch.nn.functional.pad(cost, (0, 1, 0, 2), value=padding),
+        **{name: torch.nn.functional.pad(getattr(alone, name), (0, 2)) for name in ("a", "f")},
+        **{name: torch.nn.functional.pad(getattr(alone, name), (0, 1)) for name in ("b", "g")},
+    )
+    assert torch.equal(padded.log_plan()[:, :5, :4], alone.log_plan())
+    assert bool((padded.log_plan()[:, 5:] == -math.inf).all())
+    assert bool((padded.log_plan()[..., 4:] == -math.inf).all())
+    assert torch.equal(padded.plan().sum((1, 2)), torch.nn.functional.pad(alone.plan(), (0, 1, 0, 2)).sum((1, 2)))
+    assert torch.equal(padded.to_result().plan, padded.plan())
+
+
+@pytest.mark.parametrize("padding", [0.0, 1e3, -1e3, math.inf])
+@pytest.mark.parametrize("reg_m", [(math.inf, math.inf), (0.5, math.inf), (0.5, 2.0)])
+def test_padding_does_not_change_the_solution(reg_m: tuple[float, float], padding: float) -> None:
+    cost, a, b = (torch.as_tensor(array)[None] for array in problem(7, 5, 4))
+    alone = sinkhorn(cost, a, b, 0.1, reg_m=reg_m)
+    padded = sinkhorn(
+        torch.nn.functional.pad(cost, (0, 1, 0, 2), value=padding),
+        torch.nn.functional.pad(a, (0, 2)),
+        torch.nn.functional.pad(b, (0, 1)),
+        0.1,
+        reg_m=reg_m,
+    )
+    assert torch.allclose(padded.plan()[:, :5, :4], alone.plan(), atol=1e-9)
+    assert float(padded.plan()[:, 5:].sum() + padded.plan()[..., 4:].sum()) == 0
+
+
+def test_relaxations_per_problem_agree_with_pot() -> None:
+    """Relaxations are numbers or one per problem, in units of the cost; 0 leaves a marginal free."""
+    reg, rows = 0.1, torch.tensor([0.05, 0.7, 20.0], dtype=torch.float64)
+    problems = [problem(seed, 6, 5) for seed in range(3)]
+    cost, a, b = (torch.as_tensor(np.stack(arrays)) for arrays in zip(*problems, strict=True))
+    potentials = sinkhorn(cost, a, b, reg, reg_m=(rows, 0.3))
+    result = potentials.to_result()
+    assert torch.equal(result.plan, potentials.plan())
+    assert torch.equal(result.reg_m[0], rows)
+    assert float(result.marginal_error.max()) <= 1e-6
+    for k, arrays in enumerate(problems):
+        expected = pot_plan(*arrays, reg, (float(rows[k]), 0.3), "kl")
+        assert np.abs(potentials.plan()[k].numpy() - expected).max() <= 1e-6
+        alone = solve(cost=arrays[0], a=arrays[1], b=arrays[2], reg=reg, reg_m=(float(rows[k]), 0.3))
+        for name in ("value", "cost", "mass", "marginal_error"):
+            assert float(getattr(result[k], name)) == pytest.approx(float(getattr(alone, name)), abs=1e-9)
+            assert float(getattr(result, name)[k]) == pytest.approx(float(getattr(alone, name)), abs=1e-9)
+    free = sinkhorn(cost, a, b, reg, reg_m=(math.inf, 0.0)).plan()
+    assert torch.allclose(free, torch.softmax(b.log()[:, None, :] - cost / reg, dim=2) * a[:, :, None], atol=1e-10)
+
+
+def test_relaxations_are_those_of_tau() -> None:
+    cost, a, b = (torch.as_tensor(array)[None] for array in problem(4, 9, 7))
+    by_tau = sinkhorn(cost, a, b, 0.1, 0.5 / 0.6, 2.0 / 2.1)
+    by_lambda = sinkhorn(cost, a, b, 0.1, reg_m=(0.5, 2.0))
+    assert torch.allclose(by_tau.plan(), by_lambda.plan(), atol=1e-8)
+    assert [float(lam) for lam in by_lambda.reg_m] == [0.5, 2.0]
+    assert [float(lam) for lam in by_tau.reg_m] == pytest.approx([0.5, 2.0])
+    hard = sinkhorn(cost, a, b, 0.1, reg_m=(math.inf, math.inf))
+    assert torch.equal(hard.f, sinkhorn(cost, a, b, 0.1).f)
+    for taus in ((0.5,), (1.0, 0.5), (1.0, torch.ones(1))):
+        with pytest.raises(ValueError, match="either reg_m or tau"):
+            sinkhorn(cost, a, b, 0.1, *taus, reg_m=(0.5, 2.0))
+
+
 def test_warm_start_from_the_solution_needs_one_look() -> None:
     cost, a, b = problem(6, 15, 12)
     cold = solve(cost=cost, a=a, b=b, reg=0.02, reg_m=(math.inf, 0.2))
@@ -242,7 +316,7 @@ def test_forbidden_pairs_stay_empty() -> None:
     relaxed = solve(cost=cost, a=a, b=b, reg=0.1, reg_m=0.5, penalty=mask)
     assert float(relaxed.plan[0].sum()) == 0
     assert bool(relaxed.plan.isfinite().all())
-    with pytest.raises(ValueError, match="penalty forbids every partner of entry"):
+    with pytest.raises(ValueError, match="penalty forbids every pair of entry"):
         solve(cost=cost, a=a, b=b, reg=0.1, penalty=mask)
 
 

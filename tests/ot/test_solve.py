@@ -76,7 +76,7 @@ def test_apply_and_barycentre_are_those_of_the_plan(method: Any) -> None:
 
 def test_row_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = solve(X, Y, reg=0.3)
-    monkeypatch.setattr("muport.ot._result._BUDGET", 15)
+    monkeypatch.setattr("muport.ot._result._PLAN_ENTRIES", 15)
     parts = solve(X, Y, reg=0.3)
     assert torch.equal(whole.plan, parts.plan)
     assert torch.allclose(
@@ -178,11 +178,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"x": X, "y": Y, "a": _with(A, -0.1)}, r"a has a negative entry at \(1,\)"),
     ({"x": X, "y": Y, "b": _with(B, -0.1)}, "b has a negative entry"),
     ({"x": X, "y": Y, "b": 0 * B}, "b has no mass"),
-    ({"x": X, "y": Y, "a": B}, r"a has shape \(7,\), but the cost asks for \(9,\)"),
+    ({"x": X, "y": Y, "a": B}, r"a has shape \(7,\), but the cost needs \(9,\)"),
     ({"x": X, "y": Y, "a": 2 * A}, "equal sums"),
     ({"x": X, "y": Y[:, :2]}, "must agree"),
     ({"x": X[0], "y": Y}, "x has shape"),
-    ({"x": X}, "Two point clouds"),
+    ({"x": X}, "Two sets of points"),
     ({"x": X, "y": Y, "cost": C}, "not both"),
     ({"x": X, "y": Y, "penalty": C.T}, "penalty has shape"),
     ({"x": X, "y": Y, "metric": "manhattan"}, "metric='manhattan' is unknown: use one of 'sqeuclidean', 'cosine'"),

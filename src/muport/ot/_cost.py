@@ -1,4 +1,4 @@
-"""Cost matrices between point clouds: metric, scale (Eq. 2 of scBIOT), clipping and penalties."""
+"""Cost matrices between two sets of points: metric, scale (Eq. 2 of scBIOT), clipping and penalties."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SCALES = ("std", "median")
 
 
 def _sqeuclidean(x: Tensor, y: Tensor) -> Tensor:
-    # Centring keeps float32 digits: the expansion cancels badly far from the origin.
-    centre = y.mean(dim=-2, keepdim=True)
-    x, y = x - centre, y - centre
+    # |x|^2 + |y|^2 - 2xy loses float32 digits far from the origin: center the points.
+    center = y.mean(dim=-2, keepdim=True)
+    x, y = x - center, y - center
     norms = x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :]
     return (norms - 2 * (x @ y.mT)).clamp_(min=0)
 
@@ -26,36 +26,37 @@ def _cosine(x: Tensor, y: Tensor) -> Tensor:
     return (1 - x @ y.mT).clamp_(min=0)
 
 
-def _per_problem(cost: Tensor, quantile: float) -> Tensor:
-    """Quantile (nearest rank above) of each cost matrix, shaped (..., 1, 1); forbidden pairs do not count."""
-    flat = cost.flatten(-2).sort(dim=-1).values
-    count = flat.isfinite().sum(-1, keepdim=True)
-    rank = (torch.ceil(quantile * (count - 1).clamp(min=0))).long()
-    return flat.gather(-1, rank)[..., None]
+def _quantile(cost: Tensor, quantile: float) -> Tensor:
+    """Quantile (next rank above) of the finite entries of each cost matrix, shaped (..., 1, 1)."""
+    ordered = cost.flatten(-2).sort(dim=-1).values
+    n_finite = ordered.isfinite().sum(-1, keepdim=True)
+    rank = (torch.ceil(quantile * (n_finite - 1).clamp(min=0))).long()
+    return ordered.gather(-1, rank)[..., None]
 
 
 def _std(cost: Tensor) -> Tensor:
     finite = cost.isfinite()
-    count = finite.sum((-2, -1), keepdim=True).clamp(min=1)
+    n_finite = finite.sum((-2, -1), keepdim=True).clamp(min=1)
     filled = cost.masked_fill(~finite, 0)
-    mean = filled.sum((-2, -1), keepdim=True) / count
-    return (((filled - mean) * finite).square().sum((-2, -1), keepdim=True) / count).sqrt()
+    mean = filled.sum((-2, -1), keepdim=True) / n_finite
+    return (((filled - mean) * finite).square().sum((-2, -1), keepdim=True) / n_finite).sqrt()
 
 
 def scale_cost(cost: Tensor, scale: str | None) -> Tensor:
-    """Divide each cost matrix (..., n, m) by its standard deviation or median; a zero scale leaves it as it is."""
+    """Divide each cost matrix (..., n, m) by its standard deviation or median; a matrix of scale 0 is unchanged."""
     if scale is None:
         return cost
-    by = _std(cost) if scale == "std" else _per_problem(cost, 0.5)
+    divisor = _std(cost) if scale == "std" else _quantile(cost, 0.5)
+    # A constant matrix has a deviation of rounding errors only, relative to its largest entry.
     floor = 1e-6 * cost.masked_fill(cost.isinf(), 0).abs().amax(dim=(-2, -1), keepdim=True)
-    return cost / torch.where(by > floor, by, torch.ones_like(by))
+    return cost / torch.where(divisor > floor, divisor, torch.ones_like(divisor))
 
 
 def clip_cost(cost: Tensor, quantile: float | None) -> Tensor:
-    """Lower the entries above a quantile of their own matrix to it; forbidden pairs stay forbidden."""
+    """Limit the finite entries of each matrix to its quantile; forbidden pairs stay forbidden."""
     if quantile is None:
         return cost
-    return torch.where(cost.isinf(), cost, torch.minimum(cost, _per_problem(cost, quantile)))
+    return torch.where(cost.isinf(), cost, torch.minimum(cost, _quantile(cost, quantile)))
 
 
 def add_penalty(cost: Tensor, penalty: Tensor | None) -> Tensor:
@@ -74,10 +75,10 @@ def cost_matrix(
     clip_quantile: float | None = None,
     penalty: Tensor | None = None,
 ) -> Tensor:
-    """Cost between two point clouds, in the order metric, scale, clip, penalty; the inputs are not checked.
+    """Cost between two sets of points, in the order metric, scale, clip, penalty; the inputs are not checked.
 
     Eq. 2 of the scBIOT paper with ``scale="std"``: the squared distance divided by the standard deviation of the
-    squared distances, so that the cost has no unit.  A constant cost (zero deviation or median) is not scaled.
+    squared distances, so that the cost has no unit. A constant cost (deviation or median 0) is not scaled.
 
     Parameters
     ----------
@@ -86,13 +87,13 @@ def cost_matrix(
     y
         (m, d) or (B, m, d) points.
     metric
-        ``"sqeuclidean"`` or ``"cosine"`` (one minus the cosine; a zero vector is at 1 from every other).
+        ``"sqeuclidean"`` or ``"cosine"`` (one minus the cosine; the cost between a zero vector and any other is 1).
     scale
         ``"std"``, ``"median"`` or ``None``, per matrix.
     clip_quantile
-        Quantile in (0, 1] of the scaled cost beyond which it is flat.
+        Quantile in (0, 1] of the scaled cost; larger costs are set to it.
     penalty
-        Added after scaling: a matrix, or a boolean mask of forbidden pairs (infinite cost).
+        Matrix added after scaling, or boolean mask of forbidden pairs (infinite cost).
 
     Returns
     -------

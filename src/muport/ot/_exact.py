@@ -1,4 +1,4 @@
-"""Exact (unregularised) balanced transport by POT's network simplex."""
+"""Exact (unregularized) balanced transport by the network simplex of POT."""
 
 from __future__ import annotations
 
@@ -19,29 +19,26 @@ def solve_exact(batch: Batch, max_iter: int) -> OTResult:
     """Find the earth mover's plan of every problem of a batch, in float64 on the CPU."""
     import ot
 
-    cost, a, b = (part.double().cpu() for part in (batch.cost, batch.a, batch.b))
-    # Forbidden pairs become dear instead of infinite, which the simplex cannot take.
+    cost, a, b = (tensor.double().cpu() for tensor in (batch.cost, batch.a, batch.b))
+    # The simplex does not accept infinite costs: a forbidden pair costs 1,000 times as much as the dearest other.
     forbidden = cost.isinf()
     finite = cost.masked_fill(forbidden, 0)
-    dear = 1e3 * (1 + finite.abs().amax((1, 2), keepdim=True))
-    priced = torch.where(forbidden, dear, finite)
-    found = [
-        ot.lp.emd(*(part.numpy() for part in one), max_iter, log=True) for one in zip(a, b, priced, strict=True)
-    ]  # fmt: skip
+    large = 1e3 * (1 + finite.abs().amax((1, 2), keepdim=True))
+    problems = zip(a.numpy(), b.numpy(), torch.where(forbidden, large, finite).numpy(), strict=True)
+    plans, logs = zip(*(ot.lp.emd(*problem, max_iter, log=True) for problem in problems), strict=True)
     plan, f, g = (
-        torch.from_numpy(np.stack(part))
-        for part in zip(*((plan, log["u"], log["v"]) for plan, log in found), strict=True)
+        torch.from_numpy(np.stack(arrays)) for arrays in (plans, [log["u"] for log in logs], [log["v"] for log in logs])
     )
-    blocked = ((plan > 0) & forbidden).any(2).any(1)
-    failed = torch.tensor([log["warning"] is not None for _, log in found])
-    done = ~(failed | blocked).to(batch.cost.device)
+    uses_forbidden = ((plan > 0) & forbidden).any(2).any(1)
+    failed = torch.tensor([log["warning"] is not None for log in logs])
+    converged = ~(failed | uses_forbidden).to(batch.cost.device)
     objective = (plan * finite).sum((1, 2)).to(batch.cost)
     return OTResult(
         a=batch.a,
         b=batch.b,
         cost_matrix=batch.cost,
-        n_iter=torch.zeros_like(done, dtype=torch.int64),
-        converged=done,
+        n_iter=torch.zeros_like(converged, dtype=torch.int64),
+        converged=converged,
         f=f.to(batch.cost),
         g=g.to(batch.cost),
         reg=torch.zeros_like(objective),

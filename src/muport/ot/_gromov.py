@@ -1,4 +1,4 @@
-"""Gromov and fused Gromov-Wasserstein transport, with restarts: conditional gradient by POT, or entropic."""
+"""Gromov and fused Gromov-Wasserstein transport with restarts: conditional gradient by POT, or entropic."""
 
 from __future__ import annotations
 
@@ -16,12 +16,58 @@ if TYPE_CHECKING:
 
     from muport.ot._inputs import Batch
 
-__all__ = ["solve_gromov"]
+__all__ = ["GromovSettings", "solve_gromov"]
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Plan (n, m) and value of one descent."""
+class GromovSettings:
+    """Settings of the Gromov solvers; ranges are checked here.
+
+    Attributes
+    ----------
+    alpha
+        Weight of the structures against the linear cost, in [0, 1].
+    reg
+        Entropic regularization; 0 is conditional gradient without entropy.
+    n_restarts
+        Number of starts, the best of which is kept.
+    random_state
+        Seed of the starts.
+    max_iter
+        Most iterations of one start.
+    tol
+        Change of the plan (entropic) or of the objective (conditional gradient) at convergence.
+    """
+
+    alpha: float
+    reg: float
+    n_restarts: int
+    random_state: int
+    max_iter: int
+    tol: float
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError for a setting out of its range."""
+        if self.reg < 0 or self.n_restarts < 1 or not 0 <= self.alpha <= 1:
+            raise ValueError(
+                f"reg={self.reg} must be >= 0, n_restarts={self.n_restarts} >= 1 and alpha={self.alpha} in [0, 1]."
+            )
+
+
+@dataclass(frozen=True)
+class _FusedProblem:
+    """Linear cost (n, m), structures (n, n) and (m, m), and masses (n,) and (m,) of sum 1, all float64."""
+
+    linear: np.ndarray
+    cx: np.ndarray
+    cy: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Descent:
+    """Plan (n, m) of one start, and its value (1 - alpha) <M, T> + alpha GW(T) without the entropy."""
 
     plan: np.ndarray
     value: float
@@ -29,33 +75,22 @@ class _Run:
     converged: bool
 
 
-def solve_gromov(
-    cx: Tensor,
-    cy: Tensor,
-    batch: Batch,
-    *,
-    alpha: float,
-    reg: float,
-    n_restarts: int,
-    random_state: int,
-    max_iter: int,
-    tol: float,
-) -> OTResult:
+def solve_gromov(cx: Tensor, cy: Tensor, batch: Batch, settings: GromovSettings) -> OTResult:
     """Find the best plan over restarts between the structures ``cx`` (n, n) and ``cy`` (m, m).
 
-    The linear part is the cost of the batch, of one problem, whose masses are normalised to 1. The first start is the
-    product of the masses; the others are random couplings drawn from ``random_state``.
+    The batch holds one problem: its cost is the linear part, and its masses are normalized to 1. The first start is
+    the product of the masses; the others are random couplings.
     """
-    a, b = (mass[0].double().cpu().numpy() for mass in (batch.a, batch.b))
+    linear, a, b = (tensor[0].double().cpu().numpy() for tensor in (batch.cost, batch.a, batch.b))
     a, b = a / a.sum(), b / b.sum()
-    structures = cx.double().cpu().numpy(), cy.double().cpu().numpy()
-    linear = batch.cost[0].double().cpu().numpy()
-    rng = np.random.default_rng(random_state)
-    runs = []
-    for restart in range(n_restarts):
+    problem = _FusedProblem(linear, cx.double().cpu().numpy(), cy.double().cpu().numpy(), a, b)
+    descend = _descend_entropic if settings.reg > 0 else _descend_by_conditional_gradient
+    rng = np.random.default_rng(settings.random_state)
+    descents = []
+    for restart in range(settings.n_restarts):
         start = np.outer(a, b) if restart == 0 else _random_coupling(a, b, rng)
-        runs.append(_run(linear, structures, (a, b), start, alpha=alpha, reg=reg, max_iter=max_iter, tol=tol))
-    best = min(runs, key=lambda run: run.value)
+        descents.append(descend(problem, start, settings))
+    best = min(descents, key=lambda descent: descent.value)
     objective = torch.tensor([best.value]).to(batch.cost)
     return OTResult(
         a=torch.as_tensor(a)[None].to(batch.cost),
@@ -63,74 +98,51 @@ def solve_gromov(
         cost_matrix=batch.cost,
         n_iter=torch.tensor([best.n_iter], device=objective.device),
         converged=torch.tensor([best.converged], device=objective.device),
-        reg=torch.full_like(objective, reg),
+        reg=torch.full_like(objective, settings.reg),
         coupling=torch.as_tensor(best.plan)[None].to(batch.cost),
         objective=objective,
     )
 
 
-def _run(
-    linear: np.ndarray,
-    structures: tuple[np.ndarray, np.ndarray],
-    masses: tuple[np.ndarray, np.ndarray],
-    start: np.ndarray,
-    *,
-    alpha: float,
-    reg: float,
-    max_iter: int,
-    tol: float,
-) -> _Run:
-    """One descent; the value is (1 - alpha) <M, T> + alpha GW(T), without the entropy."""
+def _descend_by_conditional_gradient(problem: _FusedProblem, start: np.ndarray, settings: GromovSettings) -> _Descent:
     import ot
 
-    if reg > 0:
-        return _entropic(linear, structures, masses, start, alpha=alpha, reg=reg, max_iter=max_iter, tol=tol)
-    settings: dict[str, Any] = {"max_iter": max_iter, "tol_rel": tol, "tol_abs": tol}
+    limits: dict[str, Any] = {"max_iter": settings.max_iter, "tol_rel": settings.tol, "tol_abs": settings.tol}
     plan, log = ot.gromov.fused_gromov_wasserstein(
-        linear, *structures, *masses, alpha=alpha, G0=start, log=True, **settings
+        problem.linear, problem.cx, problem.cy, problem.a, problem.b, alpha=settings.alpha, G0=start, log=True, **limits
     )
-    steps = len(log["loss"])
-    return _Run(plan, float(log["fgw_dist"]), steps, steps < max_iter)
+    n_iter = len(log["loss"])
+    return _Descent(plan, float(log["fgw_dist"]), n_iter, n_iter < settings.max_iter)
 
 
-def _entropic(
-    linear: np.ndarray,
-    structures: tuple[np.ndarray, np.ndarray],
-    masses: tuple[np.ndarray, np.ndarray],
-    plan: np.ndarray,
-    *,
-    alpha: float,
-    reg: float,
-    max_iter: int,
-    tol: float,
-) -> _Run:
-    """Projected gradient: an entropic transport over the gradient at the last plan, until the plan stays (L2, ``tol``).
+def _descend_entropic(problem: _FusedProblem, plan: np.ndarray, settings: GromovSettings) -> _Descent:
+    """Projected gradient: entropic transport over the gradient at the last plan, until its L2 change is at most `tol`.
 
     GW(T) = sum (Cx_ik - Cy_jl)^2 T_ij T_kl; its gradient at hard marginals is 2 (Cx^2 a + (Cy^2 b)' - 2 Cx T Cy').
     """
-    cx, cy = structures
-    a, b = (torch.from_numpy(mass)[None] for mass in masses)
-    fixed = (cx**2 @ masses[0])[:, None] + (cy**2 @ masses[1])[None, :]
+    cx, cy, alpha = problem.cx, problem.cy, settings.alpha
+    a, b = (torch.from_numpy(mass)[None] for mass in (problem.a, problem.b))
+    constant = (cx**2 @ problem.a)[:, None] + (cy**2 @ problem.b)[None, :]
     init: tuple[Tensor, Tensor] | None = None
-    moves: list[float] = []
-    for _ in range(max_iter):
-        gradient = (1 - alpha) * linear + 2 * alpha * (fixed - 2 * cx @ plan @ cy.T)
-        cost = torch.from_numpy(gradient)[None]
-        dual = sinkhorn(cost, a, b, reg, init=init, eps_scaling=0.5 if init is None else None)
-        init = dual.f, dual.g
-        log_plan = (dual.f[:, :, None] + dual.g[:, None, :] - cost) / reg + a.log()[:, :, None] + b.log()[:, None, :]
-        last, plan = plan, log_plan.exp()[0].numpy()
-        moves.append(float(np.linalg.norm(plan - last)))
-        if moves[-1] <= tol:
+    changes: list[float] = []
+    for _ in range(settings.max_iter):
+        gradient = (1 - alpha) * problem.linear + 2 * alpha * (constant - 2 * cx @ plan @ cy.T)
+        potentials = sinkhorn(
+            torch.from_numpy(gradient)[None], a, b, settings.reg, init=init, eps_scaling=0.5 if init is None else None
+        )
+        init = potentials.f, potentials.g
+        last, plan = plan, potentials.plan()[0].numpy()
+        changes.append(float(np.linalg.norm(plan - last)))
+        if changes[-1] <= settings.tol:
             break
-    quadratic = float(((fixed - 2 * cx @ plan @ cy.T) * plan).sum())
-    return _Run(plan, (1 - alpha) * float((linear * plan).sum()) + alpha * quadratic, len(moves), moves[-1] <= tol)
+    quadratic = float(((constant - 2 * cx @ plan @ cy.T) * plan).sum())
+    value = (1 - alpha) * float((problem.linear * plan).sum()) + alpha * quadratic
+    return _Descent(plan, value, len(changes), changes[-1] <= settings.tol)
 
 
 def _random_coupling(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw a dense plan with the marginals ``a`` and ``b``."""
+    """Draw a dense plan with the marginals ``a`` and ``b``: the entropic plan of a uniform random cost."""
     cost = torch.from_numpy(rng.random((1, len(a), len(b))))
-    mass_a, mass_b = torch.from_numpy(a)[None], torch.from_numpy(b)[None]
-    dual = sinkhorn(cost, mass_a, mass_b, 0.1, tol=1e-12)
-    plan = mass_a[:, :, None] * mass_b[:, None, :] * torch.exp((dual.f[:, :, None] + dual.g[:, None, :] - cost) / 0.1)
-    return plan[0].numpy()
+    # a tenth of the range of the cost: the plan is random, but no pair is excluded
+    potentials = sinkhorn(cost, torch.from_numpy(a)[None], torch.from_numpy(b)[None], 0.1, tol=1e-12)
+    return potentials.plan()[0].numpy()

@@ -1,4 +1,4 @@
-"""From what users give (arrays, batches, lists) to one padded, checked batch."""
+"""Conversion of arguments (arrays, batches, lists) to one padded and checked batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ type Arrays = Array | Sequence[Array]
 
 @dataclass(frozen=True)
 class Batch:
-    """Costs (B, n, m) and masses (B, n), (B, m) of a batch, with what is needed to give results in the user's shape."""
+    """Costs (B, n, m) and masses (B, n), (B, m) of a batch, and the shape of the input.
+
+    ``single`` is True for one problem without a leading axis; ``sizes`` are the unpadded (n, m) of a list.
+    """
 
     cost: Tensor
     a: Tensor
@@ -28,7 +31,7 @@ class Batch:
 
 
 def to_tensor(value: Array, name: str, ndims: Sequence[int], like: Tensor | None = None) -> Tensor:
-    """Return a finite float tensor of an allowed number of axes, of the type and device of ``like``."""
+    """Convert to a finite float tensor of ``ndims`` axes (any of them), with the type and device of ``like``."""
     try:
         tensor = torch.as_tensor(value).detach()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -40,8 +43,8 @@ def to_tensor(value: Array, name: str, ndims: Sequence[int], like: Tensor | None
     if like is not None:
         tensor = tensor.to(like)
     if tensor.ndim not in ndims or 0 in tensor.shape:
-        wanted = " or ".join(f"{k}" for k in ndims)
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it needs {wanted} axes, none of them empty.")
+        allowed = " or ".join(f"{k}" for k in ndims)
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it needs {allowed} axes, none of them empty.")
     _check_finite(tensor, name)
     return tensor
 
@@ -49,48 +52,48 @@ def to_tensor(value: Array, name: str, ndims: Sequence[int], like: Tensor | None
 def _check_finite(tensor: Tensor, name: str) -> None:
     bad = ~tensor.isfinite()
     if bool(bad.any()):
-        where = tuple(torch.nonzero(bad)[0].tolist())
+        position = tuple(torch.nonzero(bad)[0].tolist())
         raise ValueError(
-            f"{name} has a NaN or infinite entry at {where} ({int(bad.sum())} in all): remove or impute it."
+            f"{name} has a NaN or infinite entry at {position} ({int(bad.sum())} in all): remove or impute it."
         )
 
 
 def _check_mass(mass: Tensor, name: str) -> None:
     bad = mass < 0
     if bool(bad.any()):
-        where = tuple(torch.nonzero(bad)[0].tolist())
-        raise ValueError(f"{name} has a negative entry at {where}: {float(mass[where]):g}. Masses must be >= 0.")
+        position = tuple(torch.nonzero(bad)[0].tolist())
+        raise ValueError(f"{name} has a negative entry at {position}: {float(mass[position]):g}. Masses must be >= 0.")
     if bool((mass.sum(-1) == 0).any()):
         raise ValueError(f"{name} has no mass: at least one entry of each problem must be positive.")
 
 
 def _mass(mass: Array | None, name: str, cost: Tensor, axis: int) -> Tensor:
-    """Masses (..., n) of one array of costs; uniform and summing to 1 when not given."""
+    """Masses (..., n) that fit an array of costs; by default uniform with sum 1."""
     shape = cost.shape[:-2] + cost.shape[axis : axis + 1 or None]
     if mass is None:
         return torch.full(shape, 1 / shape[-1], dtype=cost.dtype, device=cost.device)
     tensor = to_tensor(mass, name, range(1, cost.ndim), like=cost)
     if tensor.shape[-1] != shape[-1] or tensor.ndim > 1 and tensor.shape != shape:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but the cost asks for {tuple(shape)}.")
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but the cost needs {tuple(shape)}.")
     _check_mass(tensor, name)
     return tensor.expand(shape)
 
 
-def _pad(parts: Sequence[Tensor]) -> Tensor:
-    """Stack tensors of different shapes, filling with zeros at the end."""
-    shape = [max(part.shape[k] for part in parts) for k in range(parts[0].ndim)]
-    out = parts[0].new_zeros((len(parts), *shape))
-    for row, part in zip(out, parts, strict=True):
-        row[tuple(slice(k) for k in part.shape)] = part
+def _pad(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack tensors of different shapes, padded with zeros at the end."""
+    shape = [max(tensor.shape[k] for tensor in tensors) for k in range(tensors[0].ndim)]
+    out = tensors[0].new_zeros((len(tensors), *shape))
+    for row, tensor in zip(out, tensors, strict=True):
+        row[tuple(slice(k) for k in tensor.shape)] = tensor
     return out
 
 
 def make_batch(
     make_cost: Callable[..., Tensor], arrays: dict[str, Arrays | None], a: Arrays | None, b: Arrays | None
 ) -> Batch:
-    """Costs and masses of one problem, a batch or a list, padded with zero mass.
+    """Compute the costs and masses of one problem, a batch or a list, padded with zero mass.
 
-    ``make_cost`` takes the named arrays of one problem (or of one stacked batch) and checks them.
+    ``make_cost`` takes the named arrays of one problem (or of one batch) and checks them.
     """
     lists = {name: value for name, value in arrays.items() if isinstance(value, (list, tuple))}
     if not lists:
@@ -102,12 +105,11 @@ def make_batch(
             return Batch(cost[None], mass[0][None], mass[1][None], True, None)
         return Batch(cost, *mass, False, None)
     count = _common_length({**lists, "a": a, "b": b})
-    one = [{name: _item(value, i, count) for name, value in arrays.items()} for i in range(count)]
-    costs = [make_cost(**part) for part in one]
-    a_parts = [_mass(_item(a, i, count), f"a[{i}]", cost, -2) for i, cost in enumerate(costs)]
-    b_parts = [_mass(_item(b, i, count), f"b[{i}]", cost, -1) for i, cost in enumerate(costs)]
+    costs = [make_cost(**{name: _item(value, i) for name, value in arrays.items()}) for i in range(count)]
+    rows = [_mass(_item(a, i), f"a[{i}]", cost, -2) for i, cost in enumerate(costs)]
+    columns = [_mass(_item(b, i), f"b[{i}]", cost, -1) for i, cost in enumerate(costs)]
     sizes = tuple((cost.shape[0], cost.shape[1]) for cost in costs)
-    return Batch(_pad(costs), _pad(a_parts), _pad(b_parts), False, sizes)
+    return Batch(_pad(costs), _pad(rows), _pad(columns), False, sizes)
 
 
 def _common_length(arrays: dict[str, object]) -> int:
@@ -117,6 +119,6 @@ def _common_length(arrays: dict[str, object]) -> int:
     return next(iter(lengths.values()))
 
 
-def _item(value: Arrays | None, index: int, count: int) -> Array | None:
-    """Problem ``index`` of a list; an array that is not a list is shared by all problems."""
+def _item(value: Arrays | None, index: int) -> Array | None:
+    """Array of problem ``index``; an array that is not a list is shared by all problems."""
     return value[index] if isinstance(value, (list, tuple)) else value  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""The one result type of every transport solver."""
+"""The result type of every transport solver."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["OTResult"]
+__all__ = ["OTResult", "log_plan_rows"]
 
-_BUDGET = 2**22  # plan entries made at once when the whole plan is not kept
+_PLAN_ENTRIES = 2**22  # plan entries computed together where the plan itself is not kept: 16 MiB in float32
 
 
 @dataclass(frozen=True)
 class OTResult:
-    """A transport plan, held as potentials (entropic) or as a matrix (exact, Gromov), for one problem or a batch.
+    """A transport plan, stored as potentials (entropic) or as a matrix (exact, Gromov), for one problem or a batch.
 
-    One problem has the shapes below; a batch has a leading axis B everywhere, and a list of problems of any sizes is a
-    batch padded with zero mass.  ``result[i]`` is the i-th problem of a batch, without its padding.
+    The shapes below are those of one problem; a batch has a leading axis B everywhere. A list of problems of any sizes
+    is a batch padded with zero mass. ``result[i]`` is problem i of a batch, without its padding.
 
     Attributes
     ----------
@@ -31,9 +31,9 @@ class OTResult:
     b
         (m,) column masses.
     cost_matrix
-        (n, m) costs C, scaled, clipped and penalised; for a Gromov problem, its linear part (zero without features).
+        (n, m) costs C, scaled, clipped and penalized; for a Gromov problem, its linear part (zero without features).
     n_iter
-        Iterations made.
+        Number of iterations.
     converged
         Whether the potentials stopped changing (entropic), or the solver reported success.
     f
@@ -41,17 +41,18 @@ class OTResult:
     g
         (m,) column potentials.
     reg
-        Entropic regularisation eps, a 0-d or (B,) tensor; 0 for an exact plan.
+        Entropic regularization eps, a 0-d or (B,) tensor; 0 for an exact plan.
     reg_m
-        Marginal relaxations (lam_a, lam_b); ``inf`` is a hard marginal.
+        Marginal relaxations (lam_a, lam_b) in units of the cost, each a number or one per problem (B,); ``inf`` is a
+        hard marginal.
     reg_type
-        ``"kl"`` or ``"entropy"``: the reference measure of the regularisation.
+        ``"kl"`` or ``"entropy"``: the reference measure of the regularization.
     sizes
         Unpadded (n, m) of each problem of a list; ``None`` otherwise.
     coupling
-        (n, m) plan of the solvers that make one.
+        (n, m) plan of the solvers that return a plan.
     objective
-        Value reported by the solvers that make a plan.
+        Value reported by the solvers that return a plan.
 
     Examples
     --------
@@ -71,7 +72,7 @@ class OTResult:
     f: Tensor | None = None
     g: Tensor | None = None
     reg: Tensor | None = None
-    reg_m: tuple[float, float] = (float("inf"), float("inf"))
+    reg_m: tuple[float | Tensor, float | Tensor] = (float("inf"), float("inf"))
     reg_type: str = "kl"
     sizes: tuple[tuple[int, int], ...] | None = None
     coupling: Tensor | None = None
@@ -85,57 +86,56 @@ class OTResult:
     def __getitem__(self, index: int) -> OTResult:
         index = range(len(self))[index]
         n, m = self.sizes[index] if self.sizes is not None else self.cost_matrix.shape[1:]
-        cut = {"a": (n,), "f": (n,), "b": (m,), "g": (m,), "cost_matrix": (n, m), "coupling": (n, m)}
+        unpadded = {"a": (n,), "f": (n,), "b": (m,), "g": (m,), "cost_matrix": (n, m), "coupling": (n, m)}
         values: dict[str, Tensor] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
-                values[field.name] = value[index][tuple(slice(k) for k in cut.get(field.name, ()))]
-        return replace(self, **values, sizes=None)  # type: ignore[arg-type]
+                values[field.name] = value[index][tuple(slice(k) for k in unpadded.get(field.name, ()))]
+        reg_m = tuple(lam[index] if isinstance(lam, Tensor) and lam.ndim else lam for lam in self.reg_m)
+        return replace(self, **values, reg_m=reg_m, sizes=None)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[OTResult]:
         return (self[i] for i in range(len(self)))
 
-    def _rows(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield blocks of rows of the plan."""
-        return ((rows, self._block(rows)) for rows in self._slices())
-
-    def _slices(self) -> Iterator[slice]:
+    def _row_blocks(self) -> Iterator[slice]:
         n = self.cost_matrix.shape[-2]
-        step = max(1, _BUDGET // max(1, self.cost_matrix.numel() // n))
+        step = max(1, _PLAN_ENTRIES // max(1, self.cost_matrix.numel() // n))
         return (slice(low, min(low + step, n)) for low in range(0, n, step))
 
-    def _block(self, rows: slice) -> Tensor:
-        """T_ij = w_i w_j exp((f_i + g_j - C_ij) / eps) for some rows, with w the weights of the reference measure."""
-        if self.coupling is not None:
-            return self.coupling[..., rows, :]
-        f, g, eps = self._potentials()
-        log_plan = (f[..., rows, None] + g[..., None, :] - self.cost_matrix[..., rows, :]) / eps[..., None, None]
-        # Masses enter as logarithms: exp alone may overflow where a tiny mass would bring it back.
-        log_plan += _weight(self.a, self.reg_type).log()[..., rows, None]
-        log_plan += _weight(self.b, self.reg_type).log()[..., None, :]
-        return log_plan.exp_()
+    def _plan_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield blocks of rows of the plan, with their positions."""
+        for rows in self._row_blocks():
+            yield rows, self.coupling[..., rows, :] if self.coupling is not None else log_plan_rows(self, rows).exp_()
 
     def _potentials(self) -> tuple[Tensor, Tensor, Tensor]:
         if self.f is None or self.g is None or self.reg is None:
-            raise ValueError("This result has no potentials: its solver made a plan (`plan`).")
+            raise ValueError("This result has no potentials: its solver returns a plan (`plan`).")
         return self.f, self.g, self.reg
+
+    def _relaxations(self) -> list[Tensor]:
+        """Relaxations of rows and columns, one per problem."""
+        return [
+            torch.as_tensor(lam, dtype=self.a.dtype, device=self.a.device).expand(self.a.shape[:-1])
+            for lam in self.reg_m
+        ]
 
     @cached_property
     def plan(self) -> Tensor:
-        """Transport plan (n, m), made when first asked for; rows and columns without mass are zero."""
-        return torch.cat([block for _, block in self._rows()], dim=-2)
+        """Transport plan (n, m), computed when first used; rows and columns without mass are zero."""
+        return torch.cat([block for _, block in self._plan_blocks()], dim=-2)
 
     @cached_property
     def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Row sums, column sums and <C, T>, without holding the plan."""
-        rows, column, cost = [], torch.zeros_like(self.b), torch.zeros_like(self.a[..., 0])
-        for part, block in self._rows():
-            rows.append(block.sum(-1))
-            column = column + block.sum(-2)
-            spent = block * self.cost_matrix[..., part, :]
-            cost = cost + torch.where(block > 0, spent, torch.zeros_like(spent)).sum((-2, -1))
-        return torch.cat(rows, dim=-1), column, cost
+        """Row sums, column sums and <C, T>, without keeping the plan."""
+        row_sums, column_sums, cost = [], torch.zeros_like(self.b), torch.zeros_like(self.a[..., 0])
+        for rows, block in self._plan_blocks():
+            row_sums.append(block.sum(-1))
+            column_sums = column_sums + block.sum(-2)
+            costs = block * self.cost_matrix[..., rows, :]
+            # 0 * inf is NaN: a forbidden pair costs nothing
+            cost = cost + torch.where(block > 0, costs, torch.zeros_like(costs)).sum((-2, -1))
+        return torch.cat(row_sums, dim=-1), column_sums, cost
 
     @property
     def cost(self) -> Tensor:
@@ -149,14 +149,15 @@ class OTResult:
 
     @property
     def marginal_error(self) -> Tensor:
-        """Largest of the two L1 distances between the plan's marginals and those its potentials ask for, per problem.
+        """Largest of the two L1 distances between the plan's marginals and those its potentials imply, per problem.
 
-        A hard marginal asks for ``a``; a relaxed one for ``a exp(-f / lam)`` (its optimality condition).
+        A hard marginal is ``a``; a relaxed one is ``a exp(-f / lam)`` (its optimality condition).
         """
         errors = []
-        for mass, total, f, lam in zip((self.a, self.b), self._sums[:2], (self.f, self.g), self.reg_m, strict=True):
-            wanted = mass if f is None or lam == float("inf") else _asked(mass, total, f, lam)
-            errors.append((total - wanted).abs().sum(-1))
+        sides = zip((self.a, self.b), self._sums[:2], (self.f, self.g), self._relaxations(), strict=True)
+        for mass, total, potential, lam in sides:
+            expected = mass if potential is None else _implied_marginal(mass, total, potential, lam[..., None])
+            errors.append((total - expected).abs().sum(-1))
         return torch.maximum(*errors)
 
     @property
@@ -169,11 +170,10 @@ class OTResult:
             return self.objective
         f, g, eps = self._potentials()
         rows, columns, _ = self._sums
-        reference = _weight(self.a, self.reg_type).sum(-1) * _weight(self.b, self.reg_type).sum(-1)
+        reference = _reference_weight(self.a, self.reg_type).sum(-1) * _reference_weight(self.b, self.reg_type).sum(-1)
         value = (rows * f).sum(-1) + (columns * g).sum(-1) + eps * (reference - rows.sum(-1))
-        for mass, total, lam in zip((self.a, self.b), (rows, columns), self.reg_m, strict=True):
-            if 0 < lam < float("inf"):
-                value = value + lam * _kl(total, mass)
+        for mass, total, lam in zip((self.a, self.b), (rows, columns), self._relaxations(), strict=True):
+            value = value + torch.where((lam > 0) & lam.isfinite(), lam * _kl(total, mass), torch.zeros_like(lam))
         return value
 
     def apply(self, v: Tensor, transpose: bool = False) -> Tensor:
@@ -191,21 +191,21 @@ class OTResult:
         torch.Tensor
             T v or T' v, (n,) or (n, k), or (m,) or (m, k).
         """
-        vector = v.ndim == self.a.ndim
-        v = (v[..., None] if vector else v).to(self.a)
+        is_vector = v.ndim == self.a.ndim
+        v = (v[..., None] if is_vector else v).to(self.a)
         if transpose:
-            parts = [block.mT @ v[..., rows, :] for rows, block in self._rows()]
-            out = torch.stack(parts).sum(0)
+            products = [block.mT @ v[..., rows, :] for rows, block in self._plan_blocks()]
+            out = torch.stack(products).sum(0)
         else:
-            out = torch.cat([block @ v for _, block in self._rows()], dim=-2)
-        return out[..., 0] if vector else out
+            out = torch.cat([block @ v for _, block in self._plan_blocks()], dim=-2)
+        return out[..., 0] if is_vector else out
 
     def barycentric_projection(self, y: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
         """Plan-weighted mean of ``y`` for every row (Eq. 5 of scBIOT).
 
-        An entropic plan gives it for every row, also one of zero mass (the limit of a vanishing mass), as a softmax
-        that cannot underflow.  Where no weight is defined (a row of zero mass in an exact plan, a row whose pairs are
-        all forbidden) it is the ``b``-weighted mean of ``y``.
+        An entropic plan defines it for every row, also for one of zero mass (the limit of a vanishing mass), by a
+        softmax that cannot underflow. Where the weights are not defined (a row of zero mass in an exact plan, a row
+        whose pairs are all forbidden), the projection is the ``b``-weighted mean of ``y``.
 
         Parameters
         ----------
@@ -218,17 +218,17 @@ class OTResult:
             (n, d) projections, (B, n, d) for a batch, a list for a list.
         """
         if isinstance(y, (list, tuple)):
-            return [one.barycentric_projection(points) for one, points in zip(self, y, strict=True)]  # type: ignore[misc]
+            return [problem.barycentric_projection(points) for problem, points in zip(self, y, strict=True)]  # type: ignore[misc]
         points = torch.as_tensor(y).to(self.a)
-        parts = [self._conditional(rows) @ points for rows in self._slices()]
-        return torch.cat(parts, dim=-2)
+        projections = [self._conditional(rows) @ points for rows in self._row_blocks()]
+        return torch.cat(projections, dim=-2)
 
     def _conditional(self, rows: slice) -> Tensor:
         """Rows of the plan divided by their sums."""
         if self.coupling is None:
             _, g, eps = self._potentials()
             logits = (g[..., None, :] - self.cost_matrix[..., rows, :]) / eps[..., None, None]
-            weights = torch.softmax(logits + _weight(self.b, self.reg_type).log()[..., None, :], dim=-1)
+            weights = torch.softmax(logits + _reference_weight(self.b, self.reg_type).log()[..., None, :], dim=-1)
         else:
             weights = self.coupling[..., rows, :]
             weights = weights / weights.sum(-1, keepdim=True)
@@ -236,14 +236,31 @@ class OTResult:
         return torch.where(weights.isnan(), prior, weights)
 
 
-def _weight(mass: Tensor, reg_type: str) -> Tensor:
+def log_plan_rows(result: OTResult, rows: slice) -> Tensor:
+    """Logarithm of some rows of an entropic plan, T_ij = w_i w_j exp((f_i + g_j - C_ij) / eps).
+
+    w are the weights of the reference measure. Rows and columns of zero mass are ``-inf``, whatever their cost.
+    """
+    f, g, eps = result._potentials()
+    log_plan = (f[..., rows, None] + g[..., None, :] - result.cost_matrix[..., rows, :]) / eps[..., None, None]
+    # Masses are added as logarithms: exp(f + g - C) alone may overflow where the mass is tiny.
+    log_plan += _reference_weight(result.a, result.reg_type).log()[..., rows, None]
+    log_plan += _reference_weight(result.b, result.reg_type).log()[..., None, :]
+    # The cost of padding is arbitrary: inf - inf would be NaN.
+    log_plan.masked_fill_((result.a == 0)[..., rows, None], -torch.inf)
+    log_plan.masked_fill_((result.b == 0)[..., None, :], -torch.inf)
+    return log_plan
+
+
+def _reference_weight(mass: Tensor, reg_type: str) -> Tensor:
     return mass if reg_type == "kl" else (mass > 0).to(mass.dtype)
 
 
-def _asked(mass: Tensor, total: Tensor, f: Tensor, lam: float) -> Tensor:
-    return total if lam == 0 else mass * torch.exp(-f / lam)
+def _implied_marginal(mass: Tensor, total: Tensor, potential: Tensor, lam: Tensor) -> Tensor:
+    """Marginal at the optimum: the mass where it is hard (lam = inf), any where it is free (lam = 0)."""
+    return torch.where(lam == 0, total, mass * torch.exp(-potential / lam))
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    inside = torch.where(p > 0, p * (p / q).log(), torch.zeros_like(p))
-    return (inside - p + q).sum(-1)
+    terms = torch.where(p > 0, p * (p / q).log(), torch.zeros_like(p))
+    return (terms - p + q).sum(-1)

@@ -1,15 +1,15 @@
 """Batched entropic optimal transport in the log domain, with absorbed kernels.
 
-Every problem of a batch minimises, over plans T >= 0 (Eq. 3 of scBIOT, with a free reference measure R),
+Every problem of a batch minimizes, over plans T >= 0 (Eq. 3 of scBIOT, with a free reference measure R),
 
     <C, T> + eps KL(T | R) + lam_a KL(T 1 | a) + lam_b KL(T' 1 | b),
 
-where R = a b' ("kl") or R = 1 ("entropy").  With w the weights of R (the masses, or the indicator of positive mass),
+where R = a b' ("kl") or R = 1 ("entropy"). With w the weights of R (the masses, or the indicator of positive mass),
 the optimum is T_ij = w_i w_j exp(phi_i + psi_j - C_ij / eps) and the update of one side (Eq. 4, in logarithms) is
 
     phi_i <- alpha_i - tau log sum_j w_j exp(psi_j - C_ij / eps),      tau = lam / (lam + eps),
 
-with alpha = 0 ("kl") or tau log a ("entropy").  phi = f / eps and psi = g / eps have no unit; f and g have that of C.
+with alpha = 0 ("kl") or tau log a ("entropy"). phi = f / eps and psi = g / eps have no unit; f and g have that of C.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from muport.ot._result import OTResult, log_plan_rows
+
 __all__ = ["Potentials", "sinkhorn"]
 
-_BLOCK = 10  # sweeps between two looks at convergence
-_RESCUE = 2  # log-domain sweeps when a kernel under- or overflowed
-_MAX_SHIFT = 20.0  # largest log-scaling kept outside the kernel: beyond it, absorb
-_MAX_LOG = 40.0  # largest |log| of a kernel sum: far inside float32, so what underflowed cannot matter
-_CHUNK = {
-    "cpu": 2**20,
-    "cuda": 2**28,
-}  # cost entries solved together: two float32 kernels in a last-level cache, or a GPU
+_BLOCK = 10  # sweeps between two checks of convergence
+_LOG_SWEEPS = 2  # log-domain sweeps after a kernel under- or overflowed
+_MAX_SHIFT = 20.0  # largest log-scaling kept outside the kernel: beyond it, it is absorbed
+_MAX_LOG = 40.0  # largest |log| of a kernel sum: far inside float32, so that underflowed terms are negligible
+#: Cost entries solved together: two float32 kernels fit into a last-level cache, or into the memory of a GPU.
+_CHUNK = {"cpu": 2**20, "cuda": 2**28}
 
 
 @dataclass(frozen=True)
 class Potentials:
-    """Dual potentials of a batch of entropic transport problems.
+    """Dual potentials of a batch of entropic transport problems, with the problems they solve.
 
     Attributes
     ----------
@@ -43,11 +43,23 @@ class Potentials:
     g
         (B, m) column potentials.
     n_iter
-        (B,) sweeps made.
+        (B,) number of sweeps.
     converged
-        (B,) whether the last plain update would move no potential by more than ``tol * reg``.
+        (B,) whether the last plain update would change no potential by more than ``tol * reg``.
     residual
-        (B,) that largest move, divided by ``reg``.
+        (B,) that largest change, divided by ``reg``.
+    cost
+        (B, n, m) costs.
+    a
+        (B, n) row masses.
+    b
+        (B, m) column masses.
+    reg
+        (B,) entropic regularization.
+    reg_m
+        Relaxations of the row and of the column marginal, (B,) each, in units of the cost; ``inf`` is a hard marginal.
+    reg_type
+        ``"kl"`` or ``"entropy"``: the reference measure of the regularization.
     """
 
     f: Tensor
@@ -55,10 +67,39 @@ class Potentials:
     n_iter: Tensor
     converged: Tensor
     residual: Tensor
+    cost: Tensor
+    a: Tensor
+    b: Tensor
+    reg: Tensor
+    reg_m: tuple[Tensor, Tensor]
+    reg_type: str
+
+    def log_plan(self) -> Tensor:
+        """Logarithm of the plan, (B, n, m); rows and columns of zero mass are ``-inf``, whatever their cost."""
+        return log_plan_rows(self.to_result(), slice(None))
+
+    def plan(self) -> Tensor:
+        """Transport plan, (B, n, m); rows and columns of zero mass are 0."""
+        return self.log_plan().exp_()
+
+    def to_result(self) -> OTResult:
+        """Result with the cost, the objective and barycentric projections of the plan."""
+        return OTResult(
+            a=self.a,
+            b=self.b,
+            cost_matrix=self.cost,
+            n_iter=self.n_iter,
+            converged=self.converged,
+            f=self.f,
+            g=self.g,
+            reg=self.reg,
+            reg_m=self.reg_m,
+            reg_type=self.reg_type,
+        )
 
 
 class _Side:
-    """One marginal: its masses, their role in the reference measure and its relaxation."""
+    """One marginal: its masses, their weight in the reference measure, its relaxation and its potential."""
 
     def __init__(self, mass: Tensor, lam: Tensor, entropy: bool) -> None:
         self.log_mass = mass.log()
@@ -69,42 +110,44 @@ class _Side:
         self.delta = torch.zeros_like(mass)
 
     def set_eps(self, eps: Tensor) -> None:
-        """Rates of this side at regularisation ``eps`` (B, 1)."""
+        """Set the rates of this side at regularization ``eps`` (B, 1)."""
         self.inv_rho = eps / self.lam
         self.tau = 1 / (1 + self.inv_rho)
         log_mass = self.log_mass.clamp(min=torch.finfo(self.weight.dtype).min)
         self.alpha = self.tau * log_mass * self.alive if self.entropy else torch.zeros_like(log_mass)
 
     def absorb(self, potential: Tensor) -> None:
+        """Make ``potential`` the part that is inside the kernel; the part outside, ``delta``, starts at 0."""
         self.ref = potential * self.alive
         self.delta = torch.zeros_like(self.ref)
         self.const = self.alpha - (1 - self.tau) * self.ref
 
-    def scaled(self) -> Tensor:
+    def scaled_weight(self) -> Tensor:
         return self.weight * self.delta.exp()
 
     def residual(self, log_sum: Tensor) -> Tensor:
-        """Plain update minus current value, from the log of the absorbed kernel's sums."""
+        """Plain update minus current value, from the log of the sums of the absorbed kernel."""
         return (self.const - self.tau * log_sum - self.delta) * self.alive
 
-    def update(self, log_lse: Tensor) -> Tensor:
-        """Plain log-domain update; rows that can reach nothing keep their offset."""
-        lse = torch.where(log_lse.isinf(), torch.zeros_like(log_lse), log_lse)
-        return (self.alpha - self.tau * lse) * self.alive
+    def update(self, log_sum: Tensor) -> Tensor:
+        """Plain log-domain update; a row whose pairs are all forbidden has an empty sum and gets ``alpha``."""
+        log_sum = torch.where(log_sum.isinf(), torch.zeros_like(log_sum), log_sum)
+        return (self.alpha - self.tau * log_sum) * self.alive
 
     def dual_mass(self, potential: Tensor) -> Tensor:
-        """Log of sum_i mass_i exp(-potential_i / lam): the mass this side asks for, (B, 1)."""
+        """Log of sum_i mass_i exp(-potential_i / lam): the total mass at the optimum of this side, (B, 1)."""
         scale = self.inv_rho.nan_to_num(posinf=0.0)
         return torch.logsumexp(self.log_mass - potential * scale, dim=-1, keepdim=True)
 
     def keep(self, index: Tensor) -> None:
+        """Drop all problems but those of ``index``."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[index])
 
 
 class _Chunk:
-    """The sweeps of one chunk of problems; the state shrinks as problems converge."""
+    """Sweeps over one chunk of problems; problems leave it as they converge."""
 
     def __init__(self, cost: Tensor, a: _Side, b: _Side, eps: Tensor) -> None:
         self.cost, self.a, self.b = cost, a, b
@@ -112,14 +155,15 @@ class _Chunk:
 
     def set_eps(self, eps: Tensor) -> None:
         self.eps = eps
-        self.omega, self.mark = torch.ones_like(eps), torch.full_like(eps, math.inf)
-        self.age, self.strikes = torch.zeros_like(eps), torch.zeros_like(eps)
+        # Over-relaxation, the residual at the start of its window, sweeps in the window, and windows without decay.
+        self.omega, self.window_start = torch.ones_like(eps), torch.full_like(eps, math.inf)
+        self.window_sweeps, self.failures = torch.zeros_like(eps), torch.zeros_like(eps)
         self.a.set_eps(eps)
         self.b.set_eps(eps)
         rate = self.a.inv_rho + self.b.inv_rho
-        # A constant added to f and removed from g decays at rate tau_a tau_b only: jump to its optimum.
-        self.jump = torch.where((rate > 0) & rate.isfinite(), 1 / rate, torch.zeros_like(rate))
-        self.jumps = bool((self.jump > 2).any())
+        # A constant added to f and subtracted from g decays at rate tau_a tau_b only: set it to its optimum instead.
+        self.translation = torch.where((rate > 0) & rate.isfinite(), 1 / rate, torch.zeros_like(rate))
+        self.translates = bool((self.translation > 2).any())
 
     def absorb(self, phi: Tensor, psi: Tensor) -> None:
         self.a.absorb(phi)
@@ -132,16 +176,17 @@ class _Chunk:
         # (1, n) @ (n, m) is the fast batched product on a CPU, for which the transpose must be stored as well.
         self.kernel_t = kernel.mT if len(kernel) == 1 else kernel.mT.contiguous()
 
-    def _half(self, to: _Side, other: _Side, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    def _update_side(self, side: _Side, opposite: _Side, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """Over-relaxed update of one side; return the plain change and the log of the kernel sums, (B, n) each."""
         tiny, huge = torch.finfo(kernel.dtype).tiny, torch.finfo(kernel.dtype).max
-        log_sum = torch.bmm(other.scaled()[:, None, :], kernel)[:, 0].clamp_(tiny, huge).log_()
-        move = to.residual(log_sum)
-        to.delta = to.delta + self.omega * move
-        return move, log_sum
+        log_sum = torch.bmm(opposite.scaled_weight()[:, None, :], kernel)[:, 0].clamp_(tiny, huge).log_()
+        change = side.residual(log_sum)
+        side.delta = side.delta + self.omega * change
+        return change, log_sum
 
     def _translate(self) -> None:
         a, b = self.a, self.b
-        shift = self.jump * (a.dual_mass(a.ref + a.delta) - b.dual_mass(b.ref + b.delta))
+        shift = self.translation * (a.dual_mass(a.ref + a.delta) - b.dual_mass(b.ref + b.delta))
         self.a.delta = self.a.delta + shift * self.a.alive
         self.b.delta = self.b.delta - shift * self.b.alive
 
@@ -149,76 +194,77 @@ class _Chunk:
         """Make ``steps`` sweeps; return the residual (B,) at the last one."""
         start = self.a.delta, self.b.delta
         for _ in range(steps):
-            move_a, sum_a = self._half(self.a, self.b, self.kernel_t)
-            move_b, sum_b = self._half(self.b, self.a, self.kernel)
-            if self.jumps:
+            change_a, sum_a = self._update_side(self.a, self.b, self.kernel_t)
+            change_b, sum_b = self._update_side(self.b, self.a, self.kernel)
+            if self.translates:
                 self._translate()
-        late = torch.maximum(_largest(move_a), _largest(move_b))
-        safe = self._safe(sum_a, sum_b)
-        rescued = torch.nonzero(~safe)[:, 0]
-        if len(rescued):
-            late = late.index_put((rescued,), self._rescue(rescued, start))
-        self._relax(late, steps, safe)
-        return late
+        residual = torch.maximum(_largest(change_a), _largest(change_b))
+        in_range = self._in_range(sum_a, sum_b)
+        unsafe = torch.nonzero(~in_range)[:, 0]
+        if len(unsafe):
+            residual = residual.index_put((unsafe,), self._sweep_in_log_domain(unsafe, start))
+        self._set_relaxation(residual, steps, in_range)
+        return residual
 
-    def _safe(self, sum_a: Tensor, sum_b: Tensor) -> Tensor:
+    def _in_range(self, sum_a: Tensor, sum_b: Tensor) -> Tensor:
         """Problems (B,) whose kernel sums stayed well inside the range of the dtype."""
         a, b = self.a, self.b
         shift = torch.maximum(_largest(a.delta), _largest(b.delta))
         size = torch.maximum(_largest(sum_a * a.alive), _largest(sum_b * b.alive))
         return (shift <= _MAX_SHIFT) & (size <= _MAX_LOG)
 
-    def _rescue(self, index: Tensor, start: tuple[Tensor, Tensor]) -> Tensor:
-        """Redo the block of some problems in the log domain, from its start; absorb; return their residuals."""
+    def _sweep_in_log_domain(self, index: Tensor, start: tuple[Tensor, Tensor]) -> Tensor:
+        """Redo the last sweeps of some problems in the log domain; absorb; return their residuals."""
         phi, psi = (self.a.ref + start[0])[index], (self.b.ref + start[1])[index]
         cost = self.cost[index] / self.eps[index][:, :, None]
         log_a, log_b = self.a.weight[index].log(), self.b.weight[index].log()
         side_a, side_b = _subset(self.a, index), _subset(self.b, index)
-        for _ in range(_RESCUE):
+        for _ in range(_LOG_SWEEPS):
             old = phi, psi
             phi = side_a.update(torch.logsumexp((psi + log_b)[:, None, :] - cost, dim=2))
             psi = side_b.update(torch.logsumexp((phi + log_a)[:, :, None] - cost, dim=1))
-            shift = self.jump[index] * (side_a.dual_mass(phi) - side_b.dual_mass(psi))
+            shift = self.translation[index] * (side_a.dual_mass(phi) - side_b.dual_mass(psi))
             phi, psi = phi + shift * side_a.alive, psi - shift * side_b.alive
         new_phi, new_psi = self.a.ref + self.a.delta, self.b.ref + self.b.delta
         new_phi[index], new_psi[index] = phi, psi
         self.absorb(new_phi, new_psi)
         return torch.maximum(_largest(phi - old[0]), _largest(psi - old[1]))
 
-    def _relax(self, late: Tensor, steps: int, safe: Tensor) -> None:
-        """Over-relaxation from the observed decay (Young's relation for two-block successive over-relaxation).
+    def _set_relaxation(self, residual: Tensor, steps: int, in_range: Tensor) -> None:
+        """Set omega from the observed decay (Young's relation for two-block successive over-relaxation).
 
-        A large omega first makes residuals grow and pays off over 1 / (2 - omega) sweeps: it is judged
-        over such a window.
+        A large omega first makes residuals grow and saves sweeps only after 1 / (2 - omega) of them: the decay is
+        measured over such a window.
         """
-        self.age = self.age + steps
-        late, omega = late[:, None], self.omega
-        rate = (late / self.mark.clamp(min=torch.finfo(late.dtype).tiny)) ** (1 / self.age)
-        due = (self.age * (2 - omega) >= 1) & self.mark.isfinite()
-        failed = due & (rate >= 1) & (omega > 1)
-        rate = rate.clamp(0, 1)
-        eta = ((rate + omega - 1) ** 2 / (rate * omega**2).clamp(min=1e-12)).clamp(0, 0.9999)
+        self.window_sweeps = self.window_sweeps + steps
+        residual, omega = residual[:, None], self.omega
+        decay = (residual / self.window_start.clamp(min=torch.finfo(residual.dtype).tiny)) ** (1 / self.window_sweeps)
+        due = (self.window_sweeps * (2 - omega) >= 1) & self.window_start.isfinite()
+        failed = due & (decay >= 1) & (omega > 1)
+        decay = decay.clamp(0, 1)
+        eta = ((decay + omega - 1) ** 2 / (decay * omega**2).clamp(min=1e-12)).clamp(0, 0.9999)
         best = 2 / (1 + (1 - eta).sqrt())
-        # At or beyond the optimum the decay is omega - 1 whatever eta is: step back to where it can be read again.
-        wanted = torch.where(rate > omega - 1 + 1e-3, best, 1 + 0.9 * (omega - 1))
-        self.strikes = torch.where(
-            due, torch.where(failed, self.strikes + 1, torch.zeros_like(self.strikes)), self.strikes
-        )
-        reset = ~safe[:, None] | (late > 1) | (self.strikes > 1)
+        # At or beyond the optimum the decay is omega - 1 whatever eta is: step back to where it depends on eta.
+        wanted = torch.where(decay > omega - 1 + 1e-3, best, 1 + 0.9 * (omega - 1))
+        zero = torch.zeros_like(omega)
+        self.failures = torch.where(due, torch.where(failed, self.failures + 1, zero), self.failures)
+        reset = ~in_range[:, None] | (residual > 1) | (self.failures > 1)
         self.omega = torch.where(reset, torch.ones_like(omega), torch.where(due, wanted, omega))
-        renew = due | reset | self.mark.isinf()
-        self.strikes = torch.where(reset, torch.zeros_like(self.strikes), self.strikes)
-        self.mark = torch.where(renew, late, self.mark)
-        self.age = torch.where(renew, torch.zeros_like(self.age), self.age)
+        new_window = due | reset | self.window_start.isinf()
+        self.failures = torch.where(reset, zero, self.failures)
+        self.window_start = torch.where(new_window, residual, self.window_start)
+        self.window_sweeps = torch.where(new_window, zero, self.window_sweeps)
 
     def drifted(self) -> bool:
+        """Whether a potential outside the kernel has become large, so that it should be absorbed."""
         return bool(torch.maximum(_largest(self.a.delta), _largest(self.b.delta)).amax() > _MAX_SHIFT / 4)
 
     def potentials(self) -> tuple[Tensor, Tensor]:
         return (self.a.ref + self.a.delta) * self.eps, (self.b.ref + self.b.delta) * self.eps
 
     def keep(self, index: Tensor) -> None:
-        for name in ("cost", "eps", "omega", "mark", "age", "strikes", "jump", "kernel"):
+        """Drop all problems but those of ``index``."""
+        for name in ("cost", "eps", "omega", "window_start", "window_sweeps", "failures", "translation", "kernel"):
             setattr(self, name, getattr(self, name)[index])
         self.kernel_t = self.kernel.mT if len(index) == 1 else self.kernel_t[index]
         self.a.keep(index)
@@ -230,60 +276,61 @@ def _largest(x: Tensor) -> Tensor:
 
 
 def _subset(side: _Side, index: Tensor) -> _Side:
-    part = object.__new__(_Side)
-    vars(part).update(vars(side))
-    part.keep(index)
-    return part
+    subset = object.__new__(_Side)
+    vars(subset).update(vars(side))
+    subset.keep(index)
+    return subset
 
 
 def _column(value: float | Tensor, like: Tensor) -> Tensor:
-    """Give a scalar or (B,) tensor as a (B, 1) tensor of the type and device of ``like`` (B, n, m)."""
+    """Expand a scalar or (B,) tensor to a (B, 1) tensor of the type and device of ``like`` (B, n, m)."""
     value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     return value.reshape(-1, 1).expand(len(like), 1).contiguous()
 
 
 def _anneal(
-    chunk: _Chunk, eps: Tensor, factor: float, phi: Tensor, psi: Tensor, max_iter: int
+    chunk: _Chunk, eps: Tensor, factor: float, f: Tensor, g: Tensor, max_iter: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Solve roughly at decreasing eps, from a tenth of the cost's range; return potentials and sweeps made."""
+    """Solve roughly at decreasing eps, from a tenth of the range of the cost; return potentials and sweeps."""
     finite = chunk.cost.masked_fill(chunk.cost.isinf(), 0)
     current = (finite.amax(dim=(1, 2)) - finite.amin(dim=(1, 2)))[:, None] / 10
-    done = 0
-    while bool((current > eps).any()) and done < max_iter // 2:
+    n_sweeps = 0
+    while bool((current > eps).any()) and n_sweeps < max_iter // 2:
         stage = torch.maximum(current, eps)
         chunk.set_eps(stage)
-        chunk.absorb(phi / stage, psi / stage)
+        chunk.absorb(f / stage, g / stage)
         chunk.sweeps(_BLOCK)
-        phi, psi = chunk.potentials()
-        current, done = current * factor, done + _BLOCK
+        f, g = chunk.potentials()
+        current, n_sweeps = current * factor, n_sweeps + _BLOCK
     chunk.set_eps(eps)
-    return phi, psi, done
+    return f, g, n_sweeps
 
 
 def _solve_chunk(
     chunk: _Chunk, init: tuple[Tensor, Tensor], eps_scaling: float | None, max_iter: int, tol: float
-) -> Potentials:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Potentials f (B, n) and g (B, m), number of sweeps (B,) and residuals (B,)."""
     f, g, eps = init[0].clone(), init[1].clone(), chunk.eps
     active = torch.arange(len(f), device=f.device)
     n_iter = torch.zeros_like(active)
     residual = torch.full_like(eps[:, 0], math.inf)
-    done = 0
+    n_sweeps = 0
     if eps_scaling is not None:
-        f, g, done = _anneal(chunk, eps, eps_scaling, f, g, max_iter)
+        f, g, n_sweeps = _anneal(chunk, eps, eps_scaling, f, g, max_iter)
     chunk.absorb(f / eps, g / eps)
-    while done < max_iter and len(active):
-        steps = min(_BLOCK, max_iter - done)
-        late = chunk.sweeps(steps)
-        done += steps
+    while n_sweeps < max_iter and len(active):
+        steps = min(_BLOCK, max_iter - n_sweeps)
+        active_residual = chunk.sweeps(steps)
+        n_sweeps += steps
         f[active], g[active] = chunk.potentials()
-        n_iter[active], residual[active] = done, late
-        left = torch.nonzero(late > tol)[:, 0]
-        if len(left) < len(active):
-            active = active[left]
-            chunk.keep(left)
+        n_iter[active], residual[active] = n_sweeps, active_residual
+        unfinished = torch.nonzero(active_residual > tol)[:, 0]
+        if len(unfinished) < len(active):
+            active = active[unfinished]
+            chunk.keep(unfinished)
         if len(active) and chunk.drifted():
             chunk.absorb(chunk.a.ref + chunk.a.delta, chunk.b.ref + chunk.b.delta)
-    return Potentials(f, g, n_iter, residual <= tol, residual)
+    return f, g, n_iter, residual
 
 
 @torch.no_grad()
@@ -295,6 +342,7 @@ def sinkhorn(
     tau_a: float | Tensor = 1.0,
     tau_b: float | Tensor = 1.0,
     *,
+    reg_m: tuple[float | Tensor, float | Tensor] | None = None,
     reg_type: str = "kl",
     init: tuple[Tensor, Tensor] | None = None,
     eps_scaling: float | None = None,
@@ -303,10 +351,11 @@ def sinkhorn(
 ) -> Potentials:
     """Solve a batch of balanced or unbalanced entropic transport problems; the inputs are not checked.
 
-    Implements Eqs 3-4 of the scBIOT paper in the log domain.  Problems of different sizes are padded with zero mass,
-    whose cost may be any finite number.  Kernels are absorbed into the potentials and applied as batched products; a
-    problem whose kernel leaves the range of its dtype is redone with log-sum-exp.  Convergence is sped up by adaptive
-    over-relaxation and, for unbalanced problems, by the translation step of Sejourne, Vialard and Peyre (2022).
+    Implements Eqs 3-4 of the scBIOT paper in the log domain. Problems of different sizes are padded with zero mass,
+    at any finite cost or at ``inf``. Kernels are absorbed into the potentials and applied as batched products; the
+    sweeps of a problem whose kernel leaves the range of its dtype are repeated with log-sum-exp. Adaptive
+    over-relaxation speeds up convergence, and for unbalanced problems also the translation step of Sejourne, Vialard
+    and Peyre (2022).
 
     Parameters
     ----------
@@ -317,11 +366,14 @@ def sinkhorn(
     b
         (B, m) column masses, or (1, m) shared by the batch.
     reg
-        Entropic regularisation eps, in units of the cost; a number or (B,).
+        Entropic regularization eps, in units of the cost; a number or (B,).
     tau_a
-        lam / (lam + eps) of the row marginal; 1 is a hard constraint, 0 none.
+        Relaxation of the row marginal as lam / (lam + eps); 1 is a hard constraint, 0 none.
     tau_b
         The same for the column marginal.
+    reg_m
+        Relaxations (lam_a, lam_b) in units of the cost, instead of ``tau_a`` and ``tau_b``: each a number or (B,);
+        ``inf`` is a hard constraint, 0 none.
     reg_type
         ``"kl"`` (reference measure a b') or ``"entropy"`` (reference measure 1).
     init
@@ -338,6 +390,11 @@ def sinkhorn(
     Potentials
         Dual potentials and the convergence of every problem.
 
+    Raises
+    ------
+    ValueError
+        If both ``reg_m`` and ``tau_a`` or ``tau_b`` are given.
+
     Examples
     --------
     >>> import torch
@@ -349,15 +406,32 @@ def sinkhorn(
     """
     batch, n, m = cost.shape
     eps = _column(reg, cost)
-    lam = [eps * tau / (1 - tau) for tau in (_column(tau_a, cost), _column(tau_b, cost))]
+    lam = _relaxations(reg_m, (tau_a, tau_b), eps, cost)
     tol = tol if tol is not None else (1e-9 if cost.dtype == torch.float64 else 1e-5)
     a, b = a.expand(batch, n), b.expand(batch, m)
     start = init if init is not None else (torch.zeros_like(a), torch.zeros_like(b))
     size = max(1, _CHUNK.get(cost.device.type, _CHUNK["cpu"]) // max(n * m, 1))
-    parts = []
+    solved = []
     for low in range(0, batch, size):
         rows = slice(low, low + size)
-        sides = [_Side(x[rows], y[rows], reg_type == "entropy") for x, y in zip((a, b), lam, strict=True)]
-        chunk = _Chunk(cost[rows], sides[0], sides[1], eps[rows])
-        parts.append(_solve_chunk(chunk, (start[0][rows], start[1][rows]), eps_scaling, max_iter, tol))
-    return Potentials(*(torch.cat([getattr(p, k) for p in parts]) for k in Potentials.__dataclass_fields__))
+        side_a, side_b = (_Side(mass[rows], x[rows], reg_type == "entropy") for mass, x in ((a, lam[0]), (b, lam[1])))
+        chunk = _Chunk(cost[rows], side_a, side_b, eps[rows])
+        solved.append(_solve_chunk(chunk, (start[0][rows], start[1][rows]), eps_scaling, max_iter, tol))
+    f, g, n_iter, residual = (torch.cat(tensors) for tensors in zip(*solved, strict=True))
+    reg_m = lam[0][:, 0], lam[1][:, 0]
+    return Potentials(f, g, n_iter, residual <= tol, residual, cost, a, b, eps[:, 0], reg_m, reg_type)
+
+
+def _relaxations(
+    reg_m: tuple[float | Tensor, float | Tensor] | None,
+    taus: tuple[float | Tensor, float | Tensor],
+    eps: Tensor,
+    like: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Relaxations lam of rows and columns, (B, 1) each, from lam itself or from tau = lam / (lam + eps)."""
+    if reg_m is not None:
+        if any(isinstance(tau, Tensor) or tau != 1 for tau in taus):
+            raise ValueError("Give either reg_m or tau_a and tau_b, not both.")
+        return _column(reg_m[0], like), _column(reg_m[1], like)
+    tau_a, tau_b = (_column(tau, like) for tau in taus)
+    return eps * tau_a / (1 - tau_a), eps * tau_b / (1 - tau_b)

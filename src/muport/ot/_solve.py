@@ -1,9 +1,10 @@
-"""The facade: checks, a cost, a solver, one result."""
+"""The facade of all transport solvers: checks, cost, solver and result."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -12,19 +13,21 @@ from torch import Tensor
 from muport._checks import check_option
 from muport.ot._cost import METRICS, SCALES, add_penalty, clip_cost, cost_matrix, scale_cost
 from muport.ot._exact import solve_exact
-from muport.ot._gromov import solve_gromov
+from muport.ot._gromov import GromovSettings, solve_gromov
 from muport.ot._inputs import Array, Arrays, Batch, make_batch, to_tensor
-from muport.ot._result import OTResult
 from muport.ot._sinkhorn import sinkhorn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from muport.ot._result import OTResult
 
 __all__ = ["solve"]
 
 _METHODS = ("sinkhorn", "exact", "gromov", "fused_gromov")
 _MAX_ITER = {"sinkhorn": 5000, "exact": 1_000_000, "gromov": 1000, "fused_gromov": 1000}
 _ANNEAL_ABOVE = 100.0  # range of the cost over eps beyond which eps is decreased in steps
+_HARD = (math.inf, math.inf)  # relaxations of hard marginals
 
 
 def solve(
@@ -52,17 +55,17 @@ def solve(
     n_restarts: int = 1,
     random_state: int = 0,
 ) -> OTResult:
-    """Transport mass between two point clouds, or over a given cost.
+    """Transport mass between two sets of points, or over a given cost.
 
     The entropic problem is Eq. 3 of the scBIOT paper, min over T >= 0 of
     <C, T> + reg KL(T | R) + lam_a KL(T1 | a) + lam_b KL(T'1 | b), with R = a b' (``reg_type="kl"``) or R = 1
-    (``"entropy"``, the paper's).  One problem, a batch of equal shapes (a leading axis), or a list of problems of any
-    sizes is solved at once.
+    (``"entropy"``, as in the paper). One problem, a batch of equal shapes (a leading axis), or a list of problems of
+    any sizes is solved at once.
 
     Parameters
     ----------
     x
-        (n, d) points, (B, n, d) batch, or a list of point clouds.
+        (n, d) points, (B, n, d) for a batch, or a list of arrays of points.
     y
         (m, d), (B, m, d) or a list.
     cost
@@ -75,21 +78,21 @@ def solve(
         ``"sinkhorn"`` (entropic), ``"exact"`` (network simplex, balanced), ``"gromov"`` or ``"fused_gromov"``
         (structures).
     reg
-        Entropic regularisation eps, in units of the scaled cost; a number, or (B,) for a batch. For Gromov methods 0
-        turns the entropy off; ``"exact"`` ignores it.
+        Entropic regularization eps, in units of the scaled cost; a number, or (B,) for a batch. For Gromov methods 0
+        means no entropy; ``"exact"`` ignores it.
     reg_m
-        Marginal relaxation lam, in units of the scaled cost: ``None`` or ``inf`` is a hard marginal, a pair gives the
-        row and the column marginal their own. Entropic problems only.
+        Marginal relaxation lam, in units of the scaled cost: ``None`` or ``inf`` is a hard marginal; a pair holds the
+        values of the row and of the column marginal. Entropic problems only.
     reg_type
-        Reference measure of the regularisation, see above. The plans differ only where a marginal is relaxed.
+        Reference measure of the regularization, see above. The plans differ only where a marginal is relaxed.
     metric
         ``"sqeuclidean"`` or ``"cosine"``.
     scale
         Divide each cost by its ``"std"`` (Eq. 2) or ``"median"``.
     clip_quantile
-        Flatten the scaled cost above this quantile, in (0, 1].
+        Quantile in (0, 1] of the scaled cost; larger costs are set to it.
     penalty
-        Added to the scaled cost: a matrix, or a boolean mask of forbidden pairs.
+        Matrix added to the scaled cost, or boolean mask of forbidden pairs.
     init
         Potentials (f, g) to start from, as in the result.
     eps_scaling
@@ -106,7 +109,7 @@ def solve(
     alpha
         Weight of the structures against the linear cost in ``"fused_gromov"``, in [0, 1].
     n_restarts
-        Starts of the (non-convex) Gromov methods, the best of which is kept.
+        Number of starts of the (non-convex) Gromov methods, the best of which is kept.
     random_state
         Seed of the restarts.
 
@@ -141,63 +144,54 @@ def solve(
         ("reg_type", reg_type, ("kl", "entropy")),
     ):
         check_option(name, value, options)
-    _check_range("clip_quantile", clip_quantile, 0, 1)
-    make = _cost_maker(metric, scale, clip_quantile)
+    if clip_quantile is not None and not 0 < clip_quantile <= 1:
+        raise ValueError(f"clip_quantile={clip_quantile!r} is outside (0, 1].")
+    make_cost = _cost_maker(metric, scale, clip_quantile)
     limit = _MAX_ITER[method] if max_iter is None else max_iter
-    lam = _relaxation(reg_m)
-    if method != "sinkhorn" and lam != (math.inf, math.inf):
+    lam = _relaxations(reg_m)
+    if method != "sinkhorn" and lam != _HARD:
         raise ValueError(f"reg_m={reg_m!r} needs method='sinkhorn': {method!r} has hard marginals.")
+    arrays = {"x": x, "y": y, "cost": cost, "penalty": penalty}
     if method in ("gromov", "fused_gromov"):
-        result = _structured(
-            make,
-            {"x": x, "y": y, "cost": cost, "penalty": penalty, "cx": cx, "cy": cy},
-            (a, b),
-            fused=method != "gromov",
-            alpha=alpha,
-            reg=float(reg),
-            n_restarts=n_restarts,
-            random_state=random_state,
-            max_iter=limit,
-            tol=1e-9 if tol is None else tol,
-        )
+        settings = GromovSettings(alpha, float(reg), n_restarts, random_state, limit, 1e-9 if tol is None else tol)
+        result = _solve_structures(make_cost, arrays | {"cx": cx, "cy": cy}, (a, b), method == "fused_gromov", settings)
     else:
-        batch = _balanced(make_batch(make, {"x": x, "y": y, "cost": cost, "penalty": penalty}, a, b), lam)
+        batch = _balanced(make_batch(make_cost, arrays, a, b), lam)
         if method == "exact":
             result = solve_exact(batch, limit)
         else:
-            result = _entropic(batch, _epsilon(reg, batch), lam, reg_type, init, eps_scaling, limit, tol)
-        result = result if not batch.single else _squeeze(result)
+            result = _solve_entropic(batch, _epsilon(reg, batch), lam, reg_type, init, eps_scaling, limit, tol)
+        result = result[0] if batch.single else result
     _warn(result, limit)
     return result
 
 
 def _cost_maker(metric: str, scale: str | None, clip_quantile: float | None) -> Callable[..., Tensor]:
-    """Make the function from the named arrays of one problem to its finished cost."""
+    """Make the function from the named arrays of one problem to its cost."""
 
-    def make(x: Array | None, y: Array | None, cost: Array | None, penalty: Array | None) -> Tensor:
+    def make_cost(x: Array | None, y: Array | None, cost: Array | None, penalty: Array | None) -> Tensor:
         if cost is not None:
             if x is not None or y is not None:
                 raise ValueError("Give either the points x and y or their cost, not both.")
             raw = to_tensor(cost, "cost", (2, 3))
-            finished = clip_cost(scale_cost(raw, scale), clip_quantile)
+            scaled = clip_cost(scale_cost(raw, scale), clip_quantile)
         else:
-            px, py = _points(x, y)
-            finished = cost_matrix(px, py, metric=metric, scale=scale, clip_quantile=clip_quantile)
-        return add_penalty(finished, _penalty(penalty, finished))
+            scaled = cost_matrix(*_points(x, y), metric=metric, scale=scale, clip_quantile=clip_quantile)
+        return add_penalty(scaled, _penalty(penalty, scaled))
 
-    return make
+    return make_cost
 
 
 def _points(x: Array | None, y: Array | None) -> tuple[Tensor, Tensor]:
     if x is None or y is None:
-        raise ValueError("Two point clouds x and y, or a cost, are needed.")
-    px = to_tensor(x, "x", (2, 3))
-    py = to_tensor(y, "y", (2, 3), like=px)
-    if px.shape[-1] != py.shape[-1] or px.shape[:-2] != py.shape[:-2]:
+        raise ValueError("Two sets of points x and y, or a cost, are needed.")
+    x = to_tensor(x, "x", (2, 3))
+    y = to_tensor(y, "y", (2, 3), like=x)
+    if x.shape[-1] != y.shape[-1] or x.shape[:-2] != y.shape[:-2]:
         raise ValueError(
-            f"x {tuple(px.shape)} and y {tuple(py.shape)} must agree in batch and in the number of coordinates."
+            f"x {tuple(x.shape)} and y {tuple(y.shape)} must agree in batch and in the number of coordinates."
         )
-    return px, py
+    return x, y
 
 
 def _penalty(penalty: Array | None, cost: Tensor) -> Tensor | None:
@@ -210,34 +204,29 @@ def _penalty(penalty: Array | None, cost: Tensor) -> Tensor | None:
     return added
 
 
-def _check_range(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low < value <= high:
-        raise ValueError(f"{name}={value!r} is outside ({low}, {high}].")
-
-
-def _relaxation(reg_m: float | tuple[float, float] | None) -> tuple[float, float]:
+def _relaxations(reg_m: float | tuple[float, float] | None) -> tuple[float, float]:
     pair = reg_m if isinstance(reg_m, (tuple, list)) else (reg_m, reg_m)
-    lam = tuple(math.inf if one is None else float(one) for one in pair)
-    if len(lam) != 2 or not all(one >= 0 for one in lam):
+    lam = tuple(math.inf if relaxation is None else float(relaxation) for relaxation in pair)
+    if len(lam) != 2 or not all(relaxation >= 0 for relaxation in lam):
         raise ValueError(f"reg_m={reg_m!r} must be a number >= 0, None or inf (hard marginal), or a pair of them.")
     return lam
 
 
 def _balanced(batch: Batch, lam: tuple[float, float]) -> Batch:
-    """Check what hard marginals ask for: equal sums, and a partner for every row and column with mass."""
-    reach = batch.cost.isfinite() & (batch.a > 0)[:, :, None] & (batch.b > 0)[:, None, :]
-    for name, mass, axis, one in (("a", batch.a, 2, lam[0]), ("b", batch.b, 1, lam[1])):
-        lost = (mass > 0) & ~reach.any(axis)
-        if one == math.inf and bool(lost.any()):
-            where = tuple(torch.nonzero(lost)[0].tolist())
-            raise ValueError(f"penalty forbids every partner of entry {where} of {name}: relax it, or give reg_m.")
-    if lam != (math.inf, math.inf):
+    """Check the conditions of hard marginals: equal sums, and an allowed pair for every row and column with mass."""
+    allowed = batch.cost.isfinite() & (batch.a > 0)[:, :, None] & (batch.b > 0)[:, None, :]
+    for name, mass, axis, relaxation in (("a", batch.a, 2, lam[0]), ("b", batch.b, 1, lam[1])):
+        isolated = (mass > 0) & ~allowed.any(axis)
+        if relaxation == math.inf and bool(isolated.any()):
+            position = tuple(torch.nonzero(isolated)[0].tolist())
+            raise ValueError(f"penalty forbids every pair of entry {position} of {name}: relax it, or give reg_m.")
+    if lam != _HARD:
         return batch
     ratio = (batch.a.sum(-1) / batch.b.sum(-1))[:, None]
     if bool(((ratio - 1).abs() > 1e-4).any()):
         sums = f"{float(batch.a.sum(-1)[0]):g} and {float(batch.b.sum(-1)[0]):g}"
         raise ValueError(
-            f"a and b need equal sums for hard marginals (first problem: {sums}): normalise them or give reg_m."
+            f"a and b need equal sums for hard marginals (first problem: {sums}): normalize them or give reg_m."
         )
     return Batch(batch.cost, batch.a, batch.b * ratio, batch.single, batch.sizes)
 
@@ -247,11 +236,13 @@ def _epsilon(reg: float | Tensor, batch: Batch) -> Tensor:
     if eps.ndim > 1 or eps.ndim == 1 and len(eps) != len(batch.cost):
         raise ValueError(f"reg has shape {tuple(eps.shape)}: give a number, or one per problem ({len(batch.cost)}).")
     if not bool(((eps > 0) & eps.isfinite()).all()):
-        raise ValueError(f"reg={reg!r} must be positive and finite; for an unregularised plan use method='exact'.")
+        raise ValueError(
+            f"reg={reg!r} must be positive and finite; for a plan without regularization use method='exact'."
+        )
     return eps.expand(len(batch.cost)).contiguous()
 
 
-def _entropic(
+def _solve_entropic(
     batch: Batch,
     eps: Tensor,
     lam: tuple[float, float],
@@ -261,48 +252,35 @@ def _entropic(
     max_iter: int,
     tol: float | None,
 ) -> OTResult:
-    taus = [torch.ones_like(eps) if one == math.inf else one / (one + eps) for one in lam]
     start = None if init is None else _start(init, batch)
-    factor = _annealing(eps_scaling, batch.cost, eps) if start is None else None
-    found = sinkhorn(
+    factor = _annealing_factor(eps_scaling, batch.cost, eps) if start is None else None
+    potentials = sinkhorn(
         batch.cost,
         batch.a,
         batch.b,
         eps,
-        *taus,
+        reg_m=lam,
         reg_type=reg_type,
         init=start,
         eps_scaling=factor,
         max_iter=max_iter,
         tol=tol,
     )
-    return OTResult(
-        a=batch.a,
-        b=batch.b,
-        cost_matrix=batch.cost,
-        n_iter=found.n_iter,
-        converged=found.converged,
-        f=found.f,
-        g=found.g,
-        reg=eps,
-        reg_m=lam,
-        reg_type=reg_type,
-        sizes=batch.sizes,
-    )
+    return replace(potentials.to_result(), reg_m=lam, sizes=batch.sizes)
 
 
 def _start(init: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-    f, g = (torch.as_tensor(one).to(batch.cost) for one in init)
-    f, g = (one[None] if batch.single else one for one in (f, g))
+    f, g = (torch.as_tensor(potential).to(batch.cost) for potential in init)
+    f, g = (potential[None] if batch.single else potential for potential in (f, g))
     if f.shape != batch.a.shape or g.shape != batch.b.shape:
-        wanted = (tuple(batch.a.shape[batch.single :]), tuple(batch.b.shape[batch.single :]))
-        raise ValueError(f"init has shapes {tuple(init[0].shape)} and {tuple(init[1].shape)} instead of {wanted}.")
+        expected = (tuple(batch.a.shape[batch.single :]), tuple(batch.b.shape[batch.single :]))
+        raise ValueError(f"init has shapes {tuple(init[0].shape)} and {tuple(init[1].shape)} instead of {expected}.")
     if not bool(f.isfinite().all() & g.isfinite().all()):
         raise ValueError("init has a NaN or infinite entry: start from finite potentials, or without init.")
     return f, g
 
 
-def _annealing(eps_scaling: float | str | None, cost: Tensor, eps: Tensor) -> float | None:
+def _annealing_factor(eps_scaling: float | str | None, cost: Tensor, eps: Tensor) -> float | None:
     if eps_scaling is None:
         return None
     if eps_scaling == "auto":
@@ -314,66 +292,44 @@ def _annealing(eps_scaling: float | str | None, cost: Tensor, eps: Tensor) -> fl
     return float(eps_scaling)
 
 
-def _structured(
-    make: Callable[..., Tensor],
+def _solve_structures(
+    make_cost: Callable[..., Tensor],
     arrays: dict[str, Arrays | None],
     masses: tuple[Arrays | None, Arrays | None],
-    *,
     fused: bool,
-    alpha: float,
-    reg: float,
-    n_restarts: int,
-    random_state: int,
-    max_iter: int,
-    tol: float,
+    settings: GromovSettings,
 ) -> OTResult:
+    """Solve a Gromov problem between two structures, fused with the cost between the points or without it."""
     if any(isinstance(value, (list, tuple)) for value in (*arrays.values(), *masses)):
         raise ValueError("Gromov methods take one problem of arrays, not a list.")
-    if reg < 0 or n_restarts < 1 or not 0 <= alpha <= 1:
-        raise ValueError(f"reg={reg} must be >= 0, n_restarts={n_restarts} >= 1 and alpha={alpha} in [0, 1].")
-    cx, cy = (_structure(make, arrays, axis) for axis in ("x", "y"))
+    cx, cy = (_structure(make_cost, arrays, axis) for axis in ("x", "y"))
     cy = cy.to(cx)
-    linear = {"x": arrays["x"], "y": arrays["y"], "cost": arrays["cost"], "penalty": arrays["penalty"]}
-    if not fused or linear["cost"] is not None:
-        linear |= {"x": None, "y": None}
+    linear = {name: arrays[name] for name in ("x", "y", "cost", "penalty")}
     if not fused:
-        linear |= {"cost": cx.new_zeros(len(cx), len(cy)), "penalty": None}
-    batch = _balanced(make_batch(make, linear, *masses), (math.inf, math.inf))
+        settings = replace(settings, alpha=1.0)
+        linear = dict.fromkeys(linear) | {"cost": cx.new_zeros(len(cx), len(cy))}
+    elif linear["cost"] is not None:
+        # here the points serve for the structures only
+        linear |= {"x": None, "y": None}
+    batch = _balanced(make_batch(make_cost, linear, *masses), _HARD)
     if batch.cost.shape[1:] != (len(cx), len(cy)):
         raise ValueError(f"The linear cost {tuple(batch.cost.shape[1:])} does not fit cx {len(cx)} and cy {len(cy)}.")
     if bool(batch.cost.isinf().any()):
         raise ValueError("penalty cannot forbid pairs in 'fused_gromov': add a large finite matrix.")
-    weight = alpha if fused else 1.0
-    found = solve_gromov(
-        cx,
-        cy,
-        batch,
-        alpha=weight,
-        reg=reg,
-        n_restarts=n_restarts,
-        random_state=random_state,
-        max_iter=max_iter,
-        tol=tol,
-    )
-    return _squeeze(found)
+    return solve_gromov(cx, cy, batch, settings)[0]
 
 
-def _structure(make: Callable[..., Tensor], arrays: dict[str, Arrays | None], axis: str) -> Tensor:
-    """Return the square structure of one side: given, or the cost of its points with themselves."""
-    given, points = arrays[f"c{axis}"], arrays[axis]
-    if given is None and points is None:
+def _structure(make_cost: Callable[..., Tensor], arrays: dict[str, Arrays | None], axis: str) -> Tensor:
+    """Return the square structure of one axis: the given one, or the cost of its points with themselves."""
+    structure, points = arrays[f"c{axis}"], arrays[axis]
+    if structure is None and points is None:
         raise ValueError(f"Gromov methods need the structure c{axis} or the points {axis}.")
-    if given is None:
-        return make(x=points, y=points, cost=None, penalty=None)
-    square = to_tensor(given, f"c{axis}", (2,))  # type: ignore[arg-type]
+    if structure is None:
+        return make_cost(x=points, y=points, cost=None, penalty=None)
+    square = to_tensor(structure, f"c{axis}", (2,))  # type: ignore[arg-type]
     if square.shape[0] != square.shape[1]:
         raise ValueError(f"c{axis} has shape {tuple(square.shape)}: a structure is square.")
     return square
-
-
-def _squeeze(result: OTResult) -> OTResult:
-    """Turn the result of a batch of one into that of a single problem."""
-    return result[0]
 
 
 def _warn(result: OTResult, max_iter: int) -> None:
