@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from muport._checks import check_flags, check_integers, check_numbers, check_option, check_positive, check_seed
+from muport._checks import (
+    check_flags,
+    check_integers,
+    check_not_negative,
+    check_numbers,
+    check_option,
+    check_positive,
+    check_seed,
+)
 
 
 def test_an_option_is_one_of_the_list():
@@ -44,3 +52,10 @@ def test_positive_numbers_are_finite(value):
     check_positive(reg=1e-9, tol=1)
     with pytest.raises(ValueError, match=f"reg={value!r} must be a finite number above 0"):
         check_positive(reg=value)
+
+
+@pytest.mark.parametrize("value", [-1e-9, float("inf"), float("nan"), False, "1"])
+def test_nonnegative_numbers_are_finite(value):
+    check_not_negative(noise=0, effect=1.5)
+    with pytest.raises(ValueError, match=f"noise={value!r} must be a finite number of at least 0"):
+        check_not_negative(noise=value)

@@ -1,4 +1,13 @@
-"""Data to try, test and measure on: simulated with everything known, and measured."""
+"""Simulated data sets, of which everything is known, and measured ones.
+
+In reading order:
+
+- ``_simulated_multiome``: genes and peaks of the same cells, in batches.
+- ``_simulated_cohort``: patients whose condition changes a cell state or its proportion.
+- ``_simulated_dynamics``: cells on curves with known velocities.
+- ``_measured``: the catalog of measured data sets and how to read them.
+- ``_representations``: the representation of each modality of a measured data set.
+"""
 
 from muport.datasets._measured import BATCH_DATASETS, available, load, names, pbmc68k_reduced
 from muport.datasets._representations import represent

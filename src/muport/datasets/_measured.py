@@ -1,4 +1,4 @@
-"""Measured data: scanpy's own, and the files of the folder that MUPORT_DATA names."""
+"""Measured data: one data set of scanpy, and the files in the folder of the environment variable MUPORT_DATA."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A file: what its modalities hold, and the columns that serve as batch and cell type."""
+class _File:
+    """A file: the kind of values in each modality, and the columns with the batch and the cell type."""
 
     suffix: str
     kinds: dict[str, Kind]
@@ -27,68 +27,69 @@ class _Entry:
     labels: str | None = "cell_type"
 
 
-def _single(kind: Kind, batch: str | None = "batch", labels: str | None = "cell_type") -> _Entry:
-    return _Entry(".h5ad", {"": kind}, batch, labels)
+def _h5ad(kind: Kind, batch: str | None = "batch", labels: str | None = "cell_type") -> _File:
+    return _File(".h5ad", {"": kind}, batch, labels)
 
 
-_CATALOGUE = {
-    "cellbench_3cl_3tech": _single("counts"),
-    "cellbench_5cl_3plates": _single("counts"),
-    "pancreas_wang_xin_scclassify": _single("log"),
-    "hsc_young_old_unioncom": _single("log"),
-    "mesc_scmerge": _single("counts"),
-    "kang_distinct_3donor": _single("counts", batch="donor"),
-    "asap_pbmc_protein_4batch": _single("protein"),
-    "snare_mouse_cortex": _Entry(".h5mu", {"rna": "counts", "atac": "peaks"}),
-    "snare_celllines_scot": _Entry(".h5mu", {"rna": "features", "atac": "features"}, batch=None),
-    "bmmc_unpaired_liger": _Entry(".h5mu", {"rna": "counts", "atac": "peaks"}, batch=None),
-    "scnmt_features_pamona": _Entry(".h5mu", {"rna": "features", "met": "features", "acc": "features"}, None, "stage"),
-    "teaseq_rna_adt": _Entry(".h5mu", {"rna": "counts", "adt": "protein"}, batch=None),
-    "pancreas_velocity_739": _single("counts", None, "clusters"),
-    "larry_cospar_781": _single("log", None, "state_info"),
-    "arabidopsis_root_10k": _single("log", None, "celltype.anno"),
-    "paul15_tradeseq": _single("counts", None),
-    "covid_gloscope_20samples_pcs": _single("features", "sample"),
-    "melanoma_scfeatures_550": _single("log", "patient", "cellTypes"),
+_CATALOG = {
+    "cellbench_3cl_3tech": _h5ad("counts"),
+    "cellbench_5cl_3plates": _h5ad("counts"),
+    "pancreas_wang_xin_scclassify": _h5ad("log"),
+    "hsc_young_old_unioncom": _h5ad("log"),
+    "mesc_scmerge": _h5ad("counts"),
+    "kang_distinct_3donor": _h5ad("counts", batch="donor"),
+    "asap_pbmc_protein_4batch": _h5ad("protein"),
+    "snare_mouse_cortex": _File(".h5mu", {"rna": "counts", "atac": "peaks"}),
+    "snare_celllines_scot": _File(".h5mu", {"rna": "features", "atac": "features"}, batch=None),
+    "bmmc_unpaired_liger": _File(".h5mu", {"rna": "counts", "atac": "peaks"}, batch=None),
+    "scnmt_features_pamona": _File(".h5mu", {"rna": "features", "met": "features", "acc": "features"}, None, "stage"),
+    "teaseq_rna_adt": _File(".h5mu", {"rna": "counts", "adt": "protein"}, batch=None),
+    "pancreas_velocity_739": _h5ad("counts", None, "clusters"),
+    "larry_cospar_781": _h5ad("log", None, "state_info"),
+    "arabidopsis_root_10k": _h5ad("log", None, "celltype.anno"),
+    "paul15_tradeseq": _h5ad("counts", None),
+    "covid_gloscope_20samples_pcs": _h5ad("features", "sample"),
+    "melanoma_scfeatures_550": _h5ad("log", "patient", "cellTypes"),
 }
 
-#: The seven files on which batch integration is measured.
-BATCH_DATASETS = tuple(_CATALOGUE)[:7]
+#: The seven data sets of the batch integration benchmarks.
+BATCH_DATASETS = tuple(_CATALOG)[:7]
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that :func:`load` knows.
+    """Return the names of the data sets that :func:`load` reads.
 
     Examples
     --------
     >>> "snare_mouse_cortex" in names()
     True
     """
-    return tuple(_CATALOGUE)
+    return tuple(_CATALOG)
 
 
 def load(name: str, path: str | Path | None = None) -> anndata.AnnData | mudata.MuData:
-    """Read a measured data set and add its usual representations.
+    """Read a measured data set and add the representation of each modality.
 
     Parameters
     ----------
     name
         One of :func:`names`.
     path
-        Folder of the files; by default the one that the environment variable ``MUPORT_DATA`` names.
+        Folder of the files; by default the value of the environment variable ``MUPORT_DATA``.
 
     Returns
     -------
-    AnnData or MuData with ``X`` as it is in the file, ``obsm["X_pca"]`` in each modality (``"X_lsi"`` for peaks;
-    recipe: 2,000 variable genes, 50 components at most), and ``obs`` columns ``batch`` and ``cell_type`` where the data
-    have them. In the kang data the batch is the donor, in the covid data the sample, in the melanoma data the patient.
+    AnnData or MuData with ``X`` as in the file, ``obsm["X_pca"]`` in each modality (``"X_lsi"`` for peaks) of
+    :func:`represent` (2,000 variable genes, at most 50 components), and the ``obs`` columns ``batch`` and ``cell_type``
+    if the data have them. The batch is the donor in the kang data, the sample in the covid data and the patient in the
+    melanoma data.
 
     Raises
     ------
     KeyError
-        If there is no such data set; lists the names.
+        If there is no data set of that name.
     FileNotFoundError
-        If the folder is not given or lacks the file.
+        If the folder is not given or does not contain the file.
 
     Examples
     --------
@@ -99,42 +100,44 @@ def load(name: str, path: str | Path | None = None) -> anndata.AnnData | mudata.
     import anndata
     import mudata
 
-    if name not in _CATALOGUE:
-        raise KeyError(f"no data set {name!r}; the names are {', '.join(_CATALOGUE)}.")
-    entry = _CATALOGUE[name]
-    file = _folder(path) / f"{name}{entry.suffix}"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file.name} is not in {str(file.parent)!r}: set {DATA_VARIABLE} to its folder.")
-    data: Any = anndata.read_h5ad(file) if entry.suffix == ".h5ad" else mudata.read_h5mu(file)
-    for modality, kind in entry.kinds.items():
+    if name not in _CATALOG:
+        raise KeyError(f"no data set {name!r}; the names are {', '.join(_CATALOG)}.")
+    file = _CATALOG[name]
+    location = _folder(path) / f"{name}{file.suffix}"
+    if not location.is_file():
+        raise FileNotFoundError(
+            f"{location.name} is not in {str(location.parent)!r}: set {DATA_VARIABLE} to its folder."
+        )
+    data: Any = anndata.read_h5ad(location) if file.suffix == ".h5ad" else mudata.read_h5mu(location)
+    for modality, kind in file.kinds.items():
         adata = data if modality == "" else data.mod[modality]
         represent(adata, kind)
-        for column, source in (("batch", entry.batch), ("cell_type", entry.labels)):
+        for column, source in (("batch", file.batch), ("cell_type", file.labels)):
             if source is not None and source in adata.obs and source != column:
                 adata.obs[column] = adata.obs[source]
     return data
 
 
 def available(path: str | Path | None = None) -> tuple[str, ...]:
-    """Return the names whose files are in the folder; none if no folder is given."""
+    """Return the names of the data sets in the folder; none if no folder is given."""
     try:
         folder = _folder(path)
     except FileNotFoundError:
         return ()
-    return tuple(name for name, entry in _CATALOGUE.items() if (folder / f"{name}{entry.suffix}").is_file())
+    return tuple(name for name, file in _CATALOG.items() if (folder / f"{name}{file.suffix}").is_file())
 
 
 def _folder(path: str | Path | None) -> Path:
     if path is None and not os.environ.get(DATA_VARIABLE):
-        raise FileNotFoundError(f"no folder of data: pass path, or set {DATA_VARIABLE}.")
+        raise FileNotFoundError(f"no folder of data: give path, or set {DATA_VARIABLE}.")
     return Path(path or os.environ[DATA_VARIABLE])
 
 
 def pbmc68k_reduced() -> anndata.AnnData:
-    """Return scanpy's 700 measured blood cells, ready for a first integration.
+    """Return the 700 measured blood cells of scanpy, prepared for an integration.
 
-    The cells come from one donor. Their cell-cycle phase stands in for a batch: it is real and moves cells of every
-    type.
+    The cells come from one donor. Their cell-cycle phase serves as the batch, because it shifts the expression of
+    cells of every type.
 
     Returns
     -------
