@@ -36,8 +36,8 @@ def test_k_is_cut_to_the_cells():
     assert knn_labels([[0.0], [1.0]], ["a", "b"], k=15).tolist() == ["b", "a"]
 
 
-def test_mixing_is_one_for_neighbours_drawn_at_random():
-    """With all others as neighbours the observed share is the expected one, whatever the sizes."""
+def test_mixing_is_one_for_neighbors_drawn_at_random():
+    """With all others as neighbors the observed share is the expected one, whatever the sizes."""
     batch = np.repeat(["a", "b", "c"], [30, 15, 5])
     x = np.random.default_rng(0).normal(size=(50, 3))
     assert batch_mixing(x, batch, k=49) == pytest.approx(1, abs=1e-12)

@@ -64,7 +64,7 @@ def test_iccoh_is_the_written_formula(cells):
         np.testing.assert_allclose(table.loc[group].to_numpy(float), _iccoh_loop(v, labels, group, found), atol=1e-6)
 
 
-def test_given_neighbours_may_be_missing(cells):
+def test_given_neighbors_may_be_missing(cells):
     x, v, labels = cells
     found = _found(x, 6)
     found[::2, 3:] = -1
@@ -153,7 +153,7 @@ def test_bad_input_is_named(cells):
         (lambda: cbdir(x, hole, labels, [("a", "b")]), "velocity has 1 rows"),
         (lambda: cbdir(x, v, labels[:4], [("a", "b")]), "labels has shape"),
         (lambda: cbdir(x, v, labels, []), "edges is empty"),
-        (lambda: iccoh(x, v, labels, neighbors=np.full((120, 2), 120)), "must lie in -1..119"),
+        (lambda: iccoh(x, v, labels, neighbors=np.full((120, 2), 120)), "must be in -1..119"),
         (lambda: iccoh(x, v, labels, neighbors=np.zeros((120, 2))), "integer positions"),
         (lambda: direction_free(x, 0), "k=0"),
         (lambda: velocity_error(v, np.zeros_like(v)), "zero in every cell"),

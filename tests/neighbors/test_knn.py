@@ -1,4 +1,4 @@
-"""Nearest neighbours against scikit-learn, and the checks of their input."""
+"""Nearest neighbors against scikit-learn, and the checks of their input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_point_is_its_own_first_neighbour_only_on_request() -> None:
     assert np.array_equal(own.indices[:, 1:], knn(X, 4).indices)
 
 
-def test_duplicates_are_neighbours_and_never_oneself() -> None:
+def test_duplicates_are_neighbors_and_never_oneself() -> None:
     found = knn(np.repeat(X[:5], 10, axis=0), 9)
     assert (found.indices != np.arange(50)[:, None]).all()
     assert (found.indices // 10 == np.arange(50)[:, None] // 10).all()
@@ -47,14 +47,14 @@ def test_duplicates_are_neighbours_and_never_oneself() -> None:
 
 
 def test_digits_are_kept_far_from_the_origin() -> None:
-    """Whole coordinates are exact in float32 after centring: so must be the neighbours."""
+    """Whole coordinates are exact in float32 after centering: so must be the neighbors."""
     points = RNG.integers(0, 50, (3000, 64)).astype(np.float64)
     far = knn(points + 4096, 1, query=points + 4096.125)
     assert np.allclose(far.distances, 1.0, atol=1e-2)
 
 
 @pytest.mark.slow
-def test_approximate_finds_most_neighbours_and_is_seeded() -> None:
+def test_approximate_finds_most_neighbors_and_is_seeded() -> None:
     exact, first, second = knn(X, 10), knn(X, 10, method="approximate"), knn(X, 10, method="approximate")
     recall = np.mean([len(set(i) & set(j)) / 10 for i, j in zip(exact.indices, first.indices, strict=True)])
     assert recall >= 0.95
@@ -78,7 +78,7 @@ def test_zero_vectors_have_cosine_distance_one() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(2, 60), st.integers(1, 12))
-def test_permuted_points_have_permuted_neighbours(seed: int, n: int, d: int) -> None:
+def test_permuted_points_have_permuted_neighbors(seed: int, n: int, d: int) -> None:
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(n, d))
     k = int(rng.integers(1, n))

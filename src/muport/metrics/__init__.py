@@ -1,4 +1,13 @@
-"""Scores of integrated cells, of transferred labels, and of velocities and fates."""
+"""Scores of integrated cells, of transferred labels, and of velocities and fates.
+
+In reading order:
+
+- ``_neighbor_scores``: labels and batches of the nearest neighbors.
+- ``_foscttm``: distance of true matches between two modalities.
+- ``_label_transfer_scores``: predicted labels against true ones.
+- ``_velocity_scores``: direction, coherence and error of velocities.
+- ``_clonal_agreement``: fate probabilities against the fates of clones.
+"""
 
 from muport.metrics._clonal_agreement import clonal_agreement
 from muport.metrics._foscttm import foscttm

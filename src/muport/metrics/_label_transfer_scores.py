@@ -1,4 +1,4 @@
-"""Transferred labels against the true ones."""
+"""Scores of transferred labels against true ones."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class TransferScores:
     Attributes
     ----------
     accuracy
-        Share of the cells that got their true label.
+        Fraction of the cells with the true label.
     balanced_accuracy
-        Mean over the true types of that share.
+        Mean of that fraction over the true types.
     rejected
-        Share of the cells that got no label; ``accuracy / (1 - rejected)`` is the accuracy of the others.
+        Fraction of the cells without a label; ``accuracy / (1 - rejected)`` is the accuracy of the other cells.
     n_cells
         Number of cells scored.
     """
@@ -39,12 +39,11 @@ def label_transfer(truth: Any, prediction: Any, unlabeled_category: str = UNLABE
     Parameters
     ----------
     truth
-        (n,) true labels. Cells whose true label is missing or `unlabeled_category` are not scored.
+        (n,) true labels. Cells with a missing true label, or with `unlabeled_category`, are not scored.
     prediction
-        (n,) predicted labels; `unlabeled_category`, or missing, where the cell was rejected. If both are Series they
-        are matched by cell name.
+        (n,) predicted labels; `unlabeled_category` or missing for rejected cells. Two Series are matched by cell name.
     unlabeled_category
-        Value that means "not known".
+        Value of a cell of unknown type.
 
     Returns
     -------
@@ -63,16 +62,14 @@ def label_transfer(truth: Any, prediction: Any, unlabeled_category: str = UNLABE
     >>> scores.accuracy, round(scores.balanced_accuracy, 3), scores.rejected
     (0.75, 0.833, 0.25)
     """
-    true, found = _matched(truth, prediction, unlabeled_category)
-    known = true != unlabeled_category
-    if not known.any():
+    true, predicted = _known_labels(truth, prediction, unlabeled_category)
+    if not len(true):
         raise ValueError(f"truth: no cell has a label other than {unlabeled_category!r}, nothing can be scored.")
-    true, found = true[known], found[known]
-    right = true == found
+    correct = true == predicted
     _, code = np.unique(true, return_inverse=True)
-    recall = np.bincount(code, weights=right) / np.bincount(code)
-    rejected = float((found == unlabeled_category).mean())
-    return TransferScores(float(right.mean()), float(recall.mean()), rejected, len(true))
+    recall = np.bincount(code, weights=correct) / np.bincount(code)
+    rejected = float((predicted == unlabeled_category).mean())
+    return TransferScores(float(correct.mean()), float(recall.mean()), rejected, len(true))
 
 
 def confusion_counts(truth: Any, prediction: Any, unlabeled_category: str = UNLABELED_CATEGORY) -> pd.DataFrame:
@@ -81,16 +78,16 @@ def confusion_counts(truth: Any, prediction: Any, unlabeled_category: str = UNLA
     Parameters
     ----------
     truth
-        (n,) true labels; cells whose true label is missing or `unlabeled_category` are left out.
+        (n,) true labels. Cells with a missing true label, or with `unlabeled_category`, are not counted.
     prediction
         (n,) predicted labels; two Series are matched by cell name.
     unlabeled_category
-        Value that means "not known".
+        Value of a cell of unknown type.
 
     Returns
     -------
-    DataFrame of counts: true types in the rows; the same types, then further predicted ones, then
-    `unlabeled_category` if a cell was rejected, in the columns.
+    DataFrame of counts. Rows are the true types; columns are the same types, then other predicted types, then
+    `unlabeled_category` if a cell was rejected.
 
     Raises
     ------
@@ -104,30 +101,31 @@ def confusion_counts(truth: Any, prediction: Any, unlabeled_category: str = UNLA
     >>> confusion_counts(["B", "B", "T"], ["B", "T", "T"]).to_numpy().tolist()
     [[1, 1], [0, 1]]
     """
-    true, found = _matched(truth, prediction, unlabeled_category)
-    known = true != unlabeled_category
-    true, found = true[known], found[known]
+    true, predicted = _known_labels(truth, prediction, unlabeled_category)
     types = np.unique(true)
-    further = np.setdiff1d(found, [*types, unlabeled_category])
-    rejected = [unlabeled_category] if (found == unlabeled_category).any() else []
-    counts = pd.crosstab(true, found)
-    return counts.reindex(index=types, columns=[*types, *further, *rejected], fill_value=0)
+    other_types = np.setdiff1d(predicted, [*types, unlabeled_category])
+    rejected = [unlabeled_category] if (predicted == unlabeled_category).any() else []
+    counts = pd.crosstab(true, predicted)
+    return counts.reindex(index=types, columns=[*types, *other_types, *rejected], fill_value=0)
 
 
-def _matched(truth: Any, prediction: Any, unlabeled_category: str) -> tuple[Any, Any]:
-    """True and predicted labels as text, cell by cell; missing values become `unlabeled_category`."""
+def _known_labels(truth: Any, prediction: Any, unlabeled_category: str) -> tuple[Any, Any]:
+    """True and predicted labels of the cells with a true label, as text; missing ones are `unlabeled_category`."""
     if isinstance(truth, pd.Series) and isinstance(prediction, pd.Series):
-        absent = truth.index.difference(prediction.index)
-        if len(absent):
-            raise KeyError(f"prediction lacks {len(absent)} cells of truth, for example {absent[0]!r}.")
+        missing = truth.index.difference(prediction.index)
+        if len(missing):
+            raise KeyError(f"prediction lacks {len(missing)} cells of truth, for example {missing[0]!r}.")
         prediction = prediction.loc[truth.index]
-    true, found = (_texts(values, unlabeled_category) for values in (truth, prediction))
-    if true.ndim != 1 or true.shape != found.shape:
-        raise ValueError(f"truth has shape {true.shape} and prediction {found.shape}: give one label for each cell.")
-    return true, found
+    true, predicted = (_as_text(values, unlabeled_category) for values in (truth, prediction))
+    if true.ndim != 1 or true.shape != predicted.shape:
+        raise ValueError(
+            f"truth has shape {true.shape} and prediction {predicted.shape}: give one label for each cell."
+        )
+    known = true != unlabeled_category
+    return true[known], predicted[known]
 
 
-def _texts(values: Any, unlabeled_category: str) -> Any:
+def _as_text(values: Any, unlabeled_category: str) -> Any:
     objects = np.array(values, dtype=object)
     objects[pd.isna(objects)] = unlabeled_category
     return objects.astype(str)

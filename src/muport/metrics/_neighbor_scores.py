@@ -1,4 +1,4 @@
-"""What surrounds a cell: types and batches of its nearest neighbours."""
+"""Types and batches of the nearest neighbors of each cell."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ if TYPE_CHECKING:
 
 
 def knn_labels(x: Any, labels: Any, *, query: Any | None = None, k: int = 15) -> NDArray[np.str_]:
-    """Give every cell the commonest label of its k nearest labelled cells.
+    """Predict the label of every cell by a majority vote of its k nearest labeled cells.
 
     Parameters
     ----------
     x
-        (n, d) labelled cells.
+        (n, d) labeled cells.
     labels
         (n,) their labels.
     query
-        (q, d) cells to label. By default the labelled cells themselves, none of which votes for itself; compared with
-        `labels` that tells how well neighbours know a cell's type.
+        (q, d) cells to predict. By default the labeled cells, of which none votes for itself; the agreement with
+        `labels` then measures how well neighbors predict the type of a cell.
     k
-        Number of votes; fewer if there are fewer cells. Of labels with equally many the first in the alphabet wins.
+        Number of votes; fewer if there are fewer cells. Of labels with equally many votes, the alphabetically first
+        is predicted.
 
     Returns
     -------
-    (q,) labels.
+    (q,) predicted labels.
 
     Raises
     ------
@@ -41,30 +42,30 @@ def knn_labels(x: Any, labels: Any, *, query: Any | None = None, k: int = 15) ->
     >>> knn_labels([[0.0], [0.1], [5.0], [5.1]], ["B", "B", "T", "T"], query=[[4.0]], k=2).tolist()
     ['T']
     """
-    names, code = _coded(labels, len(x), "labels")
-    found = knn(x, min(k, len(x) - (query is None)), query=query).indices
-    return names[_counts(code[found], len(names)).argmax(axis=1)]
+    names, code = as_codes(labels, len(x), "labels")
+    neighbors = knn(x, min(k, len(x) - (query is None)), query=query).indices
+    return names[_count_codes(code[neighbors], len(names)).argmax(axis=1)]
 
 
 def batch_mixing(x: Any, batch: Any, *, k: int = 15) -> float:
-    """Share of neighbours from other batches, in units of that among cells drawn at random.
+    """Fraction of neighbors from other batches, divided by that fraction among cells drawn at random.
 
-    With c_b of n cells in batch b, a random other cell is of another batch with probability
-    sum_b c_b (n - c_b) / (n (n - 1)). 0: no cell has a neighbour from another batch; 1: neighbours are drawn without
-    regard to batch. Where batches hold different types, even a perfect integration stays below 1.
+    With c_b of n cells in batch b, two random cells are of different batches with probability
+    sum_b c_b (n - c_b) / (n (n - 1)). The score is 0 if no cell has a neighbor from another batch, and 1 if neighbors
+    do not depend on the batch. If batches have different types, a perfect integration has a score below 1.
 
     Parameters
     ----------
     x
         (n, d) cells.
     batch
-        (n,) batch of each.
+        (n,) batch of each cell.
     k
-        Number of neighbours; fewer if there are fewer cells.
+        Number of neighbors; fewer if there are fewer cells.
 
     Returns
     -------
-    A number from 0, about 1 at best; NaN if there is one batch.
+    A number of at least 0, about 1 at best; NaN with a single batch.
 
     Raises
     ------
@@ -76,16 +77,17 @@ def batch_mixing(x: Any, batch: Any, *, k: int = 15) -> float:
     >>> batch_mixing([[0.0], [0.1], [5.0], [5.1]], ["a", "a", "b", "b"], k=1)
     0.0
     """
-    names, code = _coded(batch, len(x), "batch")
+    names, code = as_codes(batch, len(x), "batch")
     if len(names) < 2:
         return float("nan")
     n, size = len(code), np.bincount(code)
     expected = float((size * (n - size)).sum()) / (n * (n - 1))
-    other = code[knn(x, min(k, n - 1)).indices] != code[:, None]
-    return float(other.mean()) / expected
+    is_other_batch = code[knn(x, min(k, n - 1)).indices] != code[:, None]
+    return float(is_other_batch.mean()) / expected
 
 
-def _coded(values: Any, n: int, name: str) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+def as_codes(values: Any, n: int, name: str) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Sorted distinct values as text, and the code (n,) of each cell."""
     texts = np.asarray(values).astype(str)
     if texts.shape != (n,):
         raise ValueError(f"{name} has shape {texts.shape}, but x has {n} cells: give one value for each.")
@@ -93,7 +95,7 @@ def _coded(values: Any, n: int, name: str) -> tuple[NDArray[np.str_], NDArray[np
     return names, code.astype(np.int64)
 
 
-def _counts(codes: NDArray[np.int64], n_names: int) -> NDArray[np.int64]:
-    """(n, n_names) how often each code stands in each row of (n, k)."""
+def _count_codes(codes: NDArray[np.int64], n_names: int) -> NDArray[np.int64]:
+    """Number of times (n, n_names) each code is in each row of (n, k)."""
     key = np.arange(len(codes))[:, None] * n_names + codes
     return np.bincount(key.ravel(), minlength=len(codes) * n_names).reshape(len(codes), n_names)

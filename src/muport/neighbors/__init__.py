@@ -1,4 +1,12 @@
-"""Nearest neighbours and k-means between arrays, one interface over faiss, pynndescent and torch."""
+"""Nearest neighbors and k-means of arrays, by faiss, pynndescent and torch.
+
+In reading order:
+
+- ``_points``: checks and conversion of points.
+- ``_knn``: k nearest neighbors, exact or approximate.
+- ``_kmeans``: k-means of one set of points, by faiss.
+- ``_batched_kmeans``: k-means of many small sets of points at once, by torch.
+"""
 
 from muport.neighbors._batched_kmeans import BatchedKMeans, batched_kmeans
 from muport.neighbors._kmeans import KMeansResult, kmeans

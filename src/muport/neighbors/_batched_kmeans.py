@@ -1,4 +1,8 @@
-"""Weighted k-means of many small point clouds at once, in torch."""
+"""Weighted k-means of many small sets of points at once, in torch.
+
+The k-means that starts EM (``muport.gmm.mixtures._em_starts``) is another algorithm, with other results: greedy
+k-means++ until no label changes. Here the first centers are random points and the number of iterations is fixed.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +17,16 @@ __all__ = ["BatchedKMeans", "batched_kmeans"]
 
 @dataclass(frozen=True)
 class BatchedKMeans:
-    """Centres of every cloud.
+    """Centers of every set of points.
 
     Attributes
     ----------
     centers
-        (B, k, d) centres; those of ``mass`` 0 (clouds of fewer points or fewer centres than k) mean nothing.
+        (B, k, d) centers. Centers of ``mass`` 0 are not used: their set has fewer points or fewer centers than k.
     labels
-        (B, n) int64 nearest centre of every point, -1 for points of zero mass (padding).
+        (B, n) int64 nearest center of every point, -1 for points of zero mass (padding).
     mass
-        (B, k) mass of the points of each centre.
+        (B, k) mass of the points of each center.
     """
 
     centers: Tensor
@@ -33,28 +37,28 @@ class BatchedKMeans:
 def batched_kmeans(
     x: Tensor, k: int | Tensor, *, mass: Tensor | None = None, n_iter: int = 10, random_state: int = 0
 ) -> BatchedKMeans:
-    """Cluster each of B padded point clouds by Lloyd's algorithm, all together and on the device of ``x``.
+    """Cluster each of B padded sets of points by Lloyd's algorithm, all at once and on the device of ``x``.
 
-    A cloud starts from points drawn in proportion to their mass, without replacement, from a stream that depends on the
-    seed alone; a centre that loses its points stays where it is. The inputs are not checked.
+    The first centers of a set are points drawn without replacement, in proportion to their mass. The random numbers
+    depend on the seed alone. A center without points does not move. The inputs are not checked.
 
     Parameters
     ----------
     x
         (B, n, d) points; padding has zero mass and finite coordinates.
     k
-        Centres of every cloud, or (B,) centres of each.
+        Number of centers of every set, or (B,) numbers.
     mass
         (B, n) masses >= 0; 1 by default.
     n_iter
-        Iterations.
+        Number of iterations.
     random_state
         Seed.
 
     Returns
     -------
     BatchedKMeans
-        Centres, labels and masses.
+        Centers, labels and masses.
 
     Examples
     --------
@@ -68,32 +72,32 @@ def batched_kmeans(
 
     weight = torch.ones_like(x[..., 0]) if mass is None else mass.to(x)
     number = torch.as_tensor(k, device=x.device).expand(len(x))
-    centre = (weight[..., None] * x).sum(1, keepdim=True) / weight.sum(1)[:, None, None].clamp(min=1e-30)
-    x = x - centre
+    center = (weight[..., None] * x).sum(1, keepdim=True) / weight.sum(1)[:, None, None].clamp(min=1e-30)
+    x = x - center
     centers, alive = _start(x, weight, number, random_state)
     for _ in range(n_iter):
         labels = _assign(x, centers, alive)
         centers = _update(x, weight, labels, centers)
     labels = _assign(x, centers, alive)
-    held = torch.zeros_like(alive, dtype=x.dtype).scatter_add_(1, labels, weight)
-    return BatchedKMeans(centers + centre, labels.masked_fill(weight == 0, -1), held)
+    center_mass = torch.zeros_like(alive, dtype=x.dtype).scatter_add_(1, labels, weight)
+    return BatchedKMeans(centers + center, labels.masked_fill(weight == 0, -1), center_mass)
 
 
 def _start(x: Tensor, weight: Tensor, number: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Centres (B, k, d) drawn by an exponential race (least time first), and which of them exist (B, k)."""
+    """First centers (B, k, d), the points of the k smallest exponential times, and which of them exist (B, k)."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    # Drawn on the CPU, so that every device starts from the same points.
+    # Drawn on the CPU, so that every device has the same first centers.
     noise = torch.empty(weight.shape, dtype=torch.float64).exponential_(generator=generator).to(weight.device)
-    most = min(int(number.max()), x.shape[1])
-    times, rows = (noise / weight.double()).topk(most, dim=1, largest=False)
-    alive = times.isfinite() & (torch.arange(most, device=x.device) < number[:, None])
+    n_centers = min(int(number.max()), x.shape[1])
+    times, rows = (noise / weight.double()).topk(n_centers, dim=1, largest=False)
+    alive = times.isfinite() & (torch.arange(n_centers, device=x.device) < number[:, None])
     return x.gather(1, rows[..., None].expand(-1, -1, x.shape[2])), alive
 
 
 def _assign(x: Tensor, centers: Tensor, alive: Tensor) -> Tensor:
-    """Nearest existing centre of every point, (B, n)."""
+    """Nearest existing center of every point, (B, n)."""
     import torch
 
     offset = centers.square().sum(-1).masked_fill(~alive, float("inf"))
@@ -101,10 +105,10 @@ def _assign(x: Tensor, centers: Tensor, alive: Tensor) -> Tensor:
 
 
 def _update(x: Tensor, weight: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
-    """Weighted means (B, k, d) of the points of each centre."""
+    """Weighted mean (B, k, d) of the points of each center."""
     import torch
 
-    held = torch.zeros_like(centers[..., 0]).scatter_add_(1, labels, weight)
+    mass = torch.zeros_like(centers[..., 0]).scatter_add_(1, labels, weight)
     index = labels[..., None].expand_as(x)
     total = torch.zeros_like(centers).scatter_add_(1, index, weight[..., None] * x)
-    return torch.where(held[..., None] > 0, total / held[..., None], centers)
+    return torch.where(mass[..., None] > 0, total / mass[..., None], centers)

@@ -1,4 +1,7 @@
-"""Weighted k-means by faiss."""
+"""Weighted k-means of one set of points by faiss.
+
+For one large set; `batched_kmeans` clusters many small sets, which faiss could only do one after the other.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = ["KMeansResult", "kmeans"]
 
-_FEW_CENTERS = 128  # up to here the start is k-means++
-_POOL = 20  # candidates of the start, per centre
+_PLUS_PLUS_UP_TO = 128  # largest number of centers that start from k-means++
+_CANDIDATES = 20  # points per center among which k-means++ chooses
 
 
 @dataclass(frozen=True)
 class KMeansResult:
-    """Centres and the nearest centre of every point.
+    """Centers and the nearest center of every point.
 
     Attributes
     ----------
     centers
-        (k, d) float32; fewer rows than asked where there are fewer distinct points. No centre is without points.
+        (k, d) float32; fewer rows if there are fewer distinct points. Every center has points.
     labels
         (n,) int64 rows of ``centers``.
     """
@@ -46,29 +49,29 @@ def kmeans(
     n_threads: int | None = None,
     max_points_per_center: int | None = None,
 ) -> KMeansResult:
-    """Cluster points around k centres (Lloyd's algorithm), the same for a given seed whatever the number of threads.
+    """Cluster points around k centers by Lloyd's algorithm; the result does not depend on the number of threads.
 
     Parameters
     ----------
     x
         (n, d) points.
     k
-        Number of centres; with k >= n every distinct point is a centre.
+        Number of centers; with k >= n every distinct point is a center.
     weights
         (n,) weights >= 0 of the points, not all zero.
     n_iter
         Most iterations.
     random_state
-        Seed of the starting centres and of the subsample.
+        Seed of the first centers and of the subsample.
     n_threads
         Threads; all by default.
     max_points_per_center
-        Fit on at most this many points a centre, drawn at random; all by default. Every point is labelled.
+        Fit on at most this many random points per center; on all by default. Every point gets a label.
 
     Returns
     -------
     KMeansResult
-        Centres (k, d) and labels (n,).
+        Centers (k, d) and labels (n,).
 
     Raises
     ------
@@ -94,9 +97,9 @@ def kmeans(
             used = np.sort(rng.choice(used, k * max_points_per_center, replace=False))
         centers = _lloyd(points[used], mass[used], k, n_iter, rng, n_threads)
     labels = _nearest(points, centers, n_threads)
-    # Only centres that hold a point stay, so that a caller never divides by an empty cluster.
-    held, labels = np.unique(labels, return_inverse=True)
-    return KMeansResult(np.ascontiguousarray(centers[held]), labels.astype(np.int64))
+    # Centers without points are dropped, so that callers never divide by the size of an empty cluster.
+    used_centers, labels = np.unique(labels, return_inverse=True)
+    return KMeansResult(np.ascontiguousarray(centers[used_centers]), labels.astype(np.int64))
 
 
 def _check_weights(weights: Any | None, n: int) -> np.ndarray:
@@ -114,48 +117,50 @@ def _check_weights(weights: Any | None, n: int) -> np.ndarray:
 def _lloyd(
     points: np.ndarray, mass: np.ndarray, k: int, n_iter: int, rng: np.random.Generator, n_threads: int | None
 ) -> np.ndarray:
-    """Centres (k, d) of faiss' Lloyd iterations from our own start, which does not depend on the version of faiss."""
+    """Centers (k, d) of Lloyd's iterations in faiss, from a start that does not depend on the version of faiss."""
     import faiss
 
-    centre = points.mean(axis=0, dtype=np.float64).astype(np.float32)
-    points = points - centre
-    start = points[_start(points, mass, k, rng)]
+    center = points.mean(axis=0, dtype=np.float64).astype(np.float32)
+    points = points - center
+    first_centers = points[_start(points, mass, k, rng)]
     model = faiss.Kmeans(
         points.shape[1], k, niter=n_iter, seed=int(rng.integers(2**31)), min_points_per_centroid=1,
         max_points_per_centroid=len(points),
     )  # fmt: skip
     with faiss_threads(n_threads):
-        model.train(points, weights=mass, init_centroids=start)
-    centers: np.ndarray = np.asarray(model.centroids) + centre
+        model.train(points, weights=mass, init_centroids=first_centers)
+    centers: np.ndarray = np.asarray(model.centroids) + center
     return centers
 
 
 def _start(points: np.ndarray, mass: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows to start from: far apart (k-means++) for few centres, by weight alone for many, where it matters little."""
-    draw = mass / mass.sum(dtype=np.float64)
-    if k > _FEW_CENTERS:
-        return rng.choice(len(points), k, replace=False, p=draw)
-    pool = rng.choice(len(points), min(int(np.count_nonzero(draw)), _POOL * k), replace=False, p=draw)
-    rows: np.ndarray = pool[_spread(points[pool], k, rng)]
+    """Rows of the first centers: by greedy k-means++ for few centers, in proportion to the weights for many."""
+    probability = mass / mass.sum(dtype=np.float64)
+    if k > _PLUS_PLUS_UP_TO:
+        return rng.choice(len(points), k, replace=False, p=probability)
+    candidates = rng.choice(
+        len(points), min(int(np.count_nonzero(probability)), _CANDIDATES * k), replace=False, p=probability
+    )
+    rows: np.ndarray = candidates[_greedy_plus_plus(points[candidates], k, rng)]
     return rows
 
 
-def _spread(points: np.ndarray, k: int, rng: np.random.Generator) -> list[int]:
-    """Greedy k-means++: each new row is the best of a few drawn by their squared distance to the chosen."""
-    trials = 2 + int(np.log(k))
+def _greedy_plus_plus(points: np.ndarray, k: int, rng: np.random.Generator) -> list[int]:
+    """Greedy k-means++: each new row is the best of a few drawn by the squared distance to the rows before."""
+    n_trials = 2 + int(np.log(k))
     norms = np.einsum("ij,ij->i", points, points)
-    chosen = [0]
+    rows = [0]
     nearest = ((points - points[0]) ** 2).sum(axis=1, dtype=np.float64)
     for _ in range(k - 1):
         total = np.cumsum(nearest)
-        # Fewer distinct points than centres: repeat one; the double will hold no point and be dropped.
-        drawn = np.searchsorted(total, rng.random(trials) * total[-1]).clip(max=len(points) - 1)
+        # With fewer distinct points than centers a row is repeated; the second center gets no point and is dropped.
+        drawn = np.searchsorted(total, rng.random(n_trials) * total[-1]).clip(max=len(points) - 1)
         to_drawn = np.maximum(norms[drawn, None] + norms[None] - 2 * points[drawn] @ points.T, 0)
-        left = np.minimum(to_drawn, nearest[None])
-        best = int(left.sum(axis=1).argmin())
-        chosen.append(int(drawn[best]))
-        nearest = left[best]
-    return chosen
+        remaining = np.minimum(to_drawn, nearest[None])
+        best = int(remaining.sum(axis=1).argmin())
+        rows.append(int(drawn[best]))
+        nearest = remaining[best]
+    return rows
 
 
 def _nearest(points: np.ndarray, centers: np.ndarray, n_threads: int | None) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""k nearest neighbours: exact by faiss or torch, approximate by pynndescent."""
+"""k nearest neighbors: exact by faiss or torch, approximate by pynndescent."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,18 +12,15 @@ from muport._arrays import unit_rows
 from muport._checks import check_option
 from muport.neighbors._points import as_points, faiss_threads
 
-if TYPE_CHECKING:
-    import torch
-
 __all__ = ["Neighbors", "knn"]
 
-_EXACT_UP_TO = 5e11  # multiplications of an exact search (points x queries x coordinates) that "auto" accepts
-_BLOCK = 2**26  # distances held at once by the torch search
+_EXACT_UP_TO = 5e11  # largest number of multiplications (points x queries x coordinates) of "auto" for an exact search
+_BLOCK = 2**26  # number of distances computed together by the torch search
 
 
 @dataclass(frozen=True)
 class Neighbors:
-    """Nearest neighbours of every query, nearest first.
+    """Nearest neighbors of every query, nearest first.
 
     Attributes
     ----------
@@ -56,25 +53,25 @@ def knn(
     n_threads: int | None = None,
     device: str | None = None,
 ) -> Neighbors:
-    """Find the k nearest rows of ``x`` for every row of ``query``, or for every row of ``x`` among the others.
+    """Find the k nearest rows of ``x`` for every row of ``query``, or for every row of ``x`` among the other rows.
 
     Parameters
     ----------
     x
         (n, d) points; a CUDA tensor is searched on its device.
     k
-        Neighbours of each query, at most n (n - 1 without oneself).
+        Number of neighbors of each query, at most n (n - 1 if a point is not its own neighbor).
     query
         (q, d) points; ``x`` itself by default.
     method
         ``"exact"`` (faiss, or torch on a device), ``"approximate"`` (pynndescent) or ``"auto"``: exact up to about
         100,000 points of 50 coordinates among themselves.
     metric
-        ``"euclidean"`` or ``"cosine"``. A zero vector is at cosine distance 1 from everything.
+        ``"euclidean"`` or ``"cosine"``. The cosine distance between a zero vector and any other is 1.
     include_self
         Without ``query``: whether a point is its own first neighbour, at distance 0.
     random_state
-        Seed of the approximate search; the exact one draws nothing.
+        Seed of the approximate search; the exact search is not random.
     n_threads
         Threads; all by default.
     device
@@ -111,10 +108,9 @@ def knn(
     if metric == "cosine":
         queries = unit_rows(queries)
         points = queries if query is None else unit_rows(points)
-    found = _search(points, queries, k + drop_self, method, device, random_state, n_threads)
+    distances, indices = _search(points, queries, k + drop_self, method, device, random_state, n_threads)
     if query is None:
-        found = _self_first(*found, keep=include_self)
-    distances, indices = found
+        distances, indices = _self_first(distances, indices, keep=include_self)
     if metric == "cosine":
         distances = _cosine_distance(distances, points, queries, indices)
     return Neighbors(np.ascontiguousarray(distances, np.float32), np.ascontiguousarray(indices, np.int64))
@@ -129,9 +125,9 @@ def _check_k(k: int, points: np.ndarray, queries: np.ndarray, drop_self: bool) -
 
 
 def _cosine_distance(distances: np.ndarray, points: np.ndarray, queries: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """One minus the cosine: half the squared distance of unit vectors, 1 where either vector is zero."""
-    empty = ~queries.any(axis=1)[:, None] | ~points.any(axis=1)[indices]
-    return np.where(empty, 1.0, distances**2 / 2)
+    """One minus the cosine: half the squared distance of unit vectors, 1 if one of them is zero."""
+    is_zero = ~queries.any(axis=1)[:, None] | ~points.any(axis=1)[indices]
+    return np.where(is_zero, 1.0, distances**2 / 2)
 
 
 def _search(
@@ -140,7 +136,7 @@ def _search(
     """Euclidean distances (q, k) and indices (q, k), nearest first."""
     if method == "auto":
         method = "exact" if device or points.size * len(queries) <= _EXACT_UP_TO else "approximate"
-    # Below a few tens of points a neighbour graph costs more than it saves and cannot always hold k neighbours.
+    # With few points a neighbor graph is slower than the exact search, and may have fewer than k neighbors of a point.
     if method == "approximate" and len(points) > 10 * k:
         return _approximate(points, queries, k, seed, n_threads)
     return _torch(points, queries, k, device) if device else _faiss(points, queries, k, n_threads)
@@ -149,28 +145,27 @@ def _search(
 def _faiss(points: np.ndarray, queries: np.ndarray, k: int, n_threads: int | None) -> tuple[np.ndarray, np.ndarray]:
     import faiss
 
-    # |x - y|^2 is computed as |x|^2 + |y|^2 - 2xy: centred, so that float32 keeps its digits far from the origin.
-    centre = points.mean(axis=0, dtype=np.float64).astype(np.float32)
+    # |x|^2 + |y|^2 - 2xy loses float32 digits far from the origin: center the points.
+    center = points.mean(axis=0, dtype=np.float64).astype(np.float32)
     with faiss_threads(n_threads):
         index = faiss.IndexFlatL2(points.shape[1])
-        index.add(points - centre)
-        squared, indices = index.search(queries - centre, k)
+        index.add(points - center)
+        squared, indices = index.search(queries - center, k)
     return np.sqrt(np.maximum(squared, 0)), indices
 
 
 def _torch(points: np.ndarray, queries: np.ndarray, k: int, device: str) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
-    x, q = (torch.from_numpy(one).to(device) for one in (points, queries))
-    centre = x.mean(dim=0)
-    x, q = x - centre, q - centre
+    x, q = (torch.from_numpy(array).to(device) for array in (points, queries))
+    center = x.mean(dim=0)
+    x, q = x - center, q - center
     norms = x.square().sum(1)
-    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    nearest = []
     for block in torch.split(q, max(1, _BLOCK // len(x))):
         squared = torch.addmm(norms[None], block, x.T, alpha=-2) + block.square().sum(1, keepdim=True)
-        nearest = squared.topk(k, dim=1, largest=False)
-        parts.append((nearest.values, nearest.indices))
-    squared, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+        nearest.append(squared.topk(k, dim=1, largest=False))
+    squared, indices = (torch.cat(tensors) for tensors in zip(*nearest, strict=True))
     return squared.clamp(min=0).sqrt().cpu().numpy(), indices.cpu().numpy()
 
 
@@ -193,7 +188,7 @@ def _approximate(
 
 
 def _self_first(distances: np.ndarray, indices: np.ndarray, *, keep: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Put oneself first at distance 0, or take oneself out; among duplicates the search may miss oneself."""
+    """Put each point first among its neighbors at distance 0, or drop it; a search may miss it among duplicates."""
     own = indices == np.arange(len(indices))[:, None]
     own[~own.any(axis=1), -1] = True
     order = np.argsort(~own, axis=1, kind="stable")

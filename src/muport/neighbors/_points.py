@@ -1,4 +1,4 @@
-"""The one place where points are checked and brought to float32, row-major."""
+"""Checks of points, their conversion to row-major float32, and the threads of faiss."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ type Points = np.ndarray | Any
 
 
 def as_points(x: Points, name: str = "x") -> np.ndarray:
-    """Return points as a finite, row-major float32 matrix; no copy where ``x`` is one already.
+    """Return points as a finite, row-major float32 matrix; ``x`` itself if it is one.
 
     Parameters
     ----------
     x
         (n, d) numbers: a NumPy array or a torch tensor.
     name
-        What errors call the array.
+        Name of the array in errors.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def as_points(x: Points, name: str = "x") -> np.ndarray:
     TypeError
         If ``x`` is sparse or not numeric.
     ValueError
-        If ``x`` has not two non-empty axes, or a NaN or an infinite entry (also after conversion to float32).
+        If ``x`` does not have two non-empty axes, or has a NaN or an infinite entry (also after conversion to float32).
 
     Examples
     --------
@@ -56,7 +56,7 @@ def as_points(x: Points, name: str = "x") -> np.ndarray:
         raise ValueError(
             f"{name} has shape {points.shape}: it must have two axes, (points, coordinates), none of them empty."
         )
-    # A sum is finite unless an entry is not, or the sum overflows: only then look at every entry.
+    # If the sum is finite, so is every entry. If it is not, it may also have overflowed: then check every entry.
     with np.errstate(invalid="ignore"):
         total = points.sum(dtype=np.float64)
     if not np.isfinite(total):
@@ -68,7 +68,7 @@ def as_points(x: Points, name: str = "x") -> np.ndarray:
 
 @contextmanager
 def faiss_threads(n_threads: int | None) -> Iterator[None]:
-    """Run faiss with a number of threads, and give back the previous one."""
+    """Run faiss with a number of threads, then restore the previous number."""
     import faiss
 
     before = faiss.omp_get_max_threads()
