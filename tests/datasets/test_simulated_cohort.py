@@ -110,7 +110,7 @@ def test_seed_and_file(tmp_path, adata):
     [
         ({"conditions": ("a",)}, "conditions="),
         ({"conditions": ("a", "a")}, "two or more different"),
-        ({"n_patients": 1}, "n_patients=1 for 2 conditions"),
+        ({"n_patients": 1}, "n_patients=1 must be an integer of at least 2"),
         ({"n_cells": 0}, "n_cells="),
         ({"n_cells": (9, 5)}, "n_cells="),
         ({"n_dims": 1}, "n_dims=1"),
