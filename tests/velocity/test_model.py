@@ -62,7 +62,7 @@ def test_query_at_the_cells_is_the_velocity(branching, fitted):
     assert np.array_equal(middle, fitted.query_velocity(branching.obsm["X_pca"][:5], branching.obs["time"].median()))
 
 
-def test_growth_is_told_where_a_branch_grows(kit):
+def test_growth_is_positive_where_a_branch_grows(kit):
     adata = kit.draw(n_cells=900, growth=0.8)
     late = (adata.obs["time"] > 0.5).to_numpy()
     growth = kit.fit(adata, tau=0.95, n_steps=5).get_growth()
@@ -139,13 +139,13 @@ def test_same_seed_same_bits_and_the_global_generators_stay(kit, branching):
     {"batch_size": 64}, {"lr": 1e-3}, {"lambda_smooth": 1.0}, {"lambda_curl": 5.0}, {"lambda_divergence": 5.0},
     {"random_state": 7},
 ], ids=lambda c: next(iter(c)))  # fmt: skip
-def test_every_knob_of_training_acts(knobs, change):
-    fit, base = knobs
+def test_every_hyperparameter_of_training_acts(plain_fit, change):
+    fit, base = plain_fit
     assert not np.array_equal(fit(change), base)
 
 
 @pytest.fixture(scope="module")
-def knobs(kit):
+def plain_fit(kit):
     adata = kit.draw(n_cells=300)
 
     def fit(change):
@@ -172,7 +172,7 @@ def spatial(kit):
 
 
 @pytest.mark.parametrize("change", SPATIAL, ids=lambda c: next(iter(c)))
-def test_every_knob_of_spatial_windows_acts(spatial, change):
+def test_every_hyperparameter_of_spatial_windows_acts(spatial, change):
     fit, base = spatial
     assert not np.array_equal(fit(change), base)
 
@@ -186,9 +186,9 @@ def test_tail_threshold_acts_on_split_tails(spatial):
 @pytest.mark.parametrize("design", [
     {"difference": "forward"}, {"windows": "spatial"}, {"hidden_dim": 16}, {"n_latent": 4}, {"use_time": False},
 ], ids=lambda c: next(iter(c)))  # fmt: skip
-def test_every_choice_of_design_acts(knobs, kit, design):
+def test_every_choice_of_design_acts(plain_fit, kit, design):
     model = kit.fit(kit.draw(n_cells=300), model=design, n_steps=15)
-    assert not np.array_equal(model.get_velocity(), knobs[1])
+    assert not np.array_equal(model.get_velocity(), plain_fit[1])
     assert model.get_latent_representation().shape[1] == design.get("n_latent", 32)
 
 

@@ -69,7 +69,7 @@ class VelocityInference(MuDataModel):
     """Methods of a trained model that evaluate the field, or follow it."""
 
     _state_class: ClassVar[type] = VelocityState
-    #: Raw velocities of the cells of the fit, computed when first asked for.
+    #: Raw velocities of the cells of the fit, computed when first needed.
     _raw: RawVelocity | None = None
 
     def get_velocity(self, mdata: Data | None = None, kind: Literal["smooth", "raw"] = "smooth") -> NDArray[np.float32]:
@@ -91,7 +91,7 @@ class VelocityInference(MuDataModel):
         Raises
         ------
         ValueError
-            If `kind` is unknown, or raw velocities of other cells are asked for.
+            If `kind` is unknown, or ``"raw"`` is passed with other cells.
         """
         check_option("kind", kind, ("smooth", "raw"))
         if kind == "smooth":

@@ -25,7 +25,7 @@ def raw_of(velocity: np.ndarray, weight: np.ndarray | None = None) -> RawVelocit
 
 
 @pytest.fixture
-def cloud() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     return rng.normal(size=(120, 3)).astype(np.float32), rng.uniform(size=120), rng.normal(size=(120, 3))
 
@@ -44,8 +44,8 @@ def plainly(x: np.ndarray, time: np.ndarray, v: np.ndarray, w: np.ndarray, noise
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.2, 1e6])
-def test_means_and_noise_are_those_of_the_formulas(cloud, noise):
-    x, time, v = cloud
+def test_means_and_noise_are_those_of_the_formulas(cells, noise):
+    x, time, v = cells
     v = v + [3.0, 0, 0]
     weight = np.random.default_rng(1).uniform(0.5, 1.5, len(x))
     found = average_over_neighbors(x, time, raw_of(v, weight), noise, 7)
@@ -54,8 +54,8 @@ def test_means_and_noise_are_those_of_the_formulas(cloud, noise):
     assert found.noise_ratio == pytest.approx(ratio, rel=1e-3)
 
 
-def test_cells_without_velocity_neither_give_nor_take(cloud):
-    x, time, v = cloud
+def test_cells_without_velocity_neither_give_nor_take(cells):
+    x, time, v = cells
     inside = np.arange(len(x)) < 80
     spoilt = np.where(inside[:, None], v, 1e6)
     found = average_over_neighbors(x, time, raw_of(spoilt, inside), 0.1)
@@ -65,7 +65,7 @@ def test_cells_without_velocity_neither_give_nor_take(cloud):
     assert found.noise_ratio == alone.noise_ratio
 
 
-def test_noise_is_told_from_signal():
+def test_noise_is_separated_from_signal():
     rng = np.random.default_rng(0)
     x, time = rng.normal(size=(3_000, 2)).astype(np.float32), rng.uniform(size=3_000)
     v = np.array([2.0, 0.0]) + rng.normal(size=x.shape)
@@ -117,7 +117,7 @@ def test_the_field_of_few_noisy_cells_does_not_learn_their_noise():
     assert cosine(fit) > 0.85 > 0.8 > cosine(fit_field(cells.x, cells.time, raw, settings))
 
 
-def test_members_differ_by_what_the_raw_velocities_tell():
+def test_members_differ_by_the_raw_velocities():
     adata = simulated_dynamics("linear", 600, n_dims=5, random_state=0)
     cells, settings = InputCells(adata.obsm["X_pca"], adata.obs["time"].to_numpy()), VelocityHyperparameters()
     raw = transport_cells(cells, pair_windows(cells, settings), settings)

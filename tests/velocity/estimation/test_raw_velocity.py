@@ -113,10 +113,10 @@ def test_a_cell_at_the_edge_is_no_match_for_itself():
     """Were it its own match, its noise would come back through the missing side."""
     x, time = moving(noise=1.0)
     noise = (x - 6 * time[:, None] * np.eye(4)[0])[:, 1:]
-    rim = (time < 0.04) | (time > 0.96)
+    edge = (time < 0.04) | (time > 0.96)
     windows = pair_time_windows(time)
     velocity = estimate_raw_velocity(x, time, windows, VelocityHyperparameters(reg_scale=0.1)).velocity[:, 1:]
-    slope = (velocity * noise)[rim].sum() / (noise[rim] ** 2).sum() * np.where(time[rim] < 0.5, 1, -1).mean()
+    slope = (velocity * noise)[edge].sum() / (noise[edge] ** 2).sum() * np.where(time[edge] < 0.5, 1, -1).mean()
     assert abs(slope) < 5
 
 
@@ -189,7 +189,7 @@ def test_days_of_unequal_numbers_leave_no_gap(tau):
     assert np.isfinite(raw.growth).all()
 
 
-def test_windows_of_one_day_tell_no_growth():
+def test_windows_of_one_day_have_no_growth():
     adata = simulated_dynamics("cycle", n_cells=374, n_dims=6, days=(0.0, 1.0, 7.0), random_state=0)
     time = adata.obs["time"].to_numpy()
     windows = pair_spatial_windows(

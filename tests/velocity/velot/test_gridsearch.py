@@ -1,4 +1,4 @@
-"""The search over settings: a table, with failures told and the data untouched."""
+"""The search over hyperparameters: a table with the failures, and the data unchanged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_one_row_for_each_combination(table):
     assert (table["seconds"] >= 0).all()
 
 
-def test_failures_are_told(table):
+def test_failures_are_in_the_table(table):
     failed = table[table["reg"] < 0]
     assert failed["status"].str.contains("ValueError.*reg=-1.0 must be a finite number above 0").all()
     assert failed["iccoh_mean"].isna().all()
@@ -76,6 +76,6 @@ def test_bad_inputs_are_named(cells, arguments, error, match):
         gridsearch(cells, **{"param_grid": {"reg": [0.1]}, "verbose": False, **arguments})
 
 
-def test_a_key_that_no_run_writes_is_told(cells):
+def test_a_key_that_no_run_writes_is_named(cells):
     found = gridsearch(cells, {"reg": [0.05]}, velocity_metric_key="velocity_tsne", fixed_params=FIXED, verbose=False)
     assert "velocity_tsne" in found["status"][0]

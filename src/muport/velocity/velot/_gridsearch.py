@@ -1,4 +1,4 @@
-"""Search over settings of the whole: a table of scores, failures included."""
+"""Search over hyperparameters: a table of scores, with the runs that failed."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def gridsearch(
     pseudotime_key: str = "pseudotime",
     verbose: bool = True,
 ) -> pd.DataFrame:
-    """Run the whole for every combination of settings, on a copy each, and score it.
+    """Run :func:`velocity` for every combination of hyperparameters, each on a copy of the data, and score the result.
 
     Parameters
     ----------
     adata
-        Cells with a representation, a time, clusters, and the picture in which velocities are scored.
+        Cells with a representation, a time, clusters, and the embedding in which velocities are scored.
     param_grid
         Argument of :func:`velocity` -> values to try.
     cluster_edges
@@ -45,7 +45,7 @@ def gridsearch(
     cluster_key
         Column with the clusters.
     velocity_metric_key
-        Velocities that are scored, with or without the prefix ``"velot_"``: ``"velocity_umap"`` in the picture,
+        Velocities that are scored, with or without the prefix ``"velot_"``: ``"velocity_umap"`` in the embedding,
         ``"velocity_pca"`` in the basis.
     fixed_params
         Arguments of :func:`velocity` for all runs.
@@ -56,10 +56,10 @@ def gridsearch(
 
     Returns
     -------
-    One row for each combination: its settings, ``iccoh_mean`` (in-cluster coherence), with edges ``cbdir_mean``,
-    ``cbdir_reverse_mean`` and ``contrast_mean`` (a mean over edges of half the difference between forward and reversed
-    direction, which noise cannot raise), ``iccoh_<cluster>`` and ``cbdir_<from>-><to>``, ``seconds``, and ``status``,
-    which is ``"ok"`` or the error of a run that failed, whose scores are missing.
+    One row for each combination: its hyperparameters; ``iccoh_mean`` (in-cluster coherence) and ``iccoh_<cluster>``;
+    with edges also ``cbdir_mean``, ``cbdir_reverse_mean``, ``contrast_mean`` (the mean over edges of half the
+    difference between forward and reversed direction, which noise cannot raise) and ``cbdir_<from>-><to>``;
+    ``seconds``; and ``status``, which is ``"ok"`` or the error of a run that failed, whose scores are missing.
 
     Raises
     ------
@@ -72,14 +72,14 @@ def gridsearch(
     _check(adata, param_grid, fixed, cluster_edges, cluster_key, pseudotime_key)
     combinations = [dict(zip(param_grid, values, strict=True)) for values in product(*param_grid.values())]
     rows = []
-    for chosen in track(combinations, "settings", disable=not verbose, transient=True):
+    for combination in track(combinations, "combinations", disable=not verbose, transient=True):
         start = time.perf_counter()
         try:
-            scores = _run(adata, {**fixed, **chosen}, cluster_edges, cluster_key, velocity_metric_key)
+            scores = _score_run(adata, {**fixed, **combination}, cluster_edges, cluster_key, velocity_metric_key)
             status = "ok"
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             scores, status = {}, f"{type(error).__name__}: {error}"
-        rows.append({**chosen, **scores, "seconds": time.perf_counter() - start, "status": status})
+        rows.append({**combination, **scores, "seconds": time.perf_counter() - start, "status": status})
     return pd.DataFrame(rows)
 
 
@@ -93,33 +93,33 @@ def _check(
 ) -> None:
     if not grid or not all(isinstance(v, list | tuple | np.ndarray) and len(v) for v in grid.values()):
         raise ValueError(f"param_grid={dict(grid)} must map at least one argument to a list of values.")
-    known = set(inspect.signature(velocity).parameters) - {"adata"}
-    if unknown := sorted({*grid, *fixed} - known):
-        raise ValueError(f"{unknown} are no arguments of muport.velocity.velocity, which has {sorted(known)}.")
+    valid = set(inspect.signature(velocity).parameters) - {"adata"}
+    if unknown := sorted({*grid, *fixed} - valid):
+        raise ValueError(f"{unknown} are no arguments of muport.velocity.velocity, which has {sorted(valid)}.")
     for name, key in (("cluster_key", cluster_key), ("pseudotime_key", time_key)):
         if key not in adata.obs:
             raise KeyError(f"{name}={key!r} is not in obs; the columns are {sorted(map(str, adata.obs.columns))}.")
     clusters = set(adata.obs[cluster_key].astype(str))
-    if lost := sorted({str(c) for edge in edges or () for c in edge} - clusters):
-        raise KeyError(f"cluster_edges name {lost}, which obs[{cluster_key!r}] lacks: it has {sorted(clusters)}.")
+    if absent := sorted({str(c) for edge in edges or () for c in edge} - clusters):
+        raise KeyError(f"cluster_edges name {absent}, which obs[{cluster_key!r}] lacks: it has {sorted(clusters)}.")
 
 
-def _run(
+def _score_run(
     adata: anndata.AnnData,
     arguments: Mapping[str, Any],
     edges: Sequence[tuple[str, str]] | None,
     cluster_key: str,
     velocity_metric_key: str,
 ) -> dict[str, float]:
-    mine = adata.copy()
-    velocity(mine, **arguments)
-    key = next((k for k in (velocity_metric_key, f"velot_{velocity_metric_key}") if k in mine.obsm), None)
+    copy = adata.copy()
+    velocity(copy, **arguments)
+    key = next((k for k in (velocity_metric_key, f"velot_{velocity_metric_key}") if k in copy.obsm), None)
     if key is None:
-        raise KeyError(f"velocity_metric_key={velocity_metric_key!r} was not written; obsm has {sorted(mine.obsm)}.")
-    drawn = arguments.get("project_basis", "X_umap")
-    basis = drawn if key.endswith(drawn.removeprefix("X_")) else arguments.get("basis", "X_pca")
-    labels = mine.obs[cluster_key].astype(str).to_numpy()
-    return _scores(np.asarray(mine.obsm[basis]), np.asarray(mine.obsm[key]), labels, edges)
+        raise KeyError(f"velocity_metric_key={velocity_metric_key!r} was not written; obsm has {sorted(copy.obsm)}.")
+    embedding = arguments.get("project_basis", "X_umap")
+    basis = embedding if key.endswith(embedding.removeprefix("X_")) else arguments.get("basis", "X_pca")
+    labels = copy.obs[cluster_key].astype(str).to_numpy()
+    return _scores(np.asarray(copy.obsm[basis]), np.asarray(copy.obsm[key]), labels, edges)
 
 
 def _scores(
@@ -129,14 +129,14 @@ def _scores(
     edges: Sequence[tuple[str, str]] | None,
 ) -> dict[str, float]:
     coherence = iccoh(x, v, labels)["coherence"]
-    out = {"iccoh_mean": float(coherence.mean())}
+    scores = {"iccoh_mean": float(coherence.mean())}
     if edges:
         table = cbdir(x, v, labels, edges)
-        out |= {
+        scores |= {
             "cbdir_mean": float(table["forward"].mean()),
             "cbdir_reverse_mean": float(table["reverse"].mean()),
             "contrast_mean": float(table["contrast"].mean()),
         }
         names = table["source"].astype(str) + "->" + table["target"].astype(str)
-        out |= {f"cbdir_{name}": float(value) for name, value in zip(names, table["forward"], strict=True)}
-    return out | {f"iccoh_{name}": float(value) for name, value in coherence.items()}
+        scores |= {f"cbdir_{name}": float(value) for name, value in zip(names, table["forward"], strict=True)}
+    return scores | {f"iccoh_{name}": float(value) for name, value in coherence.items()}

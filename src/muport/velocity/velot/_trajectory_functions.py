@@ -212,7 +212,7 @@ def _labels(data: Data, cluster_key: str, *, required: bool) -> NDArray[np.str_]
 def _field(
     data: Data, cells: InputCells, basis: str, velocity_key: str, k_velocity: int, use_network: bool
 ) -> VectorField:
-    """The network, if it is asked for and is in this basis; else an interpolation of the velocities in ``obsm``."""
+    """The network, with `use_network` and if it has this basis; else an interpolation of the velocities in ``obsm``."""
     stored = data.uns.get(VelotKeys.NETWORK)
     if use_network and stored is not None and str(stored["basis"]) == basis:
         return unpack_fit(stored).field()
