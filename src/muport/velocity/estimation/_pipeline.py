@@ -78,7 +78,7 @@ def pair_windows(cells: InputCells, hyperparameters: VelocityHyperparameters) ->
 def transport_cells(
     cells: InputCells, windows: Windows, hyperparameters: VelocityHyperparameters, device: str = "cpu"
 ) -> RawVelocity:
-    """Estimate raw velocities from the transport between paired windows; coordinates are denoised first with ``denoise``."""
+    """Estimate raw velocities from the transport between paired windows, after the filter if ``denoise`` is set."""
     x = cells.denoised if hyperparameters.denoise else cells.x
     neighbors = knn(x, min(_COST_NEIGHBORS, len(x) - 1)).indices if hyperparameters.lambda_knn > 0 else None
     return estimate_raw_velocity(x, cells.time, windows, hyperparameters, neighbors=neighbors, device=device)
