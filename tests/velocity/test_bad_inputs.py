@@ -78,7 +78,7 @@ BAD: dict[str, tuple[Callable[[AnnData], object], str]] = {
     "negative curl": (tool("smooth_velocity", lambda_curl=-1.0), "lambda_curl=-1.0"),
     "all steps with a bad hyperparameter": (tool("velocity", lambda_knn=-1.0), "lambda_knn=-1.0"),
     "all steps with bad epochs": (tool("velocity", n_epochs=-3), "n_epochs=-3"),
-    "all steps without the embedding": (tool("velocity", project_basis="X_tsne"), "project_basis='X_tsne'.*project_umap"),
+    "no embedding in all steps": (tool("velocity", project_basis="X_tsne"), "project_basis='X_tsne'.*project_umap"),
     "query of another width": (tool("query_velocity", np.zeros((2, 3))), "3 coordinates.*8"),
     "query at NaN": (tool("query_velocity", np.full((2, 8), np.nan)), "NaN"),
     "no picture": (tool("project_to_umap", basis_umap="X_tsne"), "X_tsne"),
