@@ -17,8 +17,10 @@ In the order of reading:
 """
 
 from muport.velocity._model import Velocity
-from muport.velocity.dynamics._integrate import Paths, integrate, simulate
-from muport.velocity.dynamics._trajectories import Trajectories
+from muport.velocity.dynamics._ode import integrate
+from muport.velocity.dynamics._path_clusters import Trajectories
+from muport.velocity.dynamics._paths import Paths
+from muport.velocity.dynamics._sde import simulate
 from muport.velocity.fates._fate_probabilities import committor, fate_probabilities
 from muport.velocity.fates._macrostates import MetaStates, meta_states
 from muport.velocity.fates._terminal_states import terminal_states

@@ -14,10 +14,10 @@ from muport._keys import UNLABELED_CATEGORY
 from muport.data import MuDataModel
 from muport.velocity._fitted_state import VelocityState, check_query, estimate_time, speed_and_uncertainty
 from muport.velocity._hyperparameters import VelocityHyperparameters
-from muport.velocity.dynamics._embedding_projection import project
-from muport.velocity.dynamics._manifold import knn_field
-from muport.velocity.dynamics._start_cells import source_range
-from muport.velocity.dynamics._trajectories import Trajectories, flow_particles, trace_trajectories
+from muport.velocity.dynamics._embedding_projection import project_velocity
+from muport.velocity.dynamics._manifold import interpolate_field
+from muport.velocity.dynamics._start_cells import ClusteredCells, FlowSource, StartCells
+from muport.velocity.dynamics._trajectories import FlowOptions, TrajectoryOptions, flow_particles, trace_trajectories
 from muport.velocity.estimation._field import evaluate
 from muport.velocity.estimation._pipeline import InputCells, pair_windows, transport_cells
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows
+    from muport.velocity.dynamics._path_clusters import Trajectories
     from muport.velocity.estimation._field import Field
     from muport.velocity.estimation._raw_velocity import RawVelocity
 
@@ -266,16 +267,10 @@ class VelocityInference(MuDataModel):
             If no cell satisfies the conditions, the target was never reached, or a number is out of range.
         """
         cells = self._cells()
-        return trace_trajectories(
-            cells.field if use_network else knn_field(cells.x, cells.velocity, k_velocity),
-            cells.x,
-            cells.time,
-            labels=cells.labels,
-            start_cells=start_cells,
-            start_cluster=start_cluster,
+        field = cells.field if use_network else interpolate_field(cells.x, cells.velocity, k_velocity)
+        start = StartCells(rows=start_cells, cluster=start_cluster, time_min=start_pseudotime, time_max=end_pseudotime)
+        options = TrajectoryOptions(
             target_cluster=target_cluster,
-            start_time=start_pseudotime,
-            end_time=end_pseudotime,
             n_trajectories=n_trajectories,
             n_steps=n_steps,
             step_size=step_size,
@@ -284,6 +279,7 @@ class VelocityInference(MuDataModel):
             max_attempts_factor=max_attempts_factor,
             random_state=random_state,
         )
+        return trace_trajectories(field, ClusteredCells.create(cells.x, cells.time, cells.labels), start, options)
 
     def simulate_flow(
         self,
@@ -334,22 +330,16 @@ class VelocityInference(MuDataModel):
             If no cell satisfies the conditions, or a number is out of range.
         """
         cells = self._cells()
-        low, high = source_range(cells.time, source_cluster, source_pseudotime_min, source_pseudotime_max)
-        return flow_particles(
-            cells.field,
-            cells.x,
-            cells.time,
-            labels=cells.labels,
+        source = FlowSource(cluster=source_cluster, time_min=source_pseudotime_min, time_max=source_pseudotime_max)
+        options = FlowOptions(
             n_particles=n_particles,
-            source_cluster=source_cluster,
-            source_time_min=low,
-            source_time_max=high,
             n_steps=n_steps,
             step_size=step_size,
             diffusion=diffusion,
             noise_scale=noise_scale,
             random_state=random_state,
         )
+        return flow_particles(cells.field, ClusteredCells.create(cells.x, cells.time, cells.labels), source, options)
 
     def project_to_embedding(self, embedding: Any, n_neighbors: int = 30) -> NDArray[np.float32]:
         """Project the velocities into an embedding of the same cells, such as UMAP, for plots only.
@@ -366,7 +356,7 @@ class VelocityInference(MuDataModel):
         (n_obs, k) float32 velocity in the embedding, per unit of time.
         """
         cells = self._cells()
-        return project(cells.x, cells.velocity, embedding, n_neighbors=n_neighbors)
+        return project_velocity(cells.x, cells.velocity, embedding, n_neighbors=n_neighbors)
 
     def _field(self) -> Field:
         state: VelocityState = self._fitted()

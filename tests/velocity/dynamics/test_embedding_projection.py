@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muport.neighbors import knn
-from muport.velocity.dynamics import _embedding_projection as _project
-from muport.velocity.dynamics._embedding_projection import project
+from muport.velocity.dynamics import _embedding_projection
+from muport.velocity.dynamics._embedding_projection import project_velocity
 
 
 def curve(n: int = 2000, d: int = 30, noise: float = 0.25, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -44,10 +44,10 @@ def test_a_linear_picture_is_exact(method: Any, noise: float) -> None:
     x, v, _, _ = curve(noise=noise)
     matrix = np.random.default_rng(1).normal(size=(30, 2))
     truth = v @ matrix
-    found = project(x, v, x @ matrix, method=method)
-    assert cosine(found, truth).min() > 0.995
-    assert cosine(found, truth).mean() > 0.9995
-    assert np.median(np.linalg.norm(found - truth, axis=1) / np.linalg.norm(truth, axis=1)) < 0.02
+    result = project_velocity(x, v, x @ matrix, method=method)
+    assert cosine(result, truth).min() > 0.995
+    assert cosine(result, truth).mean() > 0.9995
+    assert np.median(np.linalg.norm(result - truth, axis=1) / np.linalg.norm(truth, axis=1)) < 0.02
 
 
 @pytest.mark.parametrize("method", ["kernel", "linear"])
@@ -55,16 +55,16 @@ def test_a_linear_picture_is_exact(method: Any, noise: float) -> None:
 def test_a_curved_picture(method: Any, noise: float, least: float, percentile: float) -> None:
     x, v, z, dz = curve(noise=noise)
     truth = pushed(z, dz)
-    found = project(x, v, bent(z), method=method)
-    assert cosine(found, truth).mean() > least
-    assert np.quantile(cosine(found, truth), 0.05) > percentile
-    ratio = np.linalg.norm(found, axis=1) / np.linalg.norm(truth, axis=1)
+    result = project_velocity(x, v, bent(z), method=method)
+    assert cosine(result, truth).mean() > least
+    assert np.quantile(cosine(result, truth), 0.05) > percentile
+    ratio = np.linalg.norm(result, axis=1) / np.linalg.norm(truth, axis=1)
     assert 0.9 < np.median(ratio) < 1.05
 
 
 def test_fewer_neighbours_than_dimensions_still_give_the_direction() -> None:
     x, v, z, dz = curve()
-    assert cosine(project(x, v, bent(z), n_neighbors=20), pushed(z, dz)).mean() > 0.97
+    assert cosine(project_velocity(x, v, bent(z), n_neighbors=20), pushed(z, dz)).mean() > 0.97
 
 
 @settings(max_examples=20, deadline=None)
@@ -72,37 +72,37 @@ def test_fewer_neighbours_than_dimensions_still_give_the_direction() -> None:
 def test_units_carry_over(speed: float, size: float, units: float, shift: float) -> None:
     """Faster time, a larger picture, and other units or another origin of the space."""
     x, v, z, _ = curve(n=300, d=5)
-    one = project(x, v, z)
-    other = project(units * x + shift, units * speed * v, size * z - shift)
+    one = project_velocity(x, v, z)
+    other = project_velocity(units * x + shift, units * speed * v, size * z - shift)
     assert np.allclose(other, size * speed * one, rtol=0.05, atol=0.02 * size * speed * np.abs(one).max())
 
 
 def test_backward_is_minus_forward_and_rest_is_rest() -> None:
     x, v, z, _ = curve(n=300, d=5)
     v[:50] = 0
-    found = project(x, v, z)
-    assert (found[:50] == 0).all()
-    assert np.allclose(project(x, -v, z), -found, atol=1e-4)
+    result = project_velocity(x, v, z)
+    assert (result[:50] == 0).all()
+    assert np.allclose(project_velocity(x, -v, z), -result, atol=1e-4)
 
 
 def test_duplicates_and_few_cells_are_finite() -> None:
     for x in (np.zeros((40, 3)), np.repeat(np.eye(3), 30, axis=0), np.eye(3)):
-        found = project(x, np.ones_like(x), x[:, :2], n_neighbors=20)
-        assert found.shape == (len(x), 2)
-        assert np.isfinite(found).all()
+        result = project_velocity(x, np.ones_like(x), x[:, :2], n_neighbors=20)
+        assert result.shape == (len(x), 2)
+        assert np.isfinite(result).all()
 
 
 def test_given_neighbours_are_used_and_the_result_repeats() -> None:
     x, v, z, _ = curve(n=300, d=5)
     near = knn(x, 40).indices
-    assert np.array_equal(project(x, v, z, neighbors=near), project(x, v, z, n_neighbors=40))
+    assert np.array_equal(project_velocity(x, v, z, neighbors=near), project_velocity(x, v, z, n_neighbors=40))
 
 
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     x, v, z, _ = curve(n=300, d=5)
-    whole = project(x, v, z)
-    monkeypatch.setattr(_project, "_BLOCK", 5000)
-    assert np.allclose(project(x, v, z), whole, atol=1e-4)
+    whole = project_velocity(x, v, z)
+    monkeypatch.setattr(_embedding_projection, "_BLOCK", 5000)
+    assert np.allclose(project_velocity(x, v, z), whole, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_input(change: dict[str, Any], message: str) -> None:
     given = {"x": np.eye(10, 2), "velocity": np.eye(10, 2), "embedding": np.eye(10, 2), **change}
     with pytest.raises(ValueError, match=message):
-        project(**given)
+        project_velocity(**given)
 
 
 def test_many_cells_have_neighbours_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,12 +128,12 @@ def test_many_cells_have_neighbours_in_a_sample(monkeypatch: pytest.MonkeyPatch)
     x = rng.uniform(size=(3_000, 2)).astype(np.float32)
     flow = np.stack([np.ones(3_000), x[:, 0]], axis=1).astype(np.float32)
     picture = x @ np.array([[1.0, 0.5], [0.0, 2.0]])
-    whole = project(x, flow, picture, n_neighbors=30)
-    monkeypatch.setattr(_project, "_REFERENCE", 1_000)
-    near = _project._nearest(x, 30)
+    whole = project_velocity(x, flow, picture, n_neighbors=30)
+    monkeypatch.setattr(_embedding_projection, "_MAX_REFERENCE", 1_000)
+    near = _embedding_projection._nearest(x, 30)
     assert len(np.unique(near)) <= 1_000
     assert not (near == np.arange(3_000)[:, None]).any()
-    part = project(x, flow, picture, n_neighbors=30)
+    part = project_velocity(x, flow, picture, n_neighbors=30)
     cosine = (whole * part).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(part, axis=1)
     assert not np.array_equal(whole, part)
     assert np.quantile(cosine, 0.05) > 0.99

@@ -13,9 +13,11 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from muport.neighbors import knn
-from muport.velocity.dynamics._integrate import StopReason
-from muport.velocity.dynamics._manifold import knn_field, manifold
-from muport.velocity.dynamics._trajectories import Trajectories, flow_particles, trace_trajectories
+from muport.velocity.dynamics._manifold import fit_manifold, interpolate_field
+from muport.velocity.dynamics._path_clusters import Trajectories
+from muport.velocity.dynamics._paths import StopReason, VectorField
+from muport.velocity.dynamics._start_cells import ClusteredCells, FlowSource, StartCells
+from muport.velocity.dynamics._trajectories import FlowOptions, TrajectoryOptions, flow_particles, trace_trajectories
 
 LIFT = torch.from_numpy(np.linalg.qr(np.random.default_rng(5).normal(size=(30, 3)))[0]).float()
 
@@ -40,44 +42,58 @@ def flow(x: Tensor, t: Tensor) -> Tensor:
     return v @ LIFT.T
 
 
+START = {"start_cells": "rows", "start_cluster": "cluster", "start_time": "time_min", "end_time": "time_max"}
+SOURCE = {
+    "source_cluster": "cluster", "source_time_min": "time_min", "source_time_max": "time_max",
+    "embedding": "embedding", "source_x_lim": "x_lim", "source_y_lim": "y_lim",
+}  # fmt: skip
+
+
+def trace_among(
+    x: np.ndarray, time: np.ndarray, labels: Any = None, field: VectorField | None = None, **options: Any
+) -> Trajectories:
+    start = StartCells(**{name: options.pop(key) for key, name in START.items() if key in options})
+    cells = ClusteredCells.create(x, time, labels)
+    return trace_trajectories(field or flow, cells, start, TrajectoryOptions(**options))
+
+
 def trace(**options: Any) -> Trajectories:
-    x, t, labels, _ = fork()
-    return trace_trajectories(options.pop("field", flow), x, t, labels=labels, **options)
+    return trace_among(*fork()[:3], **options)
 
 
-def off(found: Trajectories) -> np.ndarray:
+def off(result: Trajectories) -> np.ndarray:
     """Distance of each end to the nearest cell, in spacings."""
-    return np.asarray(knn(fork()[0], 1, query=found.paths.ends).distances[:, 0] / found.spacing)
+    return np.asarray(knn(fork()[0], 1, query=result.paths.ends).distances[:, 0] / result.spacing)
 
 
 def test_spacing_is_the_median_distance_to_the_nearest_other_cell() -> None:
     x = fork()[0]
     gaps = cdist(x, x)
     np.fill_diagonal(gaps, np.inf)
-    assert manifold(x).spacing == pytest.approx(np.median(gaps.min(axis=0)), rel=1e-4)
+    assert fit_manifold(x).spacing == pytest.approx(np.median(gaps.min(axis=0)), rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5"])
 def test_paths_from_the_root_divide_as_the_data_and_end_among_them(method: Any) -> None:
-    found = trace(start_time=0.0, end_time=0.1, n_trajectories=200, method=method)
+    result = trace(start_time=0.0, end_time=0.1, n_trajectories=200, method=method)
     t, labels = fork()[1:3]
-    assert len(found.start_cell) == len(set(found.start_cell)) == len(found.paths.x)
-    assert t[found.start_cell].max() <= 0.1
+    assert len(result.start_cell) == len(set(result.start_cell)) == len(result.paths.x)
+    assert t[result.start_cell].max() <= 0.1
     late = labels[t > 0.8]
     for branch in ("up", "down"):
-        assert abs((found.terminal == branch).mean() - (late == branch).mean()) < 0.08
-    assert (found.origin == "stem").all()
-    assert np.median(off(found)) < 1.3
-    assert np.quantile(off(found), 0.9) < 1.5
-    assert (found.paths.stopped == StopReason.TIME).all()
-    assert np.allclose(found.paths.time[:, -1], t.max())
-    assert [(v[0], v[-1]) for v in found.visited or ()] == [("stem", str(end)) for end in found.terminal]
+        assert abs((result.terminal == branch).mean() - (late == branch).mean()) < 0.08
+    assert (result.origin == "stem").all()
+    assert np.median(off(result)) < 1.3
+    assert np.quantile(off(result), 0.9) < 1.5
+    assert (result.paths.stopped == StopReason.TIME).all()
+    assert np.allclose(result.paths.time[:, -1], t.max())
+    assert [(v[0], v[-1]) for v in result.visited or ()] == [("stem", str(end)) for end in result.terminal]
 
 
 @pytest.mark.parametrize("branch", ["up", "down"])
 def test_a_branch_is_kept(branch: str) -> None:
-    found = trace(start_cluster=branch, start_time=0.6, end_time=0.8, n_trajectories=300)
-    assert (found.terminal == branch).mean() >= 0.99
+    result = trace(start_cluster=branch, start_time=0.6, end_time=0.8, n_trajectories=300)
+    assert (result.terminal == branch).mean() >= 0.99
     backward = trace(start_cluster=branch, n_trajectories=100, direction="backward")
     assert (backward.origin == "stem").mean() >= 0.99
     assert (backward.terminal == branch).all()
@@ -89,8 +105,8 @@ def test_forward_then_backward_is_the_way_back() -> None:
     there = trace(start_cells=[start], step_size=0.01)
     end = there.paths.ends
     ended = np.concatenate([x, end])
-    back = trace_trajectories(
-        flow, ended, np.r_[t, there.paths.time[0, -1]], start_cells=[len(x)], direction="backward", step_size=0.01
+    back = trace_among(
+        ended, np.r_[t, there.paths.time[0, -1]], start_cells=[len(x)], direction="backward", step_size=0.01
     )
     assert np.abs(back.paths.ends - x[start]).max() < 1e-2
 
@@ -103,13 +119,13 @@ def majority(points: np.ndarray, x: np.ndarray, labels: np.ndarray) -> list[str]
 
 
 def test_paths_to_a_target_end_in_it() -> None:
-    found = trace(start_cluster="stem", target_cluster="up", n_trajectories=15)
+    result = trace(start_cluster="stem", target_cluster="up", n_trajectories=15)
     x, _, labels, _ = fork()
-    assert len(found.start_cell) == 15
-    assert found.n_attempts > 15
-    assert (found.terminal == "up").all()
-    assert (found.paths.stopped == StopReason.TARGET).all()
-    for path, n in zip(found.paths.x, found.paths.length, strict=True):
+    assert len(result.start_cell) == 15
+    assert result.n_attempts > 15
+    assert (result.terminal == "up").all()
+    assert (result.paths.stopped == StopReason.TARGET).all()
+    for path, n in zip(result.paths.x, result.paths.length, strict=True):
         names = majority(path[:n], x, labels)
         assert names[-1] == "up"
         assert "up" not in names[1:-1]
@@ -120,9 +136,9 @@ def test_paths_to_a_target_end_in_it() -> None:
 
 def test_nearest_cells_and_visited_clusters_are_those_of_the_points() -> None:
     x, _, labels, _ = fork()
-    found = trace(n_trajectories=3, start_time=0.0, end_time=0.2)
+    result = trace(n_trajectories=3, start_time=0.0, end_time=0.2)
     for path, cell, start, visited in zip(
-        found.paths.x, found.cell, found.start_cell, found.visited or (), strict=True
+        result.paths.x, result.cell, result.start_cell, result.visited or (), strict=True
     ):
         nearest = np.linalg.norm(path[:, None] - x[None], axis=2).argmin(axis=1)
         assert np.array_equal(cell, nearest)
@@ -133,12 +149,12 @@ def test_nearest_cells_and_visited_clusters_are_those_of_the_points() -> None:
 
 
 def test_both_directions() -> None:
-    found = trace(start_time=0.45, end_time=0.5, n_trajectories=7, direction="both")
-    assert found.direction.tolist() == [1] * 7 + [-1] * 7
-    assert found.start_cell[:7].tolist() == found.start_cell[7:].tolist()
-    assert (np.diff(found.paths.time[:7], axis=1) >= 0).all()
-    assert (np.diff(found.paths.time[7:], axis=1) <= 0).all()
-    assert found.n_attempts == 14
+    result = trace(start_time=0.45, end_time=0.5, n_trajectories=7, direction="both")
+    assert result.direction.tolist() == [1] * 7 + [-1] * 7
+    assert result.start_cell[:7].tolist() == result.start_cell[7:].tolist()
+    assert (np.diff(result.paths.time[:7], axis=1) >= 0).all()
+    assert (np.diff(result.paths.time[7:], axis=1) <= 0).all()
+    assert result.n_attempts == 14
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(24.0, 100.0), (0.1, -3.0)])
@@ -146,8 +162,8 @@ def test_paths_do_not_depend_on_the_unit_of_time(scale: float, shift: float) -> 
     x, t, _, _ = fork()
     cells = np.flatnonzero(t < 0.3)[:10]
     one = trace(start_cells=cells)
-    other = trace_trajectories(
-        lambda x, t: flow(x, (t - shift) / scale) / scale, x, scale * t + shift, start_cells=cells
+    other = trace_among(
+        x, scale * t + shift, field=lambda x, t: flow(x, (t - shift) / scale) / scale, start_cells=cells
     )
     assert np.allclose(one.paths.x, other.paths.x, atol=1e-3)
     assert np.allclose(scale * one.paths.time + shift, other.paths.time, atol=1e-3)
@@ -156,11 +172,11 @@ def test_paths_do_not_depend_on_the_unit_of_time(scale: float, shift: float) -> 
 def test_a_step_is_the_fraction_of_the_mean_velocity() -> None:
     """In the field 1 and a range of 4 units of time a step of .05 is .2 long; the last one ends with the data."""
     t = np.linspace(0, 4, 401)
-    found = trace_trajectories(lambda x, t: torch.ones_like(x), t[:, None], t, start_cells=[0, 200], n_steps=8)
-    assert found.paths.x.shape == (2, 9, 1)
-    assert np.allclose(np.diff(found.paths.x[:, :, 0]), 0.2, atol=1e-5)
-    assert found.paths.stopped.tolist() == [StopReason.END, StopReason.END]
-    longer = trace_trajectories(lambda x, t: torch.ones_like(x), t[:, None], t, start_cells=[0, 200])
+    result = trace_among(t[:, None], t, field=lambda x, t: torch.ones_like(x), start_cells=[0, 200], n_steps=8)
+    assert result.paths.x.shape == (2, 9, 1)
+    assert np.allclose(np.diff(result.paths.x[:, :, 0]), 0.2, atol=1e-5)
+    assert result.paths.stopped.tolist() == [StopReason.END, StopReason.END]
+    longer = trace_among(t[:, None], t, field=lambda x, t: torch.ones_like(x), start_cells=[0, 200])
     assert np.allclose(longer.paths.ends[:, 0], 4, atol=1e-5)
     assert longer.paths.stopped.tolist() == [StopReason.TIME, StopReason.TIME]
 
@@ -168,32 +184,32 @@ def test_a_step_is_the_fraction_of_the_mean_velocity() -> None:
 def test_frozen_time_goes_on_to_the_last_step() -> None:
     x = np.linspace(0, 10, 500)[:, None]
     t = x[:, 0] / 10
-    found = trace_trajectories(
-        lambda x, t: (1 + t)[:, None], x, t, start_cells=[0, 100], n_steps=50, step_size=0.1, evolve_time=False
+    result = trace_among(
+        x, t, field=lambda x, t: (1 + t)[:, None], start_cells=[0, 100], n_steps=50, step_size=0.1, evolve_time=False
     )
-    assert np.allclose(found.paths.ends[:, 0], [5, x[100, 0] + 5 * (1 + t[100])], atol=1e-3)
-    assert (found.paths.stopped == StopReason.END).all()
+    assert np.allclose(result.paths.ends[:, 0], [5, x[100, 0] + 5 * (1 + t[100])], atol=1e-3)
+    assert (result.paths.stopped == StopReason.END).all()
 
 
 def test_a_path_ends_before_it_leaves_the_data() -> None:
     away = torch.zeros(30)
     away[:] = torch.from_numpy(np.linalg.svd(LIFT.numpy().T)[2][-1])
-    found = trace(field=lambda x, t: 100 * away.expand_as(x), n_trajectories=10, start_time=0.0, end_time=0.1)
-    assert (found.paths.stopped == StopReason.OFF_MANIFOLD).all()
-    assert off(found).max() <= 10
-    assert np.isfinite(found.paths.x).all()
+    result = trace(field=lambda x, t: 100 * away.expand_as(x), n_trajectories=10, start_time=0.0, end_time=0.1)
+    assert (result.paths.stopped == StopReason.OFF_MANIFOLD).all()
+    assert off(result).max() <= 10
+    assert np.isfinite(result.paths.x).all()
 
 
 def test_a_field_without_a_network_follows_the_branches() -> None:
     x, t, labels, v = fork()
-    found = trace_trajectories(
-        knn_field(x, v, 15), x, t, labels=labels, start_cluster="up", start_time=0.65, end_time=0.75, n_trajectories=50
+    result = trace_among(
+        x, t, labels, interpolate_field(x, v, 15), start_cluster="up", start_time=0.65, end_time=0.75, n_trajectories=50
     )
-    assert (found.terminal == "up").mean() >= 0.98
-    assert np.median(off(found)) < 1.5
+    assert (result.terminal == "up").mean() >= 0.98
+    assert np.median(off(result)) < 1.5
 
 
-def test_knn_field_is_the_kernel_mean() -> None:
+def test_interpolated_field_is_the_kernel_mean() -> None:
     x, _, _, v = fork()
     query = torch.randn(5, 30) + torch.from_numpy(x[:5]).float()
     distance = np.linalg.norm(query.numpy()[:, None] - x[None], axis=2)
@@ -201,26 +217,26 @@ def test_knn_field_is_the_kernel_mean() -> None:
     d = np.take_along_axis(distance, near, 1)
     w = np.exp(-(d**2) / (2 * d.mean(axis=1, keepdims=True) ** 2))
     expected = (w[:, :, None] * v[near]).sum(axis=1) / w.sum(axis=1, keepdims=True)
-    assert np.allclose(knn_field(x, v, 7)(query, torch.zeros(5)).numpy(), expected, atol=1e-3)
-    cells = knn_field(x, v, 1)(torch.from_numpy(x[:9]), torch.zeros(9)).numpy()
+    assert np.allclose(interpolate_field(x, v, 7)(query, torch.zeros(5)).numpy(), expected, atol=1e-3)
+    cells = interpolate_field(x, v, 1)(torch.from_numpy(x[:9]), torch.zeros(9)).numpy()
     assert np.allclose(cells, v[:9], atol=1e-5)
 
 
 def drift(**options: Any) -> Trajectories:
-    x, t, labels, _ = fork()
-    return flow_particles(flow, x, t, labels=labels, **options)
+    source = FlowSource(**{name: options.pop(key) for key, name in SOURCE.items() if key in options})
+    return flow_particles(flow, ClusteredCells.create(*fork()[:3]), source, FlowOptions(**options))
 
 
 @pytest.mark.parametrize("diffusion", [0.1, 0.5])
 def test_particles_stay_with_the_data_and_find_both_branches(diffusion: float) -> None:
-    found = drift(diffusion=diffusion)
-    assert found.paths.x.shape[0] == 200
-    assert fork()[1][found.start_cell].max() <= 0.1 + 1e-3
-    assert np.quantile(off(found), 0.9) < 2
-    assert np.median(off(found)) < 1.5
+    result = drift(diffusion=diffusion)
+    assert result.paths.x.shape[0] == 200
+    assert fork()[1][result.start_cell].max() <= 0.1 + 1e-3
+    assert np.quantile(off(result), 0.9) < 2
+    assert np.median(off(result)) < 1.5
     for branch in ("up", "down"):
-        assert 0.35 < (found.terminal == branch).mean() < 0.65
-    one = drift(diffusion=diffusion, source_time_min=0.0, source_time_max=float(np.sort(fork()[1])[0]))
+        assert 0.35 < (result.terminal == branch).mean() < 0.65
+    one = drift(diffusion=diffusion, source_time_min=0.0, source_time_max=0.0)
     assert len(set(one.start_cell)) == 1
     assert 0.05 < (one.terminal == "up").mean() < 0.95
 
@@ -230,9 +246,9 @@ def test_isotropic_noise_leaves_the_data() -> None:
 
 
 def test_no_diffusion_is_the_deterministic_flow() -> None:
-    found = drift(diffusion=0.0, n_particles=20, step_size=0.005)
-    same = trace(start_cells=found.start_cell, step_size=0.005)
-    assert np.abs(found.paths.ends - same.paths.ends).max() < 0.15  # Euler against Runge-Kutta
+    result = drift(diffusion=0.0, n_particles=20, step_size=0.005)
+    same = trace(start_cells=result.start_cell, step_size=0.005)
+    assert np.abs(result.paths.ends - same.paths.ends).max() < 0.15  # Euler against Runge-Kutta
 
 
 def test_sources() -> None:
@@ -240,7 +256,7 @@ def test_sources() -> None:
     picture = np.stack([t, x[:, 0]], axis=1)
     chosen = drift(diffusion=0.0, source_cluster="up", n_particles=50).start_cell
     assert (labels[chosen] == "up").all()
-    chosen = drift(diffusion=0.0, source_cluster="stem", source_time_max=0.2, n_particles=50).start_cell
+    chosen = drift(diffusion=0.0, source_time_max=0.19, n_particles=50).start_cell
     assert (t[chosen] <= 0.2).all()
     chosen = drift(
         diffusion=0.0, embedding=picture, source_x_lim=(0.02, 0.08), source_y_lim=(0, np.inf), n_particles=20
@@ -269,12 +285,12 @@ def test_same_seed_same_paths_and_no_global_seed() -> None:
 def test_more_cells_than_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     from muport.velocity.dynamics import _manifold
 
-    monkeypatch.setattr(_manifold, "_MOST", 500)
-    data = manifold(fork()[0], random_state=42)
+    monkeypatch.setattr(_manifold, "_MAX_CELLS", 500)
+    data = fit_manifold(fork()[0], random_state=42)
     assert len(data.points) == len(data.cell) == 500
     assert np.array_equal(data.points, fork()[0][data.cell].astype(np.float32))
-    found = trace(n_trajectories=5, start_time=0.0, end_time=0.1)
-    assert set(found.cell[:, 1:].ravel()) <= set(data.cell)
+    result = trace(n_trajectories=5, start_time=0.0, end_time=0.1)
+    assert set(result.cell[:, 1:].ravel()) <= set(data.cell)
 
 
 @pytest.mark.parametrize(
@@ -303,15 +319,15 @@ def test_bad_input(change: dict[str, Any], error: type[Exception], message: str)
     x, t, labels, _ = fork()
     given = {"x": x, "time": t, "labels": labels, **change}
     with pytest.raises(error, match=message):
-        trace_trajectories(flow, given.pop("x"), given.pop("time"), **given)
+        trace_among(**given)
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"source_cluster": "left"}, KeyError, "source_cluster='left'"),
-        ({"source_time_min": 3.0}, ValueError, "runs from"),
-        ({"source_x_lim": (0.0, 1.0)}, ValueError, "source_x_lim needs a picture"),
+        ({"source_time_min": 3.0, "source_time_max": 4.0}, ValueError, "runs from"),
+        ({"source_x_lim": (0.0, 1.0)}, ValueError, "source_x_lim needs an embedding"),
         ({"source_x_lim": (0.0, 1.0), "embedding": np.ones((3, 2))}, ValueError, "embedding has shape"),
         ({"n_particles": 0}, ValueError, "n_particles"),
         ({"diffusion": -0.1}, ValueError, "diffusion"),
@@ -327,6 +343,6 @@ def test_bad_input_of_flows(change: dict[str, Any], error: type[Exception], mess
 def test_bad_input_of_the_field_without_a_network() -> None:
     x, _, _, v = fork()
     with pytest.raises(ValueError, match="velocity has shape"):
-        knn_field(x, v[:5])
+        interpolate_field(x, v[:5])
     with pytest.raises(ValueError, match="k_velocity=0"):
-        knn_field(x, v, 0)
+        interpolate_field(x, v, 0)

@@ -1,15 +1,15 @@
-"""Paths through a velocity field.
+"""Paths along a velocity field.
 
 In the order of reading:
 
-- ``_paths``: what an integration returns, and why each path ends
+- ``_paths``: the problem to solve, why a path ends, how its points are stored
 - ``_runge_kutta``: solvers of ordinary differential equations
-- ``_tangent_space``: noise along the tangent space of the data
-- ``_sde``: stochastic paths by the Euler-Maruyama scheme
-- ``_integrate``: one function for both
-- ``_manifold``: distances to the data, and a stop rule for paths that leave them
-- ``_start_cells``: the cells where paths start
-- ``_follow``: how a path is followed among cells
-- ``_trajectories``: trajectories from cell to cluster, and flows of particles
+- ``_ode``: deterministic paths
+- ``_sde``: stochastic paths, by the Euler-Maruyama scheme
+- ``_tangent_space``: local tangent spaces of the data, for noise within them
+- ``_manifold``: nearest cells, a rule for paths that leave the data, a field interpolated from cells
+- ``_start_cells``: the choice of the cells from which paths start
+- ``_path_clusters``: paths with the cells and clusters they pass
+- ``_trajectories``: trajectories of cells and flows of particles
 - ``_embedding_projection``: velocities in a two-dimensional embedding
 """

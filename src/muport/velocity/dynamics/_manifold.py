@@ -1,4 +1,4 @@
-"""Where the data are: their spacing, the nearest cell, a rule for paths that leave them, and a field from cells."""
+"""The data manifold, represented by cells: nearest cells, a rule for paths that leave it, an interpolated field."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from muport._arrays import normalize_rows
 from muport.neighbors import as_points, knn
 from muport.velocity.dynamics._paths import StopReason, StopRule, VectorField
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Manifold", "knn_field", "manifold", "stop_rule"]
+__all__ = ["Manifold", "fit_manifold", "interpolate_field", "make_stop_rule"]
 
-_MOST = 100_000  # cells that are searched
-_SAMPLE = 2_000  # cells whose distance to the nearest other gives the spacing
-_VOTES = 5  # nearest cells whose majority names the cluster of a place
+_MAX_CELLS = 100_000  # cells that are searched for neighbors
+_SPACING_CELLS = 2_000  # cells whose distances to the nearest other cell give the spacing
+_N_VOTES = 5  # nearest cells whose majority decides the cluster of a position
 
 
 @dataclass(frozen=True)
 class Manifold:
-    """Cells that stand for the data.
+    """Cells that represent the data.
 
     Attributes
     ----------
     points
         (m, d) float32 positions.
     cell
-        (m,) int64 rows of the data: all of them, or a seeded choice of 100,000.
+        (m,) int64 rows of the data: all of them, or a random sample of 100,000.
     spacing
-        Median distance of a cell to its nearest other, in data units.
+        Median distance of a cell to the nearest other cell, in data units.
     """
 
     points: NDArray[np.float32]
@@ -42,69 +43,69 @@ class Manifold:
 
     def nearest(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Distance (n,) to, and row (n,) of, the nearest cell of each position (n, d)."""
-        found = knn(self.points, 1, query=x, method="exact")
-        return found.distances[:, 0], self.cell[found.indices[:, 0]]
+        neighbors = knn(self.points, 1, query=x, method="exact")
+        return neighbors.distances[:, 0], self.cell[neighbors.indices[:, 0]]
 
     def vote(
         self, x: NDArray[np.float32], codes: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-        """Distance (n,) to, and row (n,) of, the nearest cell, and the code (n,) most frequent among the five nearest.
+        """Distance (n,) to, and row (n,) of, the nearest cell, and the most frequent code (n,) among the five nearest.
 
-        Of codes that are equally frequent, that of the nearer cell. `codes` has one entry for each row of the data.
+        A tie is decided by the nearer cell. `codes` has one entry for each row of the data.
         """
-        found = knn(self.points, min(_VOTES, len(self.points)), query=x, method="exact")
-        rows = self.cell[found.indices]
+        neighbors = knn(self.points, min(_N_VOTES, len(self.points)), query=x, method="exact")
+        rows = self.cell[neighbors.indices]
         votes = codes[rows]
-        chosen = (votes[:, :, None] == votes[:, None, :]).sum(axis=2).argmax(axis=1)
-        return found.distances[:, 0], rows[:, 0], votes[np.arange(len(votes)), chosen]
+        winner = (votes[:, :, None] == votes[:, None, :]).sum(axis=2).argmax(axis=1)
+        return neighbors.distances[:, 0], rows[:, 0], votes[np.arange(len(votes)), winner]
 
 
-def manifold(x: ArrayLike, *, random_state: int = 0) -> Manifold:
-    """Measure the spacing of data (n, d). ValueError for fewer than two cells or cells that all coincide."""
+def fit_manifold(x: ArrayLike, *, random_state: int = 0) -> Manifold:
+    """Sample cells (n, d) and measure their spacing. ValueError for fewer than two cells, or if all cells coincide."""
     points = as_points(x, "x")
     if len(points) < 2:
-        raise ValueError(f"x has {len(points)} cell: at least two are needed to know how far apart cells are.")
+        raise ValueError(f"x has {len(points)} cell: at least two are needed to measure the spacing of the cells.")
     rng = np.random.default_rng(random_state)
     cell = np.arange(len(points))
-    if len(points) > _MOST:
-        cell = np.sort(rng.choice(len(points), _MOST, replace=False))
+    if len(points) > _MAX_CELLS:
+        cell = np.sort(rng.choice(len(points), _MAX_CELLS, replace=False))
         points = points[cell]
-    sample = np.sort(rng.permutation(len(points))[:_SAMPLE])
+    sample = np.sort(rng.permutation(len(points))[:_SPACING_CELLS])
     distance = knn(points, 2, query=points[sample], method="exact").distances[:, 1]
     if not (distance > 0).any():
         raise ValueError("Every cell coincides with another one: the data have no spacing. Remove duplicate rows of x.")
     return Manifold(points, cell, float(np.median(distance[distance > 0])))
 
 
-def stop_rule(data: Manifold, *, most: float = 10.0, reached: NDArray[np.bool_] | None = None) -> StopRule:
-    """A rule for :func:`integrate`: off the manifold, or at a target.
+def make_stop_rule(data: Manifold, *, max_distance: float = 10.0, target: NDArray[np.bool_] | None = None) -> StopRule:
+    """Make a rule for :func:`integrate` that ends paths off the manifold or at a target.
 
     Parameters
     ----------
     data
         The cells.
-    most
+    max_distance
         Distance to the nearest cell, in spacings, beyond which a path has left the data.
-    reached
-        (n,) whether a cell is a target: a point has arrived where most of the five nearest cells are targets.
+    target
+        (n,) whether a cell is a target: a path ends where most of the five nearest cells are targets.
     """
 
     def stop(x: Tensor, t: Tensor) -> Tensor:
         points = x.float().cpu().numpy()
-        if reached is None:
-            distance, arrived = data.nearest(points)[0], np.zeros(len(points), bool)
+        if target is None:
+            distance, at_target = data.nearest(points)[0], np.zeros(len(points), bool)
         else:
-            distance, _, vote = data.vote(points, reached.astype(np.int64))
-            arrived = vote == 1
-        codes = np.where(distance > most * data.spacing, StopReason.OFF_MANIFOLD, 0).astype(np.int8)
-        codes[(codes == 0) & arrived] = StopReason.TARGET
+            distance, _, vote = data.vote(points, target.astype(np.int64))
+            at_target = vote == 1
+        codes = np.where(distance > max_distance * data.spacing, StopReason.OFF_MANIFOLD, 0).astype(np.int8)
+        codes[(codes == 0) & at_target] = StopReason.TARGET
         return torch.from_numpy(codes).to(x.device)
 
     return stop
 
 
-def knn_field(x: ArrayLike, velocity: ArrayLike, k: int = 15) -> VectorField:
-    """A field from the velocities of cells: the Gaussian mean of the k nearest, whatever the time.
+def interpolate_field(x: ArrayLike, velocity: ArrayLike, k: int = 15) -> VectorField:
+    """Interpolate the velocities of cells: a Gaussian-weighted mean of the k nearest, the same at every time.
 
     v(x) = sum_j w_j v_j / sum_j w_j with w_j = exp(-|x - x_j|^2 / (2 s^2)), and s the mean distance to the k cells.
 
@@ -115,7 +116,7 @@ def knn_field(x: ArrayLike, velocity: ArrayLike, k: int = 15) -> VectorField:
     velocity
         (n, d) their velocities.
     k
-        Neighbours, 1 to n.
+        Neighbors, 1 to n.
 
     Raises
     ------
@@ -129,10 +130,9 @@ def knn_field(x: ArrayLike, velocity: ArrayLike, k: int = 15) -> VectorField:
         raise ValueError(f"k_velocity={k} is out of range: use 1 to {len(points)}, the number of cells.")
 
     def field(position: Tensor, t: Tensor) -> Tensor:
-        found = knn(points, k, query=position, method="exact")
-        width = np.maximum(found.distances.mean(axis=1, keepdims=True), 1e-12)
-        weight = np.exp(-0.5 * np.square(found.distances / width))
-        weight /= weight.sum(axis=1, keepdims=True)
-        return torch.from_numpy(np.einsum("nk,nkd->nd", weight, arrows[found.indices])).to(position)
+        neighbors = knn(points, k, query=position, method="exact")
+        width = np.maximum(neighbors.distances.mean(axis=1, keepdims=True), 1e-12)
+        weight = normalize_rows(np.exp(-0.5 * np.square(neighbors.distances / width)))
+        return torch.from_numpy(np.einsum("nk,nkd->nd", weight, arrows[neighbors.indices])).to(position)
 
     return field

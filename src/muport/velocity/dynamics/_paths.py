@@ -1,4 +1,4 @@
-"""Paths through a field: what an integration returns, why each path ends, and how its points are recorded."""
+"""Paths along a velocity field: the problem to solve, why a path ends, how its points are stored."""
 
 from __future__ import annotations
 
@@ -11,37 +11,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from muport._checks import check_integers
 from muport._parallel import single_threaded_torch
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Course", "Paths", "Record", "StopReason", "StopRule", "VectorField", "course", "guarded", "one_thread"]
+__all__ = [
+    "InitialValueProblem",
+    "PathRecorder",
+    "Paths",
+    "StopReason",
+    "StopRule",
+    "VectorField",
+    "solve_paths",
+    "take_equal_steps",
+]
 
 #: Velocity (n, d) at positions (n, d) and times (n,).
 type VectorField = Callable[[Tensor, Tensor], Tensor]
-#: Reason (n,) to end a path at positions (n, d) and times (n,); 0 to go on.
+#: Reason (n,) to end a path at positions (n, d) and times (n,); 0 to continue.
 type StopRule = Callable[[Tensor, Tensor], Tensor]
 
-_BLOWN_UP = 1e6  # times the largest coordinate of the starts
-_NO_SPAN = -1  # of a path that ends where it starts, until it is returned
-_SMALL = 4_096  # paths up to which a second thread only waits
+_DIVERGED = 1e6  # a larger coordinate, in multiples of the largest coordinate of the starts, ends the path
+_EMPTY_SPAN = -1  # internal reason of a path whose end time is its start time; returned as END
+_ONE_THREAD_UP_TO = 4_096  # paths; with fewer, a second thread mostly waits
+_CHECK_EVERY = 16  # steps between two checks: the stop rule searches neighbors faster for many points at once
 
 
 class StopReason(IntEnum):
     """Why a path ended; the codes of :attr:`Paths.stopped`.
 
-    A point that is off the data or not finite is not kept: the path ends at the last good one.
+    A point that is off the data or not finite is not kept: the path ends at the last point before it.
     """
 
-    END = 0  # the whole span was integrated
+    END = 0  # the end time was reached
     TARGET = 1  # a target was reached
     OFF_MANIFOLD = 2  # the next point would be too far from the data
-    TIME = 3  # the path came to the end of the data's time
-    NOT_FINITE = 4  # the field was not finite there, or blew up
-    STEP_LIMIT = 5  # the adaptive solver could not hold its tolerance
+    TIME = 3  # the path reached the first or last time of the data
+    NOT_FINITE = 4  # the field was not finite there, or diverged
+    STEP_LIMIT = 5  # the adaptive solver could not meet its tolerance
 
 
 _NOT_KEPT = (StopReason.OFF_MANIFOLD, StopReason.NOT_FINITE)
@@ -56,9 +65,9 @@ class Paths:
     x
         (n_paths, n_points, d) float32 positions, the start first; after ``length`` points the last one is repeated.
     time
-        (n_paths, n_points) float32 times of these points, repeated likewise.
+        (n_paths, n_points) float32 times of these points, repeated in the same way.
     length
-        (n_paths,) int64 points of each path, at least 1.
+        (n_paths,) int64 number of points of each path, at least 1.
     stopped
         (n_paths,) int8 :class:`StopReason`.
     """
@@ -75,40 +84,58 @@ class Paths:
 
 
 @dataclass(frozen=True)
-class Course:
-    """What is integrated: starts (P, d), spans of time (P,), the times of the points (P, N), and the field's clock.
+class InitialValueProblem:
+    """A field to be followed from P starts, each from a start time to an end time.
 
-    Times are float64, so that a short step far from time 0 is not lost. The field is shown t0 + clock (t - t0).
+    Attributes
+    ----------
+    field
+        Velocity (n, d) at positions (n, d) and times (n,). NaN where a position is not finite, which ends the path.
+    x0
+        (P, d) starts.
+    t0, t1
+        (P,) float64 start and end times. In float32 a short step far from time 0 would be rounded to 0.
+    times
+        (P, N) float64 times of the points of the paths.
+    evolve_time
+        Whether the field is evaluated at the time of the path, or always at the start time.
     """
 
+    field: VectorField
     x0: Tensor
     t0: Tensor
     t1: Tensor
     times: Tensor
-    clock: float
+    evolve_time: bool
 
-    def seen(self, t: Tensor, rows: Tensor) -> Tensor:
-        """Time (m,) that the field is shown at time t (m,) of the paths `rows`."""
-        shown: Tensor = torch.lerp(self.t0[rows], t, self.clock)
-        return shown.to(self.x0.dtype)
+    @classmethod
+    def create(
+        cls, field: VectorField, x0: ArrayLike | Tensor, t0: object, t1: object, n_steps: int, *, evolve_time: bool
+    ) -> InitialValueProblem:
+        """Check starts and times. Starts of NumPy become float32, a tensor keeps its type and device."""
+        start = x0.detach() if isinstance(x0, Tensor) else torch.from_numpy(np.array(x0, dtype=np.float32))
+        if start.ndim != 2 or 0 in start.shape or not start.is_floating_point():
+            raise ValueError(f"x0 has shape {tuple(start.shape)}: pass (n_paths, d) real numbers, neither of them 0.")
+        check_integers(n_steps=n_steps)
+        if not bool(start.isfinite().all()):
+            raise ValueError("x0 has a NaN or infinite entry: start from finite positions.")
+        first, last = (_as_times(value, name, start) for name, value in (("t0", t0), ("t1", t1)))
+        fraction = torch.linspace(0, 1, int(n_steps) + 1, dtype=torch.float64, device=start.device)
+        times = torch.lerp(first[:, None], last[:, None], fraction[None])
+        return cls(_nan_outside_finite(field), start, first, last, times, evolve_time)
+
+    @property
+    def n_points(self) -> int:
+        """Points of a path, the start included."""
+        return self.times.shape[1]
+
+    def velocity(self, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        """Velocity (m, d) at positions (m, d) and times (m,) of the paths `rows`."""
+        clock = torch.lerp(self.t0[rows], t, float(self.evolve_time))
+        return self.field(x, clock.to(self.x0.dtype))
 
 
-def course(x0: ArrayLike | Tensor, t0: object, t1: object, n_steps: int, *, evolve_time: bool) -> Course:
-    """Check starts and times and lay out the points. NumPy starts are float32, a tensor keeps its type and device."""
-    start = x0.detach() if isinstance(x0, Tensor) else torch.from_numpy(np.array(x0, dtype=np.float32))
-    if start.ndim != 2 or 0 in start.shape or not start.is_floating_point():
-        raise ValueError(f"x0 has shape {tuple(start.shape)}: pass (n_paths, d) real numbers, neither of them 0.")
-    if not isinstance(n_steps, int | np.integer) or n_steps < 1:
-        raise ValueError(f"n_steps={n_steps!r} must be a whole number of at least 1.")
-    if not bool(start.isfinite().all()):
-        raise ValueError("x0 has a NaN or infinite entry: start from finite positions.")
-    first, last = (_times(value, name, start) for name, value in (("t0", t0), ("t1", t1)))
-    fraction = torch.linspace(0, 1, int(n_steps) + 1, dtype=torch.float64, device=start.device)
-    times = torch.lerp(first[:, None], last[:, None], fraction[None])
-    return Course(start, first, last, times, float(evolve_time))
-
-
-def _times(value: object, name: str, start: Tensor) -> Tensor:
+def _as_times(value: object, name: str, start: Tensor) -> Tensor:
     times = torch.as_tensor(value, dtype=torch.float64, device=start.device)
     if times.shape not in {(), (len(start),)}:
         raise ValueError(
@@ -119,89 +146,107 @@ def _times(value: object, name: str, start: Tensor) -> Tensor:
     return times.expand(len(start)).clone()
 
 
-def guarded(field: VectorField) -> VectorField:
-    """Ask the field at finite positions only; NaN elsewhere, which ends the path."""
+def _nan_outside_finite(field: VectorField) -> VectorField:
+    """Evaluate the field at finite positions only, and return NaN for the others."""
 
-    def ask(x: Tensor, t: Tensor) -> Tensor:
+    def evaluate(x: Tensor, t: Tensor) -> Tensor:
+        v = field(x, t)
+        if v.shape != x.shape:
+            raise ValueError(f"The field returned shape {tuple(v.shape)} for positions of shape {tuple(x.shape)}.")
+        return v.to(x.dtype)
+
+    def evaluate_finite(x: Tensor, t: Tensor) -> Tensor:
         finite = x.isfinite().all(dim=1)
         if bool(finite.all()):
-            return _asked(field, x, t)
+            return evaluate(x, t)
         v = torch.full_like(x, float("nan"))
         if bool(finite.any()):
-            v[finite] = _asked(field, x[finite], t[finite])
+            v[finite] = evaluate(x[finite], t[finite])
         return v
 
-    return ask
+    return evaluate_finite
 
 
-def _asked(field: VectorField, x: Tensor, t: Tensor) -> Tensor:
-    v = field(x, t)
-    if v.shape != x.shape:
-        raise ValueError(f"The field returned shape {tuple(v.shape)} for positions of shape {tuple(x.shape)}.")
-    return v.to(x.dtype)
+def solve_paths(
+    problem: InitialValueProblem, stop: StopRule | None, solver: Callable[[InitialValueProblem, PathRecorder], None]
+) -> Paths:
+    """Run a solver on a problem without gradients, on one thread unless more than 4,096 paths are solved.
+
+    The number of threads then cannot change a sum, and with it a result.
+    """
+    recorder = PathRecorder(problem, stop)
+    with torch.no_grad(), single_threaded_torch(len(problem.x0) <= _ONE_THREAD_UP_TO):
+        solver(problem, recorder)
+    return recorder.paths()
 
 
-class Record:
-    """The points of paths as they come, cut where a rule says so."""
+def take_equal_steps(
+    problem: InitialValueProblem, recorder: PathRecorder, step: Callable[[Tensor, int, Tensor], Tensor]
+) -> None:
+    """Take a step from each point of a path to the next: step(positions (m, d), number of the new point, rows (m,))."""
+    for first in range(1, problem.n_points, _CHECK_EVERY):
+        rows = recorder.running
+        if not len(rows):
+            return
+        last = min(first + _CHECK_EVERY, problem.n_points)
+        for j in range(first, last):
+            recorder.x[rows, j] = step(recorder.x[rows, j - 1], j, rows)
+        recorder.check(last)
 
-    def __init__(self, course: Course, stop: StopRule | None) -> None:
-        self.x = course.x0[:, None].repeat(1, course.times.shape[1], 1)
-        self.times = course.times
+
+class PathRecorder:
+    """The points of the paths of a problem, and where each path ends."""
+
+    def __init__(self, problem: InitialValueProblem, stop: StopRule | None) -> None:
+        self.x = problem.x0[:, None].repeat(1, problem.n_points, 1)
+        self.times = problem.times
         self.length = torch.ones(len(self.x), dtype=torch.int64, device=self.x.device)
         self.stopped = torch.zeros(len(self.x), dtype=torch.int8, device=self.x.device)
         self._stop = stop
-        self._limit = _BLOWN_UP * max(1.0, float(course.x0.abs().max()))
-        self.end(course.t0 == course.t1, _NO_SPAN)
+        self._limit = _DIVERGED * max(1.0, float(problem.x0.abs().max()))
+        self.end(problem.t0 == problem.t1, _EMPTY_SPAN)
 
     def end(self, rows: Tensor, reason: int) -> None:
-        """End paths, by a mask (P,) or by their rows (m,), with the points they have."""
+        """End paths, given by a mask (P,) or their rows (m,), after the points they have."""
         self.stopped[rows] = reason
 
     @property
     def running(self) -> Tensor:
-        """Rows (m,) of the paths that go on."""
+        """Rows (m,) of the paths that have not ended."""
         rows: Tensor = torch.nonzero((self.stopped == 0) & (self.length < self.times.shape[1]))[:, 0]
         return rows
 
-    def check(self, upto: int | Tensor) -> None:
-        """Accept the new points of running paths up to column `upto`, exclusive, or end the path at one of them."""
-        going = self.stopped == 0
-        last = torch.as_tensor(upto, device=self.x.device).expand(len(self.x))
-        if not bool((going & (last > self.length)).any()):
+    def check(self, end: int | Tensor) -> None:
+        """Accept the new points of running paths before column `end`, or end the path at the first that is stopped."""
+        running = self.stopped == 0
+        last = torch.as_tensor(end, device=self.x.device).expand(len(self.x))
+        if not bool((running & (last > self.length)).any()):
             return
-        low = int(self.length[going].min())
-        columns = torch.arange(low, int(last[going].max()), device=self.x.device)
-        new = going[:, None] & (columns >= self.length[:, None]) & (columns < last[:, None])
+        low = int(self.length[running].min())
+        columns = torch.arange(low, int(last[running].max()), device=self.x.device)
+        new = running[:, None] & (columns >= self.length[:, None]) & (columns < last[:, None])
         rows, cols = torch.nonzero(new, as_tuple=True)
         codes = torch.zeros_like(new, dtype=torch.int8)
-        codes[rows, cols] = self._codes(self.x[rows, cols + low], self.times[rows, cols + low])
-        met, first = (codes != 0).max(dim=1)
+        codes[rows, cols] = self._stop_codes(self.x[rows, cols + low], self.times[rows, cols + low])
+        ended, first = (codes != 0).max(dim=1)
         code = codes.gather(1, first[:, None])[:, 0]
         dropped = torch.isin(code, torch.tensor(_NOT_KEPT, dtype=torch.int8, device=self.x.device))
-        length = torch.where(met, first + low + (~dropped).long(), torch.maximum(self.length, last))
-        self.length = torch.where(going, length, self.length)
-        self.stopped = torch.where(met, code, self.stopped)
+        length = torch.where(ended, first + low + (~dropped).long(), torch.maximum(self.length, last))
+        self.length = torch.where(running, length, self.length)
+        self.stopped = torch.where(ended, code, self.stopped)
 
-    def _codes(self, x: Tensor, t: Tensor) -> Tensor:
-        good = (x.abs() <= self._limit).all(dim=1)  # False for NaN
+    def _stop_codes(self, x: Tensor, t: Tensor) -> Tensor:
+        """(n,) reason to end a path at each of some points, 0 to continue."""
+        valid = (x.abs() <= self._limit).all(dim=1)  # False for NaN
         codes = torch.full(x.shape[:1], int(StopReason.NOT_FINITE), dtype=torch.int8, device=x.device)
-        if bool(good.any()):
-            kept = 0 if self._stop is None else self._stop(x[good], t[good]).to(codes)
-            codes[good] = kept
+        if bool(valid.any()):
+            codes[valid] = 0 if self._stop is None else self._stop(x[valid], t[valid]).to(codes)
         return codes
 
     def paths(self) -> Paths:
-        """The paths, every one continued by its last point."""
+        """The paths, each filled up with its last point."""
         columns = torch.arange(self.times.shape[1], device=self.x.device)
-        kept = torch.minimum(columns, self.length[:, None] - 1)
-        x = self.x.gather(1, kept[..., None].expand_as(self.x)).float().cpu().numpy()
-        time = self.times.gather(1, kept).float().cpu().numpy()
+        column = torch.minimum(columns, self.length[:, None] - 1)
+        x = self.x.gather(1, column[..., None].expand_as(self.x)).float().cpu().numpy()
+        time = self.times.gather(1, column).float().cpu().numpy()
         return Paths(x, time, self.length.cpu().numpy(), self.stopped.clamp(min=0).cpu().numpy())
-
-
-def one_thread(n: int = 0) -> AbstractContextManager[None]:
-    """Keep torch to one thread, unless more than 4,096 paths step: in small products two mostly wait for each other.
-
-    Nor can the number of threads then change a sum, and with it a result.
-    """
-    return single_threaded_torch(n <= _SMALL)

@@ -1,4 +1,4 @@
-"""Runge-Kutta solvers for many paths at once: the classical one of order 4, and Dormand-Prince 5(4)."""
+"""Runge-Kutta solvers for many paths at once: the classical method of order 4, and Dormand-Prince 5(4)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from muport.velocity.dynamics._paths import StopReason
+from muport.velocity.dynamics._paths import StopReason, take_equal_steps
 
 if TYPE_CHECKING:
-    from muport.velocity.dynamics._paths import Course, Record, VectorField
+    from muport.velocity.dynamics._paths import InitialValueProblem, PathRecorder
 
-__all__ = ["CHUNK", "dopri5", "rk4"]
+__all__ = ["dopri5", "rk4"]
 
-CHUNK = 16  # steps between two questions to the stop rule, whose searches are cheaper for many points at once
-_ATTEMPTS = 5_000  # steps of dopri5, the refused ones included
-_SHORTEST = 1e-10  # step of dopri5, of the span; ten times the resolution of the numbers if that is more
-_FIRST = 1e-4  # least first step of dopri5, of the span
-_SAFETY, _SHRINK, _GROW = 0.9, 0.2, 5.0  # of the next step: Hairer, Norsett, Wanner, II.4
+_MAX_STEPS = 5_000  # of dopri5, rejected steps included
+_MIN_STEP = 1e-10  # of dopri5, as a fraction of the time span; at least ten times the machine epsilon
+_MIN_FIRST_STEP = 1e-4  # of dopri5, as a fraction of the time span
+# Safety factor, and bounds of the ratio of two successive steps: Hairer, Norsett, Wanner, II.4.
+_SAFETY, _MIN_RATIO, _MAX_RATIO = 0.9, 0.2, 5.0
 
 # Dormand & Prince (1980): nodes c, stages a, the row b of order 5 (also the last stage) and b - b* for the error.
 _C = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -44,33 +44,24 @@ _DENSE = (
 )
 
 
-def rk4(field: VectorField, course: Course, record: Record) -> None:
-    """Take equal steps of the classical method; points are checked every few steps."""
-    n = course.times.shape[1]
-    for first in range(1, n, CHUNK):
-        rows = record.running
-        if not len(rows):
-            return
-        last = min(first + CHUNK, n)
-        for j in range(first, last):
-            record.x[rows, j] = _rk4_step(field, course, record.x[rows, j - 1], j, rows)
-        record.check(last)
+def rk4(problem: InitialValueProblem, recorder: PathRecorder) -> None:
+    """Take equal steps of the classical method: x + h/6 (k1 + 2 k2 + 2 k3 + k4)."""
 
+    def step(x: Tensor, j: int, rows: Tensor) -> Tensor:
+        before, after = problem.times[rows, j - 1], problem.times[rows, j]
+        h = (after - before).to(x)[:, None]
+        middle = (before + after) / 2
+        k1 = problem.velocity(x, before, rows)
+        k2 = problem.velocity(x + h / 2 * k1, middle, rows)
+        k3 = problem.velocity(x + h / 2 * k2, middle, rows)
+        k4 = problem.velocity(x + h * k3, after, rows)
+        return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
-def _rk4_step(field: VectorField, course: Course, x: Tensor, j: int, rows: Tensor) -> Tensor:
-    """X + h/6 (k1 + 2 k2 + 2 k3 + k4)."""
-    before, after = course.times[rows, j - 1], course.times[rows, j]
-    h = (after - before).to(x)[:, None]
-    start, middle, end = (course.seen(t, rows) for t in (before, (before + after) / 2, after))
-    k1 = field(x, start)
-    k2 = field(x + h / 2 * k1, middle)
-    k3 = field(x + h / 2 * k2, middle)
-    k4 = field(x + h * k3, end)
-    return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    take_equal_steps(problem, recorder, step)
 
 
 class _State(NamedTuple):
-    """Paths in progress: their rows, time (float64), position, slope there, and the signed step to try next."""
+    """Running paths: rows, time (float64), position, slope at the position, and the signed step to try next."""
 
     rows: Tensor
     t: Tensor
@@ -78,82 +69,86 @@ class _State(NamedTuple):
     k1: Tensor
     h: Tensor
 
-    def of(self, kept: Tensor) -> _State:
+    def select(self, kept: Tensor) -> _State:
         return _State(*(value[kept] for value in self))
 
 
-def dopri5(field: VectorField, course: Course, record: Record, rtol: float, atol: float) -> None:
-    """Step every path by its own error, and read the points of each accepted step from the interpolant."""
-    rows = record.running
-    x, t = course.x0[rows], course.t0[rows]
-    k1 = field(x, course.seen(t, rows))
-    state = _State(rows, t, x, k1, _first_step(x, k1, course.t1[rows] - t, rtol, atol))
-    for _ in range(_ATTEMPTS):
-        state = _alive(state, course, record)
+def dopri5(problem: InitialValueProblem, recorder: PathRecorder, rtol: float, atol: float) -> None:
+    """Choose the steps of every path by its own error; points inside a step are interpolated."""
+    rows = recorder.running
+    x, t = problem.x0[rows], problem.t0[rows]
+    k1 = problem.velocity(x, t, rows)
+    state = _State(rows, t, x, k1, _first_step(x, k1, problem.t1[rows] - t, rtol, atol))
+    for _ in range(_MAX_STEPS):
+        state = _drop_ended(state, problem, recorder)
         if not len(state.rows):
             return
-        state = _attempt(field, course, record, state, rtol, atol)
-    record.end(state.rows, StopReason.STEP_LIMIT)
+        state = _attempt_step(problem, recorder, state, rtol, atol)
+    recorder.end(state.rows, StopReason.STEP_LIMIT)
 
 
 def _first_step(x: Tensor, k1: Tensor, span: Tensor, rtol: float, atol: float) -> Tensor:
-    """A hundredth of |x| / |v| in units of the tolerance, signed, and no longer than the span."""
+    """A hundredth of |x| / |v|, both relative to the tolerance; with the sign of the span, and no longer."""
     scale = atol + rtol * x.abs()
     sizes = [(value / scale).square().mean(dim=1).sqrt().double() for value in (x, k1)]
     step = 0.01 * sizes[0].clamp(min=1e-5) / sizes[1].clamp(min=1e-5)
-    return step.nan_to_num(nan=0.0).clamp(min=_FIRST * span.abs(), max=span.abs()) * span.sign()
+    return step.nan_to_num(nan=0.0).clamp(min=_MIN_FIRST_STEP * span.abs(), max=span.abs()) * span.sign()
 
 
-def _alive(state: _State, course: Course, record: Record) -> _State:
-    """Leave out paths that ended, and end those whose step became too short."""
-    least = max(_SHORTEST, 10 * torch.finfo(state.x.dtype).eps)
-    short = state.h.abs() < least * (course.t1 - course.t0)[state.rows].abs()
-    running = torch.isin(state.rows, record.running)
+def _drop_ended(state: _State, problem: InitialValueProblem, recorder: PathRecorder) -> _State:
+    """Drop paths that ended, and end those whose step became too short."""
+    least = max(_MIN_STEP, 10 * torch.finfo(state.x.dtype).eps)
+    short = state.h.abs() < least * (problem.t1 - problem.t0)[state.rows].abs()
+    running = torch.isin(state.rows, recorder.running)
     if bool((short & running).any()):
-        blown = ~state.k1.isfinite().all(dim=1)
-        for mask, reason in ((~blown, StopReason.STEP_LIMIT), (blown, StopReason.NOT_FINITE)):
-            record.end(state.rows[short & running & mask], reason)
-    return state.of(running & ~short)
+        diverged = ~state.k1.isfinite().all(dim=1)
+        for mask, reason in ((~diverged, StopReason.STEP_LIMIT), (diverged, StopReason.NOT_FINITE)):
+            recorder.end(state.rows[short & running & mask], reason)
+    return state.select(running & ~short)
 
 
-def _attempt(field: VectorField, course: Course, record: Record, state: _State, rtol: float, atol: float) -> _State:
-    """One step of every path: taken where its error allows, and the length of the next one."""
+def _attempt_step(
+    problem: InitialValueProblem, recorder: PathRecorder, state: _State, rtol: float, atol: float
+) -> _State:
+    """Take one step of every path whose error is within the tolerance, and choose the next step."""
     rows, t, x, _, h = state
-    left = course.t1[rows] - t
+    left = problem.t1[rows] - t
     ends = h.abs() >= left.abs() * (1 - 1e-9)
     h = torch.where(ends, left, h)
-    slopes, new = _stages(field, course, state, h)
+    slopes, new = _stages(problem, state, h)
     error = h.to(x)[:, None] * torch.einsum("s,smd->md", x.new_tensor(_ERROR), slopes)
     size = (error / (atol + rtol * torch.maximum(x.abs(), new.abs()))).square().mean(dim=1).sqrt()
-    taken = size <= 1  # False for NaN
-    factor = (_SAFETY * size.double().clamp(min=1e-10) ** -0.2).clamp(_SHRINK, _GROW)
-    factor = torch.where(taken, factor, factor.clamp(max=1.0)).nan_to_num(nan=_SHRINK)
-    after = torch.where(ends, course.t1[rows], t + h)
-    _dense(course, record, state.of(taken), slopes[:, taken], h[taken], after[taken])
-    keep = taken[:, None]
+    accepted = size <= 1  # False for NaN
+    factor = (_SAFETY * size.double().clamp(min=1e-10) ** -0.2).clamp(_MIN_RATIO, _MAX_RATIO)
+    factor = torch.where(accepted, factor, factor.clamp(max=1.0)).nan_to_num(nan=_MIN_RATIO)
+    after = torch.where(ends, problem.t1[rows], t + h)
+    _interpolate_points(problem, recorder, state.select(accepted), slopes[:, accepted], h[accepted], after[accepted])
+    keep = accepted[:, None]
     return _State(
         rows,
-        torch.where(taken, after, t),
+        torch.where(accepted, after, t),
         torch.where(keep, new, x),
         torch.where(keep, slopes[6], slopes[0]),
         h * factor,
     )
 
 
-def _stages(field: VectorField, course: Course, state: _State, h: Tensor) -> tuple[Tensor, Tensor]:
+def _stages(problem: InitialValueProblem, state: _State, h: Tensor) -> tuple[Tensor, Tensor]:
     """Slopes k (7, m, d) and the end of the step (m, d); the last slope is the first of the next step."""
     step = h.to(state.x)[:, None]
     slopes, point = [state.k1], state.x
     for c, weights in zip(_C[1:], _A[1:], strict=True):
         increment = sum((w * k for w, k in zip(weights, slopes, strict=True) if w), torch.zeros_like(point))
         point = state.x + step * increment
-        slopes.append(field(point, course.seen(state.t + c * h, state.rows)))
+        slopes.append(problem.velocity(point, state.t + c * h, state.rows))
     return torch.stack(slopes), point
 
 
-def _dense(course: Course, record: Record, state: _State, slopes: Tensor, h: Tensor, after: Tensor) -> None:
-    """Fill the points that lie in the accepted steps, and have them checked."""
-    grid, sign = course.times[state.rows], h.sign()[:, None]
+def _interpolate_points(
+    problem: InitialValueProblem, recorder: PathRecorder, state: _State, slopes: Tensor, h: Tensor, after: Tensor
+) -> None:
+    """Fill in and check the points of the paths that lie within the accepted steps."""
+    grid, sign = problem.times[state.rows], h.sign()[:, None]
     inside = (sign * (grid - state.t[:, None]) > 0) & (sign * (grid - after[:, None]) <= 0)
     path, column = torch.nonzero(inside, as_tuple=True)
     if not len(path):
@@ -162,7 +157,7 @@ def _dense(course: Course, record: Record, state: _State, slopes: Tensor, h: Ten
     powers = torch.stack([s, s**2, s**3, s**4])
     weight = state.x.new_tensor(_DENSE) @ powers  # (7, points)
     point = state.x[path] + h[path].to(state.x)[:, None] * torch.einsum("sp,spd->pd", weight, slopes[:, path])
-    record.x[state.rows[path], column] = point
-    upto = record.length.clone()
-    upto[state.rows] += inside.sum(dim=1)
-    record.check(upto)
+    recorder.x[state.rows[path], column] = point
+    end = recorder.length.clone()
+    end[state.rows] += inside.sum(dim=1)
+    recorder.check(end)

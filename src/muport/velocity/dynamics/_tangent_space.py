@@ -1,4 +1,4 @@
-"""Noise along the data: local tangent spaces by local principal components, and the way back to the data."""
+"""Local tangent spaces of data: random displacements within them, and projection of positions back to the data."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from muport.neighbors import as_points, knn
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["TangentNoise", "tangent_noise"]
+__all__ = ["TangentSpaces", "fit_tangent_spaces"]
 
-_ANCHORS = 4_096  # cells that have a tangent space of their own; a point takes that of the nearest
+_MAX_ANCHORS = 4_096  # cells with a tangent space of their own; a position has that of its nearest anchor
 _BLOCK = 2**24  # distances or coordinates held at once
-_REPLICATES = 200  # isotropic neighbourhoods that the spectrum is compared with
+_N_ISOTROPIC = 200  # random isotropic neighborhoods, with whose spectra that of the data is compared
 
 
 @dataclass(frozen=True)
-class TangentNoise:
-    """Tangent spaces of data: call it as ``noise(x, eta)``, and use ``retract`` to bring points back.
+class TangentSpaces:
+    """Tangent spaces at A anchors, which are cells of the data.
 
     Attributes
     ----------
     center
-        (A, d) means of the neighbourhoods of the anchors.
+        (A, d) means of the neighborhoods of the anchors.
     basis
         (A, d, r) orthonormal bases of their leading r principal components.
     anchor
-        (A, d) anchors: cells of the data.
+        (A, d) positions of the anchors.
     along, across
-        (A,) reach of the neighbourhood in its tangent space (the largest distance from its mean) and out of it (root
-        mean square).
+        (A,) extent of a neighborhood within its tangent space (largest distance from the mean), and orthogonal to it
+        (root mean square distance).
     """
 
     center: Tensor
@@ -49,22 +49,21 @@ class TangentNoise:
         """Dimension r of the tangent spaces."""
         return int(self.basis.shape[2])
 
-    def __call__(self, x: Tensor, eta: Tensor) -> Tensor:
-        """Standard normal numbers (n, d), projected to the tangent spaces (n, d) at the positions: B B' eta."""
-        basis = self.basis.to(x)[self._nearest(x)]
-        return _span(basis, eta)
+    def project(self, x: Tensor, v: Tensor) -> Tensor:
+        """Vectors (n, d), projected onto the tangent spaces at positions (n, d): B B' v."""
+        return _project(self.basis.to(x)[self._nearest(x)], v)
 
     def retract(self, x: Tensor) -> Tensor:
         """Positions (n, d) brought back to the data.
 
         The offset from the local mean is split into its tangent and its normal part. A part that is longer than the
-        data's own reach there is shortened to that reach, so that a point among the data stays where it is.
+        extent of the data is shortened to it, so that a position among the data does not change.
         """
-        near = self._nearest(x)
-        center, basis = self.center.to(x)[near], self.basis.to(x)[near]
-        tangent = _span(basis, x - center)
+        anchor = self._nearest(x)
+        center, basis = self.center.to(x)[anchor], self.basis.to(x)[anchor]
+        tangent = _project(basis, x - center)
         normal = x - center - tangent
-        return center + _shorten(tangent, self.along.to(x)[near]) + _shorten(normal, self.across.to(x)[near])
+        return center + _shorten(tangent, self.along.to(x)[anchor]) + _shorten(normal, self.across.to(x)[anchor])
 
     def _nearest(self, x: Tensor) -> Tensor:
         anchor = self.anchor.to(x)
@@ -73,32 +72,32 @@ class TangentNoise:
         return torch.cat([torch.addmm(offset[None], block, anchor.T, alpha=-2).argmin(dim=1) for block in blocks])
 
 
-def tangent_noise(x: ArrayLike, k: int = 30, rank: int | None = None, *, random_state: int = 0) -> TangentNoise:
-    """Find the local tangent spaces of data by principal components of neighbourhoods, all at once.
+def fit_tangent_spaces(x: ArrayLike, k: int = 30, rank: int | None = None, *, random_state: int = 0) -> TangentSpaces:
+    """Fit local tangent spaces by principal components of neighborhoods.
 
-    Isotropic noise leaves data that lie near a low-dimensional surface; noise in its tangent space does not. Up to
-    4,096 cells (all, or a seeded choice) are anchors, and a point has the tangent space of its nearest anchor.
+    Isotropic noise moves cells off data that lie near a low-dimensional surface; noise in the tangent space does not.
+    Up to 4,096 cells (all, or a random sample) are anchors, and a position has the tangent space of its nearest anchor.
 
-    The dimension r, one for all, is read from the mean of the normalised local spectra by parallel analysis: r is the
-    number of leading eigenvalues above those of isotropic neighbourhoods of the same size and dimension. Where none is,
-    the data fill space at that scale, no direction leads out of them, and r is the intrinsic dimension: the maximum
-    likelihood estimate from the distances to the neighbours, rounded.
+    All tangent spaces have one dimension r, which parallel analysis chooses from the mean of the normalized local
+    spectra: r is the number of leading eigenvalues above those of isotropic neighborhoods of the same size and
+    dimension. If there are none, the data fill the space at that scale, and r is the intrinsic dimension: the maximum
+    likelihood estimate from the distances to the neighbors, rounded.
 
     Parameters
     ----------
     x
         (n, d) data.
     k
-        Neighbours of an anchor; at most n - 1 are used.
+        Neighbors of an anchor; at most n - 1 are used.
     rank
-        Dimension r instead, from 1 to d.
+        Dimension r, from 1 to d; chosen by the rule above if not given.
     random_state
-        Seed of the choice of anchors and of the isotropic neighbourhoods.
+        Seed of the sample of anchors and of the isotropic neighborhoods.
 
     Returns
     -------
-    TangentNoise
-        Means, bases and reaches of the anchors.
+    TangentSpaces
+        Means, bases and extents at the anchors.
 
     Raises
     ------
@@ -112,58 +111,58 @@ def tangent_noise(x: ArrayLike, k: int = 30, rank: int | None = None, *, random_
     Examples
     --------
     >>> import numpy as np
-    >>> from muport.velocity.dynamics._integrate import tangent_noise
+    >>> from muport.velocity.dynamics._tangent_space import fit_tangent_spaces
     >>> line = np.linspace(0, 1, 100)[:, None] * np.array([[3.0, 4.0]])
-    >>> noise = tangent_noise(line)
-    >>> noise.rank, noise.basis[0, :, 0].abs().round(decimals=3).tolist()
+    >>> spaces = fit_tangent_spaces(line)
+    >>> spaces.rank, spaces.basis[0, :, 0].abs().round(decimals=3).tolist()
     (1, [0.6000000238418579, 0.800000011920929])
     """
     points = as_points(x, "x")
     n, d = points.shape
     if n < 3 or k < 2:
-        raise ValueError(f"{n} cells and k={k}: tangent spaces need at least three cells and two neighbours.")
+        raise ValueError(f"{n} cells and k={k}: tangent spaces need at least three cells and two neighbors.")
     if rank is not None and not 1 <= rank <= d:
         raise ValueError(f"rank={rank} is out of range: use 1 to {d}, the dimension of the data.")
     rng = np.random.default_rng(random_state)
-    anchor = np.sort(rng.permutation(n)[:_ANCHORS])
+    anchor = np.sort(rng.permutation(n)[:_MAX_ANCHORS])
     k = min(k, n - 1)
-    found = knn(points, k + 1, query=points[anchor])
-    center, directions, spectrum = _components(points, found.indices)
-    r = rank or _rank(spectrum.mean(dim=0), found.distances[:, 1:], k + 1, d, rng)
+    neighbors = knn(points, k + 1, query=points[anchor])
+    center, directions, spectrum = _local_components(points, neighbors.indices)
+    r = rank or _choose_rank(spectrum.mean(dim=0), neighbors.distances[:, 1:], k + 1, d, rng)
     basis = directions[:, :, : min(r, directions.shape[2])]
-    along, across = _reach(points, found.indices, center, basis)
-    return TangentNoise(center, basis.contiguous(), torch.tensor(points[anchor]), along, across)
+    along, across = _measure_extent(points, neighbors.indices, center, basis)
+    return TangentSpaces(center, basis.contiguous(), torch.tensor(points[anchor]), along, across)
 
 
-def _span(basis: Tensor, v: Tensor) -> Tensor:
-    """B B' v of every row."""
+def _project(basis: Tensor, v: Tensor) -> Tensor:
+    """B B' v for every row."""
     return torch.einsum("ndr,nr->nd", basis, torch.einsum("ndr,nd->nr", basis, v))
 
 
-def _shorten(v: Tensor, most: Tensor) -> Tensor:
-    share: Tensor = (most / v.norm(dim=1).clamp(min=1e-30)).clamp(max=1.0)
-    return v * share[:, None]
+def _shorten(v: Tensor, max_length: Tensor) -> Tensor:
+    factor: Tensor = (max_length / v.norm(dim=1).clamp(min=1e-30)).clamp(max=1.0)
+    return v * factor[:, None]
 
 
-def _components(points: NDArray[np.float32], near: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-    """Means (A, d), principal directions (A, d, q) and normalised spectra (A, q) of neighbourhoods, q = min(k, d)."""
-    k, d = near.shape[1], points.shape[1]
+def _local_components(points: NDArray[np.float32], indices: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+    """Means (A, d), principal directions (A, d, q) and normalized spectra (A, q) of neighborhoods, q = min(k, d)."""
+    k, d = indices.shape[1], points.shape[1]
     data = torch.tensor(points)
     parts = []
-    for block in torch.split(torch.from_numpy(near), max(1, _BLOCK // (k * d))):
-        cloud = data[block]
-        center = cloud.mean(dim=1)
-        _, singular, directions = torch.linalg.svd(cloud - center[:, None], full_matrices=False)
+    for block in torch.split(torch.from_numpy(indices), max(1, _BLOCK // (k * d))):
+        neighborhood = data[block]
+        center = neighborhood.mean(dim=1)
+        _, singular, directions = torch.linalg.svd(neighborhood - center[:, None], full_matrices=False)
         variance = singular.square()
         parts.append((center, directions.mT, variance / variance.sum(dim=1, keepdim=True).clamp(min=1e-30)))
     centers, bases, spectra = (torch.cat(column) for column in zip(*parts, strict=True))
     return centers, bases, spectra
 
 
-def _rank(spectrum: Tensor, distances: NDArray[np.float32], k: int, d: int, rng: np.random.Generator) -> int:
-    """Eigenvalues above those of balls of the same size and dimension; the intrinsic dimension if there are none."""
-    ball = rng.normal(size=(_REPLICATES, k, d))
-    ball *= (rng.random((_REPLICATES, k, 1)) ** (1 / d)) / np.linalg.norm(ball, axis=2, keepdims=True)
+def _choose_rank(spectrum: Tensor, distances: NDArray[np.float32], k: int, d: int, rng: np.random.Generator) -> int:
+    """Number of eigenvalues above those of uniform balls; the intrinsic dimension if there are none (Horn, 1965)."""
+    ball = rng.normal(size=(_N_ISOTROPIC, k, d))
+    ball *= (rng.random((_N_ISOTROPIC, k, 1)) ** (1 / d)) / np.linalg.norm(ball, axis=2, keepdims=True)
     variance = np.linalg.svd(ball - ball.mean(axis=1, keepdims=True), compute_uv=False) ** 2
     isotropic = np.quantile(variance / variance.sum(axis=1, keepdims=True), 0.95, axis=0)
     above = spectrum.numpy() > isotropic
@@ -172,7 +171,7 @@ def _rank(spectrum: Tensor, distances: NDArray[np.float32], k: int, d: int, rng:
 
 
 def _intrinsic_dimension(distances: NDArray[np.float32]) -> int:
-    """Levina & Bickel's estimate with MacKay & Ghahramani's average over cells: 1 / mean log(r_k / r_j), rounded."""
+    """Levina & Bickel's estimate, averaged over cells as by MacKay & Ghahramani: 1 / mean log(r_k / r_j), rounded."""
     radius = np.maximum(distances.astype(np.float64), 1e-30)
     log_ratio = np.log(radius[:, -1:] / radius[:, :-1])
     usable = distances[:, :-1] > 0
@@ -180,16 +179,16 @@ def _intrinsic_dimension(distances: NDArray[np.float32]) -> int:
     return max(1, round(1 / mean)) if mean > 0 else 1
 
 
-def _reach(
-    points: NDArray[np.float32], near: NDArray[np.int64], center: Tensor, basis: Tensor
+def _measure_extent(
+    points: NDArray[np.float32], indices: NDArray[np.int64], center: Tensor, basis: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Largest distance along (A,) and root mean square distance across (A,) the tangent spaces, of the neighbours."""
+    """Largest distance (A,) of neighbors within, and root mean square distance (A,) orthogonal to, a tangent space."""
     data = torch.tensor(points)
     along, across = [], []
-    for rows in torch.split(torch.arange(len(near)), max(1, _BLOCK // (near.shape[1] * points.shape[1]))):
-        offset = data[torch.from_numpy(near)[rows]] - center[rows, None]
+    for rows in torch.split(torch.arange(len(indices)), max(1, _BLOCK // (indices.shape[1] * points.shape[1]))):
+        offset = data[torch.from_numpy(indices)[rows]] - center[rows, None]
         score = offset @ basis[rows]
         along.append(score.norm(dim=2).amax(dim=1))
-        rest = offset.square().sum(dim=2) - score.square().sum(dim=2)
-        across.append(rest.clamp(min=0).mean(dim=1).sqrt())
+        normal = offset.square().sum(dim=2) - score.square().sum(dim=2)
+        across.append(normal.clamp(min=0).mean(dim=1).sqrt())
     return torch.cat(along), torch.cat(across)

@@ -1,101 +1,139 @@
-"""Trajectories of cells and flows of particles through a field, from start cells to the clusters they end in."""
+"""Trajectories of cells and flows of particles along a field, from start cells to the clusters in which they end."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from muport.velocity.dynamics._follow import (
-    Follow,
-    Trajectories,
-    as_cells,
-    check_direction,
-    check_positive,
-    collect,
-    describe,
-    joined,
-    out_of_time,
-    place,
-    source_rows,
-    span,
-    start_rows,
-)
-from muport.velocity.dynamics._integrate import simulate, tangent_noise
-from muport.velocity.dynamics._manifold import manifold, stop_rule
-from muport.velocity.dynamics._start_cells import in_cluster
+from muport._checks import check_integers, check_option, check_positive
+from muport.velocity.dynamics._manifold import fit_manifold, make_stop_rule
+from muport.velocity.dynamics._ode import integrate
+from muport.velocity.dynamics._path_clusters import Trajectories, describe_paths
+from muport.velocity.dynamics._paths import Paths, StopReason
+from muport.velocity.dynamics._sde import simulate
+from muport.velocity.dynamics._start_cells import select_cluster
+from muport.velocity.dynamics._tangent_space import fit_tangent_spaces
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
     from muport.velocity.dynamics._paths import VectorField
+    from muport.velocity.dynamics._start_cells import ClusteredCells, FlowSource, StartCells
 
-__all__ = ["Trajectories", "flow_particles", "trace_trajectories"]
+__all__ = ["FlowOptions", "TrajectoryOptions", "flow_particles", "trace_trajectories"]
 
 
-def trace_trajectories(
-    field: VectorField,
-    x: ArrayLike,
-    time: ArrayLike,
-    *,
-    labels: ArrayLike | None = None,
-    start_cells: ArrayLike | None = None,
-    start_cluster: str | None = None,
-    target_cluster: str | None = None,
-    start_time: float | None = None,
-    end_time: float | None = None,
-    n_trajectories: int = 20,
-    n_steps: int = 200,
-    step_size: float = 0.05,
-    direction: Literal["forward", "backward", "both"] = "forward",
-    evolve_time: bool = True,
-    max_attempts_factor: int = 10,
-    method: Literal["rk4", "dopri5"] = "rk4",
-    random_state: int = 42,
-) -> Trajectories:
-    """Integrate the field from cells, forward or backward in time.
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryOptions:
+    """How trajectories are integrated, and which of them are kept.
 
-    One step is ``step_size`` times the data's range of time, so that its mean length is the fraction ``step_size`` of
-    the mean velocity (data units per range), whether time is a pseudotime in [0, 1], days or hours. A path ends after
-    ``n_steps``, when it comes to either end of the data's time (its last step is at that end: all its steps are made
-    equally shorter for it), at the target, or before it is more than ten spacings from the nearest cell.
-
-    Parameters
+    Attributes
     ----------
-    field
-        Velocity (n, d) at positions and times; :func:`knn_field` makes one of the cells' velocities.
-    x
-        (n, d) cells.
-    time
-        (n,) their times.
-    labels
-        (n,) their clusters.
-    start_cells
-        Rows to start from, all of them in this order; the other conditions are then ignored.
-    start_cluster
-        Cluster to start from.
     target_cluster
-        Keep only paths that come to this cluster, and end them there: where most of the five nearest cells are of it.
-    start_time, end_time
-        Bounds of the start cells' time.
+        Keep only paths that reach this cluster, and end them there: where most of the five nearest cells are of it.
     n_trajectories
-        Paths in each direction, drawn without repeats; fewer if there are not as many cells. With a target: paths that
+        Paths in each direction, from different cells; fewer if there are not as many cells. With a target: paths that
         reach it.
     n_steps
-        Most steps.
+        Maximum number of steps.
     step_size
         Step as a fraction of the range of time.
     direction
         ``"forward"``, ``"backward"`` or ``"both"``.
     evolve_time
-        Whether time goes on along the path; if not, the field is that of the start's time, and only ``n_steps`` and the
-        data bound the path.
+        Whether time advances along the path. If not, the field is that of the start time, and a path ends only after
+        ``n_steps``, at the target or outside the data.
     max_attempts_factor
-        With a target: most start cells tried, as a multiple of ``n_trajectories``.
+        With a target: maximum number of start cells, as a multiple of ``n_trajectories``.
     method
-        Solver, as for :func:`integrate`.
+        Solver of :func:`integrate`.
     random_state
         Seed of the choice of start cells.
+    """
+
+    target_cluster: str | None = None
+    n_trajectories: int = 20
+    n_steps: int = 200
+    step_size: float = 0.05
+    direction: Literal["forward", "backward", "both"] = "forward"
+    evolve_time: bool = True
+    max_attempts_factor: int = 10
+    method: Literal["rk4", "dopri5"] = "rk4"
+    random_state: int = 42
+
+    def __post_init__(self) -> None:
+        check_option("direction", self.direction, ["forward", "backward", "both"])
+        check_option("method", self.method, ["rk4", "dopri5"])
+        check_integers(
+            n_trajectories=self.n_trajectories, n_steps=self.n_steps, max_attempts_factor=self.max_attempts_factor
+        )
+        check_positive(step_size=self.step_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowOptions:
+    """How the particles of a flow are simulated.
+
+    Attributes
+    ----------
+    n_particles
+        Number of particles; several start from one cell if there are more particles than cells.
+    n_steps
+        Maximum number of steps.
+    step_size
+        Step as a fraction of the range of time.
+    diffusion
+        Strength of the noise, without unit: 0.1 to 0.5 is mild, 1 strong.
+    noise
+        ``"tangent"``: noise in the local tangent space of the data, and particles are brought back to the data; or
+        ``"isotropic"``.
+    noise_scale
+        Standard deviation of noise added to the starts, in data units.
+    random_state
+        Seed of the choice of cells and of the noise.
+    """
+
+    n_particles: int = 200
+    n_steps: int = 300
+    step_size: float = 0.05
+    diffusion: float = 0.5
+    noise: Literal["tangent", "isotropic"] = "tangent"
+    noise_scale: float = 0.0
+    random_state: int = 42
+
+    def __post_init__(self) -> None:
+        check_option("noise", self.noise, ["tangent", "isotropic"])
+        check_integers(n_particles=self.n_particles, n_steps=self.n_steps)
+        check_positive(step_size=self.step_size)
+        if not self.noise_scale >= 0:
+            raise ValueError(f"noise_scale={self.noise_scale} must be at least 0.")
+
+
+def trace_trajectories(
+    field: VectorField, cells: ClusteredCells, start: StartCells, options: TrajectoryOptions
+) -> Trajectories:
+    """Integrate the field from cells, forward or backward in time.
+
+    One step is ``step_size`` times the range of time, so that its mean length is the fraction ``step_size`` of the mean
+    velocity (data units per range of time), whether time is a pseudotime in [0, 1], days or hours. A path ends after
+    ``n_steps``, at the first or last time of the data (where all steps of the path are made equally shorter, so that
+    the last one ends there), at the target, or before it is more than ten spacings from the nearest cell.
+
+    Parameters
+    ----------
+    field
+        Velocity (n, d) at positions and times; :func:`interpolate_field` makes one from the velocities of cells.
+    cells
+        Cells with times.
+    start
+        Cells to start from; given rows are all used, in their order.
+    options
+        Steps, direction, target and number of paths.
 
     Returns
     -------
@@ -107,105 +145,74 @@ def trace_trajectories(
     KeyError
         If a cluster does not exist.
     ValueError
-        If no cell fulfils the conditions, the target was never reached, time is constant, or a number is out of range.
+        If no cell meets the conditions, or the target was never reached.
 
     Examples
     --------
     >>> import numpy as np, torch
-    >>> from muport.velocity.dynamics._trajectories import trace_trajectories
+    >>> from muport.velocity.dynamics._start_cells import StartCells, ClusteredCells
+    >>> from muport.velocity.dynamics._trajectories import TrajectoryOptions, trace_trajectories
     >>> time = np.linspace(0, 1, 101)
-    >>> labels = np.where(time < 0.5, "early", "late")
-    >>> found = trace_trajectories(
-    ...     lambda x, t: torch.ones_like(x), time[:, None], time, labels=labels, start_cells=[0], target_cluster="late"
-    ... )
-    >>> found.visited, round(float(found.paths.ends[0, 0]), 2)
+    >>> cells = ClusteredCells.create(time[:, None], time, np.where(time < 0.5, "early", "late"))
+    >>> options = TrajectoryOptions(target_cluster="late")
+    >>> trajectories = trace_trajectories(lambda x, t: torch.ones_like(x), cells, StartCells(rows=[0]), options)
+    >>> trajectories.visited, round(float(trajectories.paths.ends[0, 0]), 2)
     ((('early', 'late'),), 0.5)
     """
-    check_direction(direction)
-    check_positive(n_trajectories=n_trajectories, step_size=step_size, max_attempts_factor=max_attempts_factor)
-    cells = as_cells(x, time, labels)
-    rows = start_rows(cells, start_cells, start_cluster, start_time, end_time, random_state)
-    limit = len(rows) if start_cells is not None else n_trajectories
-    data = manifold(cells.x, random_state=random_state)
-    reached = None if target_cluster is None else in_cluster(cells.labels, target_cluster, "target_cluster")
-    follow = Follow(field, cells, n_steps, step_size, evolve_time, method, stop_rule(data, reached=reached))
-    signs = {"forward": (1,), "backward": (-1,), "both": (1, -1)}[direction]
-    found, starts, sides, attempts = [], [], [], 0
-    for sign in signs:
-        tried = rows[: limit * max_attempts_factor] if reached is not None else rows[:limit]
-        paths, kept, n = collect(follow, tried, sign, limit, keep_all=reached is None)
-        found.append(paths)
+    rows = start.select(cells, options.random_state)
+    limit = len(rows) if start.rows is not None else options.n_trajectories
+    data = fit_manifold(cells.x, random_state=options.random_state)
+    target = options.target_cluster
+    stop = make_stop_rule(
+        data, target=None if target is None else select_cluster(cells.labels, target, "target_cluster")
+    )
+
+    def follow(rows: NDArray[np.int64], sign: int) -> Paths:
+        spans = _time_spans(cells, rows, sign * options.step_size, options.n_steps, evolve_time=options.evolve_time)
+        t0, t1, n_steps = spans
+        paths = integrate(
+            field, cells.x[rows], t0, t1, n_steps=n_steps, method=options.method, evolve_time=options.evolve_time,
+            stop=stop,
+        )  # fmt: skip
+        return _mark_end_of_time(paths, t1, cells.time) if options.evolve_time else paths
+
+    results, starts, signs, n_attempts = [], [], [], 0
+    for sign in {"forward": (1,), "backward": (-1,), "both": (1, -1)}[options.direction]:
+        if target is None:
+            reached, kept, n_tried = follow(rows[:limit], sign), rows[:limit], len(rows[:limit])
+        else:
+            tried = rows[: limit * options.max_attempts_factor]
+            reached, kept, n_tried = _collect_reaching(partial(follow, sign=sign), tried, limit)
+        results.append(reached)
         starts.append(kept)
-        sides.append(np.full(len(kept), sign, np.int8))
-        attempts += n
-    start = np.concatenate(starts)
-    if not len(start):
+        signs.append(np.full(len(kept), sign, np.int8))
+        n_attempts += n_tried
+    start_cell = np.concatenate(starts)
+    if not len(start_cell):
         raise ValueError(
-            f"target_cluster={target_cluster!r} was never reached by {attempts} paths ({direction}): try another "
+            f"target_cluster={target!r} was never reached by {n_attempts} paths ({options.direction}): try another "
             "start, direction='both', a larger max_attempts_factor or more n_steps."
         )
-    return describe(joined(found), np.concatenate(sides), start, cells, data, attempts)
+    return describe_paths(_concatenate(results), np.concatenate(signs), start_cell, cells, data, n_attempts)
 
 
-def flow_particles(
-    field: VectorField,
-    x: ArrayLike,
-    time: ArrayLike,
-    *,
-    labels: ArrayLike | None = None,
-    n_particles: int = 200,
-    source_cluster: str | None = None,
-    source_time_min: float | None = None,
-    source_time_max: float | None = None,
-    embedding: ArrayLike | None = None,
-    source_x_lim: tuple[float, float] = (-np.inf, np.inf),
-    source_y_lim: tuple[float, float] = (-np.inf, np.inf),
-    n_steps: int = 300,
-    step_size: float = 0.05,
-    diffusion: float = 0.5,
-    noise: Literal["tangent", "isotropic"] = "tangent",
-    noise_scale: float = 0.0,
-    random_state: int = 42,
-) -> Trajectories:
-    """Let particles flow from a source, with noise: x_{n+1} = x_n + dt v(x_n, t_n) + sqrt(2 D dt) eta.
+def flow_particles(field: VectorField, cells: ClusteredCells, source: FlowSource, options: FlowOptions) -> Trajectories:
+    """Simulate particles that flow from a source, with noise: x_{n+1} = x_n + dt v(x_n, t_n) + sqrt(2 D dt) eta.
 
-    The coefficient follows the local speed, D = ``diffusion`` h |v(x_n, t_n)| with h the data's spacing (the median
-    distance to the nearest other cell): ``diffusion`` has no unit, and 0 is a deterministic flow. Steps, times and ends
-    are those of :func:`trace_trajectories`.
+    The coefficient is proportional to the local speed, D = ``diffusion`` h |v(x_n, t_n)|, with h the spacing of the
+    data (the median distance to the nearest other cell). ``diffusion`` has no unit, and 0 is a deterministic flow.
+    Steps, times and ends are those of :func:`trace_trajectories`.
 
     Parameters
     ----------
     field
         Velocity (n, d) at positions and times.
-    x
-        (n, d) cells.
-    time
-        (n,) their times.
-    labels
-        (n,) their clusters.
-    n_particles
-        Particles; a cell is the source of several if there are more of them than cells.
-    source_cluster
-        Cluster they start from.
-    source_time_min, source_time_max
-        Bounds of the source cells' time. Without a cluster and bounds: the first tenth of the range of time.
-    embedding
-        (n, 2) picture in which ``source_x_lim`` and ``source_y_lim`` bound the source.
-    source_x_lim, source_y_lim
-        Bounds in the picture.
-    n_steps
-        Most steps.
-    step_size
-        Step as a fraction of the range of time.
-    diffusion
-        Strength of the noise: .1 to .5 is mild, 1 strong.
-    noise
-        ``"tangent"``: noise in the local tangent space of the data, with a pull back to them
-        (:func:`tangent_noise`); or ``"isotropic"``.
-    noise_scale
-        Standard deviation of noise added to the starts, in data units.
-    random_state
-        Seed of the choice of cells and of the noise.
+    cells
+        Cells with times.
+    source
+        Cells to start from.
+    options
+        Steps, noise and number of particles.
 
     Returns
     -------
@@ -217,43 +224,86 @@ def flow_particles(
     KeyError
         If the source cluster does not exist.
     ValueError
-        As for :func:`trace_trajectories`.
+        If no cell meets the conditions.
 
     Examples
     --------
     >>> import numpy as np, torch
-    >>> from muport.velocity.dynamics._trajectories import flow_particles
+    >>> from muport.velocity.dynamics._start_cells import FlowSource, ClusteredCells
+    >>> from muport.velocity.dynamics._trajectories import FlowOptions, flow_particles
     >>> time = np.linspace(0, 1, 101)
-    >>> found = flow_particles(lambda x, t: torch.ones_like(x), time[:, None], time, n_particles=50)
-    >>> found.paths.x.shape, bool((found.paths.ends > 0.7).all())
+    >>> cells = ClusteredCells.create(time[:, None], time)
+    >>> flow = flow_particles(lambda x, t: torch.ones_like(x), cells, FlowSource(), FlowOptions(n_particles=50))
+    >>> flow.paths.x.shape, bool((flow.paths.ends > 0.7).all())
     ((50, 21, 1), True)
     """
-    if noise not in ("tangent", "isotropic"):
-        raise ValueError(f"noise={noise!r} is unknown: use 'tangent' or 'isotropic'.")
-    if not noise_scale >= 0:
-        raise ValueError(f"noise_scale={noise_scale} must be at least 0.")
-    check_positive(n_particles=n_particles, step_size=step_size)
-    cells = as_cells(x, time, labels)
-    inside = place(len(cells.x), embedding, source_x_lim, source_y_lim)
-    rows = source_rows(cells, inside, source_cluster, source_time_min, source_time_max)
-    rng = np.random.default_rng(random_state)
-    start = rng.choice(rows, n_particles, replace=len(rows) < n_particles)
-    x0 = cells.x[start] + np.float32(noise_scale) * rng.standard_normal((n_particles, cells.x.shape[1]), np.float32)
-    data = manifold(cells.x, random_state=random_state)
-    tangent = tangent_noise(cells.x, random_state=random_state) if noise == "tangent" and diffusion > 0 else None
-    t0, t1, n = span(cells.time, start, 1, n_steps, step_size, evolve_time=True)
+    n, seed = options.n_particles, options.random_state
+    rows = source.select(cells)
+    rng = np.random.default_rng(seed)
+    start = rng.choice(rows, n, replace=len(rows) < n)
+    x0 = cells.x[start] + np.float32(options.noise_scale) * rng.standard_normal((n, cells.x.shape[1]), np.float32)
+    data = fit_manifold(cells.x, random_state=seed)
+    tangent = options.noise == "tangent" and options.diffusion > 0
+    spaces = fit_tangent_spaces(cells.x, random_state=seed) if tangent else None
+    t0, t1, n_steps = _time_spans(cells, start, options.step_size, options.n_steps)
     paths = simulate(
         field,
         x0,
         t0,
         t1,
-        n_steps=n,
-        diffusion=diffusion,
+        n_steps=n_steps,
+        diffusion=options.diffusion,
         length_scale=data.spacing,
-        noise=tangent,
-        retract=None if tangent is None else tangent.retract,
-        stop=stop_rule(data),
-        random_state=random_state,
+        noise=None if spaces is None else spaces.project,
+        retract=None if spaces is None else spaces.retract,
+        stop=make_stop_rule(data),
+        random_state=seed,
     )
-    paths = out_of_time(paths, t1, cells.time)
-    return describe(paths, np.ones(n_particles, np.int8), start, cells, data, n_particles)
+    paths = _mark_end_of_time(paths, t1, cells.time)
+    return describe_paths(paths, np.ones(n, np.int8), start, cells, data, n)
+
+
+def _time_spans(
+    cells: ClusteredCells, rows: NDArray[np.int64], step: float, n_steps: int, *, evolve_time: bool = True
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Start time (m,) and end time (m,) of every path, and the number of equal steps.
+
+    `step` is a fraction of the range of time, negative for backward paths.
+    """
+    low, high = cells.time.min(), cells.time.max()
+    start = cells.time[rows]
+    if not evolve_time:
+        return start, start + n_steps * step * (high - low), n_steps
+    # no path needs more steps than the range of time has; the margin is for 1 / .05 = 20.000000000000004
+    n_steps = min(n_steps, int(np.ceil(1 / abs(step) - 1e-9)))
+    return start, np.clip(start + n_steps * step * (high - low), low, high), n_steps
+
+
+def _mark_end_of_time(paths: Paths, t1: NDArray[np.float64], time: NDArray[np.float64]) -> Paths:
+    """Distinguish paths that reached the first or last time of the data from those that made all their steps."""
+    at_end = (paths.stopped == StopReason.END) & ((t1 == time.min()) | (t1 == time.max()))
+    return replace(paths, stopped=np.where(at_end, np.int8(StopReason.TIME), paths.stopped))
+
+
+def _collect_reaching(
+    follow: Callable[[NDArray[np.int64]], Paths], rows: NDArray[np.int64], limit: int
+) -> tuple[Paths, NDArray[np.int64], int]:
+    """At most `limit` paths that reach the target, their rows, and the number of paths that were integrated.
+
+    As many paths as are needed are integrated at a time, until enough of them reach the target.
+    """
+    results, kept, n_kept, n_tried = [], [], 0, 0
+    while n_tried < len(rows) and n_kept < limit:
+        batch = rows[n_tried : n_tried + limit]
+        n_tried += len(batch)
+        paths = follow(batch)
+        reached = paths.stopped == StopReason.TARGET
+        reached &= np.cumsum(reached) <= limit - n_kept
+        results.append(Paths(*(getattr(paths, field.name)[reached] for field in fields(paths))))
+        kept.append(batch[reached])
+        n_kept += int(reached.sum())
+    return _concatenate(results), np.concatenate(kept), n_tried
+
+
+def _concatenate(parts: list[Paths]) -> Paths:
+    return Paths(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Paths)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.velocity.dynamics._embedding_projection import project
+from muport.velocity.dynamics._embedding_projection import project_velocity
 from muport.velocity.velot._stored_results import in_modality
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def project_to_embedding(
         if key not in obsm:
             raise KeyError(f"{name}={key!r} is not in obsm; there are {sorted(obsm.keys())}.")
     embedding = np.asarray(obsm[basis_embedding])
-    obsm[velocity_key_umap] = project(obsm[basis_pca], obsm[velocity_key], embedding, n_neighbors=n_neighbors)
+    obsm[velocity_key_umap] = project_velocity(obsm[basis_pca], obsm[velocity_key], embedding, n_neighbors=n_neighbors)
     return adata
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import mudata
     from numpy.typing import NDArray
 
-    from muport.velocity.dynamics._trajectories import Trajectories
+    from muport.velocity.dynamics._path_clusters import Trajectories
 
     type Data = anndata.AnnData | mudata.MuData
 

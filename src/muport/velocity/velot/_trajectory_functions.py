@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from muport.velocity.dynamics._manifold import knn_field
-from muport.velocity.dynamics._start_cells import source_range
-from muport.velocity.dynamics._trajectories import flow_particles, trace_trajectories
+from muport.velocity.dynamics._manifold import interpolate_field
+from muport.velocity.dynamics._start_cells import ClusteredCells, FlowSource, StartCells
+from muport.velocity.dynamics._trajectories import FlowOptions, TrajectoryOptions, flow_particles, trace_trajectories
 from muport.velocity.velot._stored_results import (
     VelotKeys,
     in_modality,
@@ -92,16 +92,10 @@ def compute_trajectories(
     data = in_modality(adata, modality)
     cells = read_cells(data, basis, time_key)
     labels = _labels(data, cluster_key, required=start_cluster is not None or target_cluster is not None)
-    trajectories = trace_trajectories(
-        _field(data, cells, basis, velocity_key, k_velocity, use_network),
-        cells.x,
-        cells.time,
-        labels=labels,
-        start_cells=start_cells,
-        start_cluster=start_cluster,
+    field = _field(data, cells, basis, velocity_key, k_velocity, use_network)
+    start = StartCells(rows=start_cells, cluster=start_cluster, time_min=start_pseudotime, time_max=end_pseudotime)
+    options = TrajectoryOptions(
         target_cluster=target_cluster,
-        start_time=start_pseudotime,
-        end_time=end_pseudotime,
         n_trajectories=n_trajectories,
         n_steps=n_steps,
         step_size=step_size,
@@ -110,6 +104,7 @@ def compute_trajectories(
         max_attempts_factor=max_attempts_factor,
         random_state=random_state,
     )
+    trajectories = trace_trajectories(field, ClusteredCells.create(cells.x, cells.time, labels), start, options)
     data.uns[VelotKeys.TRAJECTORIES] = pack_trajectories(trajectories, basis, settings)
     return adata
 
@@ -171,25 +166,23 @@ def simulate_flow(
     if basis_of_fit != basis:
         raise KeyError(f"basis={basis!r}: the network is of {basis_of_fit!r}; call smooth_velocity in the other basis.")
     labels = _labels(data, cluster_key, required=source_cluster is not None)
-    low, high = source_range(cells.time, source_cluster, source_pseudotime_min, source_pseudotime_max)
-    trajectories = flow_particles(
-        fit.field(),
-        cells.x,
-        cells.time,
-        labels=labels,
-        n_particles=n_particles,
-        source_cluster=source_cluster,
-        source_time_min=low,
-        source_time_max=high,
+    source = FlowSource(
+        cluster=source_cluster,
+        time_min=source_pseudotime_min,
+        time_max=source_pseudotime_max,
         embedding=np.asarray(data.obsm[basis_embedding]) if basis_embedding in data.obsm else None,
-        source_x_lim=source_x_lim,
-        source_y_lim=source_y_lim,
+        x_lim=source_x_lim,
+        y_lim=source_y_lim,
+    )
+    options = FlowOptions(
+        n_particles=n_particles,
         n_steps=n_steps,
         step_size=step_size,
         diffusion=diffusion,
         noise_scale=noise_scale,
         random_state=random_state,
     )
+    trajectories = flow_particles(fit.field(), ClusteredCells.create(cells.x, cells.time, labels), source, options)
     data.uns[VelotKeys.FLOW] = pack_trajectories(trajectories, basis, settings)
     return adata
 
@@ -218,4 +211,4 @@ def _field(
         return unpack_fit(stored).field()
     if velocity_key not in data.obsm:
         raise KeyError(f"velocity_key={velocity_key!r} is not in obsm: call muport.velocity.velocity first.")
-    return knn_field(cells.x, np.asarray(data.obsm[velocity_key]), k_velocity)
+    return interpolate_field(cells.x, np.asarray(data.obsm[velocity_key]), k_velocity)

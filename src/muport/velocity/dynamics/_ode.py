@@ -1,39 +1,19 @@
-"""Flow along a field: ordinary differential equations, many paths at once."""
+"""Deterministic paths along a velocity field: an ordinary differential equation, many paths at once."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from muport.velocity.dynamics._paths import (
-    Paths,
-    Record,
-    StopReason,
-    StopRule,
-    VectorField,
-    course,
-    guarded,
-    one_thread,
-)
+from muport._checks import check_option
+from muport.velocity.dynamics._paths import InitialValueProblem, Paths, StopRule, VectorField, solve_paths
 from muport.velocity.dynamics._runge_kutta import dopri5, rk4
-from muport.velocity.dynamics._sde import simulate
-from muport.velocity.dynamics._tangent_space import TangentNoise, tangent_noise
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
 
-__all__ = [
-    "Paths",
-    "StopReason",
-    "StopRule",
-    "TangentNoise",
-    "VectorField",
-    "integrate",
-    "simulate",
-    "tangent_noise",
-]
+__all__ = ["integrate"]
 
 
 def integrate(
@@ -52,9 +32,9 @@ def integrate(
     """Solve dx/dt = v(x, t) from x(t0) = x0 to t1, for all paths together.
 
     ``"rk4"`` takes ``n_steps`` equal steps of the classical Runge-Kutta method of order 4. ``"dopri5"`` is the
-    Dormand-Prince pair of orders 5(4) with an own step for every path, and the ``n_steps + 1`` points are read from
-    Shampine's interpolant of order 4. No point of a path is ever NaN: where the field is not finite or blows up (a
-    million times the largest start), the path ends with that reason.
+    Dormand-Prince pair of orders 5(4) with a step size of its own for every path; the ``n_steps + 1`` points are
+    interpolated by Shampine's formula of order 4. No point of a path is NaN: where the field is not finite or diverges
+    (a million times the largest start), the path ends with that reason.
 
     Parameters
     ----------
@@ -65,7 +45,7 @@ def integrate(
     t0
         Start time, or (n_paths,) one for each path.
     t1
-        End time, or (n_paths,) one for each; before ``t0`` the flow is followed backward.
+        End time, or (n_paths,) one for each path; before ``t0`` the flow is followed backward.
     n_steps
         Intervals between the points of a path, of equal length (t1 - t0) / n_steps.
     method
@@ -74,10 +54,10 @@ def integrate(
         Tolerances of ``"dopri5"``: the root mean square over coordinates of ``error / (atol + rtol |x|)`` is at most 1
         in every step.
     evolve_time
-        If False the field is shown ``t0`` all along.
+        If False the field is evaluated at ``t0`` all along.
     stop
-        Rule (positions (m, d), times (m,)) -> (m,) :class:`StopReason`, 0 to go on; asked at the points of the paths,
-        not at the starts.
+        Rule (positions (m, d), times (m,)) -> (m,) :class:`StopReason`, 0 to continue. It is evaluated at the points of
+        the paths, not at the starts.
 
     Returns
     -------
@@ -96,20 +76,13 @@ def integrate(
     Examples
     --------
     >>> import numpy as np
-    >>> from muport.velocity.dynamics._integrate import integrate
+    >>> from muport.velocity import integrate
     >>> paths = integrate(lambda x, t: -x, np.ones((1, 1)), 0.0, 1.0, n_steps=10)
     >>> paths.x.shape, round(float(paths.ends[0, 0]), 4)
     ((1, 11, 1), 0.3679)
     """
-    if method not in ("rk4", "dopri5"):
-        raise ValueError(f"method={method!r} is unknown: use 'rk4' or 'dopri5'.")
+    check_option("method", method, ["rk4", "dopri5"])
     if not (rtol > 0 and atol > 0):
         raise ValueError(f"rtol={rtol} and atol={atol} must both be above 0.")
-    plan = course(x0, t0, t1, n_steps, evolve_time=evolve_time)
-    record = Record(plan, stop)
-    with torch.no_grad(), one_thread(len(plan.x0)):
-        if method == "rk4":
-            rk4(guarded(field), plan, record)
-        else:
-            dopri5(guarded(field), plan, record, rtol, atol)
-    return record.paths()
+    problem = InitialValueProblem.create(field, x0, t0, t1, n_steps, evolve_time=evolve_time)
+    return solve_paths(problem, stop, rk4 if method == "rk4" else partial(dopri5, rtol=rtol, atol=atol))
