@@ -33,7 +33,6 @@ SAME_MEANING = {
     "_inference.py": "the methods of a model after training",
     "_hyperparameters.py": "the hyperparameters of a method, and the range of each",
     "_fitted_state.py": "what a fitted model keeps and saves",
-    "_components.py": "pictures and results of mixture components",
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

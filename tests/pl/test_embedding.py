@@ -47,7 +47,7 @@ def test_every_cell_has_its_category_and_colour(adata):
     assert list(legend) == ["b0", "b1"]
     for i, batch in enumerate(adata.obs["batch"]):
         assert points[i, i] == pytest.approx(legend[batch], abs=1e-6)
-    assert (ax.get_title(), ax.get_xlabel()) == ("batch", "umap 1")
+    assert (ax.get_title(), ax.get_xlabel()) == ("batch", "UMAP1")
 
 
 def test_a_modality_column_is_matched_by_name(placed):

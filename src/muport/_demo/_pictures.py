@@ -92,7 +92,7 @@ def _umaps(cells: anndata.AnnData, name: str) -> Figure:
         for ax, stage in zip(row, ("before", "after"), strict=True):
             title = f"{stage} integration" if key == rows[0] else ""
             pl.embedding(cells, stage, key, ax, title=title, legend=stage == "after")
-            ax.set(xlabel="UMAP 1", ylabel="UMAP 2" if stage == "before" else "")
+            ax.set(xlabel="UMAP1", ylabel="UMAP2" if stage == "before" else "")
         if legend := row[1].get_legend():
             legend.set_title(key.replace("_", " "), prop={"weight": "bold", "size": "small"})
             legend.set_alignment("left")

@@ -1,4 +1,4 @@
-"""The picture of a confusion matrix."""
+"""Confusion matrix of predicted and true labels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import numpy as np
 
 from muport._keys import UNLABELED_CATEGORY
 from muport.metrics import confusion_counts
+from muport.pl._axes import get_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-_MOST_WITH_TEXT = 16  # columns in which the shares are still readable
+_MAX_COLUMNS_WITH_TEXT = 16  # numbers in narrower columns are not readable
 
 
 def confusion(
@@ -24,9 +25,9 @@ def confusion(
     unlabeled_category: str = UNLABELED_CATEGORY,
     title: str = "",
 ) -> Axes:
-    """Draw which labels the cells of each true type got.
+    """Draw which labels were predicted for the cells of each true type.
 
-    Each row is a true type, with its number of cells, and its shares sum to 1.
+    Each row is a true type, with its number of cells; the fractions of a row sum to 1.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ def confusion(
     unlabeled_category
         Value that means "not known"; the last column, if a cell was rejected.
     title
-        Title of the picture.
+        Title of the plot.
 
     Returns
     -------
@@ -61,31 +62,24 @@ def confusion(
     if counts.empty:
         raise ValueError(f"truth: no cell has a label other than {unlabeled_category!r}, nothing can be drawn.")
     total = counts.sum(axis=1)
-    share = counts.div(total, axis=0).to_numpy()
-    axes = ax if ax is not None else _new_axes(share.shape)
-    image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    fractions = counts.div(total, axis=0).to_numpy()
+    axes = get_axes(ax, 3.0 + 0.5 * fractions.shape[1], 1.8 + 0.4 * fractions.shape[0])
+    image = axes.imshow(fractions, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     axes.figure.colorbar(image, ax=axes, label="share of the true type", shrink=0.7)
-    turn: dict[str, Any] = (
+    rotation: dict[str, Any] = (
         {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, counts.columns)) > 4 else {}
     )
-    axes.set_xticks(range(share.shape[1]), counts.columns, **turn)
-    axes.set_yticks(range(share.shape[0]), [f"{name} (n={n})" for name, n in total.items()])
+    axes.set_xticks(range(fractions.shape[1]), counts.columns, **rotation)
+    axes.set_yticks(range(fractions.shape[0]), [f"{name} (n={n})" for name, n in total.items()])
     axes.set(title=title, xlabel="predicted type", ylabel="true type")
-    if share.shape[1] <= _MOST_WITH_TEXT:
-        _write_shares(axes, share)
+    if fractions.shape[1] <= _MAX_COLUMNS_WITH_TEXT:
+        _write_fractions(axes, fractions)
     return axes
 
 
-def _new_axes(shape: tuple[int, int]) -> Axes:
-    from matplotlib import pyplot as plt
-
-    size = 3.0 + 0.5 * shape[1], 1.8 + 0.4 * shape[0]
-    return plt.subplots(figsize=size, layout="constrained")[1]
-
-
-def _write_shares(ax: Axes, share: NDArray[np.float64]) -> None:
-    for (row, col), value in np.ndenumerate(share):
+def _write_fractions(ax: Axes, fractions: NDArray[np.float64]) -> None:
+    for (row, col), value in np.ndenumerate(fractions):
         if value >= 0.005:
-            # light ground from about .6 of the colour map on
+            # the color map is light from about 0.6 on
             ax.text(col, row, f"{value:.2f}".lstrip("0"), ha="center", va="center", fontsize="x-small",
                     color="black" if value > 0.6 else "white")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pictures of patients: where they lie, and how far apart they are."""
+"""Patients in two dimensions, and the distances between them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pandas as pd
 from scipy.cluster.hierarchy import dendrogram, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
-from muport.pl._axes import explain, new_axes
-from muport.pl._colors import MISSING, palette
+from muport.pl._axes import add_legend, get_axes, hide_frame
+from muport.pl._colors import CategoryColors, color_categories, palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-_MOST_NAMES = 40  # patients whose names are still readable
+_MAX_NAMES = 40  # patients; more names than that are not readable
 
 
 def patient_embedding(
@@ -36,19 +36,19 @@ def patient_embedding(
         (P, at least 2) coordinates, such as ``model.get_sample_embedding()``; the first two columns are drawn.
     condition
         (P,) condition of each patient; a Series is matched by name where `embedding` is a DataFrame. Patients without
-        one are grey.
+        one are gray.
     ax
         Axes to draw on; new ones by default.
     names
         Whether to write the names of the patients (the rows of a DataFrame, or their numbers).
     title
-        Title of the picture.
+        Title of the plot.
     legend
-        Whether to explain the colours, beside the axes.
+        Whether to draw a legend of the conditions beside the axes.
 
     Returns
     -------
-    The axes. Both have one scale, so that distances can be compared.
+    The axes, with equal scales, so that distances can be compared.
 
     Raises
     ------
@@ -64,19 +64,19 @@ def patient_embedding(
     """
     xy = np.asarray(embedding, dtype=np.float64)
     if xy.ndim != 2 or xy.shape[1] < 2:
-        raise ValueError(f"embedding has shape {xy.shape}: two columns are needed for a picture.")
+        raise ValueError(f"embedding has shape {xy.shape}: two columns are needed for a plot.")
     index = embedding.index if isinstance(embedding, pd.DataFrame) else pd.RangeIndex(len(xy))
-    axes = ax if ax is not None else new_axes(5, 4)
-    colors, entries = _colors(condition, index)
-    axes.scatter(xy[:, 0], xy[:, 1], color=colors, s=60, edgecolors="white", linewidths=0.8)
+    axes = get_axes(ax, 5, 4)
+    categories = _color_patients(condition, index)
+    axes.scatter(xy[:, 0], xy[:, 1], color=categories.colors, s=60, edgecolors="white", linewidths=0.8)
     if names:
         for name, point in zip(index, xy, strict=True):
             axes.annotate(str(name), point[:2], (4, 4), textcoords="offset points", fontsize="x-small")
     axes.set(title=title, xlabel="dimension 1", ylabel="dimension 2", xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
-    axes.spines[["top", "right"]].set_visible(False)
-    if legend and entries:
-        explain(axes, entries)
+    hide_frame(axes)
+    if legend and categories.legend:
+        add_legend(axes, categories.legend)
     return axes
 
 
@@ -89,7 +89,7 @@ def distance_map(
     title: str = "",
     legend: bool = True,
 ) -> Axes:
-    """Draw the distances between patients, similar ones side by side, with the tree and a colour for each condition.
+    """Draw the distances between patients, similar ones side by side, with the tree and a color for each condition.
 
     Parameters
     ----------
@@ -98,13 +98,13 @@ def distance_map(
     condition
         (P,) condition of each patient; a Series is matched by name where `distances` is a DataFrame.
     ax
-        Axes to draw on; new ones by default. The tree and the colours stand above them.
+        Axes to draw on; new ones by default. The tree and the colors are above them.
     method
         Linkage of :func:`scipy.cluster.hierarchy.linkage`.
     title
-        Title of the picture.
+        Title of the plot.
     legend
-        Whether to explain the colours, beside the axes.
+        Whether to draw a legend beside the axes.
 
     Returns
     -------
@@ -125,30 +125,34 @@ def distance_map(
     >>> [label.get_text() for label in axes.get_yticklabels()]
     ['2', '1', '0']
     """
-    matrix = _checked(distances)
+    matrix = _check_distances(distances)
     index = distances.index if isinstance(distances, pd.DataFrame) else pd.RangeIndex(len(matrix))
-    colors, entries = _colors(condition, index)
+    categories = _color_patients(condition, index)
     condensed = squareform(matrix, checks=False)
     tree = optimal_leaf_ordering(linkage(condensed, method), condensed)
     order = np.array(dendrogram(tree, no_plot=True)["leaves"])
-    axes = ax if ax is not None else new_axes(5.5, 5)
+    axes = get_axes(ax, 5.5, 5)
     image = axes.imshow(matrix[np.ix_(order, order)], cmap="viridis_r", interpolation="nearest", aspect="auto")
     axes.figure.colorbar(image, ax=axes, label="distance", shrink=0.6, location="left", pad=0.12)
     _name_patients(axes, index[order])
     top = 1.01
-    if entries:
+    if categories.legend:
         strip = axes.inset_axes((0, 1.01, 1, 0.035))
-        strip.imshow(np.asarray(colors)[None, order], aspect="auto", interpolation="nearest")
+        strip.imshow(categories.colors[None, order], aspect="auto", interpolation="nearest")
         strip.set_axis_off()
         top = 1.05
     _draw_tree(axes, tree, top)
     axes.set_title(title, pad=70)
-    if legend and entries:
-        explain(axes, entries, 1.03 if len(matrix) > _MOST_NAMES else 1.05 + 0.015 * max(len(str(i)) for i in index))
+    if legend and categories.legend:
+        add_legend(
+            axes,
+            categories.legend,
+            1.03 if len(matrix) > _MAX_NAMES else 1.05 + 0.015 * max(len(str(i)) for i in index),
+        )
     return axes
 
 
-def _checked(distances: Any) -> NDArray[np.float64]:
+def _check_distances(distances: Any) -> NDArray[np.float64]:
     matrix = np.asarray(distances, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
         raise ValueError(f"distances has shape {matrix.shape}: a square matrix of two or more patients is needed.")
@@ -156,34 +160,29 @@ def _checked(distances: Any) -> NDArray[np.float64]:
         raise ValueError("distances are not all finite.")
     if not np.allclose(matrix, matrix.T, rtol=1e-4, atol=1e-8 * np.abs(matrix).max()):
         raise ValueError("distances are not symmetric.")
-    half: NDArray[np.float64] = (matrix + matrix.T) / 2
-    np.fill_diagonal(half, 0)
-    return half
+    symmetric: NDArray[np.float64] = (matrix + matrix.T) / 2
+    np.fill_diagonal(symmetric, 0)
+    return symmetric
 
 
-def _colors(condition: Any | None, index: pd.Index) -> tuple[list[Any], list[tuple[str, Any]]]:
-    """A colour for each patient, and what the colours mean."""
-    from matplotlib.colors import to_rgb
-
+def _color_patients(condition: Any | None, index: pd.Index) -> CategoryColors:
+    """Color patients by their conditions; all in one color, without a legend, if there are none."""
+    n = len(index)
     if condition is None:
-        return [palette(1)[0]] * len(index), []
+        return CategoryColors(np.tile(palette(1), (n, 1)), np.zeros(n, bool), [])
     if isinstance(condition, pd.Series) and not isinstance(index, pd.RangeIndex):
         absent = index.difference(condition.index)
         if len(absent):
             raise KeyError(f"condition: patient {absent[0]!r} (and {len(absent) - 1} more) is not in the Series.")
         condition = condition.loc[index]
-    coded = pd.Categorical(condition).remove_unused_categories()
-    if len(coded) != len(index):
-        raise ValueError(f"condition has {len(coded)} entries for {len(index)} patients.")
-    shades = palette(len(coded.categories))
-    entries: list[tuple[str, Any]] = [(str(name), c) for name, c in zip(coded.categories, shades, strict=True)]
-    if (coded.codes < 0).any():
-        entries.append(("no value", to_rgb(MISSING)))
-    return [to_rgb(MISSING) if code < 0 else shades[code] for code in coded.codes], entries
+    categories = color_categories(condition)
+    if len(categories.colors) != n:
+        raise ValueError(f"condition has {len(categories.colors)} entries for {n} patients.")
+    return categories
 
 
 def _name_patients(ax: Axes, names: pd.Index) -> None:
-    if len(names) > _MOST_NAMES:
+    if len(names) > _MAX_NAMES:
         ax.set(xticks=[], yticks=[], xlabel=f"{len(names)} patients")
         return
     ax.set_xticks([])
@@ -194,9 +193,9 @@ def _name_patients(ax: Axes, names: pd.Index) -> None:
 
 def _draw_tree(ax: Axes, tree: NDArray[np.float64], bottom: float) -> None:
     panel = ax.inset_axes((0, bottom, 1, 0.15))
-    drawn = dendrogram(tree, no_plot=True)
-    # SciPy puts leaf i at 10 i + 5; the columns of the map lie at i
-    for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
+    branches = dendrogram(tree, no_plot=True)
+    # leaf i is at 10 i + 5 in the dendrogram of SciPy, and at i in the map
+    for x, y in zip(branches["icoord"], branches["dcoord"], strict=True):
         panel.plot((np.array(x) - 5) / 10, y, color="0.3", lw=0.8)
     panel.set_xlim(-0.5, len(tree) + 0.5)
     panel.set_ylim(0, None)

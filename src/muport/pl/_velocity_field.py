@@ -1,4 +1,4 @@
-"""Pictures of a velocity field: streams, arrows, confidence, and the course of its training."""
+"""Velocity fields: streamlines, arrows, confidence, and the losses of their training."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from muport.neighbors import knn
-from muport.pl._axes import new_axes
+from muport.pl._axes import get_axes, hide_frame
 from muport.pl._embedding import embedding
-from muport.pl._lookup import coordinates
+from muport.pl._obs_and_obsm import get_coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import anndata
-    import mudata
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from muport.pl._obs_and_obsm import Data
+
 __all__ = ["confidence", "training_curves", "velocity_quiver", "velocity_stream"]
 
-_NEAR = 50  # cells whose velocities a point of the grid averages
-_MARGIN = 0.05  # of the picture's width beyond the cells
-_SPARSE = 0.1  # of the median weight of the grid's points: fewer cells are none
+_N_NEIGHBORS = 50  # cells whose velocities are averaged at a point of the grid
+_MARGIN = 0.05  # of the grid beyond the cells, as a fraction of their range
+_MIN_WEIGHT = 0.1  # of the cells at a point, as a fraction of the median over points: no velocity below it
+_MIN_COUNTED_WEIGHT = 0.05  # of a point that counts for this median
 
 
 def velocity_stream(
-    data: anndata.AnnData | mudata.MuData,
+    data: Data,
     basis: str = "X_umap",
     velocity_key: str | None = None,
     color: str | None = None,
@@ -37,44 +38,44 @@ def velocity_stream(
     n_grid: int = 50,
     **kwargs: Any,
 ) -> Axes:
-    """Draw the lines along which cells flow.
+    """Draw the velocities as streamlines.
 
-    Velocities are averaged on a grid, over the cells around each point; where there are none, no line is drawn.
+    Velocities are averaged over the cells near each point of a grid; no line is drawn where there are no cells.
 
     Parameters
     ----------
     data
-        Cells with a picture and velocities in it.
+        Cells with an embedding and velocities in it.
     basis
-        Key of ``data.obsm`` with the picture; ``"rna:X_umap"`` is that of a modality.
+        Key of ``data.obsm`` with the embedding; ``"rna:X_umap"`` is that of a modality.
     velocity_key
-        Key of ``obsm`` with the velocities in the picture; ``"velot_velocity_umap"`` or ``"velocity_umap"`` by default,
-        for ``"X_umap"``.
+        Key of ``obsm`` with the velocities in the embedding; for ``"X_umap"`` it is ``"velot_velocity_umap"`` or
+        ``"velocity_umap"`` by default.
     color
-        Column of the cells' colours, as in :func:`muport.pl.embedding`.
+        Column that colors the cells, as in :func:`muport.pl.embedding`.
     ax
         Axes to draw on; new ones by default.
     density
-        How close the lines are.
+        Density of the lines, as in :meth:`matplotlib.axes.Axes.streamplot`.
     n_grid
-        Points of the grid along each side.
+        Number of grid points along each axis.
     kwargs
         Passed to :func:`muport.pl.embedding`.
 
     Returns
     -------
-    The axes.
+    The axes, with the streamlines above the cells.
 
     Raises
     ------
     KeyError
-        If a key is not there.
+        If a key does not exist.
     ValueError
-        If the velocities have not two columns.
+        If the velocities have fewer than two columns.
     """
-    xy, v = _arrows(data, basis, velocity_key)
+    xy, v = _get_velocities(data, basis, velocity_key)
     axes = embedding(data, basis, color, ax, **kwargs)
-    x, y, flow = _grid(xy, v, n_grid)
+    x, y, flow = _average_on_grid(xy, v, n_grid)
     length = np.hypot(flow[0], flow[1])
     width = 0.4 + 1.4 * length / max(float(np.nanmax(length)), np.finfo(float).tiny)
     axes.streamplot(
@@ -84,7 +85,7 @@ def velocity_stream(
 
 
 def velocity_quiver(
-    data: anndata.AnnData | mudata.MuData,
+    data: Data,
     basis: str = "X_umap",
     velocity_key: str | None = None,
     color: str | None = None,
@@ -102,29 +103,29 @@ def velocity_quiver(
     data, basis, velocity_key, color, ax, kwargs
         As for :func:`velocity_stream`.
     n_arrows
-        Cells that get an arrow.
+        Number of cells with an arrow.
     length
-        Mean length of an arrow, as a share of the picture's width.
+        Mean length of an arrow, as a fraction of the width of the embedding.
     random_state
         Seed of the choice of cells.
 
     Returns
     -------
-    The axes.
+    The axes, with the arrows above the cells.
 
     Raises
     ------
     KeyError, ValueError
         As :func:`velocity_stream`.
     """
-    xy, v = _arrows(data, basis, velocity_key)
+    xy, v = _get_velocities(data, basis, velocity_key)
     axes = embedding(data, basis, color, ax, **kwargs)
-    chosen = np.random.default_rng(random_state).permutation(len(xy))[:n_arrows]
+    sample = np.random.default_rng(random_state).permutation(len(xy))[:n_arrows]
     speed = float(np.hypot(*v.T).mean())
-    unit = length * float(np.ptp(xy[:, 0])) / speed if speed > 0 else 1.0
+    scale = length * float(np.ptp(xy[:, 0])) / speed if speed > 0 else 1.0
     axes.quiver(
-        *xy[chosen].T,
-        *(unit * v[chosen]).T,
+        *xy[sample].T,
+        *(scale * v[sample]).T,
         angles="xy",
         scale_units="xy",
         scale=1,
@@ -136,41 +137,35 @@ def velocity_quiver(
 
 
 def confidence(
-    data: anndata.AnnData | mudata.MuData,
+    data: Data,
     basis: str = "X_umap",
     key: str = "velot_confidence",
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draw how sure the velocity of each cell is.
+    """Draw the confidence of the velocity of each cell.
 
     Parameters
     ----------
-    data
-        Cells.
-    basis
-        Key of ``data.obsm`` with the picture.
+    data, basis, ax, kwargs
+        As for :func:`velocity_stream`.
     key
         Column with the confidence.
-    ax
-        Axes to draw on; new ones by default.
-    kwargs
-        Passed to :func:`muport.pl.embedding`.
 
     Returns
     -------
-    The axes.
+    The axes, with the cells colored by their confidence.
 
     Raises
     ------
     KeyError
-        If a key is not there.
+        If a key does not exist.
     """
     return embedding(data, basis, key, ax, **{"title": "confidence", **kwargs})
 
 
 def training_curves(history: Mapping[str, Any], ax: Axes | None = None, *, smooth: int = 10) -> Axes:
-    """Draw the losses of a training over its steps.
+    """Draw the losses over the steps of a training.
 
     Parameters
     ----------
@@ -179,11 +174,11 @@ def training_curves(history: Mapping[str, Any], ax: Axes | None = None, *, smoot
     ax
         Axes to draw on; new ones by default.
     smooth
-        Steps of a running mean.
+        Number of steps of a running mean.
 
     Returns
     -------
-    The axes; a loss that is 0 throughout is left out.
+    The axes; a loss that is 0 in every step is left out.
 
     Raises
     ------
@@ -200,51 +195,52 @@ def training_curves(history: Mapping[str, Any], ax: Axes | None = None, *, smoot
     curves = {name: values for name, values in curves.items() if values.any()}
     if not curves:
         raise ValueError(f"history={list(history)} holds no loss: pass model.history_ of a trained model.")
-    axes = ax if ax is not None else new_axes(5, 4)
+    axes = get_axes(ax, 5, 4)
     for name, values in curves.items():
         window = max(1, min(smooth, len(values)))
         mean = np.convolve(values, np.full(window, 1 / window), mode="valid")
         axes.plot(np.arange(window - 1, len(values)), mean, label=name)
     axes.set(xlabel="step", ylabel="loss", yscale="log" if all((v > 0).all() for v in curves.values()) else "linear")
     axes.legend(frameon=False, fontsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
+    hide_frame(axes)
     return axes
 
 
-def _arrows(
-    data: anndata.AnnData | mudata.MuData, basis: str, velocity_key: str | None
+def _get_velocities(
+    data: Data, basis: str, velocity_key: str | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    xy, cells = coordinates(data, basis)
+    """Coordinates (n, 2) and velocities (n, 2) of the cells."""
+    xy, cells = get_coordinates(data, basis)
     prefix, colon, name = basis.rpartition(":")
-    held = getattr(data, "mod", {}).get(prefix, data) if colon else data
+    part = getattr(data, "mod", {}).get(prefix, data) if colon else data
     short = name.removeprefix("X_")
-    known = [f"velot_velocity_{short}", f"velocity_{short}"]
-    key = velocity_key if velocity_key is not None else next((k for k in known if k in held.obsm), known[0])
+    defaults = [f"velot_velocity_{short}", f"velocity_{short}"]
+    key = velocity_key if velocity_key is not None else next((k for k in defaults if k in part.obsm), defaults[0])
     try:
-        v, of = coordinates(data, f"{prefix}{colon}{key.removeprefix(prefix + colon)}")
+        v, velocity_cells = get_coordinates(data, f"{prefix}{colon}{key.removeprefix(prefix + colon)}")
     except KeyError:
         raise KeyError(
-            f"velocity_key={key!r} is not in obsm, which has {sorted(held.obsm.keys())}: "
+            f"velocity_key={key!r} is not in obsm, which has {sorted(part.obsm.keys())}: "
             "muport.velocity.project_to_embedding writes it."
         ) from None
-    if not of.equals(cells):
+    if not velocity_cells.equals(cells):
         raise ValueError(f"velocity_key={key!r} is of other cells than basis={basis!r}.")
     return xy, v
 
 
-def _grid(
+def _average_on_grid(
     xy: NDArray[np.float64], v: NDArray[np.float64], n: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(n,) and (n,) lines of the grid, and (2, n, n) mean velocity at its points, NaN where there are no cells."""
+    """X (n,) and y (n,) of the grid, and mean velocity (2, n, n) at its points, NaN where there are no cells."""
     low, high = xy.min(axis=0), xy.max(axis=0)
-    pad = _MARGIN * (high - low)
-    x, y = (np.linspace(a, b, n) for a, b in zip(low - pad, high + pad, strict=True))
+    margin = _MARGIN * (high - low)
+    x, y = (np.linspace(a, b, n) for a, b in zip(low - margin, high + margin, strict=True))
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     width = float(np.mean((high - low) / n))
-    found = knn(xy, min(_NEAR, len(xy)), query=points)
-    weight = np.exp(-0.5 * np.square(found.distances / max(width, np.finfo(np.float32).tiny)))
+    neighbors = knn(xy, min(_N_NEIGHBORS, len(xy)), query=points)
+    weight = np.exp(-0.5 * np.square(neighbors.distances / max(width, np.finfo(np.float32).tiny)))
     total = weight.sum(axis=1)
-    mean = (weight[:, :, None] * v[found.indices]).sum(axis=1) / np.maximum(total, 1e-12)[:, None]
-    filled = total > 0.05
-    mean[total < (_SPARSE * np.median(total[filled]) if filled.any() else 0)] = np.nan
+    mean = (weight[:, :, None] * v[neighbors.indices]).sum(axis=1) / np.maximum(total, 1e-12)[:, None]
+    counted = total > _MIN_COUNTED_WEIGHT
+    mean[total < (_MIN_WEIGHT * np.median(total[counted]) if counted.any() else 0)] = np.nan
     return x, y, mean.T.reshape(2, n, n)

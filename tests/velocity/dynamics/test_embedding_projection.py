@@ -111,7 +111,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"velocity": np.ones((10, 3))}, "velocity has shape"),
         ({"embedding": np.ones((9, 2))}, "embedding"),
         ({"embedding": np.full((10, 2), np.nan)}, "embedding has a NaN"),
-        ({"method": "umap"}, "'kernel' or 'linear'"),
+        ({"method": "umap"}, "'kernel', 'linear'"),
         ({"n_neighbors": 1}, "n_neighbors=1"),
         ({"neighbors": np.full((10, 4), 10)}, "neighbors has shape"),
     ],

@@ -80,7 +80,7 @@ def simulate(
     Returns
     -------
     Paths
-        Positions (n_paths, n_steps + 1, d), times, lengths and reasons.
+        As for :func:`integrate`.
 
     Raises
     ------

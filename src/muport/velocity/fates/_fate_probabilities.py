@@ -39,7 +39,7 @@ def fate_probabilities(kernel: Any, terminal: Any, *, tol: float = 1e-8, max_ite
     Raises
     ------
     ValueError
-        If ``kernel`` is not row-stochastic, or ``terminal`` does not fit or holds no terminal cell.
+        If the rows of ``kernel`` do not sum to 1, or ``terminal`` is not of the same cells or has no terminal cell.
     TypeError
         If ``terminal`` is not integer.
 

@@ -1,4 +1,4 @@
-"""Pictures of mixture components and of the features behind an axis."""
+"""Mixture components as ellipses, and the features of an axis as bars."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from muport.pl._axes import explain, new_axes
-from muport.pl._colors import MISSING, palette
+from muport.pl._axes import add_legend, draw_dots, get_axes, hide_frame
+from muport.pl._colors import MISSING, color_categories, palette
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ def components(
     title: str = "",
     legend: bool = True,
 ) -> Axes:
-    """Draw Gaussian components as ellipses over the cells, in two axes of the learnt subspace.
+    """Draw Gaussian components as ellipses over the cells, in two axes of the learned subspace.
 
     Parameters
     ----------
@@ -44,24 +44,24 @@ def components(
     ax
         Axes to draw on; new ones by default.
     weights
-        (M,) masses: lines of heavy components are thicker, those of mass 0 are left out.
+        (M,) masses: components of more mass have thicker lines, components of mass 0 are not drawn.
     color
         (M,) category of each component, such as its patient's condition; all black by default.
     labels
-        (n,) category of each cell, such as its type; all grey by default. Cells and components of one name share a
-        colour.
+        (n,) category of each cell, such as its type; all gray by default. Cells and components of one name share a
+        color.
     dims
         The two axes.
     n_std
-        Size of an ellipse in standard deviations; two hold .86 of a component's cells.
+        Size of an ellipse in standard deviations; an ellipse of two contains 86 % of the cells of a component.
     title
-        Title of the picture.
+        Title of the plot.
     legend
-        Whether to explain the colours, beside the axes.
+        Whether to draw a legend of `color` and `labels` beside the axes.
 
     Returns
     -------
-    The axes, of equal scale.
+    The axes, with equal scales.
 
     Raises
     ------
@@ -73,30 +73,37 @@ def components(
     >>> len(components([[0.0, 1.0]], [[0.0, 0.0]], [[[1.0, 0.0], [0.0, 4.0]]]).patches)
     1
     """
-    centers, shapes = _picked(np.asarray(means, np.float64), np.asarray(covariances, np.float64), dims)
-    mass = np.ones(len(centers)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if mass.shape != (len(centers),):
-        raise ValueError(f"weights has shape {mass.shape} for {len(centers)} components.")
-    names, kinds, sorts = _categories(color, labels, len(centers), None if x is None else len(np.asarray(x)))
-    axes = ax if ax is not None else new_axes(5, 4)
-    shades = np.array(palette(len(names))).reshape(-1, 3)
-    if x is not None:
-        _draw_cells(axes, np.asarray(x, dtype=np.float64), sorts, shades, dims)
-    edges = ["black" if kind < 0 else shades[kind] for kind in kinds]
-    _draw_ellipses(axes, centers, shapes, mass, edges, n_std)
+    centers, shapes = _select_axes(np.asarray(means, np.float64), np.asarray(covariances, np.float64), dims)
+    m, cells = len(centers), None if x is None else np.asarray(x, dtype=np.float64)
+    mass = np.ones(m) if weights is None else np.asarray(weights, dtype=np.float64)
+    if mass.shape != (m,):
+        raise ValueError(f"weights has shape {mass.shape} for {m} components.")
+    columns = [
+        _as_text(color, m, "color", "components"),
+        _as_text(labels, 0 if cells is None else len(cells), "labels", "cells"),
+    ]
+    categories = color_categories(pd.concat(columns))
+    axes = get_axes(ax, 5, 4)
+    if cells is not None:
+        _draw_cells(axes, cells, categories.colors[m:], dims)
+    edges = [
+        "black" if missing else shade for missing, shade in zip(categories.missing, categories.colors, strict=True)
+    ]
+    _draw_ellipses(axes, centers, shapes, mass, edges[:m], n_std)
     axes.autoscale_view()
     axes.set(title=title, xlabel=f"axis {dims[0] + 1}", ylabel=f"axis {dims[1] + 1}")
     axes.set_aspect("equal", adjustable="datalim")
-    axes.spines[["top", "right"]].set_visible(False)
-    if legend and names:
-        explain(axes, [*zip(names, shades, strict=True)])
+    hide_frame(axes)
+    entries = [(name, shade) for name, shade in categories.legend if shade is not MISSING]
+    if legend and entries:
+        add_legend(axes, entries)
     return axes
 
 
 def feature_ranking(
     table: pd.DataFrame, item: str | None = None, ax: Axes | None = None, *, n: int = 15, title: str | None = None
 ) -> Axes:
-    """Draw the features of the highest rank of one axis or component, a bar each.
+    """Draw the highest ranked features of one axis or component as bars.
 
     Parameters
     ----------
@@ -107,13 +114,13 @@ def feature_ranking(
     ax
         Axes to draw on; new ones by default.
     n
-        Most features.
+        Maximum number of features.
     title
         Title; the item by default.
 
     Returns
     -------
-    The axes; the highest rank is on top, scores below 0 are of another colour.
+    The axes; the highest rank is on top, scores below 0 have another color.
 
     Raises
     ------
@@ -128,72 +135,54 @@ def feature_ranking(
     >>> [label.get_text() for label in feature_ranking(table).get_yticklabels()]
     ['A', 'B']
     """
-    missing = [name for name in ("item", "feature", "score") if name not in table.columns]
+    missing = [column for column in ("item", "feature", "score") if column not in table.columns]
     if missing:
         raise KeyError(f"table has no column {missing[0]!r}; it has {list(table.columns)}.")
     if table.empty or n < 1:
         raise ValueError(f"table has {len(table)} rows and n={n}: nothing can be drawn.")
-    kinds = table["item"].astype(str)
-    wanted = kinds.iloc[0] if item is None else str(item)
-    if wanted not in set(kinds):
-        raise KeyError(f"item={wanted!r} is not in the table; there are {sorted(set(kinds))}.")
-    rows = table[(kinds == wanted).to_numpy()].head(n)
-    axes = ax if ax is not None else new_axes(4, 1 + 0.22 * len(rows))
-    up, down = palette(2)
+    items = table["item"].astype(str)
+    name = items.iloc[0] if item is None else str(item)
+    if name not in set(items):
+        raise KeyError(f"item={name!r} is not in the table; there are {sorted(set(items))}.")
+    rows = table[(items == name).to_numpy()].head(n)
+    axes = get_axes(ax, 4, 1 + 0.22 * len(rows))
+    positive, negative = palette(2)
     score = rows["score"].to_numpy(dtype=float)
-    axes.barh(range(len(rows)), score, color=[up if value >= 0 else down for value in score], height=0.7)
+    axes.barh(range(len(rows)), score, color=[positive if value >= 0 else negative for value in score], height=0.7)
     axes.set_yticks(range(len(rows)), rows["feature"].astype(str), fontsize="small")
     axes.invert_yaxis()
     axes.axvline(0, color="0.3", lw=0.8)
-    axes.set(title=wanted if title is None else title, xlabel="score")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(title=name if title is None else title, xlabel="score")
+    hide_frame(axes)
     return axes
 
 
-def _picked(
+def _select_axes(
     means: NDArray[np.float64], covariances: NDArray[np.float64], dims: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(M, 2) and (M, 2, 2) of the two axes."""
+    """Means (M, 2) and covariances (M, 2, 2) in two axes."""
     if means.ndim != 2 or covariances.shape not in {means.shape, (*means.shape, means.shape[1])}:
         raise ValueError(f"means {means.shape} and covariances {covariances.shape} must be (M, r) and (M, r, r).")
     if means.shape[1] < 2 or not all(0 <= j < means.shape[1] for j in dims) or len(set(dims)) < 2:
         raise ValueError(f"dims={dims}: two different ones of the {means.shape[1]} axes are needed.")
     full = covariances if covariances.ndim == 3 else covariances[..., None] * np.eye(means.shape[1])
-    pick = list(dims)
-    return means[:, pick], full[:, pick][:, :, pick]
+    columns = list(dims)
+    return means[:, columns], full[:, columns][:, :, columns]
 
 
-def _categories(
-    color: Any | None, labels: Any | None, n_components: int, n_cells: int | None
-) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-    """Names, and the code of each component and cell (-1: none), one coding for both."""
-    parts = []
-    for value, n, word, what in (
-        (color, n_components, "color", "components"),
-        (labels, n_cells or 0, "labels", "cells"),
-    ):
-        column = pd.Series([None] * n, dtype=object) if value is None else pd.Series(np.asarray(value), dtype=object)
-        if len(column) != n:
-            raise ValueError(f"{word} has {len(column)} entries for {n} {what}.")
-        parts.append(column.map(str, na_action="ignore"))
-    coded = pd.Categorical(pd.concat(parts))
-    codes = np.asarray(coded.codes, dtype=np.int64)
-    return [str(name) for name in coded.categories], codes[:n_components], codes[n_components:]
+def _as_text(values: Any | None, n: int, argument: str, items: str) -> pd.Series:
+    """Categories (n,) as text; missing where there are none. Components and cells of one name then share a color."""
+    column = pd.Series([None] * n, dtype=object) if values is None else pd.Series(np.asarray(values), dtype=object)
+    if len(column) != n:
+        raise ValueError(f"{argument} has {len(column)} entries for {n} {items}.")
+    return column.map(str, na_action="ignore")
 
 
-def _draw_cells(
-    ax: Axes, x: NDArray[np.float64], kinds: NDArray[np.int64], shades: NDArray[np.float64], dims: tuple[int, int]
-) -> None:
+def _draw_cells(ax: Axes, x: NDArray[np.float64], colors: NDArray[np.float64], dims: tuple[int, int]) -> None:
     if x.ndim != 2 or x.shape[1] <= max(dims):
         raise ValueError(f"x has shape {x.shape}: dims={dims} needs at least {max(dims) + 1} columns.")
-    from matplotlib.colors import to_rgb
-
     order = np.random.default_rng(0).permutation(len(x))
-    grey = np.tile(to_rgb(MISSING), (len(x), 1))
-    colors = np.where((kinds >= 0)[:, None], shades[kinds] if len(shades) else grey, grey)
-    dot = float(np.clip(8_000 / max(len(x), 1), 1, 20))
-    a, b = x[order, dims[0]], x[order, dims[1]]
-    ax.scatter(a, b, color=colors[order], s=dot, linewidths=0, rasterized=True, zorder=1)
+    draw_dots(ax, x[order][:, list(dims)], colors[order])
 
 
 def _draw_ellipses(

@@ -1,4 +1,4 @@
-"""Paths, fates, windows and meta-states are drawn where the cells are."""
+"""Paths, fates, windows and macrostates are drawn where the cells are."""
 
 from __future__ import annotations
 
