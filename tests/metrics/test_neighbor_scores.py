@@ -19,7 +19,7 @@ def cells():
 
 
 @pytest.mark.parametrize("k", [1, 4, 15])
-def test_votes_of_labelled_cells_are_scikit_learns(cells, k):
+def test_votes_of_labeled_cells_are_scikit_learns(cells, k):
     x, label = cells
     query = np.random.default_rng(1).normal(size=(40, 4))
     expected = KNeighborsClassifier(k).fit(x, label).predict(query)

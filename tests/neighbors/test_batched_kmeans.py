@@ -1,4 +1,4 @@
-"""k-means of many clouds at once: padding, masses, seeds, and its quality beside faiss."""
+"""k-means of many sets at once: padding, masses, seeds, and its quality beside faiss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_as_good_as_faiss() -> None:
     assert torch.equal(found.mass.sum(1), torch.full((6,), 200.0))
 
 
-def test_labels_are_the_nearest_centres_and_centres_the_means() -> None:
+def test_labels_are_the_nearest_centers_and_centers_the_means() -> None:
     found = batched_kmeans(X, 7, n_iter=100)
     assert torch.equal(torch.cdist(X, found.centers).argmin(2), found.labels)
     for x, centers, labels in zip(X, found.centers, found.labels, strict=True):
@@ -44,7 +44,7 @@ def test_padding_is_never_used() -> None:
     assert float(found.mass[2].sum()) == 50
 
 
-def test_each_cloud_has_its_own_number_of_centres() -> None:
+def test_each_set_has_its_own_number_of_centers() -> None:
     number = torch.tensor([1, 2, 3, 4, 5, 6])
     found = batched_kmeans(X, number)
     assert (found.mass > 0).sum(1).tolist() == number.tolist()
@@ -65,6 +65,6 @@ def test_seeded_and_without_touching_the_global_state() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_more_centres_than_points() -> None:
+def test_more_centers_than_points() -> None:
     found = batched_kmeans(X[:, :4], 9)
     assert torch.allclose(found.centers.gather(1, found.labels[..., None].expand(-1, -1, 5)), X[:, :4], atol=1e-5)

@@ -30,20 +30,20 @@ def test_finds_blobs_and_matches_scikit_learn() -> None:
     assert inertia(noise, kmeans(noise, 20)) <= 1.02 * best
 
 
-def test_labels_are_the_nearest_centres() -> None:
+def test_labels_are_the_nearest_centers() -> None:
     result = kmeans(X, 50)
     distances = ((X[:, None] - result.centers[None]) ** 2).sum(2)
     assert (distances[np.arange(900), result.labels] <= distances.min(1) + 1e-3).all()
 
 
 def test_weights_act_as_repeats() -> None:
-    """A point of weight 3 pulls its centre as three points do."""
+    """A point of weight 3 pulls its center as three points do."""
     x = np.array([[0.0], [1.0], [10.0], [14.0]])
     result = kmeans(x, 2, weights=[1, 3, 1, 1])
     assert sorted(result.centers.ravel().tolist()) == pytest.approx([0.75, 12.0])
 
 
-def test_points_of_zero_weight_are_labelled_but_do_not_pull() -> None:
+def test_points_of_zero_weight_are_labeled_but_do_not_pull() -> None:
     x = np.array([[0.0], [1.0], [10.0], [12.0], [11.5], [1000.0]])
     result = kmeans(x, 2, weights=[1, 1, 1, 1, 0, 0])
     assert sorted(result.centers.ravel().tolist()) == pytest.approx([0.5, 11.0])
@@ -76,7 +76,7 @@ def test_silent_with_few_points(capfd: pytest.CaptureFixture[str], recwarn: pyte
 
 
 @pytest.mark.parametrize("k", [3, 5, 50])
-def test_as_many_centres_as_points_or_more(k: int) -> None:
+def test_as_many_centers_as_points_or_more(k: int) -> None:
     x = np.array([[0.0], [1.0], [5.0]])
     result = kmeans(x, k)
     assert np.array_equal(result.centers[result.labels], x)
@@ -101,7 +101,7 @@ def test_subsample_labels_every_point() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 80), st.integers(1, 6), st.integers(1, 30))
-def test_centres_are_held_and_inside_the_data(seed: int, n: int, d: int, k: int) -> None:
+def test_centers_are_held_and_inside_the_data(seed: int, n: int, d: int, k: int) -> None:
     x = np.random.default_rng(seed).normal(size=(n, d))
     result = kmeans(x, k, random_state=seed)
     assert len(result.centers) <= min(n, k)

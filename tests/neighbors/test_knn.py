@@ -32,7 +32,7 @@ def test_exact_is_scikit_learn(metric: Any, device: str | None) -> None:
         assert found.indices.dtype == np.int64
 
 
-def test_a_point_is_its_own_first_neighbour_only_on_request() -> None:
+def test_a_point_is_its_own_first_neighbor_only_on_request() -> None:
     own = knn(X, 5, include_self=True)
     assert np.array_equal(own.indices[:, 0], np.arange(300))
     assert (own.distances[:, 0] == 0).all()

@@ -191,7 +191,7 @@ def test_a_padded_list_equals_one_by_one(reg_m: object) -> None:
         assert float(together.value[k]) == pytest.approx(float(alone.value), abs=1e-9)
 
 
-def test_regularisation_per_problem() -> None:
+def test_regularization_per_problem() -> None:
     costs = torch.as_tensor(np.stack([problem(seed, 6, 5)[0] for seed in range(3)]))
     reg = torch.tensor([0.05, 0.2, 1.0], dtype=torch.float64)
     together = solve(cost=costs, reg=reg, reg_m=0.5)

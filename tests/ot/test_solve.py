@@ -61,7 +61,7 @@ def test_input_types_shapes_and_device_are_kept() -> None:
 
 
 @pytest.mark.parametrize("method", ["sinkhorn", "exact"])
-def test_apply_and_barycentre_are_those_of_the_plan(method: Any) -> None:
+def test_apply_and_barycenter_are_those_of_the_plan(method: Any) -> None:
     result = solve(X, Y, method=method, scale="std")
     v, y = torch.as_tensor(RNG.normal(size=7)), torch.as_tensor(Y)
     plan = result.plan
@@ -84,7 +84,7 @@ def test_row_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
-def test_barycentre_of_rows_without_mass() -> None:
+def test_barycenter_of_rows_without_mass() -> None:
     a = np.full(9, 1 / 8)
     a[0] = 0
     y = torch.as_tensor(Y)
@@ -96,7 +96,7 @@ def test_barycentre_of_rows_without_mass() -> None:
     assert torch.allclose(exact.barycentric_projection(y)[0], y.mean(0))
 
 
-def test_list_of_clouds_gives_a_list_of_barycentres() -> None:
+def test_list_of_sets_gives_a_list_of_barycenters() -> None:
     result = solve([X, X[:4]], [Y, Y[:2]], reg=0.1)
     projected = result.barycentric_projection([torch.as_tensor(Y), torch.as_tensor(Y[:2])])
     assert [tuple(one.shape) for one in projected] == [(9, 3), (4, 3)]

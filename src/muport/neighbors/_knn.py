@@ -69,7 +69,7 @@ def knn(
     metric
         ``"euclidean"`` or ``"cosine"``. The cosine distance between a zero vector and any other is 1.
     include_self
-        Without ``query``: whether a point is its own first neighbour, at distance 0.
+        Without ``query``: whether a point is its own first neighbor, at distance 0.
     random_state
         Seed of the approximate search; the exact search is not random.
     n_threads

@@ -20,7 +20,7 @@ def solve_exact(batch: Batch, max_iter: int) -> OTResult:
     import ot
 
     cost, a, b = (tensor.double().cpu() for tensor in (batch.cost, batch.a, batch.b))
-    # The simplex does not accept infinite costs: a forbidden pair costs 1,000 times as much as the dearest other.
+    # The simplex does not accept infinite costs: a forbidden pair costs 1,000 times as much as any other pair.
     forbidden = cost.isinf()
     finite = cost.masked_fill(forbidden, 0)
     large = 1e3 * (1 + finite.abs().amax((1, 2), keepdim=True))

@@ -1,4 +1,8 @@
-"""Starts of EM: greedy k-means++ and a few Lloyd iterations, for a block of problems at once."""
+"""Starts of EM: greedy k-means++ and a few Lloyd iterations, for a block of problems at once.
+
+`muport.neighbors.batched_kmeans` is another algorithm, with other results: its first centers are random points, and its
+number of iterations is fixed.
+"""
 
 from __future__ import annotations
 
