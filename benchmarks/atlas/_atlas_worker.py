@@ -44,9 +44,9 @@ def muport(source: str, target: str, options: dict[str, int]) -> dict[str, float
     from muport.integration.atlas import _integrate_centroids as _atlas
 
     cpu: dict[str, float] = {}
-    _atlas_fit.draw = clocked(_atlas_fit.draw, "cpu_sample", cpu)
+    _atlas_fit.draw_sample = clocked(_atlas_fit.draw_sample, "cpu_sample", cpu)
     _atlas_fit.fit_shared_centers = clocked(_atlas_fit.fit_shared_centers, "cpu_fit", cpu)
-    _atlas._map = clocked(_atlas._map, "cpu_map", cpu)
+    _atlas._map_remaining_chunks = clocked(_atlas._map_remaining_chunks, "cpu_map", cpu)
     start = time.process_time()
     _, metrics = integrate_centroids(source, tmp_path=target, verbose=False, use_gpu=False, **options)
     return metrics | cpu | {"cpu_total": time.process_time() - start}

@@ -13,9 +13,9 @@ import pytest
 from anndata import AnnData
 
 from muport.integration._fitted_state import transform_cells
-from muport.integration._hyperparameters import Hyperparameters
+from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration.prototypes._standardized_cells import standardize_cells
-from muport.integration.shared_centers._fit import FitOptions, IntegrationFit, fit_shared_centers
+from muport.integration.shared_centers._fit import IntegrationFit, fit_shared_centers
 from muport.neighbors import knn
 
 OFF = {"strength": 0.5, "conservation": 0.5, "prototypes": 0.5, "sharpen": 0.0, "supervision": 0.0, "projector": 0.0}

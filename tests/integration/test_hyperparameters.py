@@ -12,7 +12,7 @@ from muport.integration._hyperparameters import Hyperparameters
 NAMES = ("strength", "conservation", "prototypes", "sharpen", "supervision", "projector")
 READ = {
     "strength": ("step", "theta"),
-    "conservation": ("agreement",),
+    "conservation": ("full_agreement",),
     "prototypes": ("resolution",),
 }
 
@@ -20,7 +20,7 @@ READ = {
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [1.3, -0.1, float("nan"), float("inf"), "a", None, True, [0.5], 1j], ids=repr)
 def test_a_hyperparameter_outside_its_range_is_named(name, value):
-    with pytest.raises(ValueError, match=rf"{name}=.*number between 0 \(off\) and 1"):
+    with pytest.raises(ValueError, match=rf"{name}=.*number from 0 to 1"):
         Hyperparameters(**{name: value})
 
 
@@ -34,13 +34,13 @@ def test_values_at_the_marks():
     assert (off.step, half.step, full.step) == (0, 1, 1)
     assert (off.theta, half.theta, full.theta) == (2, 2, 8)
     assert (off.resolution, half.resolution, full.resolution) == (0, 1, 2)
-    assert (off.agreement, half.agreement, full.agreement) == (0, 0.5, 1)
-    assert (off.shape, half.shape, full.shape) == (1, 1, 0)
+    assert (off.full_agreement, half.full_agreement, full.full_agreement) == (0, 0.5, 1)
+    assert (off.shape_fraction, half.shape_fraction, full.shape_fraction) == (1, 1, 0)
 
 
-def test_caution():
-    assert [Hyperparameters(conservation=c).caution(0.0) for c in (0.0, 0.25, 0.5, 1.0)] == [1, 0.5, 0, 0]
-    assert all(Hyperparameters(conservation=c).caution(1.0) == 1 for c in (0.0, 0.5, 1.0))
+def test_step_factor():
+    assert [Hyperparameters(conservation=c).step_factor(0.0) for c in (0.0, 0.25, 0.5, 1.0)] == [1, 0.5, 0, 0]
+    assert all(Hyperparameters(conservation=c).step_factor(1.0) == 1 for c in (0.0, 0.5, 1.0))
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
@@ -49,8 +49,10 @@ def test_what_a_hyperparameter_sets_is_monotone(one, two, evidence):
     for name, properties in READ.items():
         for read in properties:
             assert getattr(Hyperparameters(**{name: low}), read) <= getattr(Hyperparameters(**{name: high}), read)
-    assert Hyperparameters(conservation=low).shape >= Hyperparameters(conservation=high).shape
-    assert Hyperparameters(conservation=low).caution(evidence) >= Hyperparameters(conservation=high).caution(evidence)
-    assert Hyperparameters(conservation=low).caution(evidence) >= Hyperparameters(conservation=low).caution(
+    assert Hyperparameters(conservation=low).shape_fraction >= Hyperparameters(conservation=high).shape_fraction
+    assert Hyperparameters(conservation=low).step_factor(evidence) >= Hyperparameters(conservation=high).step_factor(
+        evidence
+    )
+    assert Hyperparameters(conservation=low).step_factor(evidence) >= Hyperparameters(conservation=low).step_factor(
         evidence / 2
     )

@@ -17,6 +17,7 @@ _FORMER_NAMES: dict[str, tuple[str, dict[str, str]]] = {
             "evidence": "batch_effect",
         },
     ),
+    "GroupMap": ("GroupMap", {"trust": "agreement"}),
     "Reference": (
         "Reference",
         {"usual": "mean_proportions", "shaped": "shape_kept", "refined": "refinement_kept"},

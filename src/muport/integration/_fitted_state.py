@@ -1,4 +1,4 @@
-"""The fitted state, and the one map that every cell goes through: in memory, new, or a chunk of a file."""
+"""The fitted state, and the one map of every cell: in memory, new, or in a chunk of a file."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import softmax
 
 from muport._parallel import parallel_map
 
-# states are rebuilt by class, so the classes of their parts are imported at run time
+# Saved states are rebuilt by class, so the classes of their parts are imported at run time.
 from muport.integration.gromov._gromov_space import GromovSpace  # noqa: TC001
 from muport.integration.prototypes._prototypes import NEIGHBORS, soft_assign
 from muport.integration.spaces._joint_space import JointSpace  # noqa: TC001
@@ -32,23 +33,24 @@ __all__ = [
     "predict_type_probabilities",
 ]
 
-_BLOCK = 2**14  # cells mapped together
+_BLOCK = 2**14  # number of cells that are mapped together
+_SHARPENING_NEIGHBORS = 5  # nearest centers of the sharpening, whose kernel mean a cell is pulled toward
 
 
 @dataclass(frozen=True, eq=False)
 class GroupMap:
-    """Map of one group, in standardised coordinates.
+    """Map of one group, in standardized coordinates.
 
     Attributes
     ----------
     position
         (P, d) prototypes.
     shift
-        (P, d) displacement of each.
+        (P, d) displacement of each prototype, to be subtracted.
     anchor
-        (P, d) point about which the shape changes near each.
-    trust
-        (P,) share of the change of shape that is applied near each.
+        (P, d) point about which the shape changes near each prototype.
+    agreement
+        (P,) fraction of the change of shape that is applied near each prototype.
     shape
         (d, d) change of a residual about its anchor, A - I of the Bures map.
     """
@@ -56,32 +58,32 @@ class GroupMap:
     position: NDArray[np.float32]
     shift: NDArray[np.float32]
     anchor: NDArray[np.float32]
-    trust: NDArray[np.float32]
+    agreement: NDArray[np.float32]
     shape: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What a new group is transported onto, in standardised coordinates.
+    """What a new group is transported onto, in standardized coordinates.
 
     Attributes
     ----------
     centers
-        (K, d) unit vectors of the shared centres.
+        (K, d) unit vectors of the shared centers.
     weight
-        (K,) their masses.
+        (K,) masses of the centers.
     target
-        (K, d) where the cells of each meet.
+        (K, d) point to which the cells at each center are moved.
     mean_proportions
-        (K,) mean share of a group's cells.
+        (K,) mean over the fitted groups of the proportion of their cells at each center.
     covariance
-        (d, d) shape of the residuals.
+        (d, d) covariance onto which the residuals of every group are mapped.
     image
-        (P, d) fitted prototypes where the map puts them.
+        (P, d) fitted prototypes after the map.
     landmarks
-        (L, d) a sample of mapped cells, before sharpening.
+        (L, d) sample of the mapped cells, before sharpening.
     shape_kept, refinement_kept
-        Share of the change of shape, and of the projector's shift, that was kept.
+        Fraction of the change of shape, and of the MNN refinement, that was kept.
     """
 
     centers: NDArray[np.float32]
@@ -97,13 +99,13 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class Types:
-    """Types that labels have taught: a function of a cell's place alone, so new cells are spread as the fitted ones.
+    """Types predicted from labels. They are a function of the coordinates, so new cells are separated like fitted ones.
 
     Attributes
     ----------
     weights
-        (d + 1, C) log probabilities of the types of standardised cells after the group's map, up to a constant of the
-        cell; the last row are the intercepts.
+        (d + 1, C) weights of a linear classifier of standardized cells after the map of their group; the last row are
+        the intercepts.
     shift
         (C, d) displacement of each type.
     """
@@ -114,31 +116,31 @@ class Types:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Labelled cells that vote, and how their votes become probabilities.
+    """Labeled cells that vote, and how their votes become probabilities.
 
     Attributes
     ----------
     names
         Labels, in the order of the codes.
     position
-        (L, d) where the integration puts them.
+        (L, d) their integrated coordinates.
     code
         (L,) their labels.
     weight
-        (L,) how many cells each stands for.
+        (L,) number of cells that each represents.
     temperature
-        Modality -> power to which likelihoods are raised; fitted by leave-one-out on the labelled cells.
+        Modality -> power to which likelihoods are raised, fitted by leave-one-out on the labeled cells.
     reach
-        Distance beyond which a cell is farther from the labelled cells than 99 % of themselves are from each other.
+        99th percentile of the distances between labeled cells. A cell farther away is unlike all labeled cells.
     own
-        Modality -> (d_m + 1, C) weights of a linear classifier in its own representation, the last row the intercepts;
-        they hold log probabilities beyond the label frequencies.
+        Modality -> (d_m + 1, C) weights of a linear classifier in its own representation; the last row are the
+        intercepts. They give log probabilities relative to the label frequencies.
     starts
-        Columns of `position` from which on it is a space of its own: 0, and in a joint space with shared coordinates
-        beside, the first of those.
+        First columns of the spaces in `position`: 0, and in a joint space with shared coordinates the first of
+        those.
     linear
-        (d - start + 1, C) weights of a linear classifier in each of those spaces, the last row the intercepts; they
-        hold log probabilities. Empty where no modality has a representation of its own, or no cell is in two.
+        (d - start + 1, C) weights of a linear classifier in each of those spaces; the last row are the intercepts.
+        They give log probabilities. Empty if no modality has its own representation, or no cell is in two modalities.
     """
 
     names: tuple[str, ...]
@@ -154,40 +156,40 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class IntegrationState:
-    """Everything a fitted integration knows; its size does not grow with the cells.
+    """The fitted integration. Its size does not grow with the number of cells.
 
     Attributes
     ----------
     center
-        (d,) mean that is taken off first.
+        (d,) mean of the cells, which is subtracted first.
     scale
-        Root mean square distance to it, by which coordinates are divided.
+        Root mean square distance to the mean, by which the coordinates are divided.
     groups
         Names of the groups.
     map_of_group
-        Position in `maps` of each group's map: groups that nothing sets apart share one.
+        Position in `maps` of the map of each group; merged groups share one map.
     maps
-        The maps.
+        One map per group, or per merged groups.
     sharpening_centers
-        (S, d) centres of the sharpening; empty if it is off.
+        (S, d) cluster centers that cells are pulled toward; empty without sharpening.
     sharpening
-        Share of the way to them.
+        Fraction of the way to the centers that cells move.
     reference
         What new groups are transported onto.
     batch_effect
-        Evidence for a batch effect, 0..1.
+        Evidence of a batch effect, 0 to 1.
     labels
-        Voting cells; None without labels.
+        Labeled cells that vote; None without labels.
     space
-        How modalities that share no representation come into one space; None where they do, or there is but one.
+        Common space of modalities without a shared representation; None if they share one, or for a single modality.
     batches
         Names of the batches, in the order of their codes.
     network
         Refinement of the integrated coordinates; None without.
     neighbors
-        Prototypes that carry a cell.
+        Number of nearest prototypes from which a cell gets its displacement.
     types
-        What spreads the types; None without labels, or if they say nothing.
+        Types that are separated; None without labels, or if the types cannot be predicted.
     """
 
     center: NDArray[np.float32]
@@ -208,56 +210,54 @@ class IntegrationState:
 
 
 def standardize(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    """Coordinates relative to `center`, in units of `scale`."""
-    out: NDArray[np.float32] = x - center
-    out /= np.float32(scale)
-    return out
+    """Subtract `center` from the cells and divide them by `scale`."""
+    standardized: NDArray[np.float32] = x - center
+    standardized /= np.float32(scale)
+    return standardized
 
 
 def apply_map(
-    x: NDArray[np.float32], group: GroupMap, device: str | None = None, n_neighbors: int = NEIGHBORS
+    x: NDArray[np.float32], group_map: GroupMap, device: str | None = None, n_neighbors: int = NEIGHBORS
 ) -> NDArray[np.float32]:
-    """Map standardised cells (n, d) of one group, without sharpening (Eqs 7 and 16)."""
-    near, weight = soft_assign(x, group.position, n_neighbors, device)
-    y: NDArray[np.float32] = np.matmul(x - group.anchor[near[:, 0]], group.shape.T)
-    y *= group.trust[near[:, 0], None]
+    """Map standardized cells (n, d) of one group, without sharpening (Eqs 7 and 16)."""
+    near, weight = soft_assign(x, group_map.position, n_neighbors, device)
+    y: NDArray[np.float32] = np.matmul(x - group_map.anchor[near[:, 0]], group_map.shape.T)
+    y *= group_map.agreement[near[:, 0], None]
     y += x
-    # one neighbour at a time: the (n, 4, d) block of all displacements would be the largest array of the method
+    # One neighbor at a time: the (n, 4, d) block of all displacements would be the largest array of the method.
     for rank in range(near.shape[1]):
-        y -= weight[:, rank, None] * group.shift[near[:, rank]]
+        y -= weight[:, rank, None] * group_map.shift[near[:, rank]]
     return y
 
 
 def sharpen(
     y: NDArray[np.float32], centers: NDArray[np.float32], sharpening: float, device: str | None = None
 ) -> NDArray[np.float32]:
-    """Pull standardised cells toward the kernel mean of the nearest centres (a smooth form of Eqs 10-12)."""
+    """Pull standardized cells toward the kernel mean of the nearest centers (a smooth form of Eqs 10-12)."""
     if sharpening == 0 or len(centers) == 0:
         return y
-    near, weight = soft_assign(y, centers, n_neighbors=5, device=device)
-    out = (1 - np.float32(sharpening)) * y
+    near, weight = soft_assign(y, centers, _SHARPENING_NEIGHBORS, device)
+    sharpened = (1 - np.float32(sharpening)) * y
     for rank in range(near.shape[1]):
-        out += np.float32(sharpening) * weight[:, rank, None] * centers[near[:, rank]]
-    return out
+        sharpened += np.float32(sharpening) * weight[:, rank, None] * centers[near[:, rank]]
+    return sharpened
 
 
 def predict_type_probabilities(y: NDArray[np.float32], types: Types) -> NDArray[np.float32]:
-    """Probabilities (n, C) of the types of standardised cells after their group's map."""
-    p: NDArray[np.float32] = y @ types.weights[:-1] + types.weights[-1]
-    p = np.exp(p - p.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    return p
+    """Predict the probabilities (n, C) of the types of standardized cells after the map of their group."""
+    probabilities: NDArray[np.float32] = softmax(y @ types.weights[:-1] + types.weights[-1], axis=1)
+    return probabilities
 
 
 def sharpen_and_separate(
     y: NDArray[np.float32], state: IntegrationState, device: str | None = None
 ) -> NDArray[np.float32]:
-    """Sharpen standardised cells after their group's map, and move each as its type is moved."""
-    z = sharpen(y, state.sharpening_centers, state.sharpening, device)
+    """Sharpen standardized cells after the map of their group, and add the displacement of their types."""
+    sharpened = sharpen(y, state.sharpening_centers, state.sharpening, device)
     if state.types is None:
-        return z
-    out: NDArray[np.float32] = z + predict_type_probabilities(y, state.types) @ state.types.shift
-    return out
+        return sharpened
+    separated: NDArray[np.float32] = sharpened + predict_type_probabilities(y, state.types) @ state.types.shift
+    return separated
 
 
 def transform_cells(
@@ -268,7 +268,7 @@ def transform_cells(
     maps: tuple[GroupMap, ...] | None = None,
     device: str | None = None,
 ) -> NDArray[np.float32]:
-    """Map cells: a function of each cell's coordinates, its group and the fitted state, and of nothing else.
+    """Map cells: a function of the coordinates of each cell, its group and the fitted state only.
 
     Parameters
     ----------
@@ -281,34 +281,35 @@ def transform_cells(
     maps
         Maps of the groups; the fitted ones by default.
     device
-        Torch device of the neighbour search; faiss on the CPU by default.
+        Torch device of the neighbor search; faiss on the CPU by default.
 
     Returns
     -------
     (n, d) float32 cells in the coordinates of the input.
     """
-    chosen = state.maps if maps is None else maps
-    out = np.empty_like(x)
+    group_maps = state.maps if maps is None else maps
+    mapped = np.empty_like(x)
 
-    def map_block(task: tuple[int, NDArray[np.int64]]) -> None:
-        code, rows = task
-        if _is_identity(chosen[code]) and state.sharpening == 0 and state.types is None:
-            out[rows] = x[rows]
+    def map_block(block: tuple[int, NDArray[np.int64]]) -> None:
+        code, rows = block
+        # Cells that do not move keep their bits, which the standardization would round.
+        if _is_identity(group_maps[code]) and state.sharpening == 0 and state.types is None:
+            mapped[rows] = x[rows]
             return
-        y = apply_map(standardize(x[rows], state.center, state.scale), chosen[code], device, state.neighbors)
-        out[rows] = sharpen_and_separate(y, state, device) * np.float32(state.scale) + state.center
+        y = apply_map(standardize(x[rows], state.center, state.scale), group_maps[code], device, state.neighbors)
+        mapped[rows] = sharpen_and_separate(y, state, device) * np.float32(state.scale) + state.center
 
-    parallel_map(map_block, _blocks(group, len(chosen)), len(x))
-    return out
+    parallel_map(map_block, _split_into_blocks(group, len(group_maps)), len(x))
+    return mapped
 
 
-def _blocks(group: NDArray[np.int64], n_groups: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Rows of each group, a block at a time: memory does not grow with the group."""
+def _split_into_blocks(group: NDArray[np.int64], n_groups: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Rows of each group in blocks, so that memory does not grow with the group."""
     for code in range(n_groups):
         rows = np.flatnonzero(group == code)
         for low in range(0, len(rows), _BLOCK):
             yield code, rows[low : low + _BLOCK]
 
 
-def _is_identity(one: GroupMap) -> bool:
-    return not one.shift.any() and not one.shape.any()
+def _is_identity(group_map: GroupMap) -> bool:
+    return not group_map.shift.any() and not group_map.shape.any()

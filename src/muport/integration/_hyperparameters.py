@@ -1,37 +1,38 @@
-"""The six hyperparameters of 0..1 and what each sets; 0 switches the part it names off."""
+"""What the user sets: the six hyperparameters from 0 to 1, and the options of the fit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from numbers import Real
 
-__all__ = ["Hyperparameters"]
+from muport._checks import check_numbers
+
+__all__ = ["FitOptions", "Hyperparameters"]
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """The user's hyperparameters, checked, and the quantities the method reads from them.
+    """The user's hyperparameters, checked, and the quantities that the method derives from them.
 
     Parameters
     ----------
     strength
         How far cells move toward the other batches; 0 leaves every cell where it is.
     conservation
-        How much of the input's structure is kept: displacements that few batches support are shrunk, shape changes are
-        damped and data without a batch effect are left alone; 0 keeps nothing back.
+        How much of the structure of the input is kept: displacements that few batches support are shrunk, changes of
+        shape are damped, and data without a batch effect stay as they are; 0 applies every move in full.
     prototypes
         How finely the batches are resolved; 0 moves each batch as one block.
     sharpen
-        Pull toward cluster centres; 0 for none.
+        Pull toward cluster centers; 0 for none.
     supervision
         Weight of known labels in the transport; 0 ignores them.
     projector
-        Share of the residual between mutual nearest neighbours of different batches that is removed; 0 for none.
+        Fraction of the distance between mutual nearest neighbors of different batches that is removed; 0 for none.
 
     Raises
     ------
     ValueError
-        If a hyperparameter is not a number between 0 and 1.
+        If a hyperparameter is not a number from 0 to 1.
 
     Examples
     --------
@@ -49,45 +50,83 @@ class Hyperparameters:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
-                raise ValueError(f"{field.name}={value!r} must be a number between 0 (off) and 1.")
+            check_numbers(0, 1, **{field.name: value})
             object.__setattr__(self, field.name, float(value))
 
     @property
     def step(self) -> float:
-        """Share of the estimated displacement that is applied."""
+        """Fraction of the estimated displacement that is applied."""
         return min(1.0, 2 * self.strength)
 
     @property
     def theta(self) -> float:
-        """First marginal relaxation over regularisation, lambda / epsilon, of the annealed transport."""
+        """Theta of the first iteration: marginal relaxation divided by regularization, lambda / epsilon."""
         return float(2 * 4 ** max(0.0, 2 * self.strength - 1))
 
     @property
     def resolution(self) -> float:
-        """Multiplier of the numbers of prototypes and centres."""
+        """Factor of the numbers of prototypes and centers."""
         return 2 * self.prototypes
 
     @property
-    def agreement(self) -> float:
-        """Ratio of a group's share of cells at a centre and the others' from which it is fully trusted."""
+    def full_agreement(self) -> float:
+        """Ratio of the proportions of two groups at a center from which their agreement counts as 1 (gamma)."""
         return self.conservation
 
     @property
-    def shape(self) -> float:
-        """Share of the residual change of scale and shape that is applied."""
+    def shape_fraction(self) -> float:
+        """Fraction of the change of scale and shape that is applied."""
         return min(1.0, 2 * (1 - self.conservation))
 
     @property
-    def meeting(self) -> float:
-        """Share of the residual between mutual neighbours that each of them covers; at 1/2 they meet."""
+    def mnn_fraction(self) -> float:
+        """Fraction of the distance between mutual nearest neighbors that each of them moves; at 1/2 they coincide."""
         return self.projector * (2 - self.projector) / 2
 
     @property
-    def pull(self) -> float:
-        """Share of the way to the cluster centres that cells go."""
+    def sharpening(self) -> float:
+        """Fraction of the way to the cluster centers that cells move."""
         return float(self.sharpen ** (2 / 3))
 
-    def caution(self, evidence: float) -> float:
-        """Share of the whole move that is applied, given the evidence (0..1) that there is a batch effect."""
-        return 1 - min(1.0, 2 * self.conservation) * (1 - evidence)
+    def step_factor(self, batch_effect: float) -> float:
+        """Fraction of the whole move that is applied, given the evidence of a batch effect from 0 to 1."""
+        return 1 - min(1.0, 2 * self.conservation) * (1 - batch_effect)
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit, beyond the hyperparameters.
+
+    Attributes
+    ----------
+    max_iter
+        Maximum number of outer iterations.
+    approximate
+        Stop the inner transport early, after at most 10 instead of 200 Sinkhorn iterations.
+    fixed_groups
+        Groups that stay in place; if empty, all groups are transported to the barycenter.
+    seed
+        Seed of every random draw.
+    device
+        Torch device.
+    tol
+        Root mean square change of the displacements, in units of the standardized data, at which the outer iterations
+        stop.
+    """
+
+    max_iter: int = 15
+    approximate: bool = False
+    fixed_groups: tuple[int, ...] = ()
+    seed: int = 0
+    device: str = "cpu"
+    tol: float = 5e-3
+
+    @property
+    def max_sinkhorn_iter(self) -> int:
+        """Maximum number of Sinkhorn iterations of one transport."""
+        return 10 if self.approximate else 200
+
+    @property
+    def search_device(self) -> str | None:
+        """Torch device of the neighbor search; None stands for faiss, which runs on the CPU."""
+        return None if self.device == "cpu" else self.device

@@ -15,7 +15,7 @@ from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport._parallel import single_threaded
 from muport.data import register
 from muport.integration._fitted_state import IntegrationState, standardize, transform_cells
-from muport.integration._hyperparameters import Hyperparameters
+from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration._inference import IntegrationInference, assign_maps, find_batch_of_cell, get_own_views
 from muport.integration._working_space import (
     embed_rows,
@@ -25,10 +25,11 @@ from muport.integration._working_space import (
     split_modality_set,
 )
 from muport.integration.atlas._centroid_fit import fit_centroids
+from muport.integration.atlas._sampling import CellSource
 from muport.integration.labels._label_transfer import fit_labels
 from muport.integration.prototypes._standardized_cells import standardize_cells
 from muport.integration.scbiot._scbiot_fit import fit_scbiot
-from muport.integration.shared_centers._fit import FitOptions, IntegrationFit, fit_shared_centers
+from muport.integration.shared_centers._fit import IntegrationFit, fit_shared_centers
 from muport.integration.shared_centers._merge_batches import merge_batches
 from muport.integration.spaces._joint_space import JointSpace
 from muport.integration.vae._network_fit import fit_network
@@ -367,17 +368,10 @@ class Integration(IntegrationInference):
     ) -> IntegrationFit:
         if self._algorithm == "shared" and len(rows.x) > _MAX_ROWS:
             labels = None if label is None else lambda: [(0, label)]
-            return fit_centroids(
-                lambda start, stop: rows.x[start:stop],
-                lambda: [(0, group)],
-                names,
-                rows.x.shape,
-                self._hyperparameters,
-                options,
-                labels=labels,
-                fixed=fixed,
-                progress=report,
+            source = CellSource(
+                lambda start, stop: rows.x[start:stop], lambda: [(0, group)], names, rows.x.shape, labels
             )
+            return fit_centroids(source, self._hyperparameters, options, fixed=fixed, progress=report)
         cells = standardize_cells(rows.x, group, names, label)
         options = replace(options, fixed_groups=tuple(i for i, name in enumerate(cells.names) if name in fixed))
         return _ALGORITHMS[self._algorithm](cells, self._hyperparameters, options, report)

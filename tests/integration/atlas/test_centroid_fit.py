@@ -9,11 +9,12 @@ import pytest
 
 from muport.data import pack
 from muport.integration._fitted_state import transform_cells
-from muport.integration._hyperparameters import Hyperparameters
+from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration.atlas import _centroid_fit as atlas
 from muport.integration.atlas._centroid_fit import CentroidOptions, fit_centroids
+from muport.integration.atlas._sampling import CellSource
 from muport.integration.prototypes._standardized_cells import standardize_cells
-from muport.integration.shared_centers._fit import FitOptions, fit_shared_centers
+from muport.integration.shared_centers._fit import fit_shared_centers
 
 
 def blocks_of(codes, size=500):
@@ -26,17 +27,8 @@ def names_of(sim):
 
 def centroids(sim, hyperparameters=None, how=None, label=None, **kwargs):
     labels = None if label is None else blocks_of(label)
-    return fit_centroids(
-        lambda a, b: sim.x[a:b],
-        blocks_of(sim.batch),
-        names_of(sim),
-        sim.x.shape,
-        hyperparameters or Hyperparameters(),
-        FitOptions(),
-        how,
-        labels=labels,
-        **kwargs,
-    )
+    source = CellSource(lambda a, b: sim.x[a:b], blocks_of(sim.batch), names_of(sim), sim.x.shape, labels)
+    return fit_centroids(source, hyperparameters or Hyperparameters(), FitOptions(), how, **kwargs)
 
 
 def same(a, b):

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muport.integration._fitted_state import transform_cells
-from muport.integration._hyperparameters import Hyperparameters
+from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration.atlas import _chunk_map as atlas
 from muport.integration.atlas._centroid_fit import fit_centroids
-from muport.integration.atlas._chunk_map import Job, device_for, layout, map_chunks
-from muport.integration.shared_centers._fit import FitOptions
+from muport.integration.atlas._chunk_map import Job, find_device, map_chunks, split_rows
+from muport.integration.atlas._sampling import CellSource
 
 
 class Memory:
@@ -45,7 +45,7 @@ class Memory:
 def test_chunks_are_disjoint_and_aligned(n, d, step, chunk_size, limit):
     before, atlas._PIECE = atlas._PIECE, limit
     try:
-        piece, chunks = layout((n, d), step, chunk_size)
+        piece, chunks = split_rows((n, d), step, chunk_size)
     finally:
         atlas._PIECE = before
     assert [number for number, _, _ in chunks] == list(range(len(chunks)))
@@ -63,9 +63,8 @@ def fitted(kit):
     sim = kit.draw(n=500, n_batches=3)
     blocks = [(0, sim.batch)]
     names = ("b0", "b1", "b2")
-    state = fit_centroids(
-        lambda a, b: sim.x[a:b], lambda: blocks, names, sim.x.shape, Hyperparameters(), FitOptions()
-    ).state
+    source = CellSource(lambda a, b: sim.x[a:b], lambda: blocks, names, sim.x.shape)
+    state = fit_centroids(source, Hyperparameters(), FitOptions()).state
     return sim, state, np.array([state.groups.index(name) for name in names])
 
 
@@ -97,5 +96,5 @@ def test_an_error_of_the_reader_arrives(fitted):
 
 
 def test_a_device_that_is_not_there_is_the_cpu():
-    assert device_for("cpu") == "cpu"
-    assert device_for("cuda:99") == "cpu"
+    assert find_device("cpu") == "cpu"
+    assert find_device("cuda:99") == "cpu"

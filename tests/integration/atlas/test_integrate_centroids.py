@@ -257,7 +257,7 @@ def test_a_damaged_input(cells, tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "error", "text"),
     [
-        ({"strength": 2}, ValueError, "strength=2 must be a number between 0"),
+        ({"strength": 2}, ValueError, "strength=2 must be a number from 0"),
         ({"k_interp": 0}, ValueError, "k_interp=0 must be an integer of at least 1"),
         ({"chunk_size": 1.5}, ValueError, "chunk_size=1.5 must be an integer"),
         ({"max_iter": True}, ValueError, "max_iter=True must be"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muport.integration.atlas import _sampling as atlas
-from muport.integration.atlas._sampling import choose_rows, count_groups, draw, shares
+from muport.integration.atlas._sampling import CellSource, choose_rows, count_groups, draw_sample, split_sample
 
 
 def blocks_of(codes, size):
@@ -56,7 +56,7 @@ def test_too_few_candidates_are_looked_for_again(monkeypatch):
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any), st.integers(1, 70), st.integers(1, 300))
 def test_shares_fill_the_room(size, most, total):
     size = np.array(size)
-    found = shares(size, most, total)
+    found = split_sample(size, most, total)
     fits = [m for m in range(1, most + 1) if np.minimum(size, m).sum() <= total]
     assert np.array_equal(found, np.minimum(size, max(fits, default=1)))
 
@@ -71,23 +71,23 @@ def test_draw_reads_what_it_needs_once():
         read.append((start, stop))
         return x[start:stop]
 
-    found = draw(rows, blocks_of(codes, 128), 4, x.shape, 5, 0, 10)
+    found = draw_sample(CellSource(rows, blocks_of(codes, 128), tuple("abcd"), x.shape), 5, 0, 10)
     assert np.array_equal(found.x, x[found.row])
     assert np.bincount(found.group).tolist() == [5, 1, 5]
     assert found.size.tolist() == [900, 1, 99, 0]
-    assert not found.whole
+    assert not found.is_complete
     assert found.weight.sum() == pytest.approx(1_000)
     assert len(read) == len(set(read)) <= 11
-    whole = draw(rows, blocks_of(codes, 128), 3, x.shape, 1_000, 0, 300)
-    assert whole.whole
+    whole = draw_sample(CellSource(rows, blocks_of(codes, 128), tuple("abc"), x.shape), 1_000, 0, 300)
+    assert whole.is_complete
     assert np.array_equal(whole.x, x)
 
 
 def test_all_samples_have_a_bound(monkeypatch):
-    monkeypatch.setattr(atlas, "_BYTES", 4 * 2 * 100)
+    monkeypatch.setattr(atlas, "_SAMPLE_BYTES", 4 * 2 * 100)
     codes = np.repeat([0, 1, 2], [10, 500, 500])
     x = np.zeros((1_010, 2), np.float32)
-    found = draw(lambda a, b: x[a:b], blocks_of(codes, 100), 3, x.shape, 400, 0, 100)
+    found = draw_sample(CellSource(lambda a, b: x[a:b], blocks_of(codes, 100), tuple("abc"), x.shape), 400, 0, 100)
     assert np.bincount(found.group).tolist() == [10, 45, 45]
 
 

@@ -10,25 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muport.integration._fitted_state import apply_map, transform_cells
-from muport.integration._hyperparameters import Hyperparameters
+from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration.prototypes._prototypes import Prototypes
 from muport.integration.prototypes._standardized_cells import StandardizedCells, standardize_cells
 from muport.integration.scbiot import _iterations as loop
-from muport.integration.scbiot._iterations import Iterate, iterate, make_problem, scored
-from muport.integration.scbiot._move_limits import capped, guarded, make_edges, moments, postscale
+from muport.integration.scbiot._iterations import Iterate, build_problem, run_iterations, score_iterate
+from muport.integration.scbiot._move_limits import build_edges, cap_moves, compute_moments, guard_edges, postscale
 from muport.integration.scbiot._proposed_moves import (
-    bridge_score,
-    damping,
-    density_weights,
-    interpolated,
-    label_shift,
-    sharpening,
-    transport,
+    compute_bridge_scores,
+    compute_damping,
+    compute_density_weights,
+    compute_label_shift,
+    compute_sharpening_shift,
+    interpolate_limits,
+    transport_to_barycenters,
 )
-from muport.integration.scbiot._scbiot_fit import fit_scbiot, landmark_count, make_landmarks
+from muport.integration.scbiot._scbiot_fit import build_landmarks, count_landmarks, fit_scbiot
 from muport.integration.scbiot._schedule import anneal_settings
 from muport.integration.shared_centers._diagnostics import Diagnostics, ObjectiveWeights
-from muport.integration.shared_centers._fit import FitOptions, IntegrationFit
+from muport.integration.shared_centers._fit import IntegrationFit
 from muport.integration.shared_centers._new_groups import fit_new_groups
 from muport.neighbors import knn
 
@@ -64,9 +64,9 @@ def test_density_weights_are_eq_1() -> None:
     x = points(40, 3)
     distance = np.linalg.norm(x[:, None] - x[None], axis=2)
     spacing = np.sort(distance, axis=1)[:, 1:6].mean(axis=1)
-    found = density_weights(knn(x, 5, method="exact").distances.mean(axis=1))
+    found = compute_density_weights(knn(x, 5, method="exact").distances.mean(axis=1))
     np.testing.assert_allclose(found, spacing / spacing.mean(), rtol=1e-4)
-    np.testing.assert_array_equal(density_weights(np.zeros(3, np.float32)), 1)
+    np.testing.assert_array_equal(compute_density_weights(np.zeros(3, np.float32)), 1)
 
 
 def test_bridge_score_is_eqs_8_and_9() -> None:
@@ -75,7 +75,7 @@ def test_bridge_score_is_eqs_8_and_9() -> None:
     rho = (spacing - spacing.min()) / (spacing.max() - spacing.min())
     share = np.array([[np.mean(row == c) for c in range(3)] for row in groups])
     entropy = -(share * np.log(share + 1e-12)).sum(axis=1) / np.log(3)
-    beta, sparsity = bridge_score(groups, spacing, 3)
+    beta, sparsity = compute_bridge_scores(groups, spacing, 3)
     np.testing.assert_allclose(sparsity, rho, atol=1e-6)
     np.testing.assert_allclose(beta, 0.5 * entropy + 0.5 * rho, atol=1e-6)
 
@@ -83,7 +83,7 @@ def test_bridge_score_is_eqs_8_and_9() -> None:
 def test_transport_is_eqs_2_to_5() -> None:
     sizes, reference = (7, 4), points(6, 3, seed=9)
     sources = [points(n, 3, seed=n) + 1 for n in sizes]
-    image, mass, converged = transport(sources, reference, 0.8, max_iter=5000, tol=1e-6, device="cpu")
+    image, mass, converged = transport_to_barycenters(sources, reference, 0.8, max_iter=5000, tol=1e-6, device="cpu")
     assert converged
     expected, total = [], []
     for b in sources:
@@ -104,7 +104,9 @@ def test_transport_is_eqs_2_to_5() -> None:
 
 
 def test_no_prototype_is_lost_when_the_reference_is_far() -> None:
-    image, _, _ = transport([points(5, 2) + 500], points(4, 2), 0.9, max_iter=1000, tol=1e-5, device="cpu")
+    image, _, _ = transport_to_barycenters(
+        [points(5, 2) + 500], points(4, 2), 0.9, max_iter=1000, tol=1e-5, device="cpu"
+    )
     low, high = points(4, 2).min(axis=0), points(4, 2).max(axis=0)
     assert (image[0] >= low - 1e-4).all()
     assert (image[0] <= high + 1e-4).all()
@@ -114,9 +116,9 @@ def test_no_prototype_is_lost_when_the_reference_is_far() -> None:
 def test_damping_is_eq_6_about_zero() -> None:
     delta = points(9, 3)
     length = np.linalg.norm(delta, axis=1)
-    np.testing.assert_allclose(damping(delta), 1 / (1 + length / np.sqrt((length**2).mean())), rtol=1e-5)
-    np.testing.assert_allclose(damping(np.ones((4, 2), np.float32)), 0.5)
-    np.testing.assert_allclose(damping(np.zeros((4, 2), np.float32)), 1)
+    np.testing.assert_allclose(compute_damping(delta), 1 / (1 + length / np.sqrt((length**2).mean())), rtol=1e-5)
+    np.testing.assert_allclose(compute_damping(np.ones((4, 2), np.float32)), 0.5)
+    np.testing.assert_allclose(compute_damping(np.zeros((4, 2), np.float32)), 1)
 
 
 def test_sharpening_is_eqs_10_and_11() -> None:
@@ -125,8 +127,10 @@ def test_sharpening_is_eqs_10_and_11() -> None:
     near = np.array([[np.linalg.norm(one - c) for c in row[:2]] for one, row in zip(x, ordered, strict=True)])
     gate = 1 / (1 + np.exp(((near[:, 1] - near[:, 0]) / np.median(near[:, 1]) - 1) / 0.8))
     expected = [pull * (row[0] - one) + g * push * (one - row[1]) for one, row, g in zip(x, ordered, gate, strict=True)]
-    np.testing.assert_allclose(sharpening(x, centers, pull, push), expected, atol=1e-5)
-    np.testing.assert_allclose(sharpening(x, centers[:1], pull, push), pull * (centers[:1] - x), atol=1e-6)
+    np.testing.assert_allclose(compute_sharpening_shift(x, centers, pull, push), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        compute_sharpening_shift(x, centers[:1], pull, push), pull * (centers[:1] - x), atol=1e-6
+    )
 
 
 def test_labels_pull_to_their_mean_and_push_from_the_nearest_other() -> None:
@@ -135,7 +139,7 @@ def test_labels_pull_to_their_mean_and_push_from_the_nearest_other() -> None:
     beta = np.float32([0.0, 0.5, 1.0, 1.0])
     mean = np.array([[1.5, 0], [5, 0]])
     expected = np.array([0.6 * (mean[label[i]] - x[i]) + 0.2 * (x[i] - mean[1 - label[i]]) for i in range(3)])
-    found = label_shift(x, label, mass, beta, 0.6, 0.2)
+    found = compute_label_shift(x, label, mass, beta, 0.6, 0.2)
     np.testing.assert_allclose(found[:3], expected * (1 - 0.2 * beta[:3, None]), atol=1e-6)
     assert not found[3].any()
 
@@ -144,8 +148,8 @@ def test_cap_is_eq_14() -> None:
     shift, limit = points(12, 3), np.full(12, 1.2, np.float32)
     length = np.linalg.norm(shift, axis=1)
     expected = shift * np.minimum(1, limit / length)[:, None]
-    np.testing.assert_allclose(capped(shift, limit), expected, atol=1e-6)
-    assert not capped(shift, np.zeros(12, np.float32)).any()
+    np.testing.assert_allclose(cap_moves(shift, limit), expected, atol=1e-6)
+    assert not cap_moves(shift, np.zeros(12, np.float32)).any()
 
 
 @settings(max_examples=25, deadline=None)
@@ -153,9 +157,9 @@ def test_cap_is_eq_14() -> None:
 def test_guard_satisfies_eq_15_on_every_edge(seed: int, d: int, size: float) -> None:
     x, beta = points(60, d, seed), np.random.default_rng(seed).random(60).astype(np.float32)
     graph = knn(x, 6, method="exact")
-    low, high = interpolated(0.72, 0.88, beta), interpolated(1.65, 1.24, beta)
+    low, high = interpolate_limits(0.72, 0.88, beta), interpolate_limits(1.65, 1.24, beta)
     wanted = size * points(60, d, seed + 1)
-    y = x + guarded(x, wanted, make_edges(graph), low, high, np.ones(60, bool))
+    y = x + guard_edges(x, wanted, build_edges(graph), low, high, np.ones(60, bool))
     ratio = np.linalg.norm(y[:, None] - y[graph.indices], axis=2) / graph.distances
     assert (ratio >= low[:, None] - 1e-3).all()
     assert (ratio <= high[:, None] + 1e-3).all()
@@ -163,19 +167,19 @@ def test_guard_satisfies_eq_15_on_every_edge(seed: int, d: int, size: float) -> 
 
 def test_guard_lets_what_stretches_nothing_pass() -> None:
     x = points(50, 4)
-    edges, free = make_edges(knn(x, 5, method="exact")), np.ones(50, bool)
+    edges, free = build_edges(knn(x, 5, method="exact")), np.ones(50, bool)
     low, high = np.full(50, 0.8, np.float32), np.full(50, 1.3, np.float32)
     together = np.full_like(x, 7)
-    np.testing.assert_allclose(guarded(x, together, edges, low, high, free), together, atol=1e-4)
+    np.testing.assert_allclose(guard_edges(x, together, edges, low, high, free), together, atol=1e-4)
     slight = 0.01 * points(50, 4, seed=1)
-    np.testing.assert_allclose(guarded(x, slight, edges, low, high, free), slight, atol=1e-6)
+    np.testing.assert_allclose(guard_edges(x, slight, edges, low, high, free), slight, atol=1e-6)
 
 
 def test_guard_moves_a_stretched_cloud_and_not_what_is_fixed() -> None:
     x = points(80, 2)
-    edges, free = make_edges(knn(x, 6, method="exact")), np.arange(80) >= 20
+    edges, free = build_edges(knn(x, 6, method="exact")), np.arange(80) >= 20
     move_ = points(80, 2, seed=1) * free[:, None]
-    found = guarded(x, move_, edges, np.full(80, 0.5, np.float32), np.full(80, 2, np.float32), free)
+    found = guard_edges(x, move_, edges, np.full(80, 0.5, np.float32), np.full(80, 2, np.float32), free)
     assert not found[:20].any()
     assert np.abs(found).max() < 10
 
@@ -185,24 +189,24 @@ def test_guard_keeps_the_common_move_of_a_component() -> None:
     x = np.concatenate([cloud, cloud + 100])
     shift = np.repeat(np.float32([[5, 0], [0, -3]]), 60, axis=0)
     low, high = np.full(120, 0.98, np.float32), np.full(120, 1.02, np.float32)
-    edges = make_edges(knn(x, 6, method="exact"))
-    found = guarded(x, shift + 2 * points(120, 2, seed=1), edges, low, high, np.ones(120, bool))
+    edges = build_edges(knn(x, 6, method="exact"))
+    found = guard_edges(x, shift + 2 * points(120, 2, seed=1), edges, low, high, np.ones(120, bool))
     np.testing.assert_allclose(found[:60].mean(axis=0), shift[0], atol=0.8)
     np.testing.assert_allclose(found[60:].mean(axis=0), shift[60], atol=0.8)
 
 
 def test_guard_gives_up_less_than_halving_would() -> None:
     x = points(300, 10)
-    edges, free = make_edges(knn(x, 10, method="exact")), np.ones(300, bool)
+    edges, free = build_edges(knn(x, 10, method="exact")), np.ones(300, bool)
     low, high = np.full(300, 0.8, np.float32), np.full(300, 1.25, np.float32)
     wanted = 0.4 * points(300, 10, seed=1)
-    found = guarded(x, wanted, edges, low, high, free)
+    found = guard_edges(x, wanted, edges, low, high, free)
     assert np.linalg.norm(found - wanted) < 0.5 * np.linalg.norm(wanted), "halving alone gives up .63"
 
 
 def test_postscale_is_eq_16() -> None:
     x0, x, mass = points(30, 3), 2 * points(30, 3, seed=1) + 5, np.ones(30, np.float32)
-    found = postscale(x, mass, *moments(x0, mass))
+    found = postscale(x, mass, *compute_moments(x0, mass))
     np.testing.assert_allclose(found, (x - x.mean(0)) / x.std(0) * x0.std(0) + x0.mean(0), atol=1e-4)
     np.testing.assert_allclose(found.mean(0), x0.mean(0), atol=1e-5)
     np.testing.assert_allclose(found.std(0), x0.std(0), rtol=1e-4)
@@ -211,7 +215,7 @@ def test_postscale_is_eq_16() -> None:
 def test_moments_count_the_cells_of_a_landmark() -> None:
     x, mass = points(5, 2), np.float32([1, 2, 3, 4, 5])
     cells = np.repeat(x, mass.astype(int), axis=0)
-    mean, std = moments(x, mass)
+    mean, std = compute_moments(x, mass)
     np.testing.assert_allclose(mean, cells.mean(0), atol=1e-6)
     np.testing.assert_allclose(std, cells.std(0), atol=1e-6)
 
@@ -229,7 +233,7 @@ def test_objective_is_eqs_20_and_21() -> None:
 def test_score_is_eqs_17_to_20_by_hand() -> None:
     x0, group = points(90, 3), np.arange(90) // 45
     x = x0 + 0.4 * points(90, 3, seed=1)
-    problem = make_problem(Prototypes(x0, np.ones(90, np.float32), np.array([0, 45, 90])), None, OFF, FitOptions())
+    problem = build_problem(Prototypes(x0, np.ones(90, np.float32), np.array([0, 45, 90])), None, OFF, FitOptions())
 
     def nearest(z: np.ndarray) -> np.ndarray:
         distance = np.linalg.norm(z[:, None] - z[None], axis=2) + np.diag(np.full(90, np.inf))
@@ -245,7 +249,7 @@ def test_score_is_eqs_17_to_20_by_hand() -> None:
     strain = np.mean(np.clip(np.linalg.norm(x[:, None] - x[before], axis=2) / old - 1, -1, 1) ** 2)
     penalty = 1.4 * max(0, 0.6 - kept) ** 2 + 0.45 * max(0, 0.9 - kept)
     expected = mix(after) - mix(before) + 0.18 * kept - strain - penalty
-    found = scored(problem, Iterate(1, x, 1.0, True, 0.0, 0.0), anneal_settings(Hyperparameters(), 0.0), 0.9)
+    found = score_iterate(problem, Iterate(1, x, 1.0, True, 0.0, 0.0), anneal_settings(Hyperparameters(), 0.0), 0.9)
     assert found.overlap == pytest.approx(kept, abs=1e-3)
     assert found.objective == pytest.approx(expected, abs=2e-3)
 
@@ -282,30 +286,32 @@ def test_settings_grow_with_their_hyperparameters() -> None:
 @pytest.mark.parametrize("reference", [(0,), ()])
 def test_one_move_is_eqs_6_to_16(monkeypatch: pytest.MonkeyPatch, reference: tuple[int, ...]) -> None:
     cells, _ = batches(300)
-    marks, _ = make_landmarks(cells, 0)
+    marks, _ = build_landmarks(cells, 0)
     x0, v = marks.position, 0.15 * np.float32([3, -2, 1, 0, 0, 0, 0, 1])
-    monkeypatch.setattr(loop, "transport", lambda batch, *_, **__: ([one + v for one in batch], 1.0, True))
-    monkeypatch.setattr(loop, "guarded", lambda x, move_, *_: move_)
-    monkeypatch.setattr(loop, "scored", lambda _, one, *__: replace(one, objective=float(one.number)))
+    monkeypatch.setattr(
+        loop, "transport_to_barycenters", lambda batch, *_, **__: ([one + v for one in batch], 1.0, True)
+    )
+    monkeypatch.setattr(loop, "guard_edges", lambda x, move_, *_: move_)
+    monkeypatch.setattr(loop, "score_iterate", lambda _, one, *__: replace(one, objective=float(one.number)))
     hyperparameters = replace(OFF, strength=0.3)
-    best, _ = iterate(
-        make_problem(marks, None, hyperparameters, FitOptions(max_iter=1, fixed_groups=reference)), lambda _: None
+    best, _ = run_iterations(
+        build_problem(marks, None, hyperparameters, FitOptions(max_iter=1, fixed_groups=reference)), lambda _: None
     )
 
     near, now = knn(x0, 20, method="exact"), anneal_settings(hyperparameters, 0.0)
     spacing = near.distances[:, :15].mean(axis=1)
-    beta, rho = bridge_score(marks.group[near.indices[:, :15]], spacing, 2)
+    beta, rho = compute_bridge_scores(marks.group[near.indices[:, :15]], spacing, 2)
     shift = 0.5 * v * (1 - 0.35 * beta[:, None])
     shift[np.isin(marks.group, reference)] = 0
     rare = (rho > np.quantile(rho, 0.85))[:, None]
     shift = np.where(rare, shift, (1 - now.smooth) * shift + now.smooth * shift[near.indices].mean(axis=1))
-    expected = x0 + capped(now.step * shift, now.cap * spacing)
+    expected = x0 + cap_moves(now.step * shift, now.cap * spacing)
     longer = np.linalg.norm(now.step * shift, axis=1) > now.cap * spacing
     assert 0 < longer.mean() < 0.9, "some moves are capped, some not"
     if reference:
         expected[np.isin(marks.group, reference)] = x0[np.isin(marks.group, reference)]
     else:
-        expected = postscale(expected, marks.mass, *moments(x0, marks.mass))
+        expected = postscale(expected, marks.mass, *compute_moments(x0, marks.mass))
     np.testing.assert_allclose(best.x, expected, atol=1e-4)
 
 
@@ -340,9 +346,9 @@ def test_batch_shift_is_removed() -> None:
 
 def test_every_iterate_keeps_to_the_bulk_limits() -> None:
     cells, _ = batches(400)
-    marks, _ = make_landmarks(cells, 0)
-    problem = make_problem(marks, None, Hyperparameters(projector=0), FitOptions())
-    best, history = iterate(problem, lambda _: None)
+    marks, _ = build_landmarks(cells, 0)
+    problem = build_problem(marks, None, Hyperparameters(projector=0), FitOptions())
+    best, history = run_iterations(problem, lambda _: None)
     assert best.number > 0
     assert len(history) <= 15
     near = knn(marks.position, 20, method="exact")
@@ -369,10 +375,10 @@ def test_strength_0_moves_nothing() -> None:
 
 def test_prototypes_0_moves_each_batch_as_one_block_before_the_guard() -> None:
     cells, _ = batches(200)
-    marks, _ = make_landmarks(cells, 0)
+    marks, _ = build_landmarks(cells, 0)
     hyperparameters = Hyperparameters(strength=1, conservation=0, prototypes=0, sharpen=0, projector=0)
-    problem = make_problem(marks, None, hyperparameters, FitOptions(max_iter=1, fixed_groups=(0,)))
-    best, _ = iterate(problem, lambda _: None)
+    problem = build_problem(marks, None, hyperparameters, FitOptions(max_iter=1, fixed_groups=(0,)))
+    best, _ = run_iterations(problem, lambda _: None)
     moved = (best.x - marks.position)[marks.of(1)]
     direction = moved / np.linalg.norm(moved, axis=1, keepdims=True)
     np.testing.assert_allclose(direction, direction[:1].repeat(len(moved), 0), atol=1e-4)
@@ -430,12 +436,12 @@ def test_approximate_stays_near() -> None:
 
 def test_large_groups_are_summarised() -> None:
     sizes = np.array([50_000, 3_000, 40])
-    assert landmark_count(sizes).tolist() == [2048, 2048, 40]
-    many = landmark_count(np.full(100, 400))
+    assert count_landmarks(sizes).tolist() == [2048, 2048, 40]
+    many = count_landmarks(np.full(100, 400))
     assert many.sum() <= 8192
     assert (many >= 80).all()
     cells, _ = batches(6_000, d=3)
-    marks, _ = make_landmarks(cells, 0)
+    marks, _ = build_landmarks(cells, 0)
     assert np.diff(marks.start).tolist() == [2048, 2048]
     assert marks.mass.sum() == 6_000
 
@@ -445,7 +451,7 @@ def test_landmarks_take_the_commonest_known_label(monkeypatch: pytest.MonkeyPatc
     x = np.repeat(np.arange(4), 3)[:, None] + np.tile([0, 0.01, 0.02], 4)[:, None] * np.ones((1, 2))
     label = np.array([0, 0, 1, -1, -1, -1, 2, -1, -1, 0, 1, 1])
     cells = StandardizedCells(x.astype(np.float32), np.array([0, 12]), ("a",), label, np.zeros(2, np.float32), 1.0)
-    marks, found = make_landmarks(cells, 0)
+    marks, found = build_landmarks(cells, 0)
     assert found is not None
     order = np.argsort(marks.position[:, 0])
     assert marks.mass[order].tolist() == [3, 3, 3, 3]

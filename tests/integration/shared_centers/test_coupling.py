@@ -11,7 +11,8 @@ from muport.integration.prototypes._prototypes import Prototypes
 from muport.integration.shared_centers._coupling import (
     EPSILON,
     Coupling,
-    Padding,
+    CouplingSettings,
+    _pad_groups,
     fit_coupling,
     initialize_centers,
     normalize_mass,
@@ -34,7 +35,8 @@ def problem(seed: int = 0, sizes: tuple[int, ...] = (7, 12, 3)) -> tuple[Prototy
 
 
 def solved(prototypes: Prototypes, start: Coupling, theta: float, **how) -> Coupling:
-    return fit_coupling(prototypes.position, prototypes, start, theta, frozen=True, max_iter=5000, tol=1e-6, **how)
+    settings = CouplingSettings(theta, frozen=True, max_iter=5000, tol=1e-6)
+    return fit_coupling(prototypes.position, prototypes, start, settings, **how)
 
 
 def cosine_cost(prototypes: Prototypes, start: Coupling) -> np.ndarray:
@@ -95,7 +97,7 @@ def test_far_relaxed_the_centres_get_their_masses_from_every_group():
 @pytest.mark.parametrize("how", [{}, {"max_iter": 1}, {"frozen": True}])
 def test_rows_sum_to_one_whatever_the_stopping(how):
     prototypes, start = problem(3)
-    found = fit_coupling(prototypes.position, prototypes, start, 2.0, **how)
+    found = fit_coupling(prototypes.position, prototypes, start, CouplingSettings(2.0, **how))
     assert np.allclose(found.plan.sum(1), 1, atol=1e-6)
     assert found.plan.min() >= 0
 
@@ -113,7 +115,7 @@ def test_a_penalty_acts_as_its_exponential():
 
 def test_centres_move_to_the_mean_direction_unless_frozen():
     prototypes, start = problem(5)
-    found = fit_coupling(prototypes.position, prototypes, start, 2.0, tol=1e-6, max_iter=5000)
+    found = fit_coupling(prototypes.position, prototypes, start, CouplingSettings(2.0, tol=1e-6, max_iter=5000))
     flow = normalize_mass(prototypes)[:, None] * found.plan
     wanted = flow.T @ unit_rows(prototypes.position)
     assert np.allclose(found.centers, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-5)
@@ -135,7 +137,8 @@ def test_groups_do_not_know_of_each_other_when_frozen():
 def test_it_goes_on_from_potentials():
     prototypes, start = problem(7)
     found = solved(prototypes, start, 2.0)
-    again = fit_coupling(prototypes.position, prototypes, found, 2.0, frozen=True, max_iter=5, tol=1e-5)
+    settings = CouplingSettings(2.0, frozen=True, max_iter=5, tol=1e-5)
+    again = fit_coupling(prototypes.position, prototypes, found, settings)
     assert again.converged
     assert np.allclose(again.plan, found.plan, atol=1e-4)
 
@@ -146,12 +149,12 @@ def test_a_prototype_at_the_origin_and_a_single_centre():
     found = solved(prototypes, start, 2.0)
     assert np.isfinite(found.plan).all()
     one = Coupling(start.centers[:1], start.plan, np.ones(1, np.float32), np.zeros((3, 1), np.float32), True)
-    assert np.allclose(fit_coupling(prototypes.position, prototypes, one, 2.0).plan, 1)
+    assert np.allclose(fit_coupling(prototypes.position, prototypes, one, CouplingSettings(2.0)).plan, 1)
 
 
 def test_padding_scatters_by_group():
     prototypes, _ = problem(9)
-    padded = Padding(prototypes).pad(prototypes.position)
+    padded = _pad_groups(prototypes.position, prototypes)
     assert padded.shape == (3, 12, D)
     for b in range(3):
         rows = prototypes.of(b)

@@ -15,8 +15,8 @@ from muport.integration.shared_centers._displacement import (
     compute_anchors,
     compute_bures_maps,
     compute_residual_covariances,
+    estimate_agreement,
     estimate_translation,
-    estimate_trust,
     shrink_covariances,
     summarize_centers,
 )
@@ -66,7 +66,9 @@ def test_a_known_shift_is_found(caution):
 @pytest.mark.parametrize("fixed", [0, 1])
 def test_with_a_reference_the_other_goes_all_the_way(fixed):
     prototypes, coupling = twins(SHIFT, alone=False)
-    move = estimate_translation(prototypes, coupling, summarize_centers(prototypes, coupling, reference=(fixed,)), 0.5)
+    move = estimate_translation(
+        prototypes, coupling, summarize_centers(prototypes, coupling, fixed_groups=(fixed,)), 0.5
+    )
     wanted = np.where(np.arange(24)[:, None] < 12, -SHIFT * (fixed == 1), SHIFT * (fixed == 0))
     # the reference's own mean is the target up to one pseudo-cell in 200
     assert np.abs(move - wanted).max() < 0.01 * np.linalg.norm(SHIFT)
@@ -97,7 +99,7 @@ def test_clusters_are_loops():
             mean[b] += (prototypes.mass[p] * coupling.plan[p])[:, None] * prototypes.position[p]
     mean /= count[..., None]
     sure = count / (count + 1)
-    assert np.allclose(found.count, count, rtol=1e-4)
+    assert np.allclose(found.n_cells, count, rtol=1e-4)
     assert np.allclose(found.mean, mean, atol=1e-3)
     assert np.allclose(found.target, (sure[..., None] * mean).sum(0) / sure.sum(0)[:, None], atol=1e-3)
     part = count / count.sum(1, keepdims=True)
@@ -109,7 +111,7 @@ def test_fitted_clusters_stand_for_new_groups():
     prototypes, coupling = random_problem()
     fitted = summarize_centers(prototypes, coupling)
     moved = replace(prototypes, position=prototypes.position + 1)
-    new = summarize_centers(moved, coupling, frozen=fitted)
+    new = summarize_centers(moved, coupling, fitted=fitted)
     assert new.target is fitted.target
     assert new.mean_proportions is fitted.mean_proportions
     assert np.allclose(new.mean, fitted.mean + 1, atol=1e-3)
@@ -123,13 +125,13 @@ def test_translation_and_trust_are_loops(caution):
     for b in range(3):
         other = np.mean([part[c] for c in range(3) if c != b], axis=0)
         trust = np.minimum(1, np.minimum(part[b], other) / np.maximum(part[b], other) / caution)
-        delta, c = (clusters.mean[b] - clusters.target).astype(float), clusters.count[b].astype(float)
+        delta, c = (clusters.mean[b] - clusters.target).astype(float), clusters.n_cells[b].astype(float)
         common = ((trust * c)[:, None] * delta).sum(0) / (trust * c).sum()
         kappa = (c / (c + 1) * trust)[:, None]
         wanted.append(coupling.plan[prototypes.of(b)] @ (kappa * delta + (1 - kappa) * common))
         trusts.append(coupling.plan[prototypes.of(b)] @ trust)
     assert np.allclose(estimate_translation(prototypes, coupling, clusters, caution), np.concatenate(wanted), atol=1e-3)
-    assert np.allclose(estimate_trust(prototypes, coupling, clusters, caution), np.concatenate(trusts), atol=1e-4)
+    assert np.allclose(estimate_agreement(prototypes, coupling, clusters, caution), np.concatenate(trusts), atol=1e-4)
 
 
 def test_covariance_is_numpys():
@@ -188,10 +190,10 @@ def test_shrinkage_has_d_pseudo_counts():
 
 def test_only_what_is_shared_is_trusted():
     prototypes, coupling = twins(SHIFT, alone=True)
-    trust = estimate_trust(prototypes, coupling, summarize_centers(prototypes, coupling), 0.5)
+    trust = estimate_agreement(prototypes, coupling, summarize_centers(prototypes, coupling), 0.5)
     assert np.allclose(trust[8:12], 0, atol=1e-6)
     assert np.allclose(np.delete(trust, range(8, 12)), 1, atol=1e-6)
-    assert np.allclose(estimate_trust(prototypes, coupling, summarize_centers(prototypes, coupling), 0.0), 1)
+    assert np.allclose(estimate_agreement(prototypes, coupling, summarize_centers(prototypes, coupling), 0.0), 1)
 
 
 def test_new_groups_are_compared_with_the_fitted_shares():
@@ -201,4 +203,6 @@ def test_new_groups_are_compared_with_the_fitted_shares():
     part, usual = clusters.proportions, fitted.mean_proportions
     ratio = np.minimum(part, usual) / np.maximum(part, usual)
     wanted = np.concatenate([coupling.plan[prototypes.of(b)] @ ratio[b] for b in range(3)])
-    assert np.allclose(estimate_trust(prototypes, coupling, fitted, 1.0, new=True), wanted, atol=1e-5)
+    assert np.allclose(
+        estimate_agreement(prototypes, coupling, replace(fitted, of_new_groups=True), 1.0), wanted, atol=1e-5
+    )

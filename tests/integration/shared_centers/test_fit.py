@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from muport.integration._hyperparameters import Hyperparameters
+from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration.shared_centers._diagnostics import diagnose
-from muport.integration.shared_centers._fit import FitOptions, theta_at
+from muport.integration.shared_centers._transport import anneal_theta
 from muport.neighbors import kmeans, knn
 
 VALUES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -100,7 +100,7 @@ def test_no_sharpening_has_no_centres(kit):
 
 
 def test_every_batch_counts_the_same_in_the_sharpening(kit, monkeypatch):
-    from muport.integration.shared_centers import _fit
+    from muport.integration.shared_centers import _sharpening
 
     seen = []
 
@@ -108,7 +108,7 @@ def test_every_batch_counts_the_same_in_the_sharpening(kit, monkeypatch):
         seen.append(how.get("weights"))
         return kmeans(x, k, **how)
 
-    monkeypatch.setattr(_fit, "kmeans", record)
+    monkeypatch.setattr(_sharpening, "kmeans", record)
     sim = kit.draw(n=300)
     uneven = sim[np.flatnonzero((sim.batch == 0) | (np.arange(300) % 4 == 0))]
     kit.integrate(uneven, sharpen=0.5)
@@ -125,7 +125,7 @@ def test_no_projector_adds_nothing(kit, monkeypatch):
     def never(*_args, **_kwargs):
         raise AssertionError("called")
 
-    monkeypatch.setattr("muport.integration.shared_centers._fit.estimate_mnn_shift", never)
+    monkeypatch.setattr("muport.integration.shared_centers._group_maps.estimate_mnn_shift", never)
     kit.integrate(kit.draw(n=200), projector=0.0)
     with pytest.raises(AssertionError):
         kit.integrate(kit.draw(n=200), projector=0.1)
@@ -174,9 +174,9 @@ def test_history_tells_the_annealing(kit):
     assert theta[0] == 2.0
     assert theta == sorted(theta, reverse=True)
     assert len(found.history) == found.metrics["iteration"] <= 10
-    assert theta_at(0, Hyperparameters(), FitOptions(max_iter=1)) == 0
-    assert [theta_at(i, Hyperparameters(), FitOptions(max_iter=3)) for i in range(3)] == [2, 1, 0]
-    assert [theta_at(i, Hyperparameters(), FitOptions()) for i in (4, 5, 14)] == [pytest.approx(0.4), 0, 0]
+    assert anneal_theta(0, Hyperparameters(), FitOptions(max_iter=1)) == 0
+    assert [anneal_theta(i, Hyperparameters(), FitOptions(max_iter=3)) for i in range(3)] == [2, 1, 0]
+    assert [anneal_theta(i, Hyperparameters(), FitOptions()) for i in (4, 5, 14)] == [pytest.approx(0.4), 0, 0]
 
 
 def test_metrics_are_those_of_the_latent(kit):

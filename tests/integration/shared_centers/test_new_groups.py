@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from muport.integration._fitted_state import transform_cells
-from muport.integration._hyperparameters import Hyperparameters
+from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration.prototypes._standardized_cells import standardize_cells
-from muport.integration.shared_centers._fit import FitOptions
 from muport.integration.shared_centers._new_groups import fit_new_groups
 
 HYPERPARAMETERS = {"strength": 0.5, "conservation": 0.5, "prototypes": 0.5, "sharpen": 0.0, "projector": 0.0}

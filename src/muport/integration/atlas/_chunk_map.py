@@ -1,4 +1,4 @@
-"""All cells through the fitted map, chunk by chunk, in this process or on the workers of a cluster."""
+"""Application of the fitted map to all cells in chunks, in this process or on the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     #: Position, first row and row after the last of a chunk.
     Chunk = tuple[int, int, int]
 
-__all__ = ["Job", "device_for", "layout", "map_chunks", "map_on_cluster"]
+__all__ = ["Job", "find_device", "split_rows", "map_chunks", "map_on_cluster"]
 
-_AHEAD = 1  # pieces that are read while another is mapped
-_BEHIND = 1  # pieces that are written meanwhile
-_PIECE = 2**25  # bytes of a piece
-_STRETCH = 4  # how much larger a piece may be to hold whole chunks of the source
-_RETRIES = 3
+_READ_AHEAD = 1  # pieces that are read while another is mapped
+_WRITE_BEHIND = 1  # pieces that are written while another is mapped
+_PIECE_BYTES = 2**25  # size of the coordinates of a piece
+_LARGER_PIECE = 4  # largest factor of this size, for pieces that contain complete chunks of the source
+_RETRIES = 3  # of a task of the cluster
 
 
-class CellSource(Protocol):
+class MappableCells(Protocol):
     """Cells that are read by rows."""
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -41,12 +41,12 @@ class CellSource(Protocol):
     def codes(self, start: int, stop: int) -> NDArray[np.int64]:
         """(stop - start,) groups."""
 
-    def window(self, start: int, stop: int) -> CellSource:
-        """Return what another process needs to read these rows."""
+    def window(self, start: int, stop: int) -> MappableCells:
+        """Return an object from which another process reads these rows."""
 
 
 class Sink(Protocol):
-    """Where mapped rows go."""
+    """Destination of mapped rows."""
 
     def write(self, start: int, rows: NDArray[np.float32]) -> None:
         """Write rows from row `start` on."""
@@ -57,25 +57,25 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What maps a chunk: idempotent, and the same in every process.
+    """The mapping of chunks. It is idempotent and the same in every process.
 
     Attributes
     ----------
     cells
         Source of the rows.
     sink
-        Where they go.
+        Destination of the mapped rows.
     state
         The fitted state.
     map_of_group
-        (G,) position of each group's map.
+        (G,) position of the map of each group in the state.
     piece
-        Rows that are mapped together.
+        Number of rows that are mapped together.
     device
-        Wanted device: ``"cpu"`` or ``"cuda:0"``; without a GPU the CPU serves.
+        Requested device: ``"cpu"`` or ``"cuda:0"``. Without a GPU the CPU is used.
     """
 
-    cells: CellSource
+    cells: MappableCells
     sink: Sink
     state: IntegrationState
     map_of_group: NDArray[np.int64]
@@ -83,61 +83,62 @@ class Job:
     device: str = "cpu"
 
 
-def device_for(wanted: str) -> str:
-    """Return the wanted torch device where it exists, otherwise the CPU: each worker looks for itself."""
-    if wanted == "cpu":
-        return wanted
+def find_device(requested: str) -> str:
+    """Return the requested torch device if it exists, otherwise the CPU; each worker checks this for itself."""
+    if requested == "cpu":
+        return requested
     import torch
 
-    index = int(wanted.partition(":")[2] or 0)
-    return wanted if torch.cuda.is_available() and index < torch.cuda.device_count() else "cpu"
+    index = int(requested.partition(":")[2] or 0)
+    return requested if torch.cuda.is_available() and index < torch.cuda.device_count() else "cpu"
 
 
-def layout(shape: tuple[int, int], step: int, chunk_size: int) -> tuple[int, list[Chunk]]:
-    """Cut rows into chunks, which are finished as a whole, and these into pieces, which are in memory.
+def split_rows(shape: tuple[int, int], step: int, chunk_size: int) -> tuple[int, list[Chunk]]:
+    """Split rows into chunks, which are completed as a unit, and chunks into pieces, which are in memory.
 
-    A piece has 32 MB; it is a multiple of the rows that the source keeps together, where these are not too many. A
-    chunk has at least `chunk_size` rows, a multiple of the piece's, so that no two chunks write to the same place.
+    A piece has about 32 MB. Its number of rows is a multiple of that of the chunks of the source, if these are not too
+    large. A chunk has at least `chunk_size` rows, a multiple of those of a piece, so that no two chunks write to the
+    same piece.
 
     Parameters
     ----------
     shape
         (n, d).
     step
-        Rows that the source keeps together.
+        Number of rows that the source stores together.
     chunk_size
-        Rows of a chunk.
+        Number of rows of a chunk.
 
     Returns
     -------
-    Rows of a piece, and the chunks.
+    Number of rows of a piece, and the chunks.
 
     Examples
     --------
-    >>> layout((10, 2), step=2, chunk_size=4)
+    >>> split_rows((10, 2), step=2, chunk_size=4)
     (4, [(0, 0, 4), (1, 4, 8), (2, 8, 10)])
     """
     n, d = shape
-    usual = max(1, _PIECE // (4 * d))
-    stored = step * max(1, usual // step)
-    piece = min(stored if stored <= _STRETCH * usual else usual, chunk_size)
+    preferred = max(1, _PIECE_BYTES // (4 * d))
+    aligned = step * max(1, preferred // step)
+    piece = min(aligned if aligned <= _LARGER_PIECE * preferred else preferred, chunk_size)
     chunk = piece * -(-chunk_size // piece)
     return piece, [(number, low, min(low + chunk, n)) for number, low in enumerate(range(0, n, chunk))]
 
 
 def map_chunks(job: Job, chunks: Sequence[Chunk], progress: Callable[[int], None] = lambda _: None) -> None:
-    """Map chunks in this process: the next piece is read, and the last one written, while one is mapped.
+    """Map chunks in this process. While a piece is mapped, the next one is read and the last one is written.
 
     Parameters
     ----------
     job
-        What to do.
+        The mapping.
     chunks
-        Which chunks.
+        Chunks to map.
     progress
-        Called with the number of rows that were written.
+        Called with the number of rows of each piece that was written.
     """
-    device = device_for(job.device)
+    device = find_device(job.device)
     checksum: dict[int, int] = {}
 
     def load(piece: _Piece) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -151,22 +152,22 @@ def map_chunks(job: Job, chunks: Sequence[Chunk], progress: Callable[[int], None
             job.sink.commit(number, start, stop, checksum.pop(number))
         progress(len(rows))
 
-    pieces = _pieces(chunks, job.piece)
+    pieces = _split_chunks(chunks, job.piece)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, single_threaded():
-        coming = deque((one, reader.submit(load, one)) for one in islice(pieces, _AHEAD))
-        leaving: deque[Future[None]] = deque()
-        while coming:
-            piece, loaded = coming.popleft()
+        loading = deque((piece, reader.submit(load, piece)) for piece in islice(pieces, _READ_AHEAD))
+        storing: deque[Future[None]] = deque()
+        while loading:
+            piece, loaded = loading.popleft()
             x, codes = loaded.result()
             del loaded
-            coming.extend((one, reader.submit(load, one)) for one in islice(pieces, _AHEAD))
+            loading.extend((following, reader.submit(load, following)) for following in islice(pieces, _READ_AHEAD))
             mapped = transform_cells(x, job.map_of_group[codes], job.state, device=None if device == "cpu" else device)
             del x
-            while len(leaving) >= _BEHIND:
-                leaving.popleft().result()
-            leaving.append(writer.submit(store, piece, mapped))
+            while len(storing) >= _WRITE_BEHIND:
+                storing.popleft().result()
+            storing.append(writer.submit(store, piece, mapped))
             del mapped
-        for written in leaving:
+        for written in storing:
             written.result()
 
 
@@ -177,7 +178,7 @@ class _Piece:
     high: int
 
 
-def _pieces(chunks: Sequence[Chunk], piece: int) -> Iterator[_Piece]:
+def _split_chunks(chunks: Sequence[Chunk], piece: int) -> Iterator[_Piece]:
     for chunk in chunks:
         for low in range(chunk[1], chunk[2], piece):
             yield _Piece(chunk, low, min(low + piece, chunk[2]))
@@ -186,16 +187,16 @@ def _pieces(chunks: Sequence[Chunk], piece: int) -> Iterator[_Piece]:
 def map_on_cluster(
     job: Job, chunks: Sequence[Chunk], client: Any, progress: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Map chunks as tasks of a ``dask.distributed`` cluster, whose workers see the sink's file system.
+    """Map chunks as tasks of a ``dask.distributed`` cluster whose workers share the file system of the sink.
 
-    A task that is lost with its worker is given to another: it writes the same rows to the same place.
+    If a worker is lost, another one repeats its tasks: they write the same rows to the same place.
 
     Parameters
     ----------
     job
-        What to do.
+        The mapping.
     chunks
-        Which chunks.
+        Chunks to map.
     client
         Client of the cluster.
     progress
@@ -204,9 +205,11 @@ def map_on_cluster(
     from distributed import as_completed
 
     state = client.scatter(job.state, broadcast=True, hash=False)
-    rest = (job.sink, job.map_of_group, job.piece, job.device)
+    settings = (job.sink, job.map_of_group, job.piece, job.device)
     tasks = {
-        client.submit(_map_one, job.cells.window(*chunk[1:]), state, rest, chunk, pure=False, retries=_RETRIES): chunk
+        client.submit(
+            _map_chunk, job.cells.window(*chunk[1:]), state, settings, chunk, pure=False, retries=_RETRIES
+        ): chunk
         for chunk in chunks
     }
     try:
@@ -217,8 +220,8 @@ def map_on_cluster(
         client.cancel([task for task in tasks if not task.done()])
 
 
-def _map_one(
-    cells: CellSource, state: IntegrationState, rest: tuple[Sink, NDArray[np.int64], int, str], chunk: Chunk
+def _map_chunk(
+    cells: MappableCells, state: IntegrationState, settings: tuple[Sink, NDArray[np.int64], int, str], chunk: Chunk
 ) -> None:
-    sink, map_of_group, piece, device = rest
+    sink, map_of_group, piece, device = settings
     map_chunks(Job(cells, sink, state, map_of_group, piece, device), [chunk])

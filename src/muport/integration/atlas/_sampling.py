@@ -1,4 +1,4 @@
-"""A sample of every group from one sequential pass over very many cells."""
+"""Very many cells that are read by rows, and a sample of every group from one sequential pass over them."""
 
 from __future__ import annotations
 
@@ -17,26 +17,51 @@ if TYPE_CHECKING:
     #: (start, stop) -> rows (stop - start, d).
     Read = Callable[[int, int], NDArray[np.float32]]
 
-__all__ = ["Sample", "choose_rows", "count_groups", "draw", "shares"]
+__all__ = ["CellSource", "Sample", "choose_rows", "count_groups", "draw_sample", "split_sample"]
 
-_BYTES = 2**26  # of the cells that are sampled
-_SLACK = 6.0  # standard deviations by which more candidates are kept than are needed
+_SAMPLE_BYTES = 2**26  # largest size of the coordinates of the sample
+_SLACK = 6.0  # standard deviations by which more candidates than needed are kept
+
+
+@dataclass(frozen=True, eq=False)
+class CellSource:
+    """Cells that are read by rows.
+
+    Attributes
+    ----------
+    read
+        (start, stop) -> (stop - start, d) float32 coordinates.
+    blocks
+        First row and group codes of one block of cells after the other; called again for each pass.
+    names
+        Names of the groups, G in number.
+    shape
+        (n, d).
+    labels
+        First row and label codes of one block after the other, -1 where unknown; None without labels.
+    """
+
+    read: Read
+    blocks: Blocks
+    names: tuple[str, ...]
+    shape: tuple[int, int]
+    labels: Blocks | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Cells that stand for all.
+    """Cells that represent all cells.
 
     Attributes
     ----------
     x
         (s, d) float32, in the order of the input.
     group
-        (s,) their groups.
+        (s,) groups of the cells.
     row
-        (s,) their rows in the input.
+        (s,) rows of the cells in the input.
     size
-        (G,) cells of each group in the input.
+        (G,) number of cells of each group in the input.
     """
 
     x: NDArray[np.float32]
@@ -45,52 +70,45 @@ class Sample:
     size: NDArray[np.int64]
 
     @property
-    def whole(self) -> bool:
-        """Whether it holds every cell."""
+    def is_complete(self) -> bool:
+        """Whether the sample contains every cell."""
         return len(self.row) == int(self.size.sum())
 
     @property
     def weight(self) -> NDArray[np.float64]:
-        """(s,) cells that each stands for."""
-        held = np.bincount(self.group, minlength=len(self.size))
-        return (self.size / np.maximum(held, 1))[self.group]
+        """(s,) number of cells that each represents."""
+        n_sampled = np.bincount(self.group, minlength=len(self.size))
+        return (self.size / np.maximum(n_sampled, 1))[self.group]
 
 
-def draw(
-    read: Read, blocks: Blocks, n_groups: int, shape: tuple[int, int], most: int, seed: int, rows_at_once: int
-) -> Sample:
-    """Sample every group: at most `most` cells of each, and as many as 64 MB hold of all.
+def draw_sample(source: CellSource, most: int, seed: int, rows_at_once: int) -> Sample:
+    """Sample every group: at most `most` cells of each, and at most 64 MB in total.
 
-    A cell is drawn if its key, a hash of the seed and of its row, is among the smallest of its group. So the sample is
-    uniform, the same for every size of the chunks, and is known before the coordinates are read: these are then read
-    once from front to back, without the blocks that hold none of it.
+    Each cell has a key, a hash of the seed and of its row. The cells with the smallest keys of each group are sampled.
+    So the sample is uniform, does not depend on the size of the chunks, and is known before the coordinates are read.
+    These are read once, from front to back, without the blocks that contain no sampled cell.
 
     Parameters
     ----------
-    read
-        Coordinates by rows.
-    blocks
-        Group codes by blocks of rows; called anew for each pass.
-    n_groups
-        Number of groups, G.
-    shape
-        (n, d) of the input.
+    source
+        The cells.
     most
-        Most cells of a group.
+        Maximum number of cells of a group.
     seed
         Seed.
     rows_at_once
-        Rows that are read together.
+        Number of rows that are read together.
     """
-    size = count_groups(blocks, n_groups)
-    wanted = shares(size, most, max(1, _BYTES // (4 * shape[1])))
-    row, group = choose_rows(blocks, size, wanted, seed)
-    x = np.empty((len(row), shape[1]), np.float32)
-    for start in range(0, shape[0], rows_at_once):
-        stop = min(start + rows_at_once, shape[0])
+    n, d = source.shape
+    size = count_groups(source.blocks, len(source.names))
+    n_sampled = split_sample(size, most, max(1, _SAMPLE_BYTES // (4 * d)))
+    row, group = choose_rows(source.blocks, size, n_sampled, seed)
+    x = np.empty((len(row), d), np.float32)
+    for start in range(0, n, rows_at_once):
+        stop = min(start + rows_at_once, n)
         low, high = np.searchsorted(row, (start, stop))
         if high > low:
-            x[low:high] = read(start, stop)[row[low:high] - start]
+            x[low:high] = source.read(start, stop)[row[low:high] - start]
     return Sample(x, group, row, size)
 
 
@@ -102,12 +120,12 @@ def count_groups(blocks: Blocks, n_groups: int) -> NDArray[np.int64]:
     return size
 
 
-def shares(size: NDArray[np.int64], most: int, total: int) -> NDArray[np.int64]:
-    """(G,) cells to draw of each group: as many of all as there are or as m, the largest m that `total` has room for.
+def split_sample(size: NDArray[np.int64], most: int, total: int) -> NDArray[np.int64]:
+    """(G,) number of cells to sample of each group: all, or m, the largest m for which the sum is at most `total`.
 
     Examples
     --------
-    >>> shares(np.array([1, 50, 100]), 80, 101)
+    >>> split_sample(np.array([1, 50, 100]), 80, 101)
     array([ 1, 50, 50])
     """
     low, high = 1, most
@@ -118,37 +136,42 @@ def shares(size: NDArray[np.int64], most: int, total: int) -> NDArray[np.int64]:
 
 
 def choose_rows(
-    blocks: Blocks, size: NDArray[np.int64], wanted: NDArray[np.int64], seed: int
+    blocks: Blocks, size: NDArray[np.int64], n_sampled: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows, in ascending order, of the `wanted` cells with the smallest keys of each group, and their groups."""
+    """Choose the `n_sampled` cells with the smallest keys of each group; returns rows in ascending order, and groups.
+
+    A first pass keeps the cells whose key is below a bound that most likely keeps enough cells. If it does not, the
+    bound is raised. So memory does not grow with the number of cells.
+    """
     slack = _SLACK
     while True:
-        share = np.minimum((wanted + slack * np.sqrt(wanted) + slack) / np.maximum(size, 1), 1.0)
-        row, key, code = _candidates(blocks, share, seed)
-        if (np.bincount(code, minlength=len(size)) >= wanted).all():
+        bound = np.minimum((n_sampled + slack * np.sqrt(n_sampled) + slack) / np.maximum(size, 1), 1.0)
+        row, key, code = _collect_candidates(blocks, bound, seed)
+        if (np.bincount(code, minlength=len(size)) >= n_sampled).all():
             break
         slack = 2 * abs(slack) + 1
     order = np.lexsort((row, key, code))
     begin = np.concatenate([[0], np.cumsum(np.bincount(code, minlength=len(size)))[:-1]])
     rank = np.arange(len(order)) - begin[code[order]]
-    kept = np.sort(order[rank < wanted[code[order]]])
-    return row[kept], code[kept]
+    chosen = np.sort(order[rank < n_sampled[code[order]]])
+    return row[chosen], code[chosen]
 
 
-def _candidates(
-    blocks: Blocks, share: NDArray[np.float64], seed: int
+def _collect_candidates(
+    blocks: Blocks, bound: NDArray[np.float64], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    found: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]] = []
+    """Rows, keys and groups of the cells whose key is below the bound of their group."""
+    candidates: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]] = []
     for start, codes in blocks():
-        key = _keys(start, start + len(codes), seed)
-        kept = np.flatnonzero((key < share[codes]) | (share[codes] >= 1))
-        found.append((kept + start, key[kept], codes[kept]))
-    row, key, code = (np.concatenate(column) for column in zip(*found, strict=True))
+        key = _hash_rows(start, start + len(codes), seed)
+        below = np.flatnonzero((key < bound[codes]) | (bound[codes] >= 1))
+        candidates.append((below + start, key[below], codes[below]))
+    row, key, code = (np.concatenate(column) for column in zip(*candidates, strict=True))
     return row, key, code
 
 
-def _keys(start: int, stop: int, seed: int) -> NDArray[np.float64]:
-    """(stop - start,) numbers in 0..1 that depend on the seed and the row alone (SplitMix64)."""
+def _hash_rows(start: int, stop: int, seed: int) -> NDArray[np.float64]:
+    """(stop - start,) numbers from 0 to 1 that depend on the seed and the row only (SplitMix64)."""
     with np.errstate(over="ignore"):
         z = np.arange(start, stop, dtype=np.uint64) + np.uint64((seed * 0xD1342543DE82EF95 + 1) % 2**64)
         z = z * np.uint64(0x9E3779B97F4A7C15)

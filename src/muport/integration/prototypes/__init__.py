@@ -2,6 +2,6 @@
 
 In the order of reading:
 
-- ``_standardized_cells``: cells in an order that depends on nothing but the cells, standardized
-- ``_prototypes``: weighted k-means of each group, and the soft weights that carry a value from prototypes to cells
+- ``_standardized_cells``: cells in an order that depends on the cells only, standardized
+- ``_prototypes``: k-means of each group, and the weights by which a cell gets values from its nearest prototypes
 """

@@ -1,4 +1,4 @@
-"""Cells in an order that depends on nothing but the cells, standardised."""
+"""Cells in an order that depends on the cells only, standardized."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport._arrays import canonical_order
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["StandardizedCells", "standardize_cells"]
+__all__ = ["StandardizedCells", "measure_scale", "standardize_cells"]
 
 
 @dataclass(frozen=True, eq=False)
 class StandardizedCells:
-    """Standardised cells in canonical order: by group, then by coordinates, so that no result depends on their order.
+    """Standardized cells in canonical order: by group, then by coordinates, so that no result depends on their order.
 
     Attributes
     ----------
@@ -24,11 +26,11 @@ class StandardizedCells:
     start
         (B + 1,) int64 bounds of the groups.
     names
-        Names of the groups in this order, which depends on their cells and not on their names.
+        Names of the groups. Their order depends on the cells of the groups and not on the names.
     label
-        (N,) codes, -1 where unknown; None if labels take no part.
+        (N,) codes, -1 where unknown; None if labels are not used.
     center, scale
-        The standardisation.
+        The standardization.
     """
 
     x: NDArray[np.float32]
@@ -43,6 +45,16 @@ class StandardizedCells:
         """(N,) group of each cell."""
         return np.repeat(np.arange(len(self.names)), np.diff(self.start))
 
+    def group_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Group of each of the cells in `rows`."""
+        return np.searchsorted(self.start, rows, side="right") - 1
+
+    def sample_rows(self, number: int, seed: int) -> NDArray[np.int64]:
+        """Sample `number` cells at random, or all if there are not more; returns sorted rows."""
+        if number >= len(self.x):
+            return np.arange(len(self.x))
+        return np.sort(np.random.default_rng(seed).choice(len(self.x), number, replace=False))
+
 
 def standardize_cells(
     x: NDArray[np.float32],
@@ -51,7 +63,7 @@ def standardize_cells(
     label: NDArray[np.int64] | None = None,
     scaling: tuple[NDArray[np.float32], float] | None = None,
 ) -> StandardizedCells:
-    """Sort cells by what they are, and standardise them: mean 0 and root mean square distance to it 1.
+    """Sort cells into canonical order and standardize them to mean 0 and root mean square norm 1.
 
     Parameters
     ----------
@@ -64,14 +76,15 @@ def standardize_cells(
     label
         (N,) labels, -1 where unknown.
     scaling
-        Centre and scale of a fitted state; computed if not given.
+        Center and scale of a fitted state; computed if not given.
     """
-    order = _order(x, group)
+    order = canonical_order(x, group)
     size = np.bincount(group, minlength=len(names))
     begin = np.concatenate([[0], np.cumsum(size)[:-1]])
-    held = np.flatnonzero(size)
-    first = x[order[begin[held]]]
-    ranked = held[np.lexsort((*first.T[::-1], -size[held]))]
+    present = np.flatnonzero(size)
+    # Groups are sorted by size, then by their first cell: permuted names give the same order.
+    first_cell = x[order[begin[present]]]
+    ranked = present[np.lexsort((*first_cell.T[::-1], -size[present]))]
     order = np.concatenate([order[begin[b] : begin[b] + size[b]] for b in ranked])
     cells = x[order]
     center = cells.mean(axis=0, dtype=np.float64).astype(np.float32) if scaling is None else scaling[0]
@@ -88,18 +101,15 @@ def standardize_cells(
     )
 
 
-def _order(x: NDArray[np.float32], group: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Order by group, then by coordinates; those beyond the second are read only where the first two are tied."""
-    keys = (group, x[:, 0], x[:, min(1, x.shape[1] - 1)])
-    order = np.lexsort(keys[::-1])
-    same = np.logical_and.reduce([np.diff(key[order]) == 0 for key in keys])
-    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
-    rows = order[tied]
-    order[tied] = rows[np.lexsort((*x[rows].T[::-1], group[rows]))]
-    return order
+def measure_scale(centered: NDArray[np.float32], offset: float) -> float:
+    """Root mean square norm of centered cells (n, d); 1 for a constant representation, which has no scale.
 
-
-def measure_scale(centred: NDArray[np.float32], offset: float) -> float:
-    """Root mean square norm; 1 for a constant representation, which has no scale."""
-    spread = float(np.sqrt(np.einsum("nd,nd->n", centred, centred).mean(dtype=np.float64)))
-    return spread if spread > 1e-6 * offset else 1.0
+    Parameters
+    ----------
+    centered
+        (n, d) cells minus their mean.
+    offset
+        Largest absolute coordinate of that mean: a norm of less than 1e-6 of it is rounding.
+    """
+    norm = float(np.sqrt(np.einsum("nd,nd->n", centered, centered).mean(dtype=np.float64)))
+    return norm if norm > 1e-6 * offset else 1.0

@@ -1,4 +1,4 @@
-"""How far the scBIOT paper lets a cell move: step cap, edge guard and PostScale, Eqs 14-16."""
+"""Limits of the moves in the scBIOT paper: step cap, edge guard and PostScale, Eqs 14-16."""
 
 from __future__ import annotations
 
@@ -15,71 +15,71 @@ if TYPE_CHECKING:
     from muport.integration.scbiot._proposed_moves import Floats, Indices
     from muport.neighbors import Neighbors
 
-__all__ = ["Edges", "capped", "guarded", "make_edges", "moments", "postscale"]
+__all__ = ["Edges", "cap_moves", "guard_edges", "build_edges", "compute_moments", "postscale"]
 
-_PUSHES = 10  # rounds in which the guard pushes points apart or together
-_MARGIN = 0.02  # inside the limits, where it pushes them
-_HALVINGS = 8  # rounds in which it halves moves before it stops them
-_ROUNDS = 100  # most rounds of the guard
-_ROUNDING = 1e-5
+_PUSH_ROUNDS = 10  # rounds in which the guard pushes points along edges that violate their limits
+_MARGIN = 0.02  # relative distance to the limits at which the pushes aim
+_HALVING_ROUNDS = 8  # rounds in which the guard halves moves before it sets them to 0
+_MOST_ROUNDS = 100
+_ROUNDING = 1e-5  # relative error of a length
 
 
-def capped(shift: Floats, limit: Floats) -> Floats:
+def cap_moves(shift: Floats, limit: Floats) -> Floats:
     """Shorten the rows of `shift` (n, d) that are longer than `limit` (n,), Eq. 14."""
     length = np.linalg.norm(shift, axis=1)
-    share = np.divide(limit, length, out=np.ones_like(length), where=length > limit)
-    return shift * share[:, None]
+    factor = np.divide(limit, length, out=np.ones_like(length), where=length > limit)
+    return shift * factor[:, None]
 
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """Undirected edges of the input's neighbour graph that have a length.
+    """Undirected edges of the neighbor graph of the input whose length is not 0.
 
     Attributes
     ----------
     tail, head
-        (E,) their ends.
+        (E,) points at their ends.
     length
         (E,) their lengths in the input.
-    part
+    component
         (n,) connected component of each point.
     """
 
     tail: Indices
     head: Indices
     length: Floats
-    part: Indices
+    component: Indices
 
-    def steps(self, x: Floats, edges: Indices | slice = slice(None)) -> Floats:
+    def vectors(self, x: Floats, edges: Indices | slice = slice(None)) -> Floats:
         """(E, d) vectors from tail to head."""
-        out: Floats = x[self.head[edges]]
-        out -= x[self.tail[edges]]
-        return out
+        vectors: Floats = x[self.head[edges]]
+        vectors -= x[self.tail[edges]]
+        return vectors
 
-    def ratio(self, x: Floats, edges: Indices | slice = slice(None)) -> Floats:
+    def stretch(self, x: Floats, edges: Indices | slice = slice(None)) -> Floats:
         """(E,) lengths relative to those in the input."""
-        step = self.steps(x, edges)
-        out: Floats = np.sqrt(np.einsum("ed,ed->e", step, step)) / self.length[edges]
-        return out
+        vector = self.vectors(x, edges)
+        stretch: Floats = np.sqrt(np.einsum("ed,ed->e", vector, vector)) / self.length[edges]
+        return stretch
 
 
-def make_edges(graph: Neighbors) -> Edges:
-    """Edges of a neighbour graph; duplicates have no length that could be stretched, and no edge."""
+def build_edges(graph: Neighbors) -> Edges:
+    """Collect the edges of a neighbor graph. There is no edge between duplicates: a length of 0 cannot be stretched."""
     n, k = graph.indices.shape
     tail, head, length = np.repeat(np.arange(n), k), graph.indices.ravel(), graph.distances.ravel()
-    _, part = connected_components(csr_array((np.ones(n * k), (tail, head)), shape=(n, n)), directed=False)
+    _, component = connected_components(csr_array((np.ones(n * k), (tail, head)), shape=(n, n)), directed=False)
     low, high = np.minimum(tail, head), np.maximum(tail, head)
-    _, once = np.unique(low * n + high, return_index=True)
-    once = once[length[once] > 0]
-    return Edges(low[once], high[once], length[once], part.astype(np.int64))
+    _, first = np.unique(low * n + high, return_index=True)
+    first = first[length[first] > 0]
+    return Edges(low[first], high[first], length[first], component.astype(np.int64))
 
 
-def guarded(x: Floats, move: Floats, edges: Edges, low: Floats, high: Floats, free: NDArray[np.bool_]) -> Floats:
-    """(n, d) moves near the given ones under which every edge keeps to its limits, Eq. 15.
+def guard_edges(x: Floats, move: Floats, edges: Edges, low: Floats, high: Floats, free: NDArray[np.bool_]) -> Floats:
+    """(n, d) moves close to the given ones, after which every edge is within its limits, Eq. 15.
 
-    Ends of edges that break their limits are first pushed along them.  Where this does not suffice, moves are halved
-    toward the mean move of the connected component, in which no length changes, until all limits are met.  The
-    limits vary with beta: an edge that lies outside already may stay as it is but not go farther.
+    First, the ends of edges that violate their limits are pushed along the edges. If this is not enough, moves are
+    halved toward the mean move of the connected component, which changes no length, until all limits hold. The limits
+    vary with beta, so an edge may violate them before the move: it may keep its length, but not move farther outside.
 
     Parameters
     ----------
@@ -88,82 +88,84 @@ def guarded(x: Floats, move: Floats, edges: Edges, low: Floats, high: Floats, fr
     move
         (n, d) their moves.
     edges
-        Edges of the input's graph.
+        Edges of the graph of the input.
     low, high
         (n,) limits of the relative length of the edges at each point.
     free
         (n,) points that may move.
     """
-    now = edges.ratio(x)
-    least = np.minimum(np.maximum(low[edges.tail], low[edges.head]), now * (1 - _ROUNDING))
-    most = np.maximum(np.minimum(high[edges.tail], high[edges.head]), now * (1 + _ROUNDING))
-    move = _projected(x + move, edges, least, most, free) - x
-    common = _rigid(move, edges.part, free)
+    current = edges.stretch(x)
+    least = np.minimum(np.maximum(low[edges.tail], low[edges.head]), current * (1 - _ROUNDING))
+    most = np.maximum(np.minimum(high[edges.tail], high[edges.head]), current * (1 + _ROUNDING))
+    move = _push_into_limits(x + move, edges, least, most, free) - x
+    common = _average_by_component(move, edges.component, free)
     own = move - common
-    share = np.ones((len(x), 1), np.float32)
-    watched: Indices = np.arange(len(now))
-    for rounds in range(_ROUNDS):
-        ratio = edges.ratio(x + common + share * own, watched)
-        bad = watched[(ratio < least[watched]) | (ratio > most[watched])]
-        if not len(bad):
-            return common + share * own
-        changed = _ends(edges, bad, len(x))
-        share[changed] *= np.float32(0.5 if rounds < _HALVINGS else 0)
-        watched = np.flatnonzero(changed[edges.tail] | changed[edges.head])
+    fraction = np.ones((len(x), 1), np.float32)
+    checked: Indices = np.arange(len(current))
+    for rounds in range(_MOST_ROUNDS):
+        stretch = edges.stretch(x + common + fraction * own, checked)
+        violated = checked[(stretch < least[checked]) | (stretch > most[checked])]
+        if not len(violated):
+            return common + fraction * own
+        changed = _mark_ends(edges, violated, len(x))
+        fraction[changed] *= np.float32(0.5 if rounds < _HALVING_ROUNDS else 0)
+        # only edges at a point that changed can have changed
+        checked = np.flatnonzero(changed[edges.tail] | changed[edges.head])
     return common
 
 
-def _ends(edges: Edges, chosen: Indices, n: int) -> NDArray[np.bool_]:
-    out = np.zeros(n, bool)
-    out[edges.tail[chosen]] = out[edges.head[chosen]] = True
-    return out
+def _mark_ends(edges: Edges, selected: Indices, n: int) -> NDArray[np.bool_]:
+    is_end = np.zeros(n, bool)
+    is_end[edges.tail[selected]] = is_end[edges.head[selected]] = True
+    return is_end
 
 
-def _rigid(move: Floats, part: Indices, free: NDArray[np.bool_]) -> Floats:
-    """(n, d) mean move of each point's component; 0 where a point of it may not move."""
-    n = len(part)
-    member = csr_array((np.ones(n, np.float32), part, np.arange(n + 1)), shape=(n, int(part.max()) + 1))
-    mean = (member.T @ move) / np.bincount(part)[:, None]
-    mean[np.unique(part[~free])] = 0
-    out: Floats = mean[part].astype(np.float32)
-    return out
+def _average_by_component(move: Floats, component: Indices, free: NDArray[np.bool_]) -> Floats:
+    """(n, d) mean move of the component of each point; 0 if a point of the component may not move."""
+    n = len(component)
+    membership = csr_array((np.ones(n, np.float32), component, np.arange(n + 1)), shape=(n, int(component.max()) + 1))
+    mean = (membership.T @ move) / np.bincount(component)[:, None]
+    mean[np.unique(component[~free])] = 0
+    of_points: Floats = mean[component].astype(np.float32)
+    return of_points
 
 
-def _projected(y: Floats, edges: Edges, least: Floats, most: Floats, free: NDArray[np.bool_]) -> Floats:
-    """Points (n, d) after rounds in which each moves by the mean of what its edges outside their limits ask for."""
-    n, watched = len(y), np.arange(len(edges.length))
-    for _ in range(_PUSHES):
-        ratio = edges.ratio(y, watched)
-        bad = np.flatnonzero((ratio < least[watched]) | (ratio > most[watched]))
-        if not len(bad):
+def _push_into_limits(y: Floats, edges: Edges, least: Floats, most: Floats, free: NDArray[np.bool_]) -> Floats:
+    """Push points (n, d): in each round, each moves by the mean correction of its edges that violate their limits."""
+    n, checked = len(y), np.arange(len(edges.length))
+    for _ in range(_PUSH_ROUNDS):
+        stretch = edges.stretch(y, checked)
+        violating = np.flatnonzero((stretch < least[checked]) | (stretch > most[checked]))
+        if not len(violating):
             break
-        chosen, ratio = watched[bad], ratio[bad]
-        goal = np.clip(ratio, least[chosen] * (1 + _MARGIN), most[chosen] * (1 - _MARGIN))
-        change = (0.5 * (goal / np.maximum(ratio, _MARGIN) - 1))[:, None] * edges.steps(y, chosen)
-        both = csr_array(
+        violated, stretch = checked[violating], stretch[violating]
+        goal = np.clip(stretch, least[violated] * (1 + _MARGIN), most[violated] * (1 - _MARGIN))
+        # each end makes half of the change
+        change = (0.5 * (goal / np.maximum(stretch, _MARGIN) - 1))[:, None] * edges.vectors(y, violated)
+        incidence = csr_array(
             (
-                np.repeat(np.array([1, -1], np.float32), len(chosen)),
-                (np.r_[edges.head[chosen], edges.tail[chosen]], np.tile(np.arange(len(chosen)), 2)),
+                np.repeat(np.array([1, -1], np.float32), len(violated)),
+                (np.r_[edges.head[violated], edges.tail[violated]], np.tile(np.arange(len(violated)), 2)),
             ),
-            shape=(n, len(chosen)),
+            shape=(n, len(violated)),
         )
-        number = np.diff(both.indptr)
-        push = (both @ change) / np.maximum(number, 1).astype(np.float32)[:, None]
+        n_violated = np.diff(incidence.indptr)
+        push = (incidence @ change) / np.maximum(n_violated, 1).astype(np.float32)[:, None]
         push[~free] = 0
         y = y + push
-        changed = _ends(edges, chosen, n)
-        watched = np.flatnonzero(changed[edges.tail] | changed[edges.head])
+        changed = _mark_ends(edges, violated, n)
+        checked = np.flatnonzero(changed[edges.tail] | changed[edges.head])
     return y
 
 
-def moments(x: Floats, mass: Floats) -> tuple[Floats, Floats]:
+def compute_moments(x: Floats, mass: Floats) -> tuple[Floats, Floats]:
     """(d,) weighted means and standard deviations."""
     mean = mass @ x / mass.sum()
     return mean, np.sqrt(mass @ np.square(x - mean) / mass.sum())
 
 
 def postscale(x: Floats, mass: Floats, mean: Floats, std: Floats) -> Floats:
-    """Recentre and rescale each dimension of `x` (n, d) to a mean and a standard deviation (d,), Eq. 16."""
-    own_mean, own_std = moments(x, mass)
+    """Center and scale each dimension of `x` (n, d) to a mean and a standard deviation (d,), Eq. 16."""
+    own_mean, own_std = compute_moments(x, mass)
     factor = np.divide(std, own_std, out=np.ones_like(std), where=own_std > 1e-6)
     return (x - own_mean) * factor + mean

@@ -16,22 +16,22 @@ __all__ = ["ScbiotSettings", "anneal_settings"]
 
 @dataclass(frozen=True)
 class ScbiotSettings:
-    """Hyper-parameters of one iteration; in brackets the paper's symbols.
+    """Hyperparameters of one iteration; the symbols of the paper are in brackets.
 
     Attributes
     ----------
     step
-        Share of the shift that is made (eta).
+        Fraction of the shift that is applied (eta).
     cap
-        Longest move, in mean distances to the neighbours (kappa).
+        Largest move, in mean distances to the neighbors (kappa).
     smooth
-        Weight of the neighbours' shifts (lambda of Eq. 13).
+        Weight of the shifts of the neighbors (lambda of Eq. 13).
     quantile
-        Where the transport's cost is clipped.
+        Quantile at which the cost of the transport is clipped.
     floor
-        Overlap with the input below which J is penalised.
+        Overlap with the input below which J is penalized.
     bulk, bridge
-        Least and largest relative length of an edge, away from bridges and at them.
+        Smallest and largest relative length of an edge, between cells of the bulk and at bridges.
     weights
         Weights of J.
     """
@@ -47,23 +47,28 @@ class ScbiotSettings:
 
 
 def anneal_settings(hyperparameters: Hyperparameters, progress: float) -> ScbiotSettings:
-    """Settings at a progress of 0..1 through the iterations: the paper's at hyperparameters of 0.5, no effect at 0."""
+    """Return the settings after a fraction `progress` of the iterations.
 
-    def share(hyperparameter: float, start: float, end: float) -> float:
-        typical = start + progress * (end - start)
-        return float(1 - (1 - typical) ** (2 * hyperparameter))
+    They are those of the paper if the hyperparameters are 0.5, and have no effect at 0.
+    """
 
-    def window(low: float, high: float) -> tuple[float, float]:
-        return (low ** (1 / kept), high ** (1 / kept)) if kept > 0.01 else (0.0, math.inf)
+    def scale_fraction(hyperparameter: float, start: float, end: float) -> float:
+        of_paper = start + progress * (end - start)
+        return float(1 - (1 - of_paper) ** (2 * hyperparameter))
 
-    kept, usual = 2 * hyperparameters.conservation, ObjectiveWeights()
+    def widen_limits(low: float, high: float) -> tuple[float, float]:
+        return (low ** (1 / factor), high ** (1 / factor)) if factor > 0.01 else (0.0, math.inf)
+
+    factor, paper = 2 * hyperparameters.conservation, ObjectiveWeights()
     return ScbiotSettings(
-        step=share(hyperparameters.strength, 0.78, 0.96),
+        step=scale_fraction(hyperparameters.strength, 0.78, 0.96),
         cap=2 * hyperparameters.strength * 1.05,
-        smooth=share(hyperparameters.conservation, 0.52, 0.38),
+        smooth=scale_fraction(hyperparameters.conservation, 0.52, 0.38),
         quantile=0.80 + 0.10 * progress,
-        floor=share(hyperparameters.conservation, 0.60, 0.68),
-        bulk=window(0.72, 1.65),
-        bridge=window(0.88, 1.24),
-        weights=ObjectiveWeights(kept * usual.overlap, kept * usual.strain, kept * usual.penalty, kept * usual.drop),
+        floor=scale_fraction(hyperparameters.conservation, 0.60, 0.68),
+        bulk=widen_limits(0.72, 1.65),
+        bridge=widen_limits(0.88, 1.24),
+        weights=ObjectiveWeights(
+            factor * paper.overlap, factor * paper.strain, factor * paper.penalty, factor * paper.drop
+        ),
     )

@@ -2,13 +2,16 @@
 
 In the order of reading:
 
+- ``_fit``: all steps in their order: cells and groups in, fitted state out
 - ``_batch_effect_test``: is there a batch effect? A permutation test on the groups among the neighbors of a cell
-- ``_merge_batches``: batches without an effect between them are merged
+- ``_transport``: the annealed iterations of the next three files
 - ``_coupling``: transport of the prototypes of every group onto the shared centers
 - ``_label_penalty``: known labels as a penalty in the transport cost
 - ``_displacement``: from a coupling to a translation of every prototype and a Bures map of every group
+- ``_group_maps``: one map per group, and what of it is kept
 - ``_mnn_refinement``: the remaining shift between mutual nearest prototypes of different groups
+- ``_sharpening``: cluster centers that cells are pulled toward, and the displacement that separates labeled types
 - ``_diagnostics``: mixing of batches and structure kept, Eqs. 17-22
-- ``_fit``: all steps together: cells and groups in, fitted state out
 - ``_new_groups``: maps of groups that were not fitted, onto the frozen centers
+- ``_merge_batches``: batches of a modality without an effect between them are merged before the fit
 """

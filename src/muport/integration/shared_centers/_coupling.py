@@ -1,4 +1,4 @@
-"""Transport of every group's prototypes onto centres that all groups share."""
+"""Transport of the prototypes of every group onto centers that all groups share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from muport._arrays import unit_rows
 from muport.neighbors import kmeans
@@ -17,27 +18,36 @@ if TYPE_CHECKING:
 
     from muport.integration.prototypes._prototypes import Prototypes
 
-__all__ = ["Coupling", "Padding", "fit_coupling", "normalize_mass", "initialize_centers"]
+__all__ = [
+    "Coupling",
+    "CouplingSettings",
+    "fit_coupling",
+    "initialize_centers",
+    "initialize_coupling",
+    "normalize_mass",
+]
 
-EPSILON = 0.1  # regularisation, in units of 2 - 2 cos
+EPSILON = 0.1  # entropic regularization, in units of the cost 2 - 2 cos
+_MOST_CENTERS = 100
+_CELLS_PER_CENTER = 30
 
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """Semi-relaxed transport onto shared centres.
+    """Semi-relaxed transport onto shared centers.
 
     Attributes
     ----------
     centers
         (K, d) float32 unit vectors.
     plan
-        (P, K) float32: the share of each prototype that goes to each centre; rows sum to 1.
+        (P, K) float32: the fraction of each prototype that is transported to each center; rows sum to 1.
     weight
-        (K,) float32 mass of the centres, summing to 1.
+        (K,) float32 mass of the centers; the sum is 1.
     log_scale
-        (B, K) float32 column potentials over epsilon, from which the next solution starts.
+        (B, K) float32 column potentials divided by epsilon, from which the next solution starts.
     converged
-        Whether every group's transport did.
+        Whether the transport of every group converged.
     """
 
     centers: NDArray[np.float32]
@@ -47,101 +57,115 @@ class Coupling:
     converged: bool
 
 
-class Padding:
-    """Scatter rows sorted by group into one padded (B, longest, ...) tensor, and back."""
+@dataclass(frozen=True)
+class CouplingSettings:
+    """How one transport is solved.
 
-    def __init__(self, prototypes: Prototypes) -> None:
-        self.group = prototypes.group
-        self.slot = np.arange(len(self.group)) - prototypes.start[self.group]
-        self.shape = (prototypes.n_groups, int(np.diff(prototypes.start).max()))
+    Attributes
+    ----------
+    theta
+        Marginal relaxation divided by regularization, lambda / epsilon.
+    frozen
+        Keep the centers and their masses: new groups are transported onto fitted centers.
+    max_iter
+        Maximum number of Sinkhorn iterations.
+    tol
+        Largest change of a potential, divided by epsilon, at which the iterations stop.
+    device
+        Torch device of the transport.
+    """
 
-    def pad(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(P, ...) -> (B, longest, ...), zeros where a group is shorter."""
-        out = np.zeros(self.shape + values.shape[1:], dtype=values.dtype)
-        out[self.group, self.slot] = values
-        return out
+    theta: float
+    frozen: bool = False
+    max_iter: int = 200
+    tol: float = 1e-3
+    device: str = "cpu"
 
 
 def normalize_mass(prototypes: Prototypes) -> NDArray[np.float32]:
-    """(P,) mass of each prototype as a share of its group's."""
+    """Return the (P,) mass of each prototype as a fraction of the mass of its group."""
     total = np.add.reduceat(prototypes.mass, prototypes.start[:-1])
     return (prototypes.mass / total[prototypes.group]).astype(np.float32)
 
 
 def initialize_centers(prototypes: Prototypes, number: int, seed: int) -> NDArray[np.float32]:
-    """(K, d) unit centres of the prototypes' directions, every group counting the same."""
-    found = kmeans(
-        unit_rows(prototypes.position), number, weights=normalize_mass(prototypes), n_iter=10, random_state=seed
-    )
-    return unit_rows(found.centers)
+    """Cluster the directions of the prototypes, with the same weight for every group; returns (K, d) unit vectors."""
+    mass = normalize_mass(prototypes)
+    clusters = kmeans(unit_rows(prototypes.position), number, weights=mass, n_iter=10, random_state=seed)
+    return unit_rows(clusters.centers)
+
+
+def initialize_coupling(prototypes: Prototypes, n_cells: int, resolution: float, seed: int) -> Coupling:
+    """Return the centers from which the iterations start, with equal masses and no plan yet."""
+    number = round(min(_MOST_CENTERS, max(2.0, n_cells / _CELLS_PER_CENTER)) * resolution)
+    centers = initialize_centers(prototypes, int(np.clip(number, 1, len(prototypes.mass))), seed)
+    k = len(centers)
+    no_plan, no_potentials = np.empty((0, 0), np.float32), np.zeros((prototypes.n_groups, k), np.float32)
+    return Coupling(centers, no_plan, np.full(k, 1 / k, np.float32), no_potentials, True)
 
 
 def fit_coupling(
     position: NDArray[np.float32],
     prototypes: Prototypes,
     previous: Coupling,
-    theta: float,
-    *,
+    settings: CouplingSettings,
     penalty: NDArray[np.float32] | None = None,
-    frozen: bool = False,
-    max_iter: int = 200,
-    tol: float = 1e-3,
-    device: str = "cpu",
 ) -> Coupling:
-    """Transport the groups' prototypes onto the shared centres, then move the centres.
+    """Transport the prototypes of the groups onto the shared centers, then update the centers.
 
-    For each group, with masses a and centre masses m (Eqs 2-5; hard rows, columns relaxed by lambda = theta epsilon)::
+    For each group, with masses a and center masses m (Eqs 2-5; hard rows, columns relaxed by lambda = theta epsilon)::
 
         min_T <C, T> + epsilon KL(T | a m') + lambda KL(T' 1 | m),   T 1 = a,   C_pk = 2 - 2 cos(p, y_k)
 
-    A type that a batch lacks costs it only lambda, so theta says how strongly absent types are dragged along.
+    A type that a batch lacks costs it only lambda, so theta sets how strongly groups are forced onto absent types.
 
     Parameters
     ----------
     position
-        (P, d) where the prototypes are now.
+        (P, d) current positions of the prototypes.
     prototypes
         Their masses and groups.
     previous
-        Centres, masses and potentials to start from.
-    theta
-        lambda / epsilon.
+        Centers, masses and potentials to start from.
+    settings
+        How to solve the transport.
     penalty
-        (P, K) added to the cost.
-    frozen
-        Keep centres and their masses: new groups are transported onto fitted centres.
-    max_iter, tol
-        Sweeps, and the largest change of a potential over epsilon at which they stop.
-    device
-        Torch device of the transport.
+        (P, K) array that is added to the cost.
     """
     direction = unit_rows(position)
     cost = 2 - 2 * direction @ previous.centers.T
     if penalty is not None:
         cost += penalty
-    padding, mass = Padding(prototypes), normalize_mass(prototypes)
-    found = sinkhorn(
-        torch.from_numpy(padding.pad(cost)).to(device),
-        torch.from_numpy(padding.pad(mass)).to(device),
+    mass, device = normalize_mass(prototypes), settings.device
+    padded_mass = _pad_groups(mass, prototypes)
+    solution = sinkhorn(
+        torch.from_numpy(_pad_groups(cost, prototypes)).to(device),
+        torch.from_numpy(padded_mass).to(device),
         torch.from_numpy(previous.weight[None]).to(device),
         EPSILON,
-        tau_b=theta / (1 + theta),
+        tau_b=settings.theta / (1 + settings.theta),
         init=(
-            torch.zeros(padding.shape, device=device),
+            torch.zeros(padded_mass.shape, device=device),
             torch.from_numpy(previous.log_scale * EPSILON).to(device),
         ),
-        max_iter=max_iter,
-        tol=tol,
+        max_iter=settings.max_iter,
+        tol=settings.tol,
     )
-    log_scale = (found.g / EPSILON).cpu().numpy()
-    # The row constraint is exact whatever the stopping: a row-wise softmax of the column potentials.
-    plan = log_scale[padding.group] - cost / EPSILON + np.log(previous.weight)
-    plan = np.exp(plan - plan.max(axis=1, keepdims=True))
-    plan /= plan.sum(axis=1, keepdims=True)
+    log_scale = (solution.g / EPSILON).cpu().numpy()
+    # The rows are hard constraints. A softmax of the column potentials meets them exactly, converged or not.
+    plan = softmax(log_scale[prototypes.group] - cost / EPSILON + np.log(previous.weight), axis=1)
     centers, weight = previous.centers, previous.weight
-    if not frozen:
+    if not settings.frozen:
         flow = mass[:, None] * plan
         weight = np.maximum(flow.sum(axis=0) / prototypes.n_groups, 1e-8)
         weight /= weight.sum()
         centers = unit_rows(flow.T @ direction)
-    return Coupling(centers, plan, weight, log_scale, bool(found.converged.all()))
+    return Coupling(centers, plan, weight, log_scale, bool(solution.converged.all()))
+
+
+def _pad_groups(values: NDArray[np.float32], prototypes: Prototypes) -> NDArray[np.float32]:
+    """(P, ...) -> (B, P of the largest group, ...), with zeros after the prototypes of a smaller group."""
+    group = prototypes.group
+    padded = np.zeros((prototypes.n_groups, int(np.diff(prototypes.start).max()), *values.shape[1:]), values.dtype)
+    padded[group, np.arange(len(group)) - prototypes.start[group]] = values
+    return padded

@@ -1,28 +1,43 @@
-"""How much batches mix and how much of the input's geometry is left: Eqs 17-22 on a subsample."""
+"""How much batches mix, and how much of the geometry of the input is kept: Eqs 17-22 on a subsample."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.manifold import trustworthiness
 
+from muport.integration._fitted_state import transform_cells
 from muport.neighbors import knn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Diagnostics", "ObjectiveWeights", "diagnose", "measure_mixing", "neighbor_entropy"]
+    from muport.integration._fitted_state import IntegrationState
+    from muport.integration._hyperparameters import FitOptions
+    from muport.integration.prototypes._standardized_cells import StandardizedCells
+
+__all__ = [
+    "DIAGNOSED_CELLS",
+    "Diagnostics",
+    "ObjectiveWeights",
+    "diagnose",
+    "measure_mixing",
+    "neighbor_entropy",
+    "score_fit",
+]
+
+DIAGNOSED_CELLS = 1_500  # in the sample on which a fit is scored
 
 _NEIGHBORS = 30
-_RANKED = 500  # cells of the trustworthiness, whose memory is quadratic
-_CLIP = 1.0  # relative change of an edge's length beyond which strain no longer grows
+_RANKED_CELLS = 500  # cells of the trustworthiness, which takes quadratic memory
+_MOST_STRETCH = 1.0  # relative change of the length of an edge above which the strain no longer grows
 
 
 @dataclass(frozen=True)
 class ObjectiveWeights:
-    """Weights of the selection objective, Eqs 20-21, at the paper's values."""
+    """Weights of the selection objective, Eqs 20-21; the defaults are the values of the paper."""
 
     overlap: float = 0.18
     strain: float = 1.0
@@ -32,20 +47,20 @@ class ObjectiveWeights:
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Scores of an embedding x against the input x0.
+    """Scores of an embedding x, compared with the input x0.
 
     Attributes
     ----------
     mix
-        Mean entropy (nats) of the groups among a cell's neighbours, Eq. 17.
+        Mean entropy (nats) of the groups among the neighbors of a cell, Eq. 17.
     mix_input
         The same for the input.
     overlap
-        Share of a cell's neighbours that it had in the input, Eq. 18.
+        Fraction of the neighbors of a cell that are its neighbors in the input, Eq. 18.
     strain
-        Mean squared relative change of the lengths of the input's edges, Eq. 19.
+        Mean squared relative change of the lengths of the edges of the input, Eq. 19.
     trustworthiness
-        1 minus the rank-weighted share of new neighbours, Eq. 22.
+        1 minus the rank-weighted fraction of new neighbors, Eq. 22.
     """
 
     mix: float
@@ -57,23 +72,23 @@ class Diagnostics:
     def objective(
         self, floor: float = 0.6, best_overlap: float = 0.0, weights: ObjectiveWeights | None = None
     ) -> float:
-        """Selection objective J (Eqs 20-21); the identity scores ``weights.overlap``."""
+        """Return the selection objective J (Eqs 20-21); it is ``weights.overlap`` for the identity."""
         w = weights or ObjectiveWeights()
         penalty = w.penalty * max(0.0, floor - self.overlap) ** 2 + w.drop * max(0.0, best_overlap - self.overlap)
         return self.mix - self.mix_input + w.overlap * self.overlap - w.strain * self.strain - penalty
 
 
 def neighbor_entropy(neighbors: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:
-    """Entropy in nats of the groups in each row of (n, k) neighbours' groups, Eq. 8."""
+    """Entropy (nats) of the groups in each row of `neighbors`, the (n, k) groups of the neighbors, Eq. 8."""
     n, k = neighbors.shape
     key = np.arange(n)[:, None] * n_groups + neighbors
-    part = np.bincount(key.ravel(), minlength=n * n_groups).reshape(n, n_groups) / k
-    entropy: NDArray[np.float64] = -(part * np.log(part + 1e-12)).sum(axis=1)
+    proportions = np.bincount(key.ravel(), minlength=n * n_groups).reshape(n, n_groups) / k
+    entropy: NDArray[np.float64] = -(proportions * np.log(proportions + 1e-12)).sum(axis=1)
     return np.maximum(entropy, 0)
 
 
 def measure_mixing(x: NDArray[np.float32], group: NDArray[np.int64], n_groups: int) -> float:
-    """Mean entropy (nats) of the groups (n,) among the neighbours of cells (n, d), Eq. 17."""
+    """Mean entropy (nats) of the groups (n,) among the neighbors of cells (n, d), Eq. 17."""
     k = min(_NEIGHBORS, (len(x) - 1) // 2)
     return float(neighbor_entropy(group[knn(x, k, method="exact").indices], n_groups).mean()) if k else 0.0
 
@@ -81,14 +96,14 @@ def measure_mixing(x: NDArray[np.float32], group: NDArray[np.int64], n_groups: i
 def diagnose(
     x0: NDArray[np.float32], x: NDArray[np.float32], group: NDArray[np.int64], n_groups: int, *, ranks: bool = True
 ) -> Diagnostics:
-    """Compare an embedding with the input it came from.
+    """Compare an embedding with its input.
 
     Parameters
     ----------
     x0
-        (n, d) cells as they were.
+        (n, d) cells of the input.
     x
-        (n, d) the same cells integrated.
+        (n, d) the same cells after the integration.
     group
         (n,) groups.
     n_groups
@@ -100,20 +115,65 @@ def diagnose(
     if k < 1:
         return Diagnostics(0.0, 0.0, 1.0, 0.0, 1.0)
     before, after = knn(x0, k, method="exact"), knn(x, k, method="exact")
-    shared = (before.indices[:, :, None] == after.indices[:, None, :]).any(axis=2).mean()
-    # a neighbour at a time: all differences together would be the largest array of a fit on few cells
+    overlap = (before.indices[:, :, None] == after.indices[:, None, :]).any(axis=2).mean()
+    # One neighbor at a time: all differences together would be the largest array of a fit on few cells.
     length = np.stack([np.linalg.norm(x - x[column], axis=1) for column in before.indices.T], axis=1)
-    real = before.distances > 0
-    stretch = np.divide(length, before.distances, out=np.ones_like(length), where=real) - 1
+    not_duplicate = before.distances > 0
+    stretch = np.divide(length, before.distances, out=np.ones_like(length), where=not_duplicate) - 1
     return Diagnostics(
         mix=float(neighbor_entropy(group[after.indices], n_groups).mean()),
         mix_input=float(neighbor_entropy(group[before.indices], n_groups).mean()),
-        overlap=float(shared),
-        strain=float(np.square(np.clip(stretch, -_CLIP, _CLIP)).mean()),
+        overlap=float(overlap),
+        strain=float(np.square(np.clip(stretch, -_MOST_STRETCH, _MOST_STRETCH)).mean()),
         trustworthiness=_trustworthiness(x0, x, k) if ranks else float("nan"),
     )
 
 
 def _trustworthiness(x0: NDArray[np.float32], x: NDArray[np.float32], k: int) -> float:
-    rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), _RANKED)).astype(np.int64))
+    rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), _RANKED_CELLS)).astype(np.int64))
     return float(trustworthiness(x0[rows], x[rows], n_neighbors=min(k, (len(rows) - 1) // 2)))
+
+
+def score_fit(
+    state: IntegrationState,
+    cells: StandardizedCells,
+    options: FitOptions,
+    *,
+    iteration: int,
+    transported_mass: float,
+    converged: bool,
+    objective: float | None = None,
+) -> dict[str, float]:
+    """Score a fit on a sample of its cells: the entries of ``metrics_`` that all algorithms have.
+
+    Parameters
+    ----------
+    state, cells, options
+        The fit.
+    iteration
+        Number of outer iterations.
+    transported_mass
+        Fraction of the mass of a group that is transported to centers with mass of all groups.
+    converged
+        Whether the transport converged.
+    objective
+        Objective J that selected the result; that of the sample by default.
+    """
+    rows = cells.sample_rows(DIAGNOSED_CELLS, options.seed + 1)
+    before, group = cells.x[rows], cells.group[rows]
+    of_standardized = replace(state, center=np.zeros_like(state.center), scale=1.0)
+    after = transform_cells(before, group, of_standardized, device=options.search_device)
+    scores = diagnose(before, after, group, len(cells.names))
+    return {
+        "mix": scores.mix,
+        "mix_input": scores.mix_input,
+        "overlap": scores.overlap,
+        "strain": scores.strain,
+        "trustworthiness": scores.trustworthiness,
+        "objective": scores.objective() if objective is None else objective,
+        "evidence": state.batch_effect,
+        "iteration": float(iteration),
+        "transported_mass": transported_mass,
+        "move": float(np.linalg.norm(after - before, axis=1).mean()),
+        "converged": float(converged),
+    }

@@ -15,140 +15,151 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CenterSummary",
-    "compute_bures_maps",
-    "summarize_centers",
-    "compute_residual_covariances",
     "compute_anchors",
-    "shrink_covariances",
+    "compute_bures_maps",
+    "compute_residual_covariances",
+    "estimate_agreement",
     "estimate_translation",
-    "estimate_trust",
+    "shrink_covariances",
+    "summarize_centers",
 ]
 
 _TINY = 1e-12
-_RIDGE = 0.1  # of the mean variance, added to covariances before they are inverted
-_MOST_WEIGHT = 5.0  # of a cluster that a group has few cells of
+_RIDGE = 0.1  # fraction of the mean variance that is added to covariances before they are inverted
+_MOST_WEIGHT = 5.0  # largest weight of a center at which a group has few cells
+_BLOCK = 2**16  # number of cells whose residuals are in memory together
 
 
 @dataclass(frozen=True, eq=False)
 class CenterSummary:
-    """What the groups hold at each centre.
+    """Numbers and means of the cells of each group at each center.
 
     Attributes
     ----------
-    count
-        (B, K) cells of group b at centre k.
+    n_cells
+        (B, K) number of cells of group b that are transported to center k.
     mean
         (B, K, d) their mean.
     target
-        (K, d) where the centre's cells are to meet.
+        (K, d) point to which the cells at the center are moved.
     mean_proportions
-        (K,) mean over the groups of the share of their cells at the centre.
+        (K,) mean over the fitted groups of the proportion of their cells at the center.
+    of_new_groups
+        Whether the groups are new: not among those that the mean proportions were computed from.
     """
 
-    count: NDArray[np.float32]
+    n_cells: NDArray[np.float32]
     mean: NDArray[np.float32]
     target: NDArray[np.float32]
     mean_proportions: NDArray[np.float32]
+    of_new_groups: bool = False
 
     @property
     def proportions(self) -> NDArray[np.float32]:
-        """(B, K) share of each group's cells at each centre."""
-        return _part(self.count)
+        """(B, K) proportion of the cells of each group at each center."""
+        return _divide_by_row_sums(self.n_cells)
 
 
 def summarize_centers(
-    prototypes: Prototypes, coupling: Coupling, reference: tuple[int, ...] = (), frozen: CenterSummary | None = None
+    prototypes: Prototypes,
+    coupling: Coupling,
+    fixed_groups: tuple[int, ...] = (),
+    fitted: CenterSummary | None = None,
 ) -> CenterSummary:
-    """Cells and means of every (group, centre); targets are weighted means over the groups.
+    """Count and average the cells of every group at every center; targets are weighted means over the groups.
 
     Parameters
     ----------
     prototypes
         Original positions and masses.
     coupling
-        Where they go.
-    reference
+        Transport of the prototypes to the centers.
+    fixed_groups
         Groups whose own means are the targets wherever they have cells.
-    frozen
-        Fitted clusters whose targets and usual shares stand: for new groups.
+    fitted
+        Summary of the fitted groups, whose targets and mean proportions are kept: for new groups.
     """
     flow = prototypes.mass[:, None] * coupling.plan
-    count = np.add.reduceat(flow, prototypes.start[:-1], axis=0)
+    n_cells = np.add.reduceat(flow, prototypes.start[:-1], axis=0)
     total = np.stack(
         [flow[rows].T @ prototypes.position[rows] for rows in map(prototypes.of, range(prototypes.n_groups))]
     )
-    mean = total / np.maximum(count, _TINY)[..., None]
-    if frozen is not None:
-        return CenterSummary(count, mean.astype(np.float32), frozen.target, frozen.mean_proportions)
-    sure = count / (count + 1)
-    target = np.einsum("bk,bkd->kd", sure, mean) / np.maximum(sure.sum(axis=0), _TINY)[:, None]
-    if reference:
-        chosen = list(reference)
-        held = count[chosen].sum(axis=0)
-        known = (held / (held + 1))[:, None]
-        target = known * total[chosen].sum(axis=0) / np.maximum(held, _TINY)[:, None] + (1 - known) * target
-    usual = _part(count).mean(axis=0)
-    return CenterSummary(count, mean.astype(np.float32), target.astype(np.float32), usual.astype(np.float32))
+    mean = total / np.maximum(n_cells, _TINY)[..., None]
+    if fitted is not None:
+        return CenterSummary(n_cells, mean.astype(np.float32), fitted.target, fitted.mean_proportions, True)
+    # A mean of few cells is uncertain, so n cells get the weight n / (n + 1).
+    certainty = n_cells / (n_cells + 1)
+    target = np.einsum("bk,bkd->kd", certainty, mean) / np.maximum(certainty.sum(axis=0), _TINY)[:, None]
+    if fixed_groups:
+        fixed = list(fixed_groups)
+        n_fixed = n_cells[fixed].sum(axis=0)
+        fixed_certainty = (n_fixed / (n_fixed + 1))[:, None]
+        fixed_mean = fixed_certainty * total[fixed].sum(axis=0) / np.maximum(n_fixed, _TINY)[:, None]
+        target = fixed_mean + (1 - fixed_certainty) * target
+    mean_proportions = _divide_by_row_sums(n_cells).mean(axis=0)
+    return CenterSummary(
+        n_cells, mean.astype(np.float32), target.astype(np.float32), mean_proportions.astype(np.float32)
+    )
 
 
-def _part(count: NDArray[np.float32]) -> NDArray[np.float32]:
-    total = count.sum(axis=1, keepdims=True)
-    return np.divide(count, total, out=np.zeros_like(count), where=total > 0)
+def _divide_by_row_sums(n_cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    total = n_cells.sum(axis=1, keepdims=True)
+    return np.divide(n_cells, total, out=np.zeros_like(n_cells), where=total > 0)
 
 
-def _trust(clusters: CenterSummary, caution: float, new: bool) -> NDArray[np.float32]:
-    """(B, K) how far a group's cells at a centre have partners in the others: 0 where a type is missing.
+def _agreement_at_centers(centers: CenterSummary, full_agreement: float) -> NDArray[np.float32]:
+    """(B, K) agreement of the proportions of a group and of the other groups at a center: 0 where a type is missing.
 
-    With a the ratio, at most 1, of the group's share of cells there and the others', trust is min(1, a / caution).
+    It is min(1, a / `full_agreement`), where a <= 1 is the ratio of the smaller to the larger proportion.
     """
-    part, groups = clusters.proportions, len(clusters.count)
-    if new or groups == 1:
-        others = np.broadcast_to(clusters.mean_proportions, part.shape)
+    proportions, n_groups = centers.proportions, len(centers.n_cells)
+    if centers.of_new_groups or n_groups == 1:
+        others = np.broadcast_to(centers.mean_proportions, proportions.shape)
     else:
-        others = np.maximum((groups * clusters.mean_proportions - part) / (groups - 1), 0).astype(np.float32)
-    most = np.maximum(part, others)
-    if caution == 0:
-        return np.ones_like(part)
-    ratio = np.divide(np.minimum(part, others), most, out=np.zeros_like(part), where=most > 0)
-    return np.minimum(ratio / np.float32(caution), 1)
+        # the mean over the other groups, from the mean over all groups
+        others = np.maximum((n_groups * centers.mean_proportions - proportions) / (n_groups - 1), 0).astype(np.float32)
+    larger = np.maximum(proportions, others)
+    if full_agreement == 0:
+        return np.ones_like(proportions)
+    ratio = np.divide(np.minimum(proportions, others), larger, out=np.zeros_like(proportions), where=larger > 0)
+    return np.minimum(ratio / np.float32(full_agreement), 1)
 
 
-def estimate_trust(
-    prototypes: Prototypes, coupling: Coupling, clusters: CenterSummary, caution: float, *, new: bool = False
+def estimate_agreement(
+    prototypes: Prototypes, coupling: Coupling, centers: CenterSummary, full_agreement: float
 ) -> NDArray[np.float32]:
-    """(P,) how far the cells of each prototype have partners in other groups, 0..1.
+    """(P,) agreement of the proportions at the centers of each prototype, from 0 (no partner) to 1.
 
-    Changes of shape and refinements are scaled by it: where a type has no partner, nothing says what it should look
-    like.
+    Changes of shape and refinements are multiplied by it: a type without a partner in another group has nothing that
+    its shape could be fitted to.
     """
-    trust: NDArray[np.float32] = np.einsum("pk,pk->p", coupling.plan, _trust(clusters, caution, new)[prototypes.group])
-    return trust
+    of_groups = _agreement_at_centers(centers, full_agreement)[prototypes.group]
+    agreement: NDArray[np.float32] = np.einsum("pk,pk->p", coupling.plan, of_groups)
+    return agreement
 
 
 def estimate_translation(
-    prototypes: Prototypes, coupling: Coupling, clusters: CenterSummary, caution: float, *, new: bool = False
+    prototypes: Prototypes, coupling: Coupling, centers: CenterSummary, full_agreement: float
 ) -> NDArray[np.float32]:
-    """(P, d) displacement to subtract from each prototype (the barycentric move of Eqs 5-7, shrunk where it is unsure).
+    """(P, d) displacement to subtract from each prototype: the barycentric move of Eqs 5-7, shrunk where uncertain.
 
-    The displacement of a centre, mean - target, is trusted by c / (c + 1), for c cells, times its trust. What is not
-    trusted is replaced by the group's mean displacement, so that a type without a partner moves with its batch.
+    The displacement at a center, mean - target, is weighted by n / (n + 1) for n cells, times the agreement. The rest
+    of the weight goes to the mean displacement of the group, so that a type without a partner moves with its batch.
 
     Parameters
     ----------
-    prototypes, coupling, clusters
+    prototypes, coupling, centers
         The transport.
-    caution
-        Share of cells, relative to the other groups', below which a centre is not fully trusted; 0 trusts every one.
-    new
-        The groups are not among those the usual shares were taken over.
+    full_agreement
+        Ratio of the proportions of the group and of the others from which the agreement is 1; 0: it is 1 everywhere.
     """
-    trust = _trust(clusters, caution, new)
-    delta = clusters.mean - clusters.target
-    weight = trust * clusters.count
-    common = np.einsum("bk,bkd->bd", weight, delta) / np.maximum(weight.sum(axis=1), _TINY)[:, None]
-    kappa = (clusters.count / (clusters.count + 1) * trust)[..., None]
-    delta = kappa * delta + (1 - kappa) * common[:, None]
-    moves = [coupling.plan[prototypes.of(b)] @ delta[b] for b in range(prototypes.n_groups)]
+    agreement = _agreement_at_centers(centers, full_agreement)
+    displacement = centers.mean - centers.target
+    weight = agreement * centers.n_cells
+    of_group = np.einsum("bk,bkd->bd", weight, displacement) / np.maximum(weight.sum(axis=1), _TINY)[:, None]
+    kappa = (centers.n_cells / (centers.n_cells + 1) * agreement)[..., None]
+    displacement = kappa * displacement + (1 - kappa) * of_group[:, None]
+    moves = [coupling.plan[prototypes.of(b)] @ displacement[b] for b in range(prototypes.n_groups)]
     return np.concatenate(moves).astype(np.float32)
 
 
@@ -159,7 +170,7 @@ def compute_residual_covariances(
     anchor: NDArray[np.float32],
     weight: NDArray[np.float32],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weighted covariance of each group's residuals about the anchors of its prototypes.
+    """Weighted covariance of the residuals of each group about the anchors of its prototypes.
 
     Parameters
     ----------
@@ -170,9 +181,9 @@ def compute_residual_covariances(
     nearest
         (N,) prototype of each cell.
     anchor
-        (P, d) mean of the (group, centre) a prototype belongs to.
+        (P, d) mean of the cells of the same group and center.
     weight
-        (P,) weight of a prototype's cells.
+        (P,) weight of the cells of a prototype.
 
     Returns
     -------
@@ -180,10 +191,9 @@ def compute_residual_covariances(
     """
     d = x.shape[1]
     covariance, total = np.zeros((len(start) - 1, d, d)), np.zeros(len(start) - 1)
-    block = 2**16
     for b, (begin, end) in enumerate(zip(start[:-1], start[1:], strict=True)):
-        for low in range(begin, end, block):
-            rows = slice(low, min(low + block, end))
+        for low in range(begin, end, _BLOCK):
+            rows = slice(low, min(low + _BLOCK, end))
             residual, w = x[rows] - anchor[nearest[rows]], weight[nearest[rows]]
             covariance[b] += (residual * w[:, None]).T @ residual
             total[b] += w.sum(dtype=np.float64)
@@ -192,40 +202,38 @@ def compute_residual_covariances(
 
 
 def compute_anchors(
-    prototypes: Prototypes, coupling: Coupling, clusters: CenterSummary, *, new: bool = False
+    prototypes: Prototypes, coupling: Coupling, centers: CenterSummary
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(P, d) mean of the prototypes of the same group and main centre, and (P,) weight that balances the centres.
+    """(P, d) mean of the prototypes of the same group and main center, and (P,) weight that balances the centers.
 
-    The weight makes every group count each centre as the geometric mean over groups does, so that a difference in
-    composition is not taken for a difference in shape; it vanishes where a group lacks the type.
+    With the weight, every group counts each center as the geometric mean over the groups does, so that a difference in
+    composition does not appear as a difference in shape. The weight is 0 where a group lacks the type.
     """
     main = coupling.plan.argmax(axis=1)
-    n_centers = coupling.plan.shape[1]
-    key = prototypes.group * n_centers + main
-    _, inverse = np.unique(key, return_inverse=True)
+    _, inverse = np.unique(prototypes.group * coupling.plan.shape[1] + main, return_inverse=True)
     mass = np.bincount(inverse, prototypes.mass)
     total = np.zeros((len(mass), prototypes.position.shape[1]))
     np.add.at(total, inverse, prototypes.mass[:, None] * prototypes.position)
-    part = clusters.proportions
-    usual = clusters.mean_proportions if new else np.exp(np.log(np.maximum(part, _TINY)).mean(axis=0))
-    weight = np.clip(usual / np.maximum(part, _TINY), 0, _MOST_WEIGHT)[prototypes.group, main]
+    proportions = np.maximum(centers.proportions, _TINY)
+    balanced = centers.mean_proportions if centers.of_new_groups else np.exp(np.log(proportions).mean(axis=0))
+    weight = np.clip(balanced / proportions, 0, _MOST_WEIGHT)[prototypes.group, main]
     return (total / mass[:, None])[inverse].astype(np.float32), weight.astype(np.float32)
 
 
 def shrink_covariances(
     covariance: NDArray[np.float64], total: NDArray[np.float64], target: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Covariances (B, d, d) pulled toward `target` (d, d) with d pseudo-counts."""
+    """Shrink covariances (B, d, d) toward `target` (d, d) with d pseudo-counts."""
     d = covariance.shape[-1]
     n = total[:, None, None]
-    out: NDArray[np.float64] = (n * covariance + d * target) / (n + d)
-    return out
+    shrunk: NDArray[np.float64] = (n * covariance + d * target) / (n + d)
+    return shrunk
 
 
 def compute_bures_maps(covariance: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(B, d, d) A - I, with A the optimal transport map between centred Gaussians, A S A = target.
+    """(B, d, d) A - I, where A is the optimal transport map between centered Gaussians, A S A = target.
 
-    A = S^-1/2 (S^1/2 target S^1/2)^1/2 S^-1/2; a ridge of a tenth of the mean variance is added to both.
+    A = S^-1/2 (S^1/2 target S^1/2)^1/2 S^-1/2; a ridge of a tenth of the mean variance is added to both covariances.
     """
     d = target.shape[0]
     ridge = (_RIDGE * np.trace(target) / d + _TINY) * np.eye(d)

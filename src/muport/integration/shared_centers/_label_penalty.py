@@ -1,4 +1,4 @@
-"""Known labels in the transport: a prototype pays for a centre whose cells have other labels."""
+"""Known labels in the transport: a penalty for transport to a center whose cells have other labels."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ if TYPE_CHECKING:
     from muport.integration.prototypes._prototypes import Prototypes
     from muport.integration.shared_centers._coupling import Coupling
 
-__all__ = ["compute_label_penalty", "average_over_prototypes"]
+__all__ = ["average_over_prototypes", "compute_label_penalty"]
 
-_MOST = 2.0  # penalty at full supervision, in units of 2 - 2 cos
+_FULL_PENALTY = 2.0  # at a supervision of 1, in units of the cost 2 - 2 cos
 
 
 def average_over_prototypes(
     p: NDArray[np.float32], nearest: NDArray[np.int64], n_prototypes: int
 ) -> NDArray[np.float32]:
-    """(P, C) mean over each prototype's cells of the probabilities of their types.
+    """(P, C) mean over the cells of each prototype of the probabilities of their types.
 
     Parameters
     ----------
     p
-        (N, C) probabilities of the cells' types.
+        (N, C) probabilities of the types of the cells.
     nearest
         (N,) prototype of each cell.
     n_prototypes
         Number of prototypes, P.
     """
-    member = csr_array((np.ones(len(p), np.float32), (nearest, np.arange(len(p)))), shape=(n_prototypes, len(p)))
+    membership = csr_array((np.ones(len(p), np.float32), (nearest, np.arange(len(p)))), shape=(n_prototypes, len(p)))
     size = np.maximum(np.bincount(nearest, minlength=n_prototypes), 1)
-    mean: NDArray[np.float32] = ((member @ p) / size[:, None]).astype(np.float32)
+    mean: NDArray[np.float32] = ((membership @ p) / size[:, None]).astype(np.float32)
     return mean
 
 
 def compute_label_penalty(
-    known: NDArray[np.float32], prototypes: Prototypes, coupling: Coupling, supervision: float
+    type_probabilities: NDArray[np.float32], prototypes: Prototypes, coupling: Coupling, supervision: float
 ) -> NDArray[np.float32]:
-    """(P, K) addition to the cost: the probability that labels of the prototype and of the centre's cells disagree.
+    """(P, K) addition to the cost: the probability that the labels of the prototype and of the center disagree.
 
-    Unlabelled prototypes, and centres without labelled cells, pay and cost nothing.
+    It is 0 for unlabeled prototypes and for centers without labeled cells.
     """
-    held = (normalize_mass(prototypes)[:, None] * coupling.plan).T @ known
-    labelled = held.sum(axis=1, keepdims=True)
-    part = np.divide(held, labelled, out=np.zeros_like(held), where=labelled > 0)
-    disagree = known.sum(axis=1, keepdims=True) * (labelled > 0).T - known @ part.T
-    penalty: NDArray[np.float32] = (_MOST * supervision * np.maximum(disagree, 0)).astype(np.float32)
+    labeled_mass = (normalize_mass(prototypes)[:, None] * coupling.plan).T @ type_probabilities
+    total = labeled_mass.sum(axis=1, keepdims=True)
+    proportions = np.divide(labeled_mass, total, out=np.zeros_like(labeled_mass), where=total > 0)
+    labeled = type_probabilities.sum(axis=1, keepdims=True)
+    disagreement = labeled * (total > 0).T - type_probabilities @ proportions.T
+    penalty: NDArray[np.float32] = (_FULL_PENALTY * supervision * np.maximum(disagreement, 0)).astype(np.float32)
     return penalty

@@ -1,4 +1,4 @@
-"""Batches of a modality that nothing sets apart are taken together."""
+"""Batches of a modality between which there is no batch effect are merged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["merge_batches"]
 
-_APART = 0.5  # share of a move below which batches stay together
+_MERGED_BELOW = 0.5  # fraction of the move that would be applied, below which batches are merged
 
 
 def merge_batches(
@@ -27,9 +27,9 @@ def merge_batches(
     hyperparameters: Hyperparameters,
     seed: int,
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Pool the groups of each block whose cells mix as by chance, or nearly.
+    """Merge the groups of each block whose cells mix as if by chance, or nearly so.
 
-    Many small groups without a batch effect of their own would each be fitted on few cells, and rare types be lost.
+    Many small groups without a batch effect would each be fitted on few cells, and rare types would be lost.
 
     Parameters
     ----------
@@ -40,25 +40,26 @@ def merge_batches(
     names
         Names of the groups.
     blocks
-        Name -> codes of the groups that may be pooled under that name.
+        Name -> codes of the groups that may be merged under that name.
     hyperparameters
-        Their conservation decides how much of a batch effect must be seen.
+        Their conservation decides how strong the evidence of a batch effect must be.
     seed
         Seed of the test.
 
     Returns
     -------
-    (G,) pool of each group, and the names of the pools.
+    (G,) merged group of each group, and the names of the merged groups.
     """
-    label = list(names)
+    merged_name = list(names)
     for name, codes in blocks.items():
         if len(codes) < 2:
             continue
         rows = np.flatnonzero(np.isin(group, codes))
-        # in canonical order, so that neither names nor the order of cells can change the outcome
+        # In canonical order neither names nor the order of cells can change the result.
         cells = standardize_cells(x[rows], group[rows], names)
-        if hyperparameters.caution(measure_batch_effect(cells.x, cells.group, len(cells.names), seed)) < _APART:
+        batch_effect = measure_batch_effect(cells.x, cells.group, len(cells.names), seed)
+        if hyperparameters.step_factor(batch_effect) < _MERGED_BELOW:
             for code in codes:
-                label[code] = name
-    pools = tuple(dict.fromkeys(label))
-    return np.array([pools.index(one) for one in label], dtype=np.int64), pools
+                merged_name[code] = name
+    merged = tuple(dict.fromkeys(merged_name))
+    return np.array([merged.index(name) for name in merged_name], dtype=np.int64), merged

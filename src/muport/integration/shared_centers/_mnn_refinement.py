@@ -1,4 +1,4 @@
-"""Residual refinement: what still separates mutual nearest prototypes of different groups after the transport."""
+"""MNN refinement: the shift that remains between mutual nearest prototypes of different groups after the transport."""
 
 from __future__ import annotations
 
@@ -19,70 +19,69 @@ if TYPE_CHECKING:
 
 __all__ = ["estimate_mnn_shift"]
 
-_PER_GROUP = 5  # neighbours for each other group
-_MOST = 30
+_NEIGHBORS_PER_GROUP = 5  # of each other group
+_MOST_NEIGHBORS = 30
 
 
 def estimate_mnn_shift(
     prototypes: Prototypes, image: NDArray[np.float32], fixed: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """(P, d) shift that takes each prototype to its mutual nearest neighbours of other groups, smoothed in its group.
+    """(P, d) shift of each prototype to its mutual nearest neighbors of other groups, smoothed within its group.
 
-    A prototype without a mutual neighbour, such as one of a type that only its group has, inherits the kernel mean of
-    the nearest prototypes of its group that have one.
+    A prototype without a mutual nearest neighbor, such as one of a type that only its group has, gets the kernel mean
+    of the nearest prototypes of its group that have one.
 
     Parameters
     ----------
     prototypes
-        Original positions, over which shifts are smoothed.
+        Original positions, over which the shifts are smoothed.
     image
-        (P, d) where the transport puts them.
+        (P, d) positions after the transport.
     fixed
-        (F, d) fitted prototypes, already in place: then these alone are the other group. They do not move.
+        (F, d) fitted prototypes after the transport. If given, they are the only other group, and they do not move.
     """
-    count, target = _mutual_means(prototypes, image) if fixed is None else _fixed_means(image, fixed)
-    met = count > 0
+    mass, total = _sum_mutual_neighbors(prototypes, image) if fixed is None else _sum_fixed_neighbors(image, fixed)
+    has_neighbor = mass > 0
     shift = np.zeros_like(image)
-    shift[met] = target[met] / count[met, None] - image[met]
-    out = np.zeros_like(image)
+    shift[has_neighbor] = total[has_neighbor] / mass[has_neighbor, None] - image[has_neighbor]
+    smoothed = np.zeros_like(image)
     for b in range(prototypes.n_groups):
         rows = prototypes.of(b)
-        source = np.flatnonzero(met[rows]) + rows.start
+        source = np.flatnonzero(has_neighbor[rows]) + rows.start
         if len(source):
             near, weight = soft_assign(prototypes.position[rows], prototypes.position[source])
-            out[rows] = np.einsum("pk,pkd->pd", weight, shift[source[near]])
-    return out
+            smoothed[rows] = np.einsum("pk,pkd->pd", weight, shift[source[near]])
+    return smoothed
 
 
-def _mutual_means(
+def _sum_mutual_neighbors(
     prototypes: Prototypes, image: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Total share and share-weighted sum of positions of each prototype's mutual neighbours in other groups."""
-    total, groups = len(image), prototypes.n_groups
+    """(P,) mass of the mutual nearest neighbors in other groups, and (P, d) their mass-weighted sum of positions."""
+    n, n_groups = len(image), prototypes.n_groups
     largest = int(np.diff(prototypes.start).max())
-    k = min(_PER_GROUP * (groups - 1), _MOST, total - largest)
+    k = min(_NEIGHBORS_PER_GROUP * (n_groups - 1), _MOST_NEIGHBORS, n - largest)
     if k < 1:
-        return np.zeros(total, np.float32), np.zeros_like(image)
+        return np.zeros(n, np.float32), np.zeros_like(image)
 
-    def search(group: int) -> NDArray[np.int64]:
+    def search_other_groups(group: int) -> NDArray[np.int64]:
         rows = prototypes.of(group)
-        others = np.r_[0 : rows.start, rows.stop : total]
+        others = np.r_[0 : rows.start, rows.stop : n]
         near: NDArray[np.int64] = others[knn(image[others], k, query=image[rows], method="exact").indices]
         return near
 
-    found = np.concatenate(parallel_map(search, range(groups), groups * total))
-    graph = csr_array(
-        (np.ones(total * k, np.float32), (np.repeat(np.arange(total), k), found.ravel())), shape=(total, total)
-    )
+    neighbors = np.concatenate(parallel_map(search_other_groups, range(n_groups), n_groups * n))
+    graph = csr_array((np.ones(n * k, np.float32), (np.repeat(np.arange(n), k), neighbors.ravel())), shape=(n, n))
     mutual = graph.multiply(graph.T).tocsr()
-    weight = normalize_mass(prototypes)
-    return mutual @ weight, mutual @ (weight[:, None] * image)
+    mass = normalize_mass(prototypes)
+    return mutual @ mass, mutual @ (mass[:, None] * image)
 
 
-def _fixed_means(
+def _sum_fixed_neighbors(
     image: NDArray[np.float32], fixed: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    k = min(_PER_GROUP, len(image), len(fixed))
+    """(P,) number of mutual nearest neighbors among the fixed prototypes, and (P, d) their sum of positions."""
+    k = min(_NEIGHBORS_PER_GROUP, len(image), len(fixed))
     to_fixed = knn(fixed, k, query=image, method="exact").indices
     back = knn(image, k, query=fixed, method="exact").indices
     mutual = (back[to_fixed] == np.arange(len(image))[:, None, None]).any(axis=2)

@@ -1,0 +1,177 @@
+"""The maps of the groups: from a transport to one map per group, and what of each map is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from muport.integration._fitted_state import GroupMap, apply_map
+from muport.integration.shared_centers._diagnostics import DIAGNOSED_CELLS, measure_mixing
+from muport.integration.shared_centers._displacement import (
+    compute_anchors,
+    compute_bures_maps,
+    compute_residual_covariances,
+    estimate_agreement,
+    shrink_covariances,
+)
+from muport.integration.shared_centers._mnn_refinement import estimate_mnn_shift
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from muport.integration._hyperparameters import FitOptions
+    from muport.integration.prototypes._prototypes import Prototypes
+    from muport.integration.prototypes._standardized_cells import StandardizedCells
+    from muport.integration.shared_centers._transport import Transport, TransportProblem
+
+__all__ = ["apply_maps", "build_group_maps", "fit_group_maps", "keep_if_mixing_holds", "map_prototypes"]
+
+_KEPT_MIXING = 0.99  # fraction of the mixing without a change that must remain with it
+_KEPT_FRACTIONS = (1.0, 0.5, 0.25)  # of the refinement, tried in this order
+
+
+def fit_group_maps(
+    problem: TransportProblem, transport: Transport, cells: StandardizedCells, nearest: NDArray[np.int64], step: float
+) -> tuple[tuple[GroupMap, ...], NDArray[np.float64]]:
+    """Turn a transport into the maps of the groups (Eqs 7 and 16).
+
+    Parameters
+    ----------
+    problem, transport
+        The transport.
+    cells
+        The cells.
+    nearest
+        (N,) prototype of each cell.
+    step
+        Fraction of the displacement that is applied.
+
+    Returns
+    -------
+    The maps, and the (d, d) covariance onto which the residuals of every group are mapped.
+    """
+    prototypes, hyperparameters = problem.prototypes, problem.hyperparameters
+    fixed_groups = problem.options.fixed_groups
+    anchor, weight = compute_anchors(prototypes, transport.coupling, transport.centers)
+    covariance, total = compute_residual_covariances(cells.x, cells.start, nearest, anchor, weight)
+    target = covariance[list(fixed_groups) or slice(None)].mean(axis=0)
+    maps = compute_bures_maps(shrink_covariances(covariance, total, target), target)
+    shape = hyperparameters.shape_fraction * step * maps
+    shift = step * transport.shift
+    for group in fixed_groups:
+        shift[prototypes.of(group)] = 0
+        shape[group] = 0
+    agreement = estimate_agreement(prototypes, transport.coupling, transport.centers, hyperparameters.full_agreement)
+    return build_group_maps(prototypes, shift, anchor, agreement, shape), target
+
+
+def build_group_maps(
+    prototypes: Prototypes,
+    shift: NDArray[np.float32],
+    anchor: NDArray[np.float32],
+    agreement: NDArray[np.float32],
+    shape: NDArray[np.float32],
+) -> tuple[GroupMap, ...]:
+    """Split arrays over all prototypes into one map per group."""
+    return tuple(
+        GroupMap(
+            prototypes.position[rows],
+            shift[rows].astype(np.float32),
+            anchor[rows],
+            agreement[rows],
+            shape[group].astype(np.float32),
+        )
+        for group, rows in enumerate(map(prototypes.of, range(prototypes.n_groups)))
+    )
+
+
+def keep_if_mixing_holds(
+    maps: tuple[GroupMap, ...],
+    prototypes: Prototypes,
+    cells: StandardizedCells,
+    mnn_fraction: float,
+    options: FitOptions,
+) -> tuple[tuple[GroupMap, ...], float, float]:
+    """Keep the change of shape, and then the MNN refinement, unless the groups mix less with it than without (Eq. 17).
+
+    Parameters
+    ----------
+    maps
+        Maps with the change of shape, and without the refinement.
+    prototypes, cells
+        What was transported, and the cells on a sample of which the mixing is measured.
+    mnn_fraction
+        Fraction of the distance between mutual nearest neighbors that each of them moves.
+    options
+        How to fit.
+
+    Returns
+    -------
+    The maps, and the fractions of the change of shape and of the refinement that are kept.
+    """
+    if len(maps) < 2:
+        return maps, 1.0, 1.0
+    rows = cells.sample_rows(DIAGNOSED_CELLS, options.seed + 2)
+    group = cells.group_of(rows)
+
+    def mixing_with(candidate: tuple[GroupMap, ...]) -> float:
+        return measure_mixing(apply_maps(candidate, cells, rows, options.search_device), group, len(maps))
+
+    without_shape = tuple(replace(group_map, shape=np.zeros_like(group_map.shape)) for group_map in maps)
+    mixing_without, mixing = mixing_with(without_shape), mixing_with(maps)
+    shape_kept = float(mixing >= _KEPT_MIXING * mixing_without)
+    if not shape_kept:
+        maps, mixing = without_shape, mixing_without
+    if mnn_fraction == 0:
+        return maps, shape_kept, 1.0
+    mnn_shift = _estimate_mnn_shift_of_maps(maps, prototypes, options.fixed_groups)
+    for kept in _KEPT_FRACTIONS:
+        refined = _translate_maps(maps, prototypes, kept * mnn_fraction * mnn_shift)
+        if mixing_with(refined) >= _KEPT_MIXING * mixing:
+            return refined, shape_kept, kept
+    return maps, shape_kept, 0.0
+
+
+def _estimate_mnn_shift_of_maps(
+    maps: tuple[GroupMap, ...], prototypes: Prototypes, fixed_groups: tuple[int, ...]
+) -> NDArray[np.float32]:
+    agreement = np.concatenate([group_map.agreement for group_map in maps])
+    shift = agreement[:, None] * estimate_mnn_shift(prototypes, map_prototypes(maps))
+    if fixed_groups:
+        # Fixed groups do not move, so the others move the whole distance.
+        shift *= 2
+    for group in fixed_groups:
+        shift[prototypes.of(group)] = 0
+    return shift
+
+
+def _translate_maps(
+    maps: tuple[GroupMap, ...], prototypes: Prototypes, shift: NDArray[np.float32]
+) -> tuple[GroupMap, ...]:
+    groups = map(prototypes.of, range(prototypes.n_groups))
+    return tuple(
+        replace(group_map, shift=(group_map.shift - shift[rows]).astype(np.float32))
+        for group_map, rows in zip(maps, groups, strict=True)
+    )
+
+
+def map_prototypes(maps: Iterable[GroupMap]) -> NDArray[np.float32]:
+    """Map the prototypes of every group; returns (P, d)."""
+    return np.concatenate([apply_map(group_map.position, group_map) for group_map in maps])
+
+
+def apply_maps(
+    maps: tuple[GroupMap, ...], cells: StandardizedCells, rows: NDArray[np.int64], device: str | None
+) -> NDArray[np.float32]:
+    """Map standardized cells, each by the map of its group, without sharpening; `rows` must be sorted."""
+    cut = np.searchsorted(rows, cells.start)
+    parts = [
+        apply_map(cells.x[rows[low:high]], group_map, device)
+        for group_map, low, high in zip(maps, cut[:-1], cut[1:], strict=True)
+        if high > low
+    ]
+    return np.concatenate(parts)
