@@ -26,7 +26,7 @@ def test_the_formula(fitted):
     one = state.maps[code[0]]
     x = (sim.x[:1].astype(float) - state.center) / state.scale
     near, weight = soft_assign(x.astype(np.float32), one.position)
-    y = x[0] - weight[0] @ one.shift[near[0]] + one.trust[near[0, 0]] * one.shape @ (x[0] - one.anchor[near[0, 0]])
+    y = x[0] - weight[0] @ one.shift[near[0]] + one.agreement[near[0, 0]] * one.shape @ (x[0] - one.anchor[near[0, 0]])
     there, pull = soft_assign(y[None].astype(np.float32), state.sharpening_centers, 5)
     y = (1 - state.sharpening) * y + state.sharpening * pull[0] @ state.sharpening_centers[there[0]]
     assert np.allclose(z[0], y * state.scale + state.center, atol=1e-4)

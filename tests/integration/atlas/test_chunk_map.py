@@ -43,11 +43,11 @@ class Memory:
 
 @given(st.integers(1, 5_000), st.integers(1, 20), st.integers(1, 700), st.integers(1, 900), st.integers(1, 4_000))
 def test_chunks_are_disjoint_and_aligned(n, d, step, chunk_size, limit):
-    before, atlas._PIECE = atlas._PIECE, limit
+    before, atlas._PIECE_BYTES = atlas._PIECE_BYTES, limit
     try:
         piece, chunks = split_rows((n, d), step, chunk_size)
     finally:
-        atlas._PIECE = before
+        atlas._PIECE_BYTES = before
     assert [number for number, _, _ in chunks] == list(range(len(chunks)))
     assert chunks[0][1] == 0
     assert chunks[-1][2] == n
