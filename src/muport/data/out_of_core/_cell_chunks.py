@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from muport._arrays import unit_rows
+from muport._checks import check_option
 from muport._keys import UNLABELED_CATEGORY
-from muport.data.out_of_core._coded_columns import CodedColumn, code_values, column_on_disk
+from muport.data.out_of_core._coded_columns import CodedColumn, ObsTable, obs_in_memory, obs_on_disk, select_column
 from muport.data.out_of_core._disk_arrays import OnDisk, Window, choose_modality, open_root
 from muport.data.reading._representation import width
 
@@ -21,32 +23,33 @@ if TYPE_CHECKING:
 
 __all__ = ["CellChunks", "open_chunks"]
 
-_SOME = 1_024  # rows that tell whether the same cells are read again
-_NO_LABEL = ("unknown", "unlabeled", "UNK", "NA", "NaN", "nan", "None", "")
+_SIGNATURE_ROWS = 1_024  # rows whose checksum stands for all cells
 
 
 @dataclass(frozen=True, eq=False)
 class CellChunks:
-    """Representation and columns of cells, read by rows. It can be sent to another process.
+    """Representation and columns of cells, read by rows. It can be pickled for another process.
 
     Attributes
     ----------
     values
         (n, d) numbers that are sliced by rows.
     name
-        How messages call them.
+        How messages call the values.
     shape
         (n, d).
     step
-        Rows that the source itself keeps together.
+        Rows that the source stores together.
     batch, label
         Columns; the label may be None.
     path
-        The file, if it is one.
+        The file; None for an object.
     modality
-        Name of the modality that was chosen from a MuData; None for an AnnData.
+        Name of the modality, for a MuData; None for an AnnData.
     unit
-        Whether rows are scaled to norm 1, which takes the sequencing depth out of a latent semantic index.
+        Whether rows are scaled to norm 1, which removes the sequencing depth from a latent semantic index.
+    identity
+        Sizes and times of the file, by which an unchanged file is recognized; empty for an object.
     """
 
     values: Any
@@ -80,7 +83,7 @@ class CellChunks:
             raise OSError(f"{self.name}: rows {start} to {stop} cannot be read, they are damaged: {error}") from error
         if rows.shape != (stop - start, self.shape[1]):
             raise OSError(f"{self.name}: rows {start} to {stop} are damaged: {rows.shape} values were read.")
-        # a finite sum proves finite values and needs no temporary array
+        # values are finite where their sum is, and a sum needs no temporary array
         if not np.isfinite(rows.sum(dtype=np.float64)):
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
             if len(bad):
@@ -88,7 +91,7 @@ class CellChunks:
                     f"{self.name} holds NaN or Inf in float32, first in row {start + int(bad[0])}: leave such cells "
                     "out or impute the values."
                 )
-        return _to_unit(rows) if self.unit else rows
+        return unit_rows(rows) if self.unit else rows
 
     def codes(self, start: int, stop: int) -> NDArray[np.int64]:
         """(stop - start,) batches."""
@@ -103,18 +106,13 @@ class CellChunks:
         return replace(self, values=values, batch=self.batch.window(start, stop), label=None)
 
     def signature(self) -> str:
-        """Return what changes if other cells are read: the file's own marks, or a checksum of some rows."""
+        """Return a text that differs if other cells are read: sizes and times of the file, or a checksum of rows."""
         if self.identity:
             return "|".join(self.identity)
-        chosen = np.unique(np.linspace(0, self.shape[0] - 1, min(_SOME, self.shape[0])).astype(np.int64))
-        cuts = np.array_split(chosen, min(8, len(chosen)))
-        sums = [zlib.crc32(self.read(int(cut[0]), int(cut[0]) + len(cut)).tobytes()) for cut in cuts]
+        rows = np.unique(np.linspace(0, self.shape[0] - 1, min(_SIGNATURE_ROWS, self.shape[0])).astype(np.int64))
+        runs = np.array_split(rows, min(8, len(rows)))
+        sums = [zlib.crc32(self.read(int(run[0]), int(run[0]) + len(run)).tobytes()) for run in runs]
         return "|".join(map(str, (*self.shape, *sums)))
-
-
-def _to_unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
 
 
 def open_chunks(
@@ -125,7 +123,7 @@ def open_chunks(
     unlabeled_category: Any = UNLABELED_CATEGORY,
     modality: str = "auto",
 ) -> CellChunks:
-    """Check what is asked for and open it; no row of the representation is read.
+    """Check the arguments and open the cells; no row of the representation is read.
 
     Parameters
     ----------
@@ -134,9 +132,9 @@ def open_chunks(
     obsm_key
         Key of the representation.
     batch_key, label_key
-        Columns of ``obs``; those of a modality come before those of the MuData.
+        Columns of the cells, found as in the models: the obs of a MuData comes first, that of the modality fills gaps.
     unlabeled_category
-        Value of `label_key` that means "not known", as do missing values and their usual names.
+        Value of `label_key` that means "not known", as does a missing value.
     modality
         Name of a modality of a MuData. For an AnnData ``"rna"`` or ``"atac"``. ``"auto"``: the only modality that has
         the key; ATAC if the name or the key says so.
@@ -146,7 +144,7 @@ def open_chunks(
     FileNotFoundError, KeyError
         If a file, modality, key or column is missing; lists those that exist.
     TypeError, ValueError
-        If `data` or a representation is of no known kind, or a cell has no batch.
+        If `data` or a representation is of no known type, or a cell has no batch.
 
     Examples
     --------
@@ -156,73 +154,83 @@ def open_chunks(
     array([[0., 1., 0.],
            [0., 0., 1.]], dtype=float32)
     """
-    if isinstance(data, str | Path):
-        return _from_path(str(data), obsm_key, batch_key, label_key, unlabeled_category, modality)
-    import anndata
-    import mudata
-
-    if not isinstance(data, anndata.AnnData | mudata.MuData) and not (hasattr(data, "obsm") and hasattr(data, "obs")):
-        raise TypeError(f"adata_full is a {type(data).__name__}, expected an AnnData, a MuData, a path or a URL.")
-    whole: Any = data
-    part, chosen = whole, None
-    if isinstance(data, mudata.MuData):
-        chosen = choose_modality({name: list(one.obsm) for name, one in data.mod.items()}, modality, obsm_key)
-        part = data.mod[chosen]
-    name = f"obsm[{obsm_key!r}]" + (f" of {chosen!r}" if chosen else "")
-    if obsm_key not in part.obsm:
-        raise KeyError(f"{name} does not exist; the keys are {sorted(part.obsm)}.")
-    values = part.obsm[obsm_key]
-    values = values.to_numpy() if hasattr(values, "iloc") else values
-    _check_kind(values, name)
-    batch = _no_gaps(_column(part, whole, chosen, batch_key, "batch_key"), batch_key, part.n_obs)
-    label = None if label_key is None else _column(part, whole, chosen, label_key, "label_key")
+    source = _File(str(data)) if isinstance(data, str | Path) else _Object(data)
+    selected = choose_modality(source.modalities, modality, obsm_key) if source.modalities else None
+    name = f"obsm[{obsm_key!r}]" + (f" of {selected or source.path!r}" if selected or source.path else "")
+    if obsm_key not in (keys := source.obsm_keys(selected)):
+        raise KeyError(f"{name} does not exist; the keys are {sorted(keys)}.")
+    values = source.obsm(selected, obsm_key)
+    _check_numeric(values, name)
+    if isinstance(values, OnDisk):
+        values.check_whole(name)
+    shape = int(values.shape[0]), width(values, name)
+    if not shape[0]:
+        raise ValueError("adata_full has no cells.")
+    own = source.obs(None)
+    cells = own if selected is None else source.obs(selected)
+    batch = _complete(select_column(batch_key, "batch_key", own, selected, cells), batch_key, shape[0])
+    label = None if label_key is None else select_column(label_key, "label_key", own, selected, cells)
     return CellChunks(
-        values, name, (int(part.n_obs), width(values, name)), _step(values), batch,
-        None if label is None else label.without(_unknown(unlabeled_category)),
-        modality=chosen, unit=_is_atac(obsm_key, modality, chosen),
+        values, name, shape, _rows_together(values), batch,
+        None if label is None else label.without(str(unlabeled_category)),
+        source.path, selected, _is_atac(obsm_key, modality, selected),
+        values.marks() if isinstance(values, OnDisk) else (),
     )  # fmt: skip
 
 
-def _from_path(
-    path: str, obsm_key: str, batch_key: str, label_key: str | None, unlabeled_category: Any, modality: str
-) -> CellChunks:
-    root = open_root(path)
-    chosen, prefix = None, ""
-    if "mod" in root:
-        keys = {name: list(one["obsm"]) if "obsm" in one else [] for name, one in root["mod"].items()}
-        chosen = choose_modality(keys, modality, obsm_key)
-        prefix = f"mod/{chosen}/"
-    name = f"obsm[{obsm_key!r}] of {prefix.removesuffix('/') or path!r}"
-    held = sorted(root[f"{prefix}obsm"]) if f"{prefix}obsm" in root else []
-    if obsm_key not in held:
-        raise KeyError(f"{name} does not exist; the keys are {held}.")
-    values = OnDisk(path, f"{prefix}obsm/{obsm_key}")
-    _check_kind(values, name)
-    values.check_whole(name)
-    n_cells = int(root[f"{prefix}obsm/{obsm_key}"].shape[0])
-    batch = _no_gaps(column_on_disk(path, root, prefix, batch_key, "batch_key"), batch_key, n_cells)
-    label = None if label_key is None else column_on_disk(path, root, prefix, label_key, "label_key")
-    return CellChunks(
-        values, name, (n_cells, width(values, name)), values.step, batch,
-        None if label is None else label.without(_unknown(unlabeled_category)),
-        path, chosen, _is_atac(obsm_key, modality, chosen), values.marks(),
-    )  # fmt: skip
+class _Object:
+    """An AnnData or a MuData whose obs and obsm are read."""
+
+    path = None
+
+    def __init__(self, data: Any) -> None:
+        if not (hasattr(data, "obsm") and hasattr(data, "obs")):
+            raise TypeError(f"adata_full is a {type(data).__name__}, expected an AnnData, a MuData, a path or a URL.")
+        self._parts = {None: data, **getattr(data, "mod", {})}
+        self.modalities = {name: list(part.obsm) for name, part in self._parts.items() if name is not None}
+
+    def obsm_keys(self, modality: str | None) -> list[str]:
+        return list(self._parts[modality].obsm)
+
+    def obsm(self, modality: str | None, key: str) -> Any:
+        values = self._parts[modality].obsm[key]
+        return values.to_numpy() if hasattr(values, "iloc") else values
+
+    def obs(self, modality: str | None) -> ObsTable:
+        return obs_in_memory(self._parts[modality].obs, self._parts[modality].obs_names)
 
 
-def _unknown(category: Any) -> tuple[str, ...]:
-    return (*_NO_LABEL, str(category))
+class _File:
+    """A file of an AnnData or a MuData, of which single arrays are read."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self._root = path, open_root(path)
+        self.modalities = {name: self.obsm_keys(name) for name in self._root["mod"]} if "mod" in self._root else {}
+
+    def _place(self, modality: str | None, name: str) -> str:
+        return name if modality is None else f"mod/{modality}/{name}"
+
+    def obsm_keys(self, modality: str | None) -> list[str]:
+        place = self._place(modality, "obsm")
+        return list(self._root[place]) if place in self._root else []
+
+    def obsm(self, modality: str | None, key: str) -> OnDisk:
+        return OnDisk(self.path, f"{self._place(modality, 'obsm')}/{key}")
+
+    def obs(self, modality: str | None) -> ObsTable:
+        return obs_on_disk(self.path, self._root, self._place(modality, "obs"))
 
 
-def _is_atac(obsm_key: str, modality: str, chosen: str | None) -> bool:
-    """Whether the representation is a latent semantic index: told, or by the name of the modality or of the key."""
-    if chosen is None and modality not in ("auto", "rna", "atac"):
-        raise ValueError(f"modality={modality!r} is unknown for an AnnData: use 'auto', 'rna' or 'atac'.")
+def _is_atac(obsm_key: str, modality: str, selected: str | None) -> bool:
+    """Whether the representation is a latent semantic index: by `modality`, or by the name of the modality or key."""
+    if selected is None:
+        check_option("modality", modality, ("auto", "rna", "atac"))
     if modality in ("rna", "atac"):
         return modality == "atac"
-    return any(word in f"{chosen or ''} {obsm_key}".lower() for word in ("atac", "lsi"))
+    return any(word in f"{selected or ''} {obsm_key}".lower() for word in ("atac", "lsi"))
 
 
-def _check_kind(values: Any, name: str) -> None:
+def _check_numeric(values: Any, name: str) -> None:
     dtype = getattr(values, "dtype", None)
     if dtype is None or not hasattr(values, "shape"):
         raise TypeError(f"{name} is a {type(values).__name__}: store it as a dense matrix (cells, d).")
@@ -230,7 +238,10 @@ def _check_kind(values: Any, name: str) -> None:
         raise TypeError(f"{name} has dtype {dtype}, expected real numbers: convert it with .astype('float32').")
 
 
-def _step(values: Any) -> int:
+def _rows_together(values: Any) -> int:
+    """Rows that the source stores, and so reads, together."""
+    if isinstance(values, OnDisk):
+        return values.step
     chunks = getattr(values, "chunks", None)
     if not chunks:
         return 1
@@ -238,25 +249,7 @@ def _step(values: Any) -> int:
     return int(max(first) if isinstance(first, tuple) else first)
 
 
-def _column(part: Any, whole: Any, chosen: str | None, key: str, argument: str) -> CodedColumn:
-    if key in part.obs:
-        return code_values(_values(part.obs, key))
-    if whole is not part:
-        for name in (f"{chosen}:{key}", key):
-            if name in whole.obs:
-                return code_values(whole.obs[name].reindex(part.obs_names))
-    raise KeyError(f"{argument}={key!r}: there is no such column; the columns of obs are {sorted(part.obs.columns)}.")
-
-
-def _values(obs: Any, key: str) -> Any:
-    values = obs[key]
-    # a column of a lazy obs is an xarray array: one column is small beside the cells
-    return values.to_series() if hasattr(values, "to_series") and hasattr(values, "dims") else values
-
-
-def _no_gaps(column: CodedColumn, key: str, n: int) -> CodedColumn:
-    if n == 0:
-        raise ValueError("adata_full has no cells.")
+def _complete(column: CodedColumn, key: str, n: int) -> CodedColumn:
     missing, first = column.gaps(n)
     if missing:
         raise ValueError(

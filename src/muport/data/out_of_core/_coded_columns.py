@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from muport.data.out_of_core._disk_arrays import OnDisk, Window
+from muport.data.reading._categories import Categories, distinct_values
+from muport.data.reading._columns import Column, ObsValues, find_column, join_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-_BLOCK = 2**20  # values of a column read together
+_BLOCK = 2**20  # values of a column that are read together
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,23 +29,26 @@ class CodedColumn:
     ----------
     raw
         (n,) integers that are sliced by rows, -1 where the value is missing.
-    lookup
-        Code of each raw integer; the last entry is that of -1.
-    names
-        Values, as sorted strings.
+    categories
+        What the raw integers stand for.
     """
 
     raw: Any
-    lookup: NDArray[np.int64]
-    names: tuple[str, ...]
+    categories: Categories
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the categories, sorted."""
+        return self.categories.names
 
     def codes(self, start: int, stop: int) -> NDArray[np.int64]:
         """(stop - start,) codes into `names`, -1 where the value is missing."""
-        found: NDArray[np.int64] = self.lookup[np.asarray(self.raw[start:stop]).astype(np.int64, copy=False)]
-        return found
+        raw = np.asarray(self.raw[start:stop]).astype(np.int64, copy=False)
+        codes: NDArray[np.int64] = self.categories.lookup[raw]
+        return codes
 
     def blocks(self, n: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """First row and codes of one block after the other."""
+        """First row and codes of one block of rows after the other."""
         for start in range(0, n, _BLOCK):
             yield start, self.codes(start, min(start + _BLOCK, n))
 
@@ -51,109 +56,168 @@ class CodedColumn:
         """Return what another process needs to read these rows."""
         return self if isinstance(self.raw, OnDisk) else replace(self, raw=Window(self.raw[start:stop], start))
 
-    def without(self, values: Sequence[str]) -> CodedColumn:
-        """Return the column with some values counted as missing."""
-        kept = [name for name in self.names if name not in values]
-        lookup = np.array([kept.index(name) if name in kept else -1 for name in self.names] + [-1], dtype=np.int64)
-        return replace(self, lookup=lookup[self.lookup], names=tuple(kept))
+    def without(self, unlabeled: str) -> CodedColumn:
+        """Return the column with the cells of category `unlabeled` counted as missing."""
+        return replace(self, categories=self.categories.without(unlabeled))
 
     def signature(self, n: int) -> str:
-        """Return what changes with the values."""
+        """Return a checksum of `n` codes and the names, which differs if another value is read."""
         checksum = 0
         for _, codes in self.blocks(n):
             checksum = zlib.crc32(memoryview(codes).cast("B"), checksum)
         return f"{checksum}|{'|'.join(self.names)}"
 
     def gaps(self, n: int) -> tuple[int, int]:
-        """Return how many of `n` values are missing, and the first of them."""
+        """Return how many of `n` values are missing, and the row of the first of them."""
         missing, first = 0, -1
         for start, codes in self.blocks(n):
-            found = np.flatnonzero(codes < 0)
-            if len(found) and first < 0:
-                first = start + int(found[0])
-            missing += len(found)
+            rows = np.flatnonzero(codes < 0)
+            if len(rows) and first < 0:
+                first = start + int(rows[0])
+            missing += len(rows)
         return missing, first
 
 
-def _column(raw: Any, categories: Sequence[Any]) -> CodedColumn:
-    names, merged = np.unique([str(c) for c in categories], return_inverse=True)
-    return CodedColumn(raw, np.append(merged, -1).astype(np.int64), tuple(str(name) for name in names))
+@dataclass(frozen=True)
+class ObsTable:
+    """The obs of an object or of a file; nothing is read before it is asked for.
 
-
-def code_values(values: Any) -> CodedColumn:
-    """Code a column that is in memory.
-
-    Parameters
+    Attributes
     ----------
-    values
-        (n,) pandas Series, categorical or of any values; NaN is missing.
+    columns
+        Names of the columns.
+    read
+        Reads the column of a name.
+    n_cells
+        Number of rows.
+    names
+        Reads the names of some cells, by first and last row.
     """
-    series = pd.Series(values)
-    if isinstance(series.dtype, pd.CategoricalDtype):
-        return _column(series.cat.codes.to_numpy(), list(series.cat.categories))
-    codes, categories = pd.factorize(series)
-    return _column(codes, list(categories))
+
+    columns: Sequence[str]
+    read: Callable[[str], CodedColumn]
+    n_cells: int
+    names: Callable[[int, int], NDArray[Any]]
+
+    def same_cells(self, other: ObsTable) -> bool:
+        """Whether the cells of both are the same in the same order: then names are compared in blocks, not kept."""
+        return self.n_cells == other.n_cells and all(
+            np.array_equal(self.names(start, start + _BLOCK), other.names(start, start + _BLOCK))
+            for start in range(0, self.n_cells, _BLOCK)
+        )
 
 
-def column_on_disk(path: str, root: Any, prefix: str, key: str, argument: str) -> CodedColumn:
-    """Open a column of ``obs`` of a file; of a MuData also of all its cells, where the modality has none.
+def obs_in_memory(obs: Any, obs_names: pd.Index) -> ObsTable:
+    """Return the obs of an AnnData or MuData, in memory or lazy."""
+
+    def read(name: str) -> CodedColumn:
+        values = obs[name]
+        # a column of a lazy obs is an xarray array: one column is small beside the cells
+        lazy = hasattr(values, "to_series") and hasattr(values, "dims")
+        raw, distinct = distinct_values(values.to_series() if lazy else pd.Series(values))
+        return CodedColumn(raw, Categories.of(distinct))
+
+    return ObsTable(list(obs.columns), read, len(obs_names), lambda start, stop: obs_names[start:stop].to_numpy())
+
+
+def obs_on_disk(path: str, root: Any, place: str) -> ObsTable:
+    """Return the obs of a file.
 
     Parameters
     ----------
     path, root
         The file, and its root group.
-    prefix
-        Place of the modality, such as ``"mod/rna/"``; empty for an AnnData.
+    place
+        Where the obs stands, such as ``"mod/rna/obs"``.
+    """
+    group = root[place]
+    index = str(group.attrs.get("_index", "_index"))
+    columns = sorted(name for name in group if name not in (index, "__categories"))
+    names = f"{place}/{index}/values" if f"{index}/values" in group else f"{place}/{index}"
+    return ObsTable(
+        columns,
+        lambda name: _open_column(path, root, f"{place}/{name}"),
+        int(root[names].shape[0]) if names in root else 0,
+        lambda start, stop: _values(root[names][start:stop]),
+    )
+
+
+def select_column(key: str, argument: str, own: ObsTable, modality: str | None, cells: ObsTable) -> CodedColumn:
+    """Select a column of the cells of one modality, by the rule of :func:`find_column`.
+
+    Parameters
+    ----------
     key
         Name of the column.
     argument
-        What the caller calls it.
+        The argument that named it, for messages.
+    own
+        The obs of the object or file itself.
+    modality
+        Name of the modality; None for an AnnData.
+    cells
+        The obs of the modality, or of the AnnData: the rows of the result.
 
     Raises
     ------
     KeyError
         If there is no such column; lists those that exist.
     """
-    if f"{prefix}obs/{key}" in root:
-        return _open_column(path, root, f"{prefix}obs/{key}")
-    modality = prefix.removeprefix("mod/").removesuffix("/")
-    for place in (f"obs/{modality}:{key}", f"obs/{key}"):
-        if modality and place in root:
-            whole = _open_column(path, root, place)
-            position = np.asarray(root[f"obsmap/{modality}"][:]).ravel().astype(np.int64)
-            raw = np.full(int(position.max(initial=0)), -1, np.int64)
-            raw[position[position > 0] - 1] = whole.codes(0, len(position))[position > 0]
-            return CodedColumn(raw, np.append(np.arange(len(whole.names)), -1), whole.names)
-    held = sorted(name for name in root[f"{prefix}obs"] if not name.startswith("_"))
-    raise KeyError(f"{argument}={key!r}: there is no such column; the columns of obs are {held}.")
+    modalities = {} if modality is None else {modality: cells.columns}
+    places = find_column(key, f"{argument}={key!r}", own.columns, modalities)
+    tables = {None: own, modality: cells}
+    place, name = places[0]
+    same = tables[place] is cells or own.same_cells(cells)
+    column = tables[place].read(name)
+    if same and (len(places) == 1 or not column.gaps(cells.n_cells)[0]):
+        return column
+    # cells are matched by name: an obsmap is not valid any more once a modality was reordered
+    obs_names = pd.Index(cells.names(0, cells.n_cells))
+    sources = []
+    for place, name in places:
+        cell = None if same or place is not None else obs_names.get_indexer(pd.Index(own.names(0, own.n_cells)))
+        column = tables[place].read(name)
+        codes = column.codes(0, tables[place].n_cells)
+        sources.append(ObsValues(place, cell, Column(codes, column.names)))
+    joined = join_columns(sources, obs_names, f"{argument}={key!r}")
+    return CodedColumn(joined.codes, Categories(joined.names, np.append(np.arange(len(joined.names)), -1)))
 
 
 def _open_column(path: str, root: Any, place: str) -> CodedColumn:
     element = root[place]
-    if hasattr(element, "shape"):
-        return _coded_in_blocks(element, None)
-    if "codes" in element:
+    if not hasattr(element, "shape"):
+        if "codes" not in element:
+            return _coded_in_blocks(element["values"], element["mask"])
         categories = element["categories"]
         names = categories if hasattr(categories, "shape") else categories["values"]
-        return _column(OnDisk(path, f"{place}/codes"), _texts(names[:]))
-    return _coded_in_blocks(element["values"], element["mask"])
+        return CodedColumn(OnDisk(path, f"{place}/codes"), Categories.of(_values(names[:])))
+    if "categories" in element.attrs:  # as anndata < 0.8 wrote categorical columns
+        names = root[place.rpartition("/")[0]][element.attrs["categories"]]
+        return CodedColumn(OnDisk(path, place), Categories.of(_values(names[:])))
+    return _coded_in_blocks(element, None)
 
 
-def _texts(values: Any) -> list[Any]:
-    return [one.decode() if isinstance(one, bytes) else one for one in np.asarray(values).tolist()]
+def _values(stored: Any) -> NDArray[Any]:
+    """Numbers as they are, and anything else as objects, whose bytes are text in UTF-8."""
+    values = np.asarray(stored)
+    if values.dtype.kind in "fiub":
+        return values
+    texts = [value.decode() if isinstance(value, bytes) else value for value in values.tolist()]
+    return np.array(texts, dtype=object)
 
 
 def _coded_in_blocks(values: Any, mask: Any | None) -> CodedColumn:
-    """Code a column that is not categorical, a block at a time: of texts only the codes stay in memory."""
+    """Code a column that is not categorical, a block at a time: only the codes stay in memory."""
     n = int(values.shape[0])
     raw = np.full(n, -1, np.int32)
-    known = pd.Index([], dtype=object)
+    position: dict[Any, int] = {}
     for start in range(0, n, _BLOCK):
-        block = slice(start, min(start + _BLOCK, n))
-        codes, uniques = pd.factorize(np.asarray(_texts(values[block]), dtype=object))
-        known = known.append(pd.Index(uniques, dtype=object).difference(known, sort=False))
-        lookup = np.append(known.get_indexer(pd.Index(uniques, dtype=object)), -1)
-        raw[block] = lookup[codes]
+        rows = np.arange(start, min(start + _BLOCK, n))
+        block = _values(values[rows[0] : rows[-1] + 1])
         if mask is not None:
-            raw[block][np.asarray(mask[block], dtype=bool)] = -1
-    return _column(raw, list(known))
+            known = ~np.asarray(mask[rows[0] : rows[-1] + 1], dtype=bool)
+            rows, block = rows[known], block[known]
+        codes, distinct = distinct_values(block)
+        lookup = np.array([position.setdefault(value, len(position)) for value in distinct.tolist()] + [-1])
+        raw[rows] = lookup[codes]
+    return CodedColumn(raw, Categories.of(position))

@@ -1,13 +1,13 @@
-"""What is known about the cells: batch, label, sample, place, time and weight."""
+"""The columns of the cells that a set-up can name: batch, label, sample, region, time and weight."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muport._keys import SINGLE_BATCH
+from muport._keys import REGISTRY_KEYS, SINGLE_BATCH
 from muport.data.reading._columns import Column, joined_column
 from muport.data.reading._numbers import joined_numbers
 
@@ -22,8 +22,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ColumnRule:
+    """How one column of the set-up is read.
+
+    Attributes
+    ----------
+    argument
+        Argument of the set-up that names the column.
+    numeric
+        Whether it holds numbers; otherwise categories.
+    complete
+        Whether every cell must have a value.
+    weights
+        Whether the numbers are weights: at least 0, and not all 0.
+    """
+
+    argument: str
+    numeric: bool = False
+    complete: bool = True
+    weights: bool = False
+
+
+#: Registry key -> rule, in the order in which columns are read and registered.
+COLUMN_RULES = {
+    REGISTRY_KEYS.BATCH_KEY: ColumnRule("batch_key"),
+    REGISTRY_KEYS.LABELS_KEY: ColumnRule("labels_key", complete=False),
+    REGISTRY_KEYS.SAMPLE_KEY: ColumnRule("sample_key"),
+    REGISTRY_KEYS.SPATIAL_KEY: ColumnRule("spatial_key"),
+    REGISTRY_KEYS.TIME_KEY: ColumnRule("time_key", numeric=True),
+    REGISTRY_KEYS.WEIGHT_KEY: ColumnRule("weight_key", numeric=True, weights=True),
+}
+
+
+@dataclass(frozen=True)
 class Annotations:
-    """Columns over all cells; None where the set-up names none, or it is absent and not needed."""
+    """Columns over all cells; None where the set-up names none, or it is absent and not needed.
+
+    Without a batch column all cells are one batch; without a label column no cell is labeled.
+    """
 
     batch: Column
     label: Column
@@ -36,7 +72,7 @@ class Annotations:
 def read_annotations(
     data: mudata.MuData | anndata.AnnData, setup: Setup, optional: Collection[str] = ()
 ) -> Annotations:
-    """Gather the columns of the set-up.
+    """Read the columns that the set-up names.
 
     Parameters
     ----------
@@ -52,103 +88,38 @@ def read_annotations(
     KeyError
         If a column that is needed is missing; lists those that exist.
     TypeError, ValueError
-        If a cell misses its batch, sample, place, time or weight, or a number is none.
+        If a cell has no batch, sample, region, time or weight, two modalities disagree on a cell, or a number is not
+        valid.
     """
-    batch = read_column(data, setup, "batch_key", optional)
-    label = read_column(data, setup, "labels_key", optional, whole=False)
+    columns: dict[str, Any] = {}
+    for name, rule in COLUMN_RULES.items():
+        key: str | None = getattr(setup, rule.argument)
+        try:
+            columns[name] = None if key is None else _read(data, key, rule)
+        except KeyError:
+            if rule.argument not in optional:
+                raise
+            columns[name] = None
+    label: Column | None = columns.pop(REGISTRY_KEYS.LABELS_KEY)
+    batch: Column | None = columns.pop(REGISTRY_KEYS.BATCH_KEY)
     return Annotations(
-        batch=batch if batch is not None else Column(np.zeros(data.n_obs, dtype=np.int64), (SINGLE_BATCH,)),
-        label=label.without(setup.unlabeled_category)
-        if label is not None
-        else Column(np.full(data.n_obs, -1, dtype=np.int64), ()),
-        sample=read_column(data, setup, "sample_key", optional),
-        spatial=read_column(data, setup, "spatial_key", optional),
-        time=read_numbers(data, setup, "time_key", optional),
-        weight=read_numbers(data, setup, "weight_key", optional),
+        batch=batch or Column(np.zeros(data.n_obs, dtype=np.int64), (SINGLE_BATCH,)),
+        label=label.without(setup.unlabeled_category) if label else Column(np.full(data.n_obs, -1, dtype=np.int64), ()),
+        **columns,
     )
 
 
-def read_column(
-    data: mudata.MuData | anndata.AnnData,
-    setup: Setup,
-    argument: str,
-    optional: Collection[str] = (),
-    *,
-    whole: bool = True,
-) -> Column | None:
-    """Gather the column that `argument` names, or return None where it names none, or it is optional and absent.
-
-    Parameters
-    ----------
-    data
-        Object whose ``obs_names`` are the cells.
-    setup
-        What the user asked for.
-    argument
-        The argument of `setup` that names the column.
-    optional
-        Arguments whose column may be absent.
-    whole
-        Whether every cell must have a value.
-
-    Raises
-    ------
-    KeyError
-        If the column is missing and not optional.
-    ValueError
-        If a cell has no value and `whole` is True, or two modalities disagree.
-    """
-    key: str | None = getattr(setup, argument)
-    if key is None:
-        return None
-    try:
-        column = joined_column(data, key)
-    except KeyError:
-        if argument in optional:
-            return None
-        raise
+def _read(data: mudata.MuData | anndata.AnnData, key: str, rule: ColumnRule) -> Column | NDArray[np.float64]:
+    if rule.numeric:
+        numbers = joined_numbers(data, key, rule.argument, negative=not rule.weights)
+        if rule.weights and not numbers.any():
+            raise ValueError(f"{rule.argument}={key!r}: all weights are zero: give at least one cell a weight.")
+        return numbers
+    column = joined_column(data, key)
     missing = np.flatnonzero(column.codes < 0)
-    if whole and len(missing):
-        what = argument.removesuffix("_key")
+    if rule.complete and len(missing):
         raise ValueError(
-            f"{argument}={key!r}: {len(missing)} cells have no {what} (NaN), for example "
-            f"{data.obs_names[int(missing[0])]!r}: give them one, or leave them out."
+            f"{rule.argument}={key!r}: {len(missing)} cells have no {rule.argument.removesuffix('_key')} (NaN), for "
+            f"example {data.obs_names[int(missing[0])]!r}: give them one, or leave them out."
         )
     return column
-
-
-def read_numbers(
-    data: mudata.MuData | anndata.AnnData, setup: Setup, argument: str, optional: Collection[str] = ()
-) -> NDArray[np.float64] | None:
-    """Gather the numbers that `argument` names; as :func:`read_column`. Weights are not negative.
-
-    Parameters
-    ----------
-    data
-        Object whose ``obs_names`` are the cells.
-    setup
-        What the user asked for.
-    argument
-        ``"time_key"`` or ``"weight_key"``.
-    optional
-        Arguments whose column may be absent.
-
-    Raises
-    ------
-    KeyError
-        If the column is missing and not optional.
-    TypeError, ValueError
-        As :func:`joined_numbers`; and if every weight is zero.
-    """
-    key: str | None = getattr(setup, argument)
-    if key is None:
-        return None
-    try:
-        numbers = joined_numbers(data, key, argument, negative=argument != "weight_key")
-    except KeyError:
-        if argument in optional:
-            return None
-        raise
-    if argument == "weight_key" and not numbers.any():
-        raise ValueError(f"weight_key={key!r}: all weights are zero: give at least one cell a weight.")
-    return numbers

@@ -1,16 +1,20 @@
-"""One column over all cells, gathered by name from the object and its modalities."""
+"""Where a column of the cells stands, and one categorical column gathered over all cells by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import mudata
 import numpy as np
-import pandas as pd
+
+from muport.data.reading._categories import Categories, distinct_values
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
     import anndata
+    import mudata
+    import pandas as pd
     from numpy.typing import NDArray
 
 
@@ -21,52 +25,88 @@ class Column:
     codes: NDArray[np.int64]
     names: tuple[str, ...]
 
-    def without(self, value: str) -> Column:
-        """Return the column with the cells of category `value` counted as missing."""
-        if value not in self.names:
+    def without(self, unlabeled: str) -> Column:
+        """Return the column with the cells of category `unlabeled` counted as missing."""
+        if unlabeled not in self.names:
             return self
-        position = self.names.index(value)
-        codes = np.where(self.codes == position, -1, self.codes - (self.codes > position))
-        return Column(codes, self.names[:position] + self.names[position + 1 :])
+        kept = Categories(self.names, np.append(np.arange(len(self.names)), -1)).without(unlabeled)
+        return Column(kept.lookup[self.codes], kept.names)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A column of one ``obs``: its place, the position of its cells in the object (None: all, in order), its values."""
+class ObsValues[Values]:
+    """Values of some of the cells, from one obs.
 
-    place: str
+    Attributes
+    ----------
+    modality
+        The modality whose obs it is; None for the obs of the object itself.
+    cell
+        (n_values,) positions of its cells in the object, -1 for other cells; None: all cells, in order.
+    values
+        (n_values,) values.
+    """
+
+    modality: str | None
     cell: NDArray[np.int64] | None
-    values: pd.Series
+    values: Values
 
 
-def pieces(data: mudata.MuData | anndata.AnnData, key: str) -> list[Piece]:
-    """List the columns that tell ``obs[key]`` of the cells: the object's own, and, for its gaps, those of modalities.
+def find_column(
+    key: str, what: str, obs: Collection[str], modalities: Mapping[str, Collection[str]]
+) -> list[tuple[str | None, str]]:
+    """Find the columns that hold the values of `key`: ``(modality or None, name there)``, by precedence.
 
-    A key with a modality prefix, ``"rna:batch"``, is that modality's column only.
+    The obs of the object itself comes first; the modalities fill its gaps. A key with a modality prefix,
+    ``"rna:batch"``, is the column of that modality only.
 
     Parameters
     ----------
-    data
-        Object whose ``obs_names`` are the cells.
     key
         Name of the column, with or without a modality prefix.
+    what
+        How messages call it.
+    obs
+        Columns of the object itself.
+    modalities
+        Columns of each modality.
 
     Raises
     ------
     KeyError
-        If no ``obs`` has the column; lists the columns that exist.
+        If no obs has the column; lists the columns that exist.
     """
-    found = [Piece("obs", None, data.obs[key])] if key in data.obs else []
-    if isinstance(data, mudata.MuData) and not (found and found[0].values.notna().all()):
-        prefix, _, bare = key.partition(":")
-        for name, adata in data.mod.items():
-            column = bare if name == prefix and bare in adata.obs else key
-            if column in adata.obs:
-                cell = data.obs_names.get_indexer(adata.obs_names).astype(np.int64)
-                found.append(Piece(name, cell, adata.obs[column]))
-    if not found:
-        raise KeyError(f"column {key!r} is in no obs; the columns are {_columns(data)}.")
-    return found
+    places: list[tuple[str | None, str]] = [(None, key)] if key in obs else []
+    prefix, _, bare = key.partition(":")
+    for modality, columns in modalities.items():
+        name = bare if modality == prefix and bare in columns else key
+        if name in columns:
+            places.append((modality, name))
+    if not places:
+        existing = [*map(str, obs), *(f"{modality}:{c}" for modality, columns in modalities.items() for c in columns)]
+        raise KeyError(f"{what} is in no obs; the columns are {sorted(c for c in existing if '_scvi_' not in c)}.")
+    return places
+
+
+def read_obs(data: mudata.MuData | anndata.AnnData, key: str, what: str) -> list[ObsValues[pd.Series]]:
+    """Read the columns that :func:`find_column` finds in an object.
+
+    Raises
+    ------
+    KeyError
+        If no obs has the column.
+    """
+    mods = dict(getattr(data, "mod", {}))
+    sources: list[ObsValues[pd.Series]] = []
+    for modality, name in find_column(key, what, data.obs.columns, {m: a.obs.columns for m, a in mods.items()}):
+        if modality is None:
+            sources.append(ObsValues(None, None, data.obs[name]))
+            if sources[0].values.notna().all():
+                break
+        else:
+            cell = data.obs_names.get_indexer(mods[modality].obs_names).astype(np.int64)
+            sources.append(ObsValues(modality, cell, mods[modality].obs[name]))
+    return sources
 
 
 def joined_column(data: mudata.MuData | anndata.AnnData, key: str) -> Column:
@@ -89,73 +129,82 @@ def joined_column(data: mudata.MuData | anndata.AnnData, key: str) -> Column:
     ValueError
         If two modalities give the same cell different values.
     """
-    sources = [_as_source(piece) for piece in pieces(data, key)]
-    names = tuple(sorted({c for s in sources for c in s.categories}))
-    position = {name: i for i, name in enumerate(names)}
-    joined = np.full(data.n_obs, -1, dtype=np.int64)
+    what = f"column {key!r}"
+    sources = []
+    for source in read_obs(data, key, what):
+        codes, distinct = distinct_values(source.values)
+        categories = Categories.of(distinct)
+        sources.append(ObsValues(source.modality, source.cell, Column(categories.lookup[codes], categories.names)))
+    return join_columns(sources, data.obs_names, what)
+
+
+def join_columns(sources: Sequence[ObsValues[Column]], obs_names: pd.Index, what: str) -> Column:
+    """Join the columns of several obs to one column of the cells `obs_names`, without the names that no cell has.
+
+    Raises
+    ------
+    ValueError
+        If two modalities give the same cell different values.
+    """
+    names = tuple(sorted({name for source in sources for name in source.values.names}))
+    position = {name: code for code, name in enumerate(names)}
+    coded = []
     for source in sources:
-        lookup = np.array([position[c] for c in source.categories] + [-1], dtype=np.int64)
-        _merge(joined, lookup[source.codes], source, data, key, names)
-    return _drop_unused(joined, names)
+        lookup = np.array([position[name] for name in source.values.names] + [-1], dtype=np.int64)
+        coded.append(ObsValues(source.modality, source.cell, lookup[source.values.codes]))
+    joined = join_values(coded, obs_names, what, lambda code: repr(names[code]))
+    used = np.unique(joined[joined >= 0])
+    lookup = np.full(len(names) + 1, -1, dtype=np.int64)
+    lookup[used] = np.arange(len(used))
+    return Column(lookup[joined], tuple(names[code] for code in used))
 
 
-@dataclass(frozen=True)
-class _Source:
-    place: str
-    cell: NDArray[np.int64] | None
-    codes: NDArray[np.int64]
-    categories: tuple[str, ...]
+def join_values(
+    sources: Sequence[ObsValues[NDArray[Any]]], obs_names: pd.Index, what: str, text: Callable[[Any], str]
+) -> NDArray[Any]:
+    """Join the values of several obs: a cell has that of the first source that holds one.
+
+    Parameters
+    ----------
+    sources
+        Values by precedence: codes with -1, or floats with NaN, where a value is missing.
+    obs_names
+        Names of the cells.
+    what
+        How messages call the column.
+    text
+        Writes a value in a message.
+
+    Returns
+    -------
+    (n_cells,) values.
+
+    Raises
+    ------
+    ValueError
+        If two modalities give the same cell different values, and the object itself does not have the column.
+    """
+    dtype = sources[0].values.dtype
+    joined = np.full(len(obs_names), np.nan if dtype.kind == "f" else -1, dtype=dtype)
+    for source in sources:
+        known = ~_missing(source.values)
+        cell = np.arange(len(obs_names)) if source.cell is None else source.cell
+        known &= cell >= 0
+        cell, values = cell[known], source.values[known]
+        empty = _missing(joined[cell])
+        clash = np.flatnonzero(~empty & (joined[cell] != values))
+        # where the object itself has the column, the modalities only fill its gaps
+        if len(clash) and sources[0].modality is not None:
+            first = clash[0]
+            raise ValueError(
+                f"{what}: the modalities disagree on {len(clash)} cells, for example {obs_names[cell[first]]!r} is "
+                f"{text(values[first])} in {source.modality!r} and {text(joined[cell[first]])} elsewhere: correct it, "
+                "or put the column in mdata.obs."
+            )
+        joined[cell[empty]] = values[empty]
+    return joined
 
 
-def _as_source(piece: Piece) -> _Source:
-    values = piece.values
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        codes, categories = values.cat.codes.to_numpy(), values.cat.categories
-    else:
-        codes, categories = pd.factorize(values)
-    texts, merged = np.unique([str(c) for c in categories], return_inverse=True)
-    # the last entry is what code -1 points at
-    lookup = np.append(merged, -1).astype(np.int64)
-    return _Source(piece.place, piece.cell, lookup[codes], tuple(str(t) for t in texts))
-
-
-def _merge(
-    joined: NDArray[np.int64],
-    codes: NDArray[np.int64],
-    source: _Source,
-    data: mudata.MuData | anndata.AnnData,
-    key: str,
-    names: tuple[str, ...],
-) -> None:
-    if source.cell is None:
-        joined[:] = codes
-        return
-    known = (source.cell >= 0) & (codes >= 0)
-    cell, codes = source.cell[known], codes[known]
-    clash = (joined[cell] >= 0) & (joined[cell] != codes)
-    # where the object's own column spoke, the modalities only fill its gaps
-    if clash.any() and key not in data.obs:
-        first = int(np.flatnonzero(clash)[0])
-        here, there = names[codes[first]], names[joined[cell[first]]]
-        raise ValueError(
-            f"column {key!r}: the modalities disagree on {int(clash.sum())} cells, for example "
-            f"{data.obs_names[cell[first]]!r} is {here!r} in {source.place!r} and {there!r} elsewhere: correct it, "
-            "or put the column in mdata.obs."
-        )
-    empty = joined[cell] < 0
-    joined[cell[empty]] = codes[empty]
-
-
-def _drop_unused(codes: NDArray[np.int64], names: tuple[str, ...]) -> Column:
-    used = np.zeros(len(names) + 1, dtype=bool)
-    used[codes] = True
-    used[-1] = False
-    lookup = np.append(np.cumsum(used[:-1]) - 1, -1).astype(np.int64)
-    return Column(lookup[codes], tuple(name for name, keep in zip(names, used, strict=False) if keep))
-
-
-def _columns(data: mudata.MuData | anndata.AnnData) -> list[str]:
-    found = [str(c) for c in data.obs.columns]
-    if isinstance(data, mudata.MuData):
-        found += [f"{name}:{column}" for name, adata in data.mod.items() for column in adata.obs.columns]
-    return [c for c in found if "_scvi_" not in c]
+def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    missing: NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else values < 0
+    return missing

@@ -1,4 +1,4 @@
-"""One column of numbers over all cells, gathered by name from the object and its modalities."""
+"""One column of numbers gathered over all cells by name."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from muport.data.reading._columns import pieces
+from muport.data.reading._categories import distinct_values
+from muport.data.reading._columns import ObsValues, join_values, read_obs
 
 if TYPE_CHECKING:
     import anndata
     import mudata
     from numpy.typing import NDArray
 
-    from muport.data.reading._columns import Piece
-
 
 def joined_numbers(
     data: mudata.MuData | anndata.AnnData, key: str, argument: str, *, negative: bool = True
 ) -> NDArray[np.float64]:
-    """Gather ``obs[key]`` of all cells as finite numbers, without touching `data`.
+    """Gather ``obs[key]`` of all cells as finite numbers, as :func:`joined_column` gathers categories.
 
-    ``data.obs[key]`` comes first; cells that miss it there take it from the modalities, matched by name. Categories and
-    strings that read as numbers (``"2"``, ``"4"``) are taken as these.
+    Categories and strings that read as numbers (``"2"``, ``"4"``) are converted.
 
     Parameters
     ----------
@@ -34,7 +32,7 @@ def joined_numbers(
     argument
         The argument that named the column, for messages: ``"time_key"``.
     negative
-        Whether numbers below zero pass.
+        Whether numbers below zero are accepted.
 
     Returns
     -------
@@ -58,9 +56,9 @@ def joined_numbers(
     [2.0, 10.0]
     """
     what = f"{argument}={key!r}"
-    joined = np.full(data.n_obs, np.nan)
-    for piece in pieces(data, key):
-        _merge(joined, piece, data, key, what)
+    columns = read_obs(data, key, f"column {key!r}")
+    sources = [ObsValues(column.modality, column.cell, _as_numbers(column.values, what)) for column in columns]
+    joined: NDArray[np.float64] = join_values(sources, data.obs_names, what, lambda value: f"{value:g}")
     _refuse(np.isnan(joined), what, "have no value (NaN)", "give them one, or leave them out", data.obs_names)
     _refuse(np.isinf(joined), what, "have an infinite value", "replace it, or leave them out", data.obs_names)
     if not negative:
@@ -74,28 +72,6 @@ def _refuse(bad: NDArray[np.bool_], what: str, fault: str, fix: str, obs_names: 
         raise ValueError(f"{what}: {int(bad.sum())} cells {fault}, for example {first!r}: {fix}.")
 
 
-def _merge(
-    joined: NDArray[np.float64], piece: Piece, data: mudata.MuData | anndata.AnnData, key: str, what: str
-) -> None:
-    values = _as_numbers(piece.values, what)
-    if piece.cell is None:
-        joined[:] = values
-        return
-    known = (piece.cell >= 0) & ~np.isnan(values)
-    cell, values = piece.cell[known], values[known]
-    empty = np.isnan(joined[cell])
-    clash = ~empty & (joined[cell] != values)
-    # where the object's own column spoke, the modalities only fill its gaps
-    if clash.any() and key not in data.obs:
-        first = int(np.flatnonzero(clash)[0])
-        raise ValueError(
-            f"{what}: the modalities disagree on {int(clash.sum())} cells, for example "
-            f"{data.obs_names[cell[first]]!r} is {values[first]:g} in {piece.place!r} and {joined[cell[first]]:g} "
-            "elsewhere: correct it, or put the column in mdata.obs."
-        )
-    joined[cell[empty]] = values[empty]
-
-
 def _as_numbers(values: pd.Series, what: str) -> NDArray[np.float64]:
     dtype = values.dtype
     if not isinstance(dtype, pd.CategoricalDtype):
@@ -106,13 +82,11 @@ def _as_numbers(values: pd.Series, what: str) -> NDArray[np.float64]:
         if pd.api.types.is_numeric_dtype(dtype):
             numbers: NDArray[np.float64] = values.to_numpy(dtype=np.float64, na_value=np.nan)
             return numbers
-        codes, categories = pd.factorize(values)
-    else:
-        codes, categories = values.cat.codes.to_numpy(), values.cat.categories
+    codes, distinct = distinct_values(values)
+    # only categories that occur must be numbers; the last entry is what the code -1 points at
     used = np.unique(codes[codes >= 0])
-    # the last entry is what code -1 points at
-    lookup = np.full(len(categories) + 1, np.nan)
-    lookup[used] = [_number(categories[i], what) for i in used]
+    lookup = np.full(len(distinct) + 1, np.nan)
+    lookup[used] = [_number(distinct[i], what) for i in used]
     return np.asarray(lookup[codes])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from scvi.data.fields import CategoricalObsField, MuDataObsmField, NumericalObsField, ObsmField
 
 from muport._keys import REGISTRY_KEYS, SINGLE_BATCH
+from muport.data.reading._annotations import COLUMN_RULES
 from muport.data.reading._columns import Column, joined_column
 from muport.data.reading._numbers import joined_numbers
 from muport.data.registration._setup import Setup, locate, modalities_of
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import anndata
     import mudata
     from numpy.typing import NDArray
+
+_ALWAYS_REGISTERED = (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
 
 
 class JoinedObs(CategoricalObsField):  # type: ignore[misc]
@@ -152,28 +155,27 @@ class JoinedNumbers(NumericalObsField):  # type: ignore[misc]
 
 
 def fields_of(data: mudata.MuData | anndata.AnnData, setup: Setup) -> list[Any]:
-    """List the fields of an object: representations by modality, then the joined columns that the set-up names."""
+    """List the fields of an object: representations by modality, then the columns that the set-up names."""
     mods = modalities_of(data, setup)
     where = locate(mods, setup)
     several = mods[next(iter(where.space))] is not data
     keys = {f"{REGISTRY_KEYS.REP_PREFIX}{m}": (m, key) for m, key in where.space.items()}
     keys |= {f"own_{m}": (m, key) for m, key in where.own.items() if key != where.space[m]}
-    # the format of the user's arrays is not corrected: read_rows copes with every one
+    # scvi-tools need not correct the format of the user's arrays: read_rows converts every format
     reps = [
         MuDataObsmField(name, key, mod_key=m, mod_required=True, correct_data_format=False)
         if several
         else ObsmField(name, key, correct_data_format=False)
         for name, (m, key) in keys.items()
     ]
-    columns = (
-        (JoinedObs, REGISTRY_KEYS.SAMPLE_KEY, setup.sample_key),
-        (JoinedObs, REGISTRY_KEYS.SPATIAL_KEY, setup.spatial_key),
-        (JoinedNumbers, REGISTRY_KEYS.TIME_KEY, setup.time_key),
-        (JoinedNumbers, REGISTRY_KEYS.WEIGHT_KEY, setup.weight_key),
-    )
+    columns = [
+        (JoinedNumbers if rule.numeric else JoinedObs)(name, key)
+        for name, rule in COLUMN_RULES.items()
+        if (key := getattr(setup, rule.argument)) is not None and name not in _ALWAYS_REGISTERED
+    ]
     return [
         *reps,
         JoinedObs(REGISTRY_KEYS.BATCH_KEY, setup.batch_key),
         JoinedLabels(REGISTRY_KEYS.LABELS_KEY, setup.labels_key, setup.unlabeled_category),
-        *(kind(name, key) for kind, name, key in columns if key is not None),
+        *columns,
     ]
