@@ -40,18 +40,18 @@ def folder(tmp_path_factory):
 
 def run(folder, capsys, *argv):
     code = cli.main([argv[0], str(folder / argv[1]), *argv[2:], "--json"])
-    told = capsys.readouterr()
-    assert code == 0, told.err
-    return json.loads(told.out)
+    summary = capsys.readouterr()
+    assert code == 0, summary.err
+    return json.loads(summary.out)
 
 
 def test_integrate(folder, tmp_path, capsys):
-    told = run(
+    summary = run(
         folder, capsys, "integrate", "batches.h5ad", "-o", str(tmp_path / "out.h5ad"), "--save", str(tmp_path / "m")
     )
-    assert told["cells"] == 240
-    assert told["metrics"]["mix"] > told["metrics"]["mix_input"]
-    assert told["written"] == [str(tmp_path / "m"), str(tmp_path / "out.h5ad")]
+    assert summary["cells"] == 240
+    assert summary["metrics"]["mix"] > summary["metrics"]["mix_input"]
+    assert summary["written"] == [str(tmp_path / "m"), str(tmp_path / "out.h5ad")]
     out = anndata.read_h5ad(tmp_path / "out.h5ad")
     model = Integration.load(tmp_path / "m", adata=False)
     assert np.array_equal(model.map_query(out), out.obsm["X_integration"])
@@ -66,11 +66,11 @@ def test_a_saved_model_maps(folder, tmp_path, capsys):
 
 
 def test_transfer(folder, tmp_path, capsys):
-    told = run(folder, capsys, "transfer", "batches.h5ad", "-o", str(tmp_path / "out.zarr"), "--labels-key", "known")
+    summary = run(folder, capsys, "transfer", "batches.h5ad", "-o", str(tmp_path / "out.zarr"), "--labels-key", "known")
     out = anndata.read_zarr(tmp_path / "out.zarr")
     assert (out.obs["prediction"].astype(str) == out.obs["type"].astype(str)).mean() > 0.95
     assert out.obs["prediction_confidence"].between(0, 1).all()
-    assert told["metrics"]["labels"] == 3
+    assert summary["metrics"]["labels"] == 3
 
 
 def test_integrate_modalities(folder, tmp_path, capsys):
@@ -81,8 +81,8 @@ def test_integrate_modalities(folder, tmp_path, capsys):
 
 def test_atlas(folder, tmp_path, capsys):
     argv = ("atlas", "batches.h5ad", "-o", str(tmp_path / "out.zarr"))
-    told = run(folder, capsys, *argv)
-    assert (told["cells"], told["written"]) == (240, [str(tmp_path / "out.zarr")])
+    summary = run(folder, capsys, *argv)
+    assert (summary["cells"], summary["written"]) == (240, [str(tmp_path / "out.zarr")])
     first = anndata.read_zarr(tmp_path / "out.zarr")
     assert first.obsm["scBIOT"].shape == (240, 8)
     assert cli.main([argv[0], str(folder / argv[1]), *argv[2:]]) == 1
@@ -102,13 +102,13 @@ def test_a_failed_atlas_leaves_the_old_one(folder, tmp_path, capsys):
 
 def test_velocity(folder, tmp_path, capsys):
     argv = ("--time-key", "time", "--labels-key", "stage", "--basis", "X_umap", "--terminal", "late", "--steps", "60")
-    told = run(folder, capsys, "velocity", "moving.h5ad", "-o", str(tmp_path / "out.h5ad"), *argv)
+    summary = run(folder, capsys, "velocity", "moving.h5ad", "-o", str(tmp_path / "out.h5ad"), *argv)
     out = anndata.read_h5ad(tmp_path / "out.h5ad")
     truth, found = out.obsm["velocity"], out.obsm["velot_velocity"]
     cosine = (truth * found).sum(1) / np.linalg.norm(truth, axis=1) / np.linalg.norm(found, axis=1)
     assert cosine.mean() > 0.9
     assert out.obsm["velot_velocity_umap"].shape == (300, 2)
-    assert told["metrics"]["fate late"] == pytest.approx(1, abs=0.01)
+    assert summary["metrics"]["fate late"] == pytest.approx(1, abs=0.01)
 
 
 def test_velocity_from_a_root(folder, tmp_path, capsys):
@@ -120,9 +120,9 @@ def test_velocity_from_a_root(folder, tmp_path, capsys):
 
 def test_gmm(folder, tmp_path, capsys):
     argv = ("--condition-key", "condition", "--components", "3", "--folds", "3", "--tables", str(tmp_path / "tables"))
-    told = run(folder, capsys, "gmm", "cohort.h5ad", "-o", str(tmp_path / "out.h5ad"), *argv)
-    assert told["metrics"]["samples"] == 6
-    assert 0 <= told["metrics"]["auroc"] <= 1
+    summary = run(folder, capsys, "gmm", "cohort.h5ad", "-o", str(tmp_path / "out.h5ad"), *argv)
+    assert summary["metrics"]["samples"] == 6
+    assert 0 <= summary["metrics"]["auroc"] <= 1
     distances = pd.read_csv(tmp_path / "tables" / "distances.csv", index_col=0)
     assert distances.shape == (6, 6)
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {
@@ -137,15 +137,15 @@ def test_info(folder, tmp_path, capsys):
     assert cli.main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["muport"]
     assert cli.main(["info", str(folder / "two.h5mu"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["cells"], told["modalities"]["rna"]["obsm"]["X_pca"]) == (240, "120x8")
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["cells"], summary["modalities"]["rna"]["obsm"]["X_pca"]) == (240, "120x8")
     run(folder, capsys, "integrate", "batches.h5ad", "-o", str(tmp_path / "o.h5ad"), "--save", str(tmp_path / "m"))
     assert cli.main(["info", str(tmp_path / "m")]) == 0
     assert "Integration" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["integrate", "none.h5ad", "-o", "out.h5ad"], "does not exist"),
         (["integrate", "batches.h5ad", "-o", "batches.h5ad"], "--force"),
@@ -161,21 +161,21 @@ def test_info(folder, tmp_path, capsys):
         (["info", "none.h5ad"], "does not exist"),
     ],
 )
-def test_errors_are_one_line_and_write_nothing(folder, monkeypatch, capsys, argv, told):
+def test_errors_are_one_line_and_write_nothing(folder, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(folder)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert cli.main(argv) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"muport {argv[0]}: error: ")
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 def test_without_json_the_summary_goes_to_stderr(folder, tmp_path, capsys):
     assert cli.main(["integrate", str(folder / "batches.h5ad"), "-o", str(tmp_path / "out.h5ad")]) == 0
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "240 cells" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "240 cells" in printed.err
     assert cli.main(["integrate", str(folder / "batches.h5ad"), "-o", str(tmp_path / "b.h5ad"), "--quiet"]) == 0
     assert capsys.readouterr().err == ""

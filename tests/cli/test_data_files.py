@@ -64,16 +64,16 @@ def test_registration_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "error", "told"),
+    ("path", "error", "message"),
     [
         ("none.h5ad", FileNotFoundError, "does not exist"),
         ("a.csv", ValueError, "must end in"),
         ("broken.h5ad", ValueError, "cannot be read"),
     ],
 )
-def test_inputs_that_are_refused(tmp_path, path, error, told):
+def test_inputs_that_are_refused(tmp_path, path, error, message):
     (tmp_path / "broken.h5ad").write_text("no HDF5")
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         _files.read(tmp_path / path)
 
 
@@ -87,6 +87,6 @@ def test_outputs_that_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder"):
         _files.check_output(tmp_path / "none" / "a.h5ad", force=True)
     with pytest.raises(ValueError, match=r"\.h5ad or \.zarr"):
-        _files.check_kind(Path("a.h5mu"), cells())
+        _files.check_type(Path("a.h5mu"), cells())
     with pytest.raises(ValueError, match=r"\.h5mu or \.zarr"):
-        _files.check_kind(Path("a.h5ad"), mudata.MuData({"rna": cells()}))
+        _files.check_type(Path("a.h5ad"), mudata.MuData({"rna": cells()}))

@@ -60,7 +60,7 @@ def test_values_may_look_like_options(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("strenght: 1", "'strenght', which is no option"),
         ("force: 3", "force must be true or false"),
@@ -69,14 +69,14 @@ def test_values_may_look_like_options(tmp_path):
         ("a: [", "is not YAML"),
     ],
 )
-def test_a_wrong_config_is_one_line(tmp_path, capsys, text, told):
+def test_a_wrong_config_is_one_line(tmp_path, capsys, text, message):
     config = tmp_path / "run.yaml"
     config.write_text(text)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["integrate", "a.h5ad", "-o", "b.h5ad", "--config", str(config)])
     error = capsys.readouterr().err
     assert stopped.value.code == 1
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
 
 

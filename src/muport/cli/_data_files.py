@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     type Data = anndata.AnnData | mudata.MuData
 
-__all__ = ["check_input", "check_kind", "check_output", "prepared", "read", "set_aside", "write"]
+__all__ = ["check_input", "check_output", "check_type", "prepared", "read", "set_aside", "write"]
 
 _SUFFIXES = (".h5ad", ".h5mu", ".zarr")
 
@@ -31,7 +31,7 @@ def read(path: Path) -> Data:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If its suffix is none of ``.h5ad``, ``.h5mu``, ``.zarr``, or it holds something else.
+        If its suffix is not ``.h5ad``, ``.h5mu`` or ``.zarr``, or it cannot be read.
     """
     check_input(path)
     import anndata
@@ -39,10 +39,10 @@ def read(path: Path) -> Data:
 
     readers: dict[str, Any] = {".h5ad": anndata.read_h5ad, ".h5mu": mudata.read_h5mu, ".zarr": _read_zarr}
     try:
-        found: Data = readers[path.suffix](path)
+        data: Data = readers[path.suffix](path)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {error}") from error
-    return found
+    return data
 
 
 def _read_zarr(path: Path) -> Data:
@@ -50,15 +50,22 @@ def _read_zarr(path: Path) -> Data:
     import mudata
     import zarr
 
-    kind = zarr.open_group(path, mode="r").attrs.get("encoding-type", "anndata")
-    found: Data = mudata.read_zarr(path) if str(kind).lower() == "mudata" else anndata.read_zarr(path)
-    return found
+    encoding = str(zarr.open_group(path, mode="r").attrs.get("encoding-type", "anndata"))
+    data: Data = mudata.read_zarr(path) if encoding.lower() == "mudata" else anndata.read_zarr(path)
+    return data
 
 
-def prepared(path: Path, args: argparse.Namespace) -> Data:
-    """Read data and, with ``--prepare``, normalise and reduce them; refuse an output that does not suit them."""
-    data = read(path)
-    check_kind(args.out, data)
+def prepared(args: argparse.Namespace) -> Data:
+    """Read the input of a command that trains a model; with ``--prepare``, normalize and reduce it.
+
+    Outputs that cannot be written, or do not suit the input, are refused first.
+    """
+    check_output(args.out, args.force)
+    for option in ("save", "tables"):
+        if (folder := getattr(args, option, None)) is not None:
+            check_output(folder, args.force, f"--{option}", ())
+    data = read(args.input)
+    check_type(args.out, data)
     if args.prepare:
         from muport import pp
 
@@ -67,7 +74,7 @@ def prepared(path: Path, args: argparse.Namespace) -> Data:
 
 
 def check_input(path: Path) -> None:
-    """Refuse what is not there, or not a file of data."""
+    """Raise an error if the file does not exist, or is not an AnnData or MuData by its suffix."""
     if path.suffix not in _SUFFIXES:
         raise ValueError(f"INPUT {str(path)!r} must end in one of {', '.join(_SUFFIXES)}.")
     if not path.exists():
@@ -75,29 +82,29 @@ def check_input(path: Path) -> None:
 
 
 def check_output(path: Path, force: bool, option: str = "--out", suffixes: tuple[str, ...] = _SUFFIXES) -> None:
-    """Refuse, before anything is computed, what could not be written, or would be lost.
+    """Raise an error if an output cannot be written or exists: before anything is computed.
 
     Parameters
     ----------
     path
         File or folder to write.
     force
-        Whether what is there may be replaced.
+        Whether an existing output may be replaced.
     option
-        How messages call it.
+        How messages call the output.
     suffixes
-        Those it may have; none if any will do.
+        Suffixes that are allowed; empty: any.
     """
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"{option} {str(path)!r} must end in one of {', '.join(suffixes)}.")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{option} {str(path)!r}: there is no folder {str(path.parent)!r}.")
+        raise FileNotFoundError(f"{option} {str(path)!r}: the folder {str(path.parent)!r} does not exist.")
     if path.exists() and not force:
         raise FileExistsError(f"{option} {str(path)!r} exists: pass --force to replace it.")
 
 
-def check_kind(path: Path, data: Data) -> None:
-    """Refuse a suffix that the data cannot be written under."""
+def check_type(path: Path, data: Data) -> None:
+    """Raise an error if the suffix of an output does not suit the type of the data."""
     several = hasattr(data, "mod")
     wrong = {".h5ad": several, ".h5mu": not several}
     if wrong.get(path.suffix, False):
@@ -106,7 +113,7 @@ def check_kind(path: Path, data: Data) -> None:
 
 
 def write(data: Data, path: Path) -> None:
-    """Write under another name first, then put it in place of what is there."""
+    """Write under another name, then rename: an existing file is replaced only by a complete one."""
     for key in ("_scvi_uuid", "_scvi_manager_uuid"):
         data.uns.pop(key, None)
     obs: Any = data.obs
@@ -125,7 +132,7 @@ def write(data: Data, path: Path) -> None:
 
 @contextmanager
 def set_aside(path: Path) -> Iterator[None]:
-    """Move what is at `path` out of the way; remove it when the new is there, and put it back if that fails."""
+    """Rename an existing output while a new one is written; remove it then, or restore it after an error."""
     if not path.exists():
         yield
         return

@@ -1,4 +1,4 @@
-"""``muport info``: what is installed, and what a file or a saved model holds."""
+"""``muport info``: versions of what is installed; contents of a file or of a saved model."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _PACKAGES = ("muport", "anndata", "mudata", "muon", "scanpy", "scvi-tools", "tor
 
 def add_info(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add ``info``."""
-    text = "Tell the versions of what is installed, or what a file of data or the folder of a saved model holds."
+    text = "Print the versions of what is installed, or the contents of a data file or of the folder of a saved model."
     parser = commands.add_parser("info", help="describe the installation, a file or a model", description=text)
-    parser.add_argument("path", type=Path, nargs="?", metavar="PATH", help=".h5ad, .h5mu, .zarr, or a model's folder")
+    parser.add_argument("path", type=Path, nargs="?", metavar="PATH", help="a data file, or the folder of a model")
     parser.add_argument("--json", action="store_true", help="print JSON to stdout")
     parser.set_defaults(call=_info)
 
 
 def _info(args: argparse.Namespace) -> None:
-    found = _installation() if args.path is None else _described(args.path)
+    contents = _installation() if args.path is None else _describe(args.path)
     if args.json:
-        print(json.dumps(found), file=args.stdout)
+        print(json.dumps(contents), file=args.stdout)
         return
     from rich.console import Console
     from rich.tree import Tree
 
     tree = Tree(str(args.path or "muport"))
-    _grow(tree, found)
+    _add_to_tree(tree, contents)
     Console(file=args.stdout).print(tree, highlight=False)
 
 
-def _grow(tree: Any, found: dict[str, Any]) -> None:
-    for name, value in found.items():
+def _add_to_tree(tree: Any, contents: dict[str, Any]) -> None:
+    for name, value in contents.items():
         if isinstance(value, dict):
-            _grow(tree.add(name), value)
+            _add_to_tree(tree.add(name), value)
         else:
             tree.add(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
 
@@ -52,34 +52,34 @@ def _grow(tree: Any, found: dict[str, Any]) -> None:
 def _installation() -> dict[str, Any]:
     import torch
 
-    found: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return found
+            versions[package] = "not installed"
+    versions["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return versions
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _describe(path: Path) -> dict[str, Any]:
     if (path / "model.json").is_file():
-        return _model(path)
+        return _describe_model(path)
     data: Any = read(path)
     if not hasattr(data, "mod"):
-        return {"kind": "AnnData", **_part(data)}
-    paired = sum(data.obs_names.isin(part.obs_names).astype(int) for part in data.mod.values())
+        return {"kind": "AnnData", **_describe_cells(data)}
+    n_modalities = sum(data.obs_names.isin(adata.obs_names).astype(int) for adata in data.mod.values())
     return {
         "kind": "MuData",
         "cells": int(data.n_obs),
-        "in more than one modality": int((paired > 1).sum()),
+        "in more than one modality": int((n_modalities > 1).sum()),
         "obs": [str(c) for c in data.obs.columns],
         "obsm": sorted(str(k) for k in data.obsm if k not in data.mod),
-        "modalities": {name: _part(part) for name, part in data.mod.items()},
+        "modalities": {name: _describe_cells(adata) for name, adata in data.mod.items()},
     }
 
 
-def _part(data: Any) -> dict[str, Any]:
+def _describe_cells(data: Any) -> dict[str, Any]:
     return {
         "cells": int(data.n_obs),
         "features": int(data.n_vars),
@@ -89,9 +89,9 @@ def _part(data: Any) -> dict[str, Any]:
     }
 
 
-def _model(path: Path) -> dict[str, Any]:
+def _describe_model(path: Path) -> dict[str, Any]:
     document = json.loads((path / "model.json").read_text())
-    size = sum(part.stat().st_size for part in path.glob("model.*"))
+    size = sum(file.stat().st_size for file in path.glob("model.*"))
     return {
         "kind": document["class"],
         "versions": document["versions"],

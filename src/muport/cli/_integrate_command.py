@@ -1,17 +1,17 @@
-"""``muport integrate`` and ``muport transfer``: one latent space, and labels, for a file of cells."""
+"""``muport integrate`` and ``muport transfer``: the latent space, and the labels, of a file of cells."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muport.cli._data_files import check_output, prepared
+from muport.cli._data_files import prepared
 from muport.cli._options import (
     Commands,
     add_columns,
-    add_common,
-    add_hyperparameters,
-    add_prepare,
+    add_command,
+    add_integration_options,
+    add_model_options,
     hyperparameters_of,
     representation,
     set_up,
@@ -26,69 +26,53 @@ __all__ = ["add_integrate", "add_transfer"]
 
 def add_integrate(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add ``integrate``."""
-    text = (
-        "Bring batches, and modalities, together by optimal transport. Writes the data with the latent space in obsm. "
-        "Modalities meet in --shared-rep, or else by the cells they share, or by their geometry."
-    )
-    parser = commands.add_parser("integrate", help="bring batches and modalities together", description=text)
+    parser = add_command(
+        commands, "integrate", _integrate, summary="integrate batches and modalities",
+        description="Integrate batches and modalities by optimal transport. Writes the data with the latent space in "
+        "obsm. Modalities are matched in --shared-rep; without it, by the cells that they share, or by their geometry.",
+    )  # fmt: skip
     _add_options(parser)
-    parser.set_defaults(call=_integrate)
 
 
 def add_transfer(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add ``transfer``."""
-    text = (
-        "Integrate, then give every cell a label, with its confidence, from the cells whose label is known. With "
-        "--load, label the cells of INPUT by a model that was saved."
-    )
-    parser = commands.add_parser("transfer", help="carry labels to cells without them", description=text)
+    parser = add_command(
+        commands, "transfer", _transfer, summary="transfer labels to cells without them",
+        description="Integrate, then predict a label, with its confidence, for every cell from the cells with a known "
+        "label. With --load, a saved model predicts the labels of the cells of INPUT.",
+    )  # fmt: skip
     _add_options(parser)
     parser.add_argument(
-        "--threshold", type=float, metavar="P", help="confidence below which a cell stays unlabelled (default: none)"
+        "--threshold", type=float, metavar="P", help="confidence below which a cell stays unlabeled (default: none)"
     )
-    parser.set_defaults(call=_transfer)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    add_common(parser)
-    add_prepare(parser)
+    add_model_options(parser, key="X_integration")
     parser.add_argument(
-        "--use-rep", nargs="+", metavar="KEY",
-        help="obsm key, or MODALITY=KEY for each modality (default: X_pca, of rna in a MuData)",
-    )  # fmt: skip
-    parser.add_argument("--shared-rep", nargs="+", metavar="KEY", help="obsm key of a space that the modalities share")
+        "--shared-rep", nargs="+", metavar="KEY", help="obsm key of a representation that the modalities share"
+    )
     add_columns(
         parser,
         batch_key=("batch", "column with the batch; '' for none"),
         labels_key=(None, "column with the type, where it is known"),
     )
-    parser.add_argument(
-        "--unlabeled", default="unknown", metavar="NAME", help="label that means none (default: unknown)"
-    )
-    parser.add_argument(
-        "--key", default="X_integration", metavar="KEY", help="obsm key to write (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--reference", default="auto", metavar="NAME", help="auto, union, largest, or what stays in place"
-    )
     parser.add_argument("--refine", default="none", choices=["none", "vae"], help="refine with the dual-view VAE")
-    parser.add_argument("--max-iter", type=int, default=15, metavar="N", help="most iterations (default: %(default)s)")
-    parser.add_argument("--load", type=Path, metavar="FOLDER", help="map the cells with this saved model; train none")
-    parser.add_argument("--save", type=Path, metavar="FOLDER", help="save the model there")
-    add_hyperparameters(parser)
+    parser.add_argument("--load", type=Path, metavar="FOLDER", help="map the cells with this saved model; no training")
+    add_integration_options(parser)
 
 
 def _integrate(args: argparse.Namespace) -> None:
     report = Report(args)
-    data, model = _integrated(args, report)
+    data, model = _fit_or_load(args, report)
     report.finish(data, model)
 
 
 def _transfer(args: argparse.Namespace) -> None:
     if args.labels_key is None and args.load is None:
-        raise ValueError("transfer needs --labels-key, the column with the labels that are known.")
+        raise ValueError("transfer needs --labels-key, the column with the known labels.")
     report = Report(args)
-    data, model = _integrated(args, report)
+    data, model = _fit_or_load(args, report)
     soft = model.predict(soft=True, mdata=data)
     data.obs["prediction"] = model.predict(threshold=args.threshold, mdata=data)
     data.obs["prediction_confidence"] = soft.max(axis=1)
@@ -96,11 +80,8 @@ def _transfer(args: argparse.Namespace) -> None:
     report.finish(data, model)
 
 
-def _integrated(args: argparse.Namespace, report: Report) -> tuple[Any, Any]:
-    check_output(args.out, args.force)
-    if args.save is not None:
-        check_output(args.save, args.force, "--save", ())
-    data: Any = prepared(args.input, args)
+def _fit_or_load(args: argparse.Namespace, report: Report) -> tuple[Any, Any]:
+    data: Any = prepared(args)
     from muport.integration import Integration
 
     report.cells = data.n_obs

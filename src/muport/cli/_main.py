@@ -1,4 +1,4 @@
-"""Commands, their errors, and what the process ends with."""
+"""The program: its commands, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-#: What a user can mend is told in one line; anything else is a bug, and shows where it happened.
+#: Errors that a user can correct are printed in one line; any other error is a bug, and shows its traceback.
 _USER_ERRORS = (OSError, KeyError, TypeError, ValueError, ImportError)
 _ERROR, _INTERRUPTED = 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a sub-command.
+    """Run a command.
 
     Parameters
     ----------
     argv
-        Arguments without the program's name; those of the process by default.
+        Arguments without the name of the program; those of the process by default.
 
     Returns
     -------
-    Exit code: 0 done, 1 failed, 130 interrupted. Arguments that cannot be understood end the process with code 2.
+    Exit code: 0 done, 1 failed, 130 interrupted. Invalid arguments end the process with code 2.
 
     Examples
     --------
@@ -53,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _USER_ERRORS as error:
         if args.debug:
             raise
-        # a KeyError quotes its own text; a message of several lines is one line here
-        told = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"muport {args.command}: error: {' '.join(str(told).split())}", file=sys.stderr)
+        # str() of a KeyError puts its message in quotes
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"muport {args.command}: error: {' '.join(str(message).split())}", file=sys.stderr)
         return _ERROR
     except KeyboardInterrupt:
         print(f"muport {args.command}: interrupted", file=sys.stderr)
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _own_stdout(args: argparse.Namespace) -> Iterator[None]:
-    """Keep stdout for what the command prints there: what libraries tell goes to stderr, or, if little, nowhere."""
+    """Keep stdout for the output of the command: libraries print to stderr, and their INFO messages are dropped."""
     if args.command == "demo":
         yield
         return
@@ -95,25 +95,23 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = (
-        "Integrate the batches of one modality, then unpaired RNA and ATAC cells, on embedded data; on real files "
-        "where the environment variable MUPORT_DATA names their folder. Prints scores; writes data, model, pictures."
+        "Integrate the batches of one modality, then unpaired RNA and ATAC cells. The data are simulated, or real "
+        "files if the environment variable MUPORT_DATA names their folder. Prints scores; writes data, model, figures."
     )
     demo = commands.add_parser("demo", help="integrate the demonstration data", description=text)
     demo.add_argument(
         "--out", type=Path, default=Path("demo"), metavar="FOLDER",
-        help="where to write (default: %(default)s); an earlier demonstration there is replaced",
+        help="folder to write (default: %(default)s); an earlier demonstration in it is replaced",
     )  # fmt: skip
-    demo.add_argument("--force", action="store_true", help="write into a folder that holds other files, too")
-    demo.add_argument(
-        "--seed", type=seed, default=0, help="seed of simulation, fit and pictures (default: %(default)s)"
-    )
+    demo.add_argument("--force", action="store_true", help="write into a folder that holds other files")
+    demo.add_argument("--seed", type=seed, default=0, help="seed of simulation, fit and figures (default: %(default)s)")
     demo.set_defaults(call=_demo)
 
 
 def _demo(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    # imported here, so that --help need not wait for torch and scanpy
+    # imported here: --help does not wait for torch and scanpy
     from muport._demo import run
 
     run(args.out, Console(), force=args.force, seed=args.seed)

@@ -1,4 +1,4 @@
-"""Options that commands share, and the file they may be read from."""
+"""Options that several commands have, and the YAML file that can hold them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 type Commands[T: argparse.ArgumentParser] = argparse._SubParsersAction[T]
 
 __all__ = [
     "Commands",
     "add_columns",
-    "add_common",
-    "add_hyperparameters",
-    "add_prepare",
+    "add_command",
+    "add_integration_options",
+    "add_model_options",
     "expanded",
     "hyperparameters_of",
     "representation",
@@ -26,33 +26,33 @@ __all__ = [
 
 HYPERPARAMETERS = {
     "strength": "how far cells move toward the other groups",
-    "conservation": "how much of the input's structure is kept",
-    "prototypes": "how finely groups are resolved",
-    "sharpen": "pull toward cluster centres",
+    "conservation": "how much of the structure of the input is kept",
+    "prototypes": "how many prototypes a group has",
+    "sharpen": "pull toward cluster centers",
     "supervision": "weight of known labels",
-    "projector": "refinement between mutual nearest neighbours",
+    "projector": "refinement between mutual nearest neighbors",
 }
 
 
 def seed(text: str) -> int:
-    """Read a seed."""
+    """Convert the text of a seed to an integer."""
     if not text.isdecimal() or (value := int(text)) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} must be an integer from 0 to {2**32 - 1}")
     return value
 
 
 def representation(words: Sequence[str] | None) -> dict[str, str] | str | None:
-    """Read ``rna=X_pca atac=X_lsi``, or one key for all.
+    """Convert ``rna=X_pca atac=X_lsi`` to a dict; one key for all modalities stays a string.
 
     Parameters
     ----------
     words
-        What followed the option; None if it was not given.
+        The words after the option; None if it was not given.
 
     Raises
     ------
     ValueError
-        If it is neither.
+        If the words are neither.
     """
     if words is None:
         return None
@@ -65,7 +65,7 @@ def representation(words: Sequence[str] | None) -> dict[str, str] | str | None:
 
 
 def set_up(model_class: Any, data: Any, use_rep: Sequence[str] | None, **columns: Any) -> None:
-    """Register data with a model class, whichever kind they are.
+    """Register an AnnData or a MuData with a model class.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def set_up(model_class: Any, data: Any, use_rep: Sequence[str] | None, **columns
     data
         AnnData or MuData.
     use_rep
-        What followed ``--use-rep``; None: ``X_pca``, of ``rna`` in a MuData.
+        The words after ``--use-rep``; None: ``X_pca``, of ``rna`` in a MuData.
     columns
         Further arguments of the set-up.
 
@@ -83,67 +83,94 @@ def set_up(model_class: Any, data: Any, use_rep: Sequence[str] | None, **columns
     ValueError
         If modalities are named for an AnnData.
     """
-    found = representation(use_rep)
+    rep = representation(use_rep)
     if hasattr(data, "mod"):
-        model_class.setup_mudata(data, use_rep={"rna": "X_pca"} if found is None else found, **columns)
-    elif isinstance(found, dict):
+        model_class.setup_mudata(data, use_rep={"rna": "X_pca"} if rep is None else rep, **columns)
+    elif isinstance(rep, dict):
         raise ValueError("INPUT is an AnnData: give --use-rep one obsm key.")
     else:
-        model_class.setup_anndata(data, use_rep=found or "X_pca", **columns)
+        model_class.setup_anndata(data, use_rep=rep or "X_pca", **columns)
 
 
-def add_common(parser: argparse.ArgumentParser, out: str = "file to write: .h5ad, .h5mu or .zarr") -> None:
-    """Add the input, the output, and how to run."""
+def add_command(
+    commands: Commands[argparse.ArgumentParser],
+    name: str,
+    call: Callable[[argparse.Namespace], None],
+    *,
+    summary: str,
+    description: str,
+    out: str = "file to write: .h5ad, .h5mu or .zarr",
+) -> argparse.ArgumentParser:
+    """Add a command with the options that every command on a file of cells has; `call` runs it."""
+    parser = commands.add_parser(name, help=summary, description=description)
+    parser.set_defaults(call=call)
     parser.add_argument("input", type=Path, metavar="INPUT", help="AnnData or MuData: .h5ad, .h5mu or .zarr")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUTPUT", help=out)
-    parser.add_argument("--force", action="store_true", help="replace what is there")
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML file of options; the command line goes before it"
+        "--config", type=Path, metavar="FILE", help="YAML file of options; those of the command line take precedence"
     )
     parser.add_argument("--json", action="store_true", help="print a summary as JSON, and nothing else, to stdout")
     parser.add_argument("--quiet", action="store_true", help="show no progress and no summary")
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed (default: %(default)s)")
+    return parser
 
 
-def add_prepare(parser: argparse.ArgumentParser) -> None:
-    """Add the choice to start from counts."""
+def add_model_options(parser: argparse.ArgumentParser, key: str | None = None) -> None:
+    """Add the options of the commands that train a model; `key` is the default of ``--key``, if the command has it."""
     parser.add_argument(
         "--prepare",
         action="store_true",
-        help="start from counts: normalise, select features, reduce (muport.pp.prepare)",
+        help="start from counts: normalize, select features, reduce (muport.pp.prepare)",
     )
+    parser.add_argument(
+        "--use-rep", nargs="+", metavar="KEY",
+        help="obsm key, or MODALITY=KEY for each modality (default: X_pca, of rna in a MuData)",
+    )  # fmt: skip
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help="save the model in this folder")
+    if key is not None:
+        parser.add_argument("--key", default=key, metavar="KEY", help="obsm key to write (default: %(default)s)")
 
 
 def add_columns(parser: argparse.ArgumentParser, **columns: tuple[str | None, str]) -> None:
     """Add options that name columns of ``obs``: option -> (default, help)."""
     for name, (default, text) in columns.items():
-        told = text if default is None else f"{text} (default: {default})"
-        parser.add_argument(f"--{name.replace('_', '-')}", default=default, metavar="COLUMN", help=told)
+        shown = text if default is None else f"{text} (default: {default})"
+        parser.add_argument(f"--{name.replace('_', '-')}", default=default, metavar="COLUMN", help=shown)
 
 
-def add_hyperparameters(parser: argparse.ArgumentParser) -> None:
-    """Add the hyperparameters of the integration."""
-    group = parser.add_argument_group("hyperparameters, from 0 (off) to 1; .5 by default")
+def add_integration_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the integration in memory and the one out of core have in common."""
+    parser.add_argument(
+        "--unlabeled", default="unknown", metavar="NAME", help="label of cells without one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--reference", default="auto", metavar="NAME", help="auto, union, largest, or the batch that does not move"
+    )
+    parser.add_argument(
+        "--max-iter", type=int, default=15, metavar="N", help="largest number of iterations (default: %(default)s)"
+    )
+    group = parser.add_argument_group("hyperparameters, from 0 (off) to 1; 0.5 by default")
     for name, text in HYPERPARAMETERS.items():
         group.add_argument(f"--{name}", type=float, default=0.5, metavar="X", help=text)
 
 
-def hyperparameters_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Values of the hyperparameters."""
+def hyperparameters_of(args: argparse.Namespace) -> dict[str, float]:
+    """Return the values of the hyperparameters of the integration."""
     return {name: getattr(args, name) for name in HYPERPARAMETERS}
 
 
 def expanded(
     argv: list[str], parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser]
 ) -> list[str]:
-    """Put the options of a ``--config`` file before those of the command line, so that the latter count.
+    """Insert the options of a ``--config`` file before those of the command line, which take precedence.
 
     Parameters
     ----------
     argv
         Arguments.
     parser
-        The program's parser, which tells what is wrong with the file.
+        The parser of the program, which prints what is wrong with the file.
     commands
         Name -> parser of each command.
     """
@@ -155,28 +182,27 @@ def expanded(
     path = finder.parse_known_args(argv[command + 1 :])[0].config
     if path is None:
         return argv
-    chosen = commands[argv[command]]
     try:
-        words = _words(_read(path), chosen, path)
+        words = _config_words(_read_config(path), commands[argv[command]], path)
     except (OSError, ValueError) as error:
         parser.exit(1, f"muport {argv[command]}: error: {' '.join(str(error).split())}\n")
     return [*argv[: command + 1], *words, *argv[command + 1 :]]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"--config {path} is not YAML: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(config, dict):
         raise ValueError(f"--config {path} must be a list of 'option: value' lines.")
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in config.items()}
 
 
-def _words(config: dict[str, Any], parser: argparse.ArgumentParser, path: Path) -> list[str]:
-    """Options as words of a command line; those after ``--`` of the file's lists come one by one."""
+def _config_words(config: dict[str, Any], parser: argparse.ArgumentParser, path: Path) -> list[str]:
+    """Convert the options of a file to words of a command line."""
     options = {word.removeprefix("--"): action for action in parser._actions for word in action.option_strings}
     words: list[str] = []
     for key, value in config.items():
@@ -184,11 +210,11 @@ def _words(config: dict[str, Any], parser: argparse.ArgumentParser, path: Path) 
         if name not in options or name in ("config", "help", "h"):
             known = sorted(name for name in options if len(name) > 1 and name not in ("config", "help"))
             raise ValueError(f"--config {path} names {key!r}, which is no option: use one of {', '.join(known)}.")
-        words += _one(name, value, options[name], path)
+        words += _option_words(name, value, options[name], path)
     return words
 
 
-def _one(name: str, value: Any, action: argparse.Action, path: Path) -> list[str]:
+def _option_words(name: str, value: Any, action: argparse.Action, path: Path) -> list[str]:
     if value is None:
         return []
     if action.nargs == 0:
@@ -204,5 +230,5 @@ def _one(name: str, value: Any, action: argparse.Action, path: Path) -> list[str
         return [f"--{name}", *(str(item) for item in items)]
     if isinstance(value, list):
         raise ValueError(f"--config {path}: {name} must be one value, not {value!r}.")
-    # in one word, so that a value that begins with a dash is none of the options
+    # one word: a separate value that begins with a dash would be taken for an option
     return [f"--{name}={value}"]

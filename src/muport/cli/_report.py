@@ -1,4 +1,4 @@
-"""What a command tells when it is done."""
+"""The summary that a command prints at its end."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["Report"]
 
 @dataclass
 class Report:
-    """A run of a command, from its start.
+    """Collects the summary of a run; the clock starts with it.
 
     Attributes
     ----------
     args
-        Its arguments.
+        Arguments of the command.
     cells
         Number of cells.
     metrics
-        Figures of the result, by name.
+        Scores of the result, by name.
     written
-        What was written.
+        Files and folders that were written.
     """
 
     args: argparse.Namespace
@@ -44,27 +44,27 @@ class Report:
 
     @property
     def progress(self) -> bool:
-        """Whether a progress bar is wanted, and seen."""
+        """Whether to show a progress bar: not with ``--quiet`` or ``--json``, nor where stderr is no terminal."""
         return not self.args.quiet and not self.args.json and sys.stderr.isatty()
 
     def wrote(self, path: Path) -> None:
-        """Note a file or folder."""
+        """Add a file or folder that was written."""
         self.written.append(str(path))
 
     def add(self, metrics: Mapping[str, Any]) -> None:
-        """Note figures."""
+        """Add scores."""
         self.metrics.update(metrics)
 
     def finish(self, data: Any, model: Any) -> None:
-        """Save the model, where that is wanted, write the data, and tell."""
+        """Save the model if ``--save`` was given, write the data, and print the summary."""
         if self.args.save is not None:
             model.save(self.args.save, overwrite=self.args.force)
             self.wrote(self.args.save)
         write(data, self.args.out)
         self.wrote(self.args.out)
-        self.tell()
+        self.print_summary()
 
-    def tell(self) -> None:
+    def print_summary(self) -> None:
         """Print the summary: as JSON to stdout, or as a table to stderr."""
         import muport
 
@@ -83,9 +83,9 @@ class Report:
             }
             print(json.dumps(summary, allow_nan=False), file=self.args.stdout)
         elif not self.args.quiet:
-            self._table(seconds)
+            self._print_table(seconds)
 
-    def _table(self, seconds: float) -> None:
+    def _print_table(self, seconds: float) -> None:
         from rich.console import Console
         from rich.table import Table
 
@@ -108,7 +108,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON takes it; what is not finite is null."""
+    """Convert a value for JSON; numbers that are not finite become null."""
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

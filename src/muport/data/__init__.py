@@ -1,6 +1,17 @@
-"""The hall of the models: MuData and AnnData read as plain arrays, registered, saved and loaded.
+"""The data layer of the models: MuData and AnnData are read as arrays, registered, saved and loaded.
 
-Names are loaded when they are first used: reading a file row by row needs neither scvi-tools nor its memory.
+In the order of reading:
+
+- ``reading``: the obs and obsm of an object as arrays, aligned by cell name
+- ``registration``: the arguments of a set-up, and its registration with scvi-tools
+- ``_base_model``: the base class of the three models
+- ``_serialization``: a fitted state as arrays and JSON, and back
+- ``_former_names``: names that saved classes had in earlier versions
+- ``_model_files``: the files of a saved model
+- ``_durable_files``: files that are complete or absent, also after a crash
+- ``out_of_core``: cells read in chunks from a file, and results written in chunks to a file
+
+Names are imported when they are first used: reading a file by rows needs neither scvi-tools nor its memory.
 """
 
 from __future__ import annotations

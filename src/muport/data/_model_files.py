@@ -1,4 +1,4 @@
-"""Model files: one JSON document and one safetensors file, written whole or not at all."""
+"""The files of a saved model: one JSON document and one safetensors file, complete or absent."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
+
+from muport.data._durable_files import sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,13 +44,13 @@ def write_model(
     folder
         Where the model goes.
     prefix
-        Put before each file name.
+        Prefix of each file name.
     document
         JSON document without its ``schema_version``, ``tensors``, ``data`` and ``checksum``.
     tensors
         Arrays by name.
     overwrite
-        Replace a model that is there.
+        Replace an existing model.
     data
         File name and writer of the data to keep with the model.
 
@@ -70,7 +72,7 @@ def write_model(
         else:
             staging.chmod(0o777 & ~_umask())
             staging.replace(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -92,17 +94,17 @@ def _write_staged(
         names.append(_free_name(folder, f"{prefix}{stem}", suffix, token))
         data[1](staging / names[1])
     entries = {name: _describe(array) for name, array in tensors.items()}
-    whole = {
+    complete = {
         "schema_version": SCHEMA_VERSION,
         **document,
         "tensors": {"file": names[0], "entries": entries},
         "data": names[1] if data is not None else None,
     }
-    whole["checksum"] = _checksum(whole)
+    complete["checksum"] = _checksum(complete)
     names.append(f"{prefix}{DOCUMENT}")
-    (staging / names[-1]).write_text(json.dumps(whole, indent=1, allow_nan=False), encoding="utf-8")
+    (staging / names[-1]).write_text(json.dumps(complete, indent=1, allow_nan=False), encoding="utf-8")
     for name in names:
-        _sync(staging / name)
+        sync(staging / name)
     return names
 
 
@@ -121,9 +123,9 @@ def read_model(folder: Path, prefix: str) -> tuple[dict[str, Any], dict[str, np.
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist: {str(folder)!r} holds no saved model with {prefix=}.")
     document = _parse(path)
-    place = document["tensors"]
-    name = _check_name(str(place.get("file")), f"{path.name}: tensors.file")
-    return document, _read_tensors(folder / name, place.get("entries") or {})
+    listed = document["tensors"]
+    name = _check_name(str(listed.get("file")), f"{path.name}: tensors.file")
+    return document, _read_tensors(folder / name, listed.get("entries") or {})
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -197,7 +199,7 @@ def _free_name(folder: Path, stem: str, suffix: str, token: str) -> str:
 def _move_into(staging: Path, folder: Path, names: list[str]) -> None:
     for name in names:
         (staging / name).replace(folder / name)
-    _sync(folder)
+    sync(folder)
 
 
 def _remove_superseded(folder: Path, names: list[str]) -> None:
@@ -208,14 +210,6 @@ def _remove_superseded(folder: Path, names: list[str]) -> None:
         for path in folder.iterdir():
             if pattern.fullmatch(path.name) and path.name not in names:
                 path.unlink()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _umask() -> int:

@@ -265,7 +265,7 @@ def test_a_damaged_input(cells, tmp_path):
         ({"ot_backend": "jax"}, ValueError, "ot_backend='jax' is unknown"),
         ({"reference": "b9"}, ValueError, "reference='b9' is unknown: use one of 'auto'"),
         ({"obsm_key": "X"}, KeyError, "the keys are"),
-        ({"batch_key": "X"}, KeyError, "the columns of obs are"),
+        ({"batch_key": "X"}, KeyError, "the columns are"),
         ({"modality": "protein"}, ValueError, "modality='protein' is unknown"),
         ({"client": 1}, ValueError, "name a .zarr"),
         ({"tmp_path": "s3://x/y.zarr"}, ValueError, "is a URL"),

@@ -1,10 +1,9 @@
-"""Where a result of very many rows is written: memory, a memory-mapped file, or zarr; whole or not at all."""
+"""Where a result of very many rows is written: memory, a memory-mapped file or zarr, complete or absent."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import zlib
@@ -16,6 +15,7 @@ import numpy as np
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
+from muport.data._durable_files import read_json, sync, write_json
 from muport.data._serialization import pack, state_classes, unpack
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ class MemorySink:
         self.values[start : start + len(rows)] = rows
 
     def commit(self, number: int, start: int, stop: int, checksum: int) -> None:
-        """Do nothing: what is in memory does not outlive the process."""
+        """Do nothing: a result in memory is lost with the process."""
 
 
 def clean_path(tmp_path: str | Path) -> Path:
-    """Return where the result goes: ``.zarr``, or ``.npy``, which is added to a name without it.
+    """Return the path of the result: ``.zarr``, or ``.npy``, which is added to a name without it.
 
     Raises
     ------
@@ -72,15 +72,15 @@ def clean_path(tmp_path: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class FileSink:
-    """Rows in a file, written in disjoint pieces by one process or many, and put in place when all are there.
+    """Rows in a file, written in disjoint pieces by one process or many; it gets its name when it is complete.
 
-    Until then everything lies in ``<path>.partial``: the rows, a record of every finished chunk with its checksum, and
-    the fingerprint of the job.
+    The folder ``<path>.partial`` holds the unfinished result: the rows, a record of every finished chunk with its
+    checksum, and the fingerprint of the job.
 
     Parameters
     ----------
     path
-        Final place: ``.npy`` (memory-mapped when read) or ``.zarr``.
+        Path of the finished result: ``.npy`` (memory-mapped when read) or ``.zarr``.
     shape
         (n, d).
     piece
@@ -118,9 +118,9 @@ class FileSink:
         return self.partial / f"{_RESULT}{self.path.suffix}"
 
     def fingerprint(self) -> str | None:
-        """Fingerprint of the job whose result is at the final place; None if there is none, or it is not known."""
-        found = self._marks().get("fingerprint")
-        return found if isinstance(found, str) else None
+        """Fingerprint of the job that wrote the finished result; None if there is no result, or it has none."""
+        fingerprint = self._marks().get("fingerprint")
+        return fingerprint if isinstance(fingerprint, str) else None
 
     def metrics(self) -> dict[str, float]:
         """Scores that were stored with the finished result."""
@@ -130,26 +130,26 @@ class FileSink:
         if not self.path.exists():
             return {}
         if not self.is_zarr:
-            return _read_json(self._beside)
+            return read_json(self._beside)
         import zarr
 
         try:
-            found: Any = zarr.open_group(self.path, mode="r").attrs.get("muport", {})
+            marks: Any = zarr.open_group(self.path, mode="r").attrs.get("muport", {})
         except (OSError, ValueError):
             return {}
-        return dict(found)
+        return dict(marks)
 
     @property
     def _beside(self) -> Path:
         return self.path.with_name(f"{self.path.name}.json")
 
     def begin(self, fingerprint: str, resume: bool) -> bool:
-        """Make the unfinished result, or, if `resume`, go on with the one of the same job; True if it was there.
+        """Create the unfinished result; with `resume`, continue that of the same job. Return whether there was one.
 
         Raises
         ------
         FileExistsError
-            If the final place holds something else.
+            If another file or folder has the path of the result.
         OSError
             If the disk has no room for the result.
         """
@@ -159,7 +159,7 @@ class FileSink:
                 "another path."
             )
         job = self.partial / _JOB
-        if resume and job.is_file() and _read_json(job).get("fingerprint") == fingerprint:
+        if resume and job.is_file() and read_json(job).get("fingerprint") == fingerprint:
             return True
         shutil.rmtree(self.partial, ignore_errors=True)
         self._check_room()
@@ -215,7 +215,7 @@ class FileSink:
         if self.is_zarr:
             self._array()[start : start + len(rows)] = rows
             return
-        # not through the memory map, where a full disk would kill the process
+        # a write to a memory map would end the process if the disk is full
         with open(self.result, "r+b", buffering=0) as file:
             file.seek(self._array().offset + 4 * start * self.shape[1])
             left = memoryview(np.ascontiguousarray(rows, "<f4")).cast("B")
@@ -223,7 +223,7 @@ class FileSink:
                 left = left[file.write(left) :]
 
     def commit(self, number: int, start: int, stop: int, checksum: int) -> None:
-        """Record that a chunk is written: only after its rows are on the disk.
+        """Record that a chunk is written, once its rows are on the disk.
 
         Parameters
         ----------
@@ -235,26 +235,26 @@ class FileSink:
             CRC-32 of its bytes.
         """
         for file in self._files(start, stop):
-            _sync(file)
+            sync(file)
         write_json(self._record(number), {"start": start, "stop": stop, "crc32": checksum})
 
     def _files(self, start: int, stop: int) -> list[Path]:
         if not self.is_zarr:
             return [self.result]
-        places = range(start // self.piece, -(-stop // self.piece))
+        pieces = range(start // self.piece, -(-stop // self.piece))
         encode = self._array().metadata.encode_chunk_key
-        files = [self.result / "obsm" / self.key / encode((place, 0)) for place in places]
-        # a piece of zeros only is not stored
+        files = [self.result / "obsm" / self.key / encode((piece, 0)) for piece in pieces]
+        # zarr does not store a piece that holds only zeros
         return [file for file in files if file.exists()]
 
     def _record(self, number: int) -> Path:
         return self.partial / _DONE / f"{number:09d}.json"
 
     def is_done(self, number: int, start: int, stop: int) -> bool:
-        """Whether a chunk is recorded as written and still is what was written."""
+        """Whether a chunk is recorded as written and its checksum still holds."""
         file = self._record(number)
         try:
-            record = _read_json(file)
+            record = read_json(file)
             if (record.get("start"), record.get("stop")) != (start, stop):
                 return False
             checksum = 0
@@ -266,20 +266,20 @@ class FileSink:
         return bool(checksum == record.get("crc32"))
 
     def finish(self, fingerprint: str, metrics: Mapping[str, float]) -> None:
-        """Put the result in place, whole: everything is on the disk before it gets its name."""
+        """Give the result its name, after all of it is on the disk."""
         marks: dict[str, Any] = {"fingerprint": fingerprint, "metrics": dict(metrics)}
         if self.is_zarr:
             import zarr
 
             zarr.open_group(self.result, mode="r+").attrs["muport"] = marks
             for file in self.result.rglob("*"):
-                _sync(file)
+                sync(file)
         else:
             write_json(self._beside, marks)
-        _sync(self.result)
+        sync(self.result)
         self._cache.clear()
         os.replace(self.result, self.path)
-        _sync(self.path.parent)
+        sync(self.path.parent)
         shutil.rmtree(self.partial, ignore_errors=True)
 
     def keep(self, name: str, value: Any) -> None:
@@ -290,12 +290,12 @@ class FileSink:
         file = self.partial / f"{name}.safetensors"
         with open(file, "wb") as out:
             out.write(content)
-        _sync(file)
+        sync(file)
         write_json(self.partial / f"{name}.json", {"value": packed, "sha256": hashlib.sha256(content).hexdigest()})
 
     def kept(self, name: str, root: type) -> Any:
-        """Return what :meth:`keep` kept, made of `root` and the dataclasses in it; None if nothing whole is there."""
-        document = _read_json(self.partial / f"{name}.json")
+        """Return what :meth:`keep` kept, made of `root` and the dataclasses in it; None if it is absent or damaged."""
+        document = read_json(self.partial / f"{name}.json")
         try:
             content = (self.partial / f"{name}.safetensors").read_bytes()
         except OSError:
@@ -318,7 +318,7 @@ class FileSink:
 
 
 def full_disk(error: OSError, path: Path) -> OSError:
-    """Tell an error of a full disk with what to do; any other error stays as it is."""
+    """Add to the error of a full disk what to do; any other error is returned unchanged."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
     return OSError(
@@ -326,28 +326,3 @@ def full_disk(error: OSError, path: Path) -> OSError:
         f"the disk of {str(path.parent)!r} is full; the input is untouched and the chunks that were finished are kept "
         f"in {path.name + '.partial'!r}: free some space and make the same call again",
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_text(json.dumps(content), encoding="utf-8")
-    _sync(staged)
-    os.replace(staged, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""The data as the methods see it: plain arrays, one row per measurement of a cell in a modality."""
+"""The cells as the methods read them: arrays with one row per measurement of a cell in a modality."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from muport._keys import JOINT_MODALITY
 from muport.data.reading._annotations import read_annotations
 from muport.data.reading._representation import fill, ready, width
-from muport.data.registration._setup import Location, Setup, locate, modalities_of
+from muport.data.registration._setup import Setup, SpaceKeys, find_space_keys, select_modalities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,8 +120,8 @@ class Rows:
         out = np.zeros((self.n_cells, values.shape[1]), dtype=np.float32)
         # a cell has at most one row in a modality, so this adds without collisions
         for code in range(len(self.modalities)):
-            chosen = self.modality == code
-            out[self.cell[chosen]] += values[chosen]
+            rows = self.modality == code
+            out[self.cell[rows]] += values[rows]
         count = np.bincount(self.cell, minlength=self.n_cells)
         out[count > 1] /= count[count > 1, None].astype(np.float32)
         return out
@@ -193,11 +193,11 @@ def read_rows(
     >>> read_rows(adata, Setup("X_pca")).batches
     ('a', 'b')
     """
-    mods = modalities_of(data, setup, modalities)
-    where = locate(mods, setup, modalities)
+    mods = select_modalities(data, setup, modalities)
+    keys = find_space_keys(mods, setup, modalities)
     obs_names = _check_names(data, mods)
-    cells = {m: _positions(obs_names, mods[m].obs_names, m) for m in where.space}
-    _check_cells(obs_names, cells, setup, where)
+    cells = {m: _positions(obs_names, mods[m].obs_names, m) for m in keys.space}
+    _check_cells(obs_names, cells, setup, keys)
     required = {
         "labels_key": require_labels,
         "batch_key": require_batch,
@@ -206,36 +206,36 @@ def read_rows(
         "spatial_key": modalities is None,
         "weight_key": modalities is None,
     }
-    known = read_annotations(data, setup, [name for name, needed in required.items() if not needed])
-    block = _side_by_side(mods, where, cells) if where.concatenate else _one_below_the_other(mods, where, cells)
-    row_batch = known.batch.codes[block.cell]
-    several = not where.concatenate and len(modalities if modalities is not None else cells) > 1
-    group, groups = _groups(block.modality, block.modalities, row_batch, known.batch.names, several)
+    annotations = read_annotations(data, setup, [name for name, needed in required.items() if not needed])
+    working = _concatenate_modalities(mods, keys, cells) if keys.concatenate else _stack_modalities(mods, keys, cells)
+    row_batch = annotations.batch.codes[working.cell]
+    several = not keys.concatenate and len(modalities if modalities is not None else cells) > 1
+    group, groups = _groups(working.modality, working.modalities, row_batch, annotations.batch.names, several)
     return Rows(
-        x=block.x,
-        cell=block.cell,
-        modality=block.modality,
-        modalities=block.modalities,
+        x=working.x,
+        cell=working.cell,
+        modality=working.modality,
+        modalities=working.modalities,
         batch=row_batch,
-        batches=known.batch.names,
+        batches=annotations.batch.names,
         group=group,
         groups=groups,
-        label=known.label.codes,
-        labels=known.label.names,
+        label=annotations.label.codes,
+        labels=annotations.label.names,
         obs_names=obs_names,
-        own=block.own,
-        time=known.time,
-        spatial=known.spatial.codes if known.spatial else None,
-        spatials=known.spatial.names if known.spatial else (),
-        sample=known.sample.codes if known.sample else None,
-        samples=known.sample.names if known.sample else (),
-        weight=known.weight,
+        own=working.own,
+        time=annotations.time,
+        spatial=annotations.spatial.codes if annotations.spatial else None,
+        spatials=annotations.spatial.names if annotations.spatial else (),
+        sample=annotations.sample.codes if annotations.sample else None,
+        samples=annotations.sample.names if annotations.sample else (),
+        weight=annotations.weight,
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Block:
-    """The working space and where its rows come from, as in `Rows`."""
+class _WorkingSpace:
+    """Coordinates in the working space, with the cell and the modality of each row, as in `Rows`."""
 
     x: NDArray[np.float32]
     cell: NDArray[np.int64]
@@ -244,15 +244,17 @@ class _Block:
     own: dict[str, NDArray[np.float32] | None]
 
 
-def _one_below_the_other(mods: Modalities, where: Location, cells: Mapping[str, NDArray[np.int64]]) -> _Block:
+def _stack_modalities(mods: Modalities, keys: SpaceKeys, cells: Mapping[str, NDArray[np.int64]]) -> _WorkingSpace:
     sizes = [len(c) for c in cells.values()]
-    x = np.empty((sum(sizes), 0), np.float32) if where.separate else _stack(mods, where)
+    x = np.empty((sum(sizes), 0), np.float32) if keys.separate else _stack(mods, keys)
     modality = np.repeat(np.arange(len(sizes)), sizes)
-    return _Block(x, np.concatenate(list(cells.values())), modality, tuple(where.space), _own(mods, where, x, sizes))
+    return _WorkingSpace(
+        x, np.concatenate(list(cells.values())), modality, tuple(keys.space), _own(mods, keys, x, sizes)
+    )
 
 
-def _side_by_side(mods: Modalities, where: Location, cells: Mapping[str, NDArray[np.int64]]) -> _Block:
-    parts = {m: (mods[m].obsm[key], f"obsm[{key!r}] of {m!r}") for m, key in where.space.items()}
+def _concatenate_modalities(mods: Modalities, keys: SpaceKeys, cells: Mapping[str, NDArray[np.int64]]) -> _WorkingSpace:
+    parts = {m: (mods[m].obsm[key], f"obsm[{key!r}] of {m!r}") for m, key in keys.space.items()}
     ends = np.cumsum([0, *(width(values, name) for values, name in parts.values())])
     n_cells = len(next(iter(cells.values())))
     x = np.empty((n_cells, ends[-1]), dtype=np.float32)
@@ -261,7 +263,7 @@ def _side_by_side(mods: Modalities, where: Location, cells: Mapping[str, NDArray
         fill(own, values, name, mods[m].obs_names)
         x[cells[m], start:stop] = own
     code = np.zeros(n_cells, dtype=np.int64)
-    return _Block(x, np.arange(n_cells), code, (JOINT_MODALITY,), {JOINT_MODALITY: x})
+    return _WorkingSpace(x, np.arange(n_cells), code, (JOINT_MODALITY,), {JOINT_MODALITY: x})
 
 
 def _check_names(data: mudata.MuData | anndata.AnnData, mods: Modalities) -> pd.Index:
@@ -290,7 +292,7 @@ def _positions(obs_names: pd.Index, names: pd.Index, modality: str) -> NDArray[n
     return position
 
 
-def _check_cells(obs_names: pd.Index, cells: Mapping[str, NDArray[np.int64]], setup: Setup, where: Location) -> None:
+def _check_cells(obs_names: pd.Index, cells: Mapping[str, NDArray[np.int64]], setup: Setup, keys: SpaceKeys) -> None:
     count = np.bincount(np.concatenate(list(cells.values())), minlength=len(obs_names))
     if (count == 0).any():
         lost = obs_names[count == 0]
@@ -298,7 +300,7 @@ def _check_cells(obs_names: pd.Index, cells: Mapping[str, NDArray[np.int64]], se
             f"{len(lost)} cells are in none of the participating modalities {list(cells)}, for example {list(lost[:3])}"
             ": add their modality to use_rep and shared_rep, or subset the data to the participating cells."
         )
-    if where.concatenate and (count < len(cells)).any():
+    if keys.concatenate and (count < len(cells)).any():
         single = obs_names[count < len(cells)]
         raise ValueError(
             f"use_rep puts {list(cells)} side by side, but {len(single)} cells are not in every one of them, for "
@@ -318,11 +320,11 @@ def _check_cells(obs_names: pd.Index, cells: Mapping[str, NDArray[np.int64]], se
         )
 
 
-def _stack(mods: Modalities, where: Location) -> NDArray[np.float32]:
-    parts = {m: (mods[m].obsm[key], f"obsm[{key!r}] of {m!r}") for m, key in where.space.items()}
+def _stack(mods: Modalities, keys: SpaceKeys) -> NDArray[np.float32]:
+    parts = {m: (mods[m].obsm[key], f"obsm[{key!r}] of {m!r}") for m, key in keys.space.items()}
     widths = {m: width(values, name) for m, (values, name) in parts.items()}
     if len(set(widths.values())) > 1:
-        raise ValueError(f"shared_rep: {where.space} differ in width, {widths}: they must be coordinates in one space.")
+        raise ValueError(f"shared_rep: {keys.space} differ in width, {widths}: they must be coordinates in one space.")
     n_rows = sum(mods[m].n_obs for m in parts)
     if len(parts) == 1 and (view := ready(next(iter(parts.values()))[0])) is not None:
         return view
@@ -336,14 +338,14 @@ def _stack(mods: Modalities, where: Location) -> NDArray[np.float32]:
 
 
 def _own(
-    mods: Modalities, where: Location, x: NDArray[np.float32], sizes: Sequence[int]
+    mods: Modalities, keys: SpaceKeys, x: NDArray[np.float32], sizes: Sequence[int]
 ) -> dict[str, NDArray[np.float32] | None]:
     own: dict[str, NDArray[np.float32] | None] = {}
-    for m, stop, size in zip(where.space, np.cumsum(sizes), sizes, strict=True):
-        key = where.own.get(m)
+    for m, stop, size in zip(keys.space, np.cumsum(sizes), sizes, strict=True):
+        key = keys.own.get(m)
         if key is None:
             own[m] = None
-        elif key == where.space[m] and not where.separate:
+        elif key == keys.space[m] and not keys.separate:
             own[m] = x[stop - size : stop]
         else:
             values, name = mods[m].obsm[key], f"obsm[{key!r}] of {m!r}"

@@ -11,7 +11,7 @@ from muport._keys import REGISTRY_KEYS, SINGLE_BATCH
 from muport.data.reading._annotations import COLUMN_RULES
 from muport.data.reading._columns import Column, joined_column
 from muport.data.reading._numbers import joined_numbers
-from muport.data.registration._setup import Setup, locate, modalities_of
+from muport.data.registration._setup import Setup, find_space_keys, select_modalities
 
 if TYPE_CHECKING:
     import anndata
@@ -22,7 +22,7 @@ _ALWAYS_REGISTERED = (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
 
 
 class JoinedObs(CategoricalObsField):  # type: ignore[misc]
-    """One categorical column over all cells, gathered by name; writes its codes and leaves the user's columns alone.
+    """One categorical column over all cells, gathered by name. Its codes are written; the user's columns are unchanged.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class JoinedObs(CategoricalObsField):  # type: ignore[misc]
 
 
 class JoinedLabels(JoinedObs):
-    """A joined column whose last category is that of the cells without a label.
+    """One column of labels over all cells, gathered by name; its last category is that of the cells without a label.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class JoinedLabels(JoinedObs):
 
 
 class JoinedNumbers(NumericalObsField):  # type: ignore[misc]
-    """One column of finite numbers over all cells, gathered by name; the user's columns stay as they are.
+    """One column of finite numbers over all cells, gathered by name; the user's columns are unchanged.
 
     Parameters
     ----------
@@ -156,15 +156,15 @@ class JoinedNumbers(NumericalObsField):  # type: ignore[misc]
 
 def fields_of(data: mudata.MuData | anndata.AnnData, setup: Setup) -> list[Any]:
     """List the fields of an object: representations by modality, then the columns that the set-up names."""
-    mods = modalities_of(data, setup)
-    where = locate(mods, setup)
-    several = mods[next(iter(where.space))] is not data
-    keys = {f"{REGISTRY_KEYS.REP_PREFIX}{m}": (m, key) for m, key in where.space.items()}
-    keys |= {f"own_{m}": (m, key) for m, key in where.own.items() if key != where.space[m]}
+    mods = select_modalities(data, setup)
+    space_keys = find_space_keys(mods, setup)
+    in_modalities = mods[next(iter(space_keys.space))] is not data
+    keys = {f"{REGISTRY_KEYS.REP_PREFIX}{m}": (m, key) for m, key in space_keys.space.items()}
+    keys |= {f"own_{m}": (m, key) for m, key in space_keys.own.items() if key != space_keys.space[m]}
     # scvi-tools need not correct the format of the user's arrays: read_rows converts every format
     reps = [
         MuDataObsmField(name, key, mod_key=m, mod_required=True, correct_data_format=False)
-        if several
+        if in_modalities
         else ObsmField(name, key, correct_data_format=False)
         for name, (m, key) in keys.items()
     ]

@@ -104,7 +104,7 @@ def register(
     setup_method_args: dict[str, Any],
     **kwargs: Any,
 ) -> None:
-    """Check `data` whole, then register them with scvi-tools; refused data are left as they were.
+    """Check the whole of `data`, then register it with scvi-tools; data that are refused are unchanged.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def register(
     setup_method_args
         What ``cls._get_setup_method_args(**locals())`` returned on the first line of the set-up method.
     kwargs
-        What scvi-tools passes when it transfers a set-up: ``source_registry`` and its options.
+        Arguments of scvi-tools when it transfers a set-up: ``source_registry`` and its options.
 
     Raises
     ------
@@ -134,23 +134,23 @@ def register(
     if source is not None:
         _check_source(fields, source)
     manager = UnionManager(fields, setup_method_args)
-    with _undone_on_error(data):
+    with _restore_obs_on_error(data):
         manager.register_fields(data, **kwargs)
     cls.register_manager(manager)
     logger.info("%s is set up: %s.", cls.__name__, rows.summary())
 
 
 def _check_source(fields: list[Any], source: dict[str, Any]) -> None:
-    here, there = sorted(f.registry_key for f in fields), sorted(source["field_registries"])
-    if here != there:
+    given, expected = sorted(f.registry_key for f in fields), sorted(source["field_registries"])
+    if given != expected:
         raise ValueError(
-            f"the data give the fields {here}, but the model was set up with {there}: use_rep must name a space of the "
-            "same kind, in mdata.obsm or in the modalities."
+            f"the data have the fields {given}, but the model was set up with {expected}: use_rep must name a space of "
+            "the same type, in mdata.obsm or in the modalities."
         )
 
 
 @contextmanager
-def _undone_on_error(data: mudata.MuData | anndata.AnnData) -> Iterator[None]:
+def _restore_obs_on_error(data: mudata.MuData | anndata.AnnData) -> Iterator[None]:
     obs: Any = data.obs
     before = {c: obs[c].copy() for c in obs.columns if str(c).startswith("_scvi_")}
     try:

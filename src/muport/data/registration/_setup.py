@@ -1,4 +1,4 @@
-"""What the user asked for, and where in the object it lies."""
+"""The arguments of the set-up, and the modalities and obsm keys of an object that they name."""
 
 from __future__ import annotations
 
@@ -9,29 +9,27 @@ from typing import Any, NoReturn
 import anndata
 import mudata
 
+from muport._checks import check_flags
 from muport._keys import JOINT_MODALITY, SINGLE_MODALITY, UNLABELED_CATEGORY
-
-_COLUMNS = ("batch_key", "labels_key", "time_key", "spatial_key", "sample_key", "weight_key")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """The arguments of ``setup_mudata`` and ``setup_anndata``, checked for form but not yet against data.
+    """The arguments of ``setup_mudata`` and ``setup_anndata``; their types are checked, data are not needed.
 
     Parameters
     ----------
     use_rep
-        Modality -> ``obsm`` key of its own representation; a plain string is a key of ``mdata.obsm``, a space of all
-        cells, or else that key in every modality; None if `shared_rep` alone is given.
+        Modality -> ``obsm`` key of its own representation. A string is a key of ``mdata.obsm``, which holds a space of
+        all cells; if it is not there, it is the key in every modality. None if only `shared_rep` is given.
     batch_key
         Column with the batch of each cell. None: one batch.
     labels_key
         Column with the type of each cell. None: no labels.
     unlabeled_category
-        Value of `labels_key` that means "not known"; so does a missing value.
+        Value of `labels_key` that means "not known", as does a missing value.
     shared_rep
-        ``obsm`` key of a space that all modalities share (a string, or modality -> key), needed when several modalities
-        take part.
+        ``obsm`` key of a space that all modalities share: a string, or modality -> key.
     paired
         None: a name in two modalities is one cell. False: such a name is an error. True: every cell must be in every
         modality.
@@ -44,14 +42,14 @@ class Setup:
     weight_key
         Column with the weight of each cell, numbers of at least 0. None: no weights.
     concatenate
-        Put the representations of several modalities side by side, one row per cell; every cell must be in all.
+        Concatenate the representations of several modalities, one row per cell; every cell must be in all of them.
     separate
-        Let several modalities take part without a shared representation, each in a space of its own.
+        Allow several modalities without a shared representation, each in a space of its own.
 
     Raises
     ------
     TypeError
-        If an argument is not of the kinds above.
+        If an argument is of another type.
     ValueError
         If neither `use_rep` nor `shared_rep` is given, or a mapping is empty.
 
@@ -77,23 +75,22 @@ class Setup:
     def __post_init__(self) -> None:
         _check_keys("use_rep", self.use_rep)
         _check_keys("shared_rep", self.shared_rep)
-        for name in _COLUMNS:
-            value = getattr(self, name)
+        for name, value in vars(self).items():
+            if not name.endswith("_key"):
+                continue
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{name}={value!r} must be the name of a column or None.")
         if not isinstance(self.unlabeled_category, str):
             raise TypeError(f"unlabeled_category={self.unlabeled_category!r} must be a string.")
         if self.paired is not None and not isinstance(self.paired, bool):
             raise TypeError(f"paired={self.paired!r} must be None, True or False.")
-        for name in ("concatenate", "separate"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise TypeError(f"{name}={value!r} must be True or False.")
+        check_flags(concatenate=self.concatenate, separate=self.separate)
         if self.use_rep is None and self.shared_rep is None:
             raise ValueError("use_rep=None and shared_rep=None: give the obsm key of at least one of them.")
 
     @classmethod
     def from_args(cls, setup_args: Mapping[str, Any]) -> Setup:
-        """Build from the ``setup_args`` of a registry; keys that are not ours are left out."""
+        """Build from the ``setup_args`` of a registry; other keys are ignored."""
         names = {f.name for f in fields(cls)}
         return cls(**{key: value for key, value in setup_args.items() if key in names})
 
@@ -111,11 +108,19 @@ def _check_keys(name: str, value: object) -> None:
 
 
 @dataclass(frozen=True)
-class Location:
-    """Modality -> ``obsm`` key of the working space, and of the modality's own representation.
+class SpaceKeys:
+    """The ``obsm`` keys of an object that a model reads.
 
-    Where `concatenate` is True, the working space is the representations of all modalities side by side; where
-    `separate` is True, there is none, and `space` is `own`.
+    Attributes
+    ----------
+    space
+        Modality -> key of the working space.
+    own
+        Modality -> key of its own representation.
+    concatenate
+        Whether the working space is the concatenation of the representations of all modalities.
+    separate
+        Whether each modality has a space of its own: there is no working space, and `space` is `own`.
     """
 
     space: dict[str, str]
@@ -124,44 +129,44 @@ class Location:
     separate: bool = False
 
 
-def modalities_of(
+def select_modalities(
     data: mudata.MuData | anndata.AnnData, setup: Setup, expected: Sequence[str] | None = None
 ) -> dict[str, anndata.AnnData | mudata.MuData]:
-    """Name the modalities of `data`.
+    """Return the modalities of `data` by name.
 
-    A plain AnnData is one modality, named after `use_rep` if that names just one. A MuData whose own ``obsm`` holds the
-    space is one too, named ``"joint"``: its rows are all cells.
+    An AnnData is one modality, with the name in `use_rep` if that has just one. A MuData whose own ``obsm`` holds the
+    space is one modality, too, of name ``"joint"``: its rows are all cells.
     """
     if isinstance(data, mudata.MuData):
-        if _names_joint(data, setup, expected):
+        if _uses_joint_space(data, setup, expected):
             return {JOINT_MODALITY: data}
-        # a model set up on an AnnData may be asked about a MuData that holds nothing else
-        alone = len(data.mod) == 1 and tuple(expected or ()) == (SINGLE_MODALITY,)
-        return dict(zip((SINGLE_MODALITY,), data.mod.values(), strict=True)) if alone else dict(data.mod)
+        # new cells for a model of an AnnData may be a MuData of one modality
+        single = len(data.mod) == 1 and tuple(expected or ()) == (SINGLE_MODALITY,)
+        return dict(zip((SINGLE_MODALITY,), data.mod.values(), strict=True)) if single else dict(data.mod)
     if not isinstance(data, anndata.AnnData):
         raise TypeError(f"data is a {type(data).__name__}, expected MuData or AnnData.")
     named = setup.shared_rep if isinstance(setup.shared_rep, Mapping) else setup.use_rep
     names = tuple(expected or (named if isinstance(named, Mapping) else (SINGLE_MODALITY,)))
     if len(names) > 1:
         raise ValueError(
-            f"data is an AnnData, but modalities {list(names)} take part: pass a MuData that says which of them it is, "
-            "MuData({modality: adata})."
+            f"data is an AnnData, but the set-up names the modalities {list(names)}: pass a MuData that names the "
+            "modality, MuData({modality: adata})."
         )
     return {names[0]: data}
 
 
 def is_joint(data: mudata.MuData, key: str) -> bool:
-    """Tell whether `key`, given as a plain `use_rep`, is a space of all cells in ``mdata.obsm``.
+    """Return whether `key`, given as a string `use_rep`, is a space of all cells in ``mdata.obsm``.
 
-    The masks that ``mdata.obsm`` holds under the names of the modalities are none, and the only modality's own
-    representation of that name comes first.
+    The masks of the modalities, which ``mdata.obsm`` holds under their names, are not such spaces. If there is only one
+    modality, its own representation of that name comes first.
     """
     if key not in data.obsm or key in data.mod:
         return False
     return not (len(data.mod) == 1 and key in next(iter(data.mod.values())).obsm)
 
 
-def _names_joint(data: mudata.MuData, setup: Setup, expected: Sequence[str] | None) -> bool:
+def _uses_joint_space(data: mudata.MuData, setup: Setup, expected: Sequence[str] | None) -> bool:
     if setup.shared_rep is not None or not isinstance(setup.use_rep, str):
         return False
     if expected is not None:
@@ -169,10 +174,10 @@ def _names_joint(data: mudata.MuData, setup: Setup, expected: Sequence[str] | No
     return is_joint(data, setup.use_rep)
 
 
-def locate(
+def find_space_keys(
     mods: Mapping[str, anndata.AnnData | mudata.MuData], setup: Setup, expected: Sequence[str] | None = None
-) -> Location:
-    """Find the ``obsm`` keys of the participating modalities.
+) -> SpaceKeys:
+    """Find the ``obsm`` keys of the modalities that the set-up names.
 
     Parameters
     ----------
@@ -181,18 +186,18 @@ def locate(
     setup
         What the user asked for.
     expected
-        Modalities of a fitted model. Then `mods` are new cells: one of those modalities is enough (all of them where
-        they stand side by side), and a modality's own representation may be absent where a shared one is given.
+        Modalities of a fitted model. Then `mods` are new cells: one of these modalities is enough (all of them if they
+        are concatenated), and the own representation of a modality may be absent if a shared one is given.
 
     Raises
     ------
     KeyError
         If a modality or an ``obsm`` key is missing; lists those that exist.
     ValueError
-        If several modalities take part without a shared representation, and the model needs one.
+        If there are several modalities without a shared representation, and the model needs one.
     """
-    asked_space, asked_own = _asked(mods, setup, expected)
-    several = setup.shared_rep is None and len(asked_own) > 1
+    space, own = _requested_keys(mods, setup, expected)
+    several = setup.shared_rep is None and len(own) > 1
     concatenate = setup.concatenate and several
     if expected is not None:
         present = [m for m in expected if m in mods]
@@ -200,22 +205,20 @@ def locate(
             raise KeyError(f"none of the model's modalities {list(expected)} is in the data, which has {list(mods)}.")
         if concatenate:
             present = list(expected)
-        asked_space = {m: asked_space[m] for m in present}
-        asked_own = {
-            m: k for m, k in asked_own.items() if m in present and (setup.shared_rep is None or k in mods[m].obsm)
-        }
-    for argument, asked in (("use_rep", asked_own), ("shared_rep", asked_space)):
-        for modality, key in asked.items():
+        space = {m: space[m] for m in present}
+        own = {m: k for m, k in own.items() if m in present and (setup.shared_rep is None or k in mods[m].obsm)}
+    for argument, keys in (("use_rep", own), ("shared_rep", space)):
+        for modality, key in keys.items():
             _check_exists(argument if setup.shared_rep is not None else "use_rep", modality, key, mods)
-    return Location(asked_space, asked_own, concatenate, setup.separate and several)
+    return SpaceKeys(space, own, concatenate, setup.separate and several)
 
 
-def _asked(
+def _requested_keys(
     mods: Mapping[str, anndata.AnnData | mudata.MuData], setup: Setup, expected: Sequence[str] | None
 ) -> tuple[dict[str, str], dict[str, str]]:
     names = list(mods if expected is None else expected)
     if setup.shared_rep is None:
-        own = _spread(setup.use_rep, names)
+        own = _by_modality(setup.use_rep, names)
         if len(own) > 1 and not (setup.concatenate or setup.separate):
             _refuse_several(setup.use_rep, own, mods)
         return own, own
@@ -227,11 +230,10 @@ def _asked(
     else:
         space = dict(setup.shared_rep)
     if not space:
-        held = {m: sorted(a.obsm.keys()) for m, a in mods.items()}
-        raise KeyError(f"shared_rep={setup.shared_rep!r} is in no modality; obsm holds {held}.")
+        raise KeyError(f"shared_rep={setup.shared_rep!r} is in no modality; obsm holds {_obsm_keys(mods)}.")
     if extra := sorted(set(named) - set(space)):
         raise ValueError(f"use_rep names {extra}, which shared_rep={dict(space)} lacks: add them to shared_rep.")
-    return space, _spread(setup.use_rep, list(space))
+    return space, _by_modality(setup.use_rep, list(space))
 
 
 def _refuse_several(
@@ -239,9 +241,9 @@ def _refuse_several(
     own: Mapping[str, str],
     mods: Mapping[str, anndata.AnnData | mudata.MuData],
 ) -> NoReturn:
-    held = {m: sorted(a.obsm.keys()) for m, a in mods.items()}
-    if isinstance(use_rep, str) and not any(use_rep in keys for keys in held.values()):
-        raise KeyError(f"use_rep={use_rep!r} is neither in mdata.obsm nor in a modality; their obsm holds {held}.")
+    existing = _obsm_keys(mods)
+    if isinstance(use_rep, str) and not any(use_rep in keys for keys in existing.values()):
+        raise KeyError(f"use_rep={use_rep!r} is neither in mdata.obsm nor in a modality; their obsm holds {existing}.")
     raise ValueError(
         f"use_rep names {len(own)} modalities ({', '.join(own)}), whose spaces differ: give shared_rep, the obsm key "
         "of a representation they share (for example one PCA of RNA and gene activity), where the model takes one; "
@@ -249,7 +251,11 @@ def _refuse_several(
     )
 
 
-def _spread(keys: Mapping[str, str] | str | None, names: Sequence[str]) -> dict[str, str]:
+def _obsm_keys(mods: Mapping[str, anndata.AnnData | mudata.MuData]) -> dict[str, list[str]]:
+    return {name: sorted(part.obsm.keys()) for name, part in mods.items()}
+
+
+def _by_modality(keys: Mapping[str, str] | str | None, names: Sequence[str]) -> dict[str, str]:
     if isinstance(keys, str):
         return dict.fromkeys(names, keys)
     return dict(keys or {})
@@ -262,8 +268,8 @@ def _check_exists(argument: str, modality: str, key: str, mods: Mapping[str, ann
     if key in part.obsm:
         return
     if isinstance(part, mudata.MuData):
-        held = sorted(k for k in part.obsm if k not in part.mod)
-        raise KeyError(f"{argument}={key!r} is not in mdata.obsm, which has {held}: write the joint space there first.")
+        existing = sorted(k for k in part.obsm if k not in part.mod)
+        raise KeyError(f"{argument}={key!r} is not in mdata.obsm, which has {existing}: write the joint space first.")
     hint = "; pass use_rep=None to use shared_rep alone" if argument == "use_rep" and len(mods) > 1 else ""
     raise KeyError(
         f"{argument}: obsm[{key!r}] is not in modality {modality!r}, which has {sorted(part.obsm.keys())}: compute it "
