@@ -74,7 +74,7 @@ def test_prefixes_share_a_folder(folder):
 @pytest.mark.parametrize("call", range(1, 9))
 def test_an_interrupted_save_leaves_the_earlier_model(folder, monkeypatch, call):
     calls = iter(range(1, 100))
-    sync = _files._sync
+    sync = _files.sync
 
     def failing(path):
         if next(calls) == call:
@@ -85,7 +85,7 @@ def test_an_interrupted_save_leaves_the_earlier_model(folder, monkeypatch, call)
         path.write_text("data")
 
     write(folder, {"a": np.zeros(1)}, overwrite=True, data=("mdata.h5mu", writer))
-    monkeypatch.setattr(_files, "_sync", failing)
+    monkeypatch.setattr(_files, "sync", failing)
     try:
         write(folder, {"a": np.ones(1)}, overwrite=True, data=("mdata.h5mu", writer))
         value = 1
@@ -118,7 +118,7 @@ def test_an_interrupted_first_save_leaves_nothing(tmp_path, monkeypatch):
     def fail(path):
         raise OSError("disk full")
 
-    monkeypatch.setattr(_files, "_sync", fail)
+    monkeypatch.setattr(_files, "sync", fail)
     with pytest.raises(OSError, match="disk full"):
         write(tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
