@@ -273,7 +273,7 @@ def test_refinement_of_a_joint_space(views, tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"refine": "more"}, "'none' or 'vae'"),
+        ({"refine": "more"}, "'none', 'vae'"),
         ({"vae_kwargs": {"beta": 1.0}}, "refine='none'"),
         ({"refine": "vae", "vae_kwargs": {"lam_clst": 1.0}}, "lam_clst"),
         ({"refine": "vae", "vae_kwargs": {"encoder": "rnn"}}, "'rnn'"),

@@ -1,7 +1,23 @@
-"""Integration of batches and of unpaired modalities by optimal transport onto shared centres.
+"""Integration of batches and modalities by optimal transport to shared centers.
 
-The model is loaded when it is first used: the centroid path, and the workers of a cluster, need neither scvi-tools nor
-its memory.
+In the order of reading:
+
+- ``_model``: the Integration model: set-up, options and training
+- ``_inference``: the methods of a fitted integration
+- ``_working_space``: the space of the transport, for each kind of data
+- ``_fitted_state``: what a fitted model keeps, and the map of every cell
+- ``_hyperparameters``: the six hyperparameters, and the quantities that the method derives from them
+- ``prototypes``: k-means summaries of each group
+- ``shared_centers``: the default method
+- ``spaces``: the space in which modalities are compared
+- ``gromov``: modalities without shared features or paired cells
+- ``labels``: transfer of labels, and separation of types
+- ``vae``: the VAE that refines integrated cells
+- ``scbiot``: the loop of the scBIOT paper
+- ``atlas``: integration by centroids, with cells on disk
+
+The model is imported when it is first used: integration by centroids, and the workers of a cluster, do not need
+scvi-tools and its memory.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muport.data._serialization import pack, state_classes, unpack
-from muport.integration.spaces._cross_modality import impute_modalities, predict_modality
+from muport.integration.spaces._cross_modality import predict_modality
 from muport.integration.spaces._joint_space import JointSpace, embed_cells, fit_joint_space, split_modalities
 from muport.integration.spaces._modality_weights import interpolate_weights
 from muport.neighbors import knn
@@ -293,18 +293,3 @@ def test_any_pattern_of_modalities_gives_finite_cells(seed, pattern):
     assert embedding.z.shape == (len(code), sum(WIDTH.values()))
     assert np.isfinite(embedding.z).all()
     np.testing.assert_array_equal(embedding.observed, (code[:, None] & np.array([1, 2, 4])) > 0)
-
-
-def test_missing_modalities_are_predicted_by_the_mean_weighted_by_r2():
-    have = {"rna": np.arange(400), "atac": np.arange(400), "adt": np.arange(300)}
-    cells = Mosaic(have)
-    predictor = cells.fit().predictor
-    x = {m: np.random.default_rng(0).normal(size=(3, WIDTH[m])).astype(np.float32) for m in have}
-    observed = {"rna": np.full(3, True), "atac": np.full(3, True), "adt": np.full(3, False)}
-    r2 = [predictor.direct[b]["adt"].r2 for b in ("rna", "atac")]
-    expected = sum(q * predict_modality(predictor, b, "adt", x[b], None) for q, b in zip(r2, have, strict=False)) / sum(
-        r2
-    )
-    out = impute_modalities(predictor, x, None, observed)
-    np.testing.assert_allclose(out["adt"], expected, atol=1e-5)
-    np.testing.assert_array_equal(out["rna"], x["rna"])
