@@ -42,7 +42,7 @@ def project_to_embedding(
     n_neighbors
         Number of neighbors from which the map between the two spaces is estimated.
     modality
-        For a MuData: the modality with the cells.
+        As for :func:`build_windows`.
 
     Returns
     -------

@@ -71,10 +71,8 @@ def compute_trajectories(
         Number of cells whose velocities are interpolated.
     use_network
         Follow the network, if there is one in that basis.
-    time_key
-        Column with the time.
-    modality
-        For a MuData: the modality with the cells.
+    time_key, modality
+        As for :func:`build_windows`.
 
     Returns
     -------
@@ -147,7 +145,7 @@ def simulate_flow(
     basis_embedding
         Key of ``obsm`` with the embedding of those bounds.
     modality
-        For a MuData: the modality with the cells.
+        As for :func:`build_windows`.
 
     Returns
     -------

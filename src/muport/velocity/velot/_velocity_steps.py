@@ -157,7 +157,7 @@ def compute_ot_velocity(
         Relaxation of the masses in (0, 1]. 1 is balanced, as in VelOT; below 1 branches may grow, and
         ``obs["velot_growth"]`` is written.
     modality
-        For a MuData: the modality with the cells.
+        As for :func:`build_windows`.
 
     Returns
     -------
@@ -242,10 +242,8 @@ def smooth_velocity(
         Seed.
     verbose
         Show a progress bar.
-    time_key
-        Column with the time.
-    modality
-        For a MuData: the modality with the cells.
+    time_key, modality
+        As for :func:`build_windows`.
 
     Returns
     -------
@@ -297,7 +295,7 @@ def query_velocity(
     pseudotime_values
         (n,) times, or one for all; the median time of the cells by default.
     modality
-        For a MuData: the modality with the cells.
+        As for :func:`build_windows`.
 
     Returns
     -------
