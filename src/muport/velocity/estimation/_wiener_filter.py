@@ -96,8 +96,8 @@ def fit_wiener_filter(x: Any, time: Any) -> WienerFilter:
     >>> time = np.linspace(0, 1, 400)
     >>> x = np.random.default_rng(0).normal(size=(400, 20))
     >>> x[:, 0] += 20 * time
-    >>> fit_wiener_filter(x, time).matrix.diagonal().round(1)[:3].tolist()
-    [1.0, 0.2, 0.2]
+    >>> fit_wiener_filter(x, time).matrix.diagonal().round(1)[:2].tolist()
+    [1.0, 0.2]
     """
     points = as_points(x)
     center = points.mean(axis=0, dtype=np.float64)
