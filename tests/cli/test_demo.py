@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import mudata
 import numpy as np
 import pytest
 
 from muport import cli, datasets
-from muport._demo import _cases, _run
+from muport._demo import _examples, _run
+from muport._demo._scores import scib_scores
 from muport.integration import Integration
 from muport.velocity import Velocity
 
@@ -28,8 +31,9 @@ def small():
         patch.delenv("MUPORT_DATA", raising=False)
         patch.setattr(datasets, "simulated_multiome", lambda random_state: simulate(**SMALL, random_state=random_state))
         patch.setattr(datasets, "simulated_dynamics", lambda kind, **kwargs: follow(kind, **{**kwargs, "n_cells": 500}))
-        patch.setattr(_run, "scib_scores", lambda mdata: {"Total": (0.25, 0.75)})
-        patch.setattr("muport._demo._pictures._umap", lambda x, seed: np.asarray(x[:, :2]))
+        patch.setattr(_run, "check_scib", lambda: None)
+        patch.setattr(_run, "scib_scores", lambda outcome: {"Total": (0.25, 0.75)})
+        patch.setattr("muport._demo._output._umap", lambda x, seed: np.asarray(x[:, :2]))
         yield
 
 
@@ -38,7 +42,7 @@ def finished(small, tmp_path_factory):
     """One demonstration: its folder, and what it printed."""
     out = tmp_path_factory.mktemp("cli") / "demo"
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert cli.main(["demo", "--out", str(out), "--seed", "1"]) == 0
+        assert cli.main(["demo", "--out", str(out), "--seed", "1", "--scib"]) == 0
     return out, printed.getvalue()
 
 
@@ -46,9 +50,8 @@ def finished(small, tmp_path_factory):
 def nothing(monkeypatch):
     """A demonstration without data, for what happens around it."""
     monkeypatch.delenv("MUPORT_DATA", raising=False)
-    monkeypatch.setattr(_run, "batch_cases", lambda seed: iter(()))
-    monkeypatch.setattr(_run, "transfer_cases", lambda seed: iter(()))
-    monkeypatch.setattr(_run, "velocity_cases", lambda seed: iter(()))
+    parts = [dataclasses.replace(part, examples=lambda seed: iter(())) for part in _run._PARTS]
+    monkeypatch.setattr(_run, "_PARTS", parts)
 
 
 def test_demo_writes_data_model_pictures_and_scores(finished):
@@ -94,14 +97,14 @@ def test_the_saved_model_is_the_one_that_was_used(finished):
 
 
 def test_demo_hides_pairing_and_types(small):
-    case = next(_cases.transfer_cases(0))
-    rna, atac = case.mdata["rna"], case.mdata["atac"]
+    example = next(_examples.transfer_examples(0))
+    rna, atac = example.mdata["rna"], example.mdata["atac"]
     assert not set(rna.obs_names) & set(atac.obs_names)
     assert list(atac.obs.columns) == ["batch"]
-    assert rna.obs_names.get_indexer(case.partner).tolist() != list(range(rna.n_obs))
+    assert rna.obs_names.get_indexer(example.partner).tolist() != list(range(rna.n_obs))
     # partners are of one type and one batch: the truth that the scores use is right
-    partners = rna.obs.loc[case.partner]
-    assert (partners["cell_type"].astype(str).to_numpy() == case.truth.to_numpy()).all()
+    partners = rna.obs.loc[example.partner]
+    assert (partners["cell_type"].astype(str).to_numpy() == example.true_types.to_numpy()).all()
     assert (partners["batch"].astype(str).to_numpy() == atac.obs["batch"].astype(str).to_numpy()).all()
 
 
@@ -121,7 +124,8 @@ def interrupt():
 
 def test_a_demo_that_was_cut_off_can_be_repeated(nothing, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(_run, "_batches", lambda *args: interrupt())
+        parts = [dataclasses.replace(part, examples=lambda seed: interrupt()) for part in _run._PARTS]
+        patch.setattr(_run, "_PARTS", parts)
         assert cli.main(["demo", "--out", str(tmp_path)]) == 130
     assert not json.loads((tmp_path / "demo.json").read_text())["finished"]
     assert cli.main(["demo", "--out", str(tmp_path)]) == 0
@@ -171,6 +175,31 @@ def test_errors_are_one_line(monkeypatch, capsys, error, code, line):
     monkeypatch.setattr("muport._demo.run", fail)
     assert cli.main(["demo"]) == code
     assert capsys.readouterr().err == line + "\n"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_scib_scores_are_computed_only_if_asked_for(nothing, tmp_path, monkeypatch, capsys, installed):
+    monkeypatch.setattr("muport._demo._scores.find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(_run, "scib_scores", lambda outcome: interrupt())
+    assert cli.main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    assert cli.main(["demo", "--out", str(tmp_path / "scib"), "--scib"]) == (0 if installed else 1)
+    error = capsys.readouterr().err
+    assert error == (
+        "" if installed else "muport demo: error: --scib needs scib-metrics: pip install 'muport[metrics]'.\n"
+    )
+    assert (tmp_path / "scib").exists() == installed
+
+
+@pytest.mark.slow
+def test_scib_metrics_scores_both_spaces():
+    pytest.importorskip("scib_metrics")
+    mdata = mudata.MuData({"rna": datasets.pbmc68k_reduced()})
+    before = np.asarray(mdata["rna"].obsm["X_pca"], np.float32)
+    batch = mdata["rna"].obs["batch"].to_numpy(str) == "S"
+    outcome = SimpleNamespace(example=SimpleNamespace(mdata=mdata), before=before, after=before + 9 * batch[:, None])
+    scores = scib_scores(outcome)
+    assert set(scores) == {"Bio conservation", "Batch correction", "Total"}
+    assert scores["Batch correction"][0] > scores["Batch correction"][1]
 
 
 @pytest.mark.parametrize("argv", [[], ["dmeo"], ["demo", "--seed", "-1"], ["demo", "--seed", "x"]])

@@ -6,38 +6,75 @@ import logging
 import time
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import muport
-from muport._demo._cases import batch_cases, check_data, transfer_cases, velocity_cases
-from muport._demo._integrate import Outcome, integrate_batches, integrate_modalities
-from muport._demo._move import Motion, move
-from muport._demo._pictures import draw, draw_motion
-from muport._demo._report import claim, print_outcomes, print_scib, write_mark
-from muport._demo._scib import scib_scores
+from muport._demo._examples import batch_examples, check_data_folder, transfer_examples, velocity_examples
+from muport._demo._output import claim_folder, format_change, print_table, write_mark, write_outcome
+from muport._demo._scores import (
+    Outcome,
+    Scores,
+    check_scib,
+    fit_velocities,
+    integrate_batches,
+    integrate_modalities,
+    scib_scores,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from rich.console import Console
 
-    from muport._demo._integrate import Scores
+    from muport._demo._examples import Example
 
 
-def run(folder: Path, console: Console, *, force: bool = False, seed: int = 0) -> None:
-    """Integrate batches of one modality, unpaired RNA and ATAC, and follow cells; print scores, write what came of it.
+@dataclass(frozen=True)
+class _Part:
+    """One table of the demonstration: its data sets, how they are fitted, and the folder of the saved model, if any."""
+
+    title: str
+    examples: Callable[[int], Iterator[Example]]
+    fit: Callable[[Example, int], Outcome]
+    model_folder: str | None = None
+
+
+_PARTS = (
+    _Part("Batches of one modality, before → after", batch_examples, integrate_batches),
+    _Part(
+        "Unpaired RNA and ATAC: labels transferred, before → after", transfer_examples, integrate_modalities, "model"
+    ),
+    _Part(
+        "Velocity of cells of two batches, before → after integration",
+        velocity_examples,
+        fit_velocities,
+        "velocity_model",
+    ),
+)
+_NOTES = """\
+mixing: neighbors of another batch or modality, 1 as if drawn at random.
+accuracy, balanced, rare type: 15 neighbors vote (labels, after: predict()).
+FOSCTTM: fraction of cells closer than the true match, 0 best, .5 by chance. s: seconds.
+cosine, 5th pct.: predicted and true velocity. fate: probability of the right branch, for late cells."""
+
+
+def run(folder: Path, console: Console, *, force: bool = False, seed: int = 0, scib: bool = False) -> None:
+    """Integrate batches, then unpaired RNA and ATAC; fit velocities; print scores and write data, models and figures.
 
     Parameters
     ----------
     folder
-        Where everything is written. What an earlier demonstration left there is replaced.
+        Where everything is written. The files of an earlier demonstration are replaced.
     console
         Where the tables are printed.
     force
         Write into a folder that holds other files.
     seed
-        Seed of the simulation, of the fits and of the pictures.
+        Seed of the simulation, of the fits and of the figures.
+    scib
+        Compute the scores of scib-metrics for the first data set, too; takes about a minute.
 
     Raises
     ------
@@ -45,91 +82,55 @@ def run(folder: Path, console: Console, *, force: bool = False, seed: int = 0) -
         If the folder holds other files and `force` is False.
     FileNotFoundError
         If ``MUPORT_DATA`` is set to a folder that holds none of the files.
+    ModuleNotFoundError
+        If `scib` is True and scib-metrics is not installed.
     """
     start = time.perf_counter()
-    check_data()
-    if claim(folder, force):
+    check_data_folder()
+    if scib:
+        check_scib()
+    if claim_folder(folder, force):
         console.print(f"Replacing the earlier demonstration in {folder}/", highlight=False)
+
+    results: list[Outcome] = []
+    scib_result: Scores = {}
     with _quiet():
-        batches, scib = _batches(folder, console, seed)
-        transfers = _transfers(folder, console, seed)
-        motions = _motions(folder, console, seed)
-    print_outcomes(console, "Batches of one modality, before → after", batches)
-    print_outcomes(console, "Unpaired RNA and ATAC: labels carried over, before → after", transfers)
-    print_outcomes(console, "Velocity of cells of two batches, before → after integration", motions)
-    console.print(
-        "mixing: neighbours from the other side, 1 as if drawn at random.\n"
-        "accuracy, balanced, rare type: 15 neighbours vote (labels, after: predict()).\n"
-        "FOSCTTM: cells closer than the true match, 0 best, .5 chance. s: seconds.\n"
-        "cosine, 5th pct.: of the velocity to the true one. fate: probability of the right branch, of late cells.",
-        style="dim",
-        highlight=False,
-    )
-    if batches:
-        print_scib(console, batches[0].name, scib)
+        for part in _PARTS:
+            outcomes = [_fit_and_write(example, part, folder, console, seed) for example in part.examples(seed)]
+            print_table(console, part.title, outcomes)
+            results += outcomes
+        if scib and results:
+            with console.status(f"{results[0].example.name}: scores of scib-metrics"):
+                scib_result = scib_scores(results[0])
+    console.print(_NOTES, style="dim", highlight=False)
+    if scib_result:
+        changes = ", ".join(f"{name.lower()} {format_change(pair)}" for name, pair in scib_result.items())
+        console.print(f"scib-metrics on {results[0].example.name}, without kBET: {changes}", highlight=False)
     seconds = time.perf_counter() - start
-    all_of_it: list[Outcome | Motion] = [*batches, *transfers, *motions]
-    results = {outcome.name: _figures(outcome) for outcome in all_of_it}
-    write_mark(
-        folder,
-        {"finished": True, "version": muport.__version__, "seed": seed, "seconds": seconds, "scores": results}
-        | ({"scib": scib} if scib else {}),
-    )
-    console.print(f"Data (.h5mu), model and pictures (.png) are in {folder}/; {seconds:.0f} s.", highlight=False)
+    contents = {"finished": True, "version": muport.__version__, "seed": seed, "seconds": seconds}
+    scores = {"scores": {outcome.example.name: _mark_entry(outcome) for outcome in results}}
+    write_mark(folder, contents | scores | ({"scib": scib_result} if scib_result else {}))
+    console.print(f"Data (.h5mu), models and figures (.png) are in {folder}/; {seconds:.0f} s.", highlight=False)
 
 
-def _batches(folder: Path, console: Console, seed: int) -> tuple[list[Outcome], Scores]:
-    outcomes: list[Outcome] = []
-    scib: Scores = {}
-    for case in batch_cases(seed):
-        with console.status(f"integrating the batches of {case.name}"):
-            outcome = integrate_batches(case, seed)
-        with console.status(f"scoring and drawing {case.name}"):
-            if not outcomes:
-                scib = scib_scores(outcome.mdata)
-            _write(outcome, folder, seed)
-        outcomes.append(outcome)
-    return outcomes, scib
+def _fit_and_write(example: Example, part: _Part, folder: Path, console: Console, seed: int) -> Outcome:
+    with console.status(f"{example.name}: fit"):
+        outcome = part.fit(example, seed)
+    with console.status(f"{example.name}: figures"):
+        write_outcome(outcome, folder, seed)
+    if part.model_folder is not None:
+        outcome.model.save(folder / part.model_folder, overwrite=True)
+    return outcome
 
 
-def _transfers(folder: Path, console: Console, seed: int) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for case in transfer_cases(seed):
-        with console.status(f"integrating RNA and ATAC of {case.name}"):
-            outcome = integrate_modalities(case, seed)
-        with console.status(f"drawing {case.name}"):
-            _write(outcome, folder, seed)
-        outcome.model.save(folder / "model", overwrite=True)
-        outcomes.append(outcome)
-    return outcomes
-
-
-def _motions(folder: Path, console: Console, seed: int) -> list[Motion]:
-    motions: list[Motion] = []
-    for case in velocity_cases(seed):
-        with console.status(f"following the cells of {case.name}"):
-            motion = move(case, seed)
-        with console.status(f"drawing {case.name}"):
-            draw_motion(motion, folder, seed)
-            motion.mdata.write(folder / f"{motion.name}.h5mu")
-        motion.model.save(folder / "velocity_model", overwrite=True)
-        motions.append(motion)
-    return motions
-
-
-def _write(outcome: Outcome, folder: Path, seed: int) -> None:
-    draw(outcome, folder, seed)
-    outcome.mdata.write(folder / f"{outcome.name}.h5mu")
-
-
-def _figures(outcome: Outcome | Motion) -> dict[str, Any]:
+def _mark_entry(outcome: Outcome) -> dict[str, Any]:
     scores = {name: {"before": before, "after": after} for name, (before, after) in outcome.scores.items()}
-    return {"cells": outcome.mdata.n_obs, "seconds": outcome.seconds, **scores}
+    return {"cells": len(outcome.after), "seconds": outcome.seconds, **scores}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the libraries say to developers; their errors stay."""
+    """Silence the warnings that libraries address to developers, but not their errors."""
     loggers = [logging.getLogger(name) for name in ("scvi", "jax", "muport")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -137,8 +138,6 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(?!muport)")
-            # told of our line, though it is scanpy's: sparse ATAC has cells without a linked peak
-            warnings.filterwarnings("ignore", message="Some cells have zero counts")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -105,6 +105,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )  # fmt: skip
     demo.add_argument("--force", action="store_true", help="write into a folder that holds other files")
     demo.add_argument("--seed", type=seed, default=0, help="seed of simulation, fit and figures (default: %(default)s)")
+    demo.add_argument("--scib", action="store_true", help="also compute the scores of scib-metrics (takes a minute)")
     demo.set_defaults(call=_demo)
 
 
@@ -114,4 +115,4 @@ def _demo(args: argparse.Namespace) -> None:
     # imported here: --help does not wait for torch and scanpy
     from muport._demo import run
 
-    run(args.out, Console(), force=args.force, seed=args.seed)
+    run(args.out, Console(), force=args.force, seed=args.seed, scib=args.scib)

@@ -1,0 +1,171 @@
+"""What the demonstration writes: tables, figures, and the file that marks its folder."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import anndata
+import numpy as np
+import scanpy as sc
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from muport import pl
+from muport._keys import RESULT_KEYS
+from muport.velocity import Velocity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from muport._demo._scores import Outcome
+
+MARK_FILE = "demo.json"
+_MADE_BY = "muport demo"
+#: UMAP's own choice for large data; its 500 epochs for small data would double the time.
+_UMAP_EPOCHS = 200
+
+
+def claim_folder(folder: Path, force: bool) -> bool:
+    """Mark a folder as one of a demonstration; return whether it was one already.
+
+    Parameters
+    ----------
+    folder
+        Where the demonstration writes.
+    force
+        Use a folder that holds other files. They stay, unless the demonstration writes files of the same name.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds other files and `force` is False.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{str(folder)!r} is a file: choose another folder with --out.")
+    marked = _is_marked(folder)
+    if not (marked or force) and folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{str(folder)!r} holds files that are not a demonstration's: choose another folder with --out, or write "
+            "into it with --force."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_mark(folder, {"finished": False})
+    return marked
+
+
+def _is_marked(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / MARK_FILE).read_text())["made_by"] == _MADE_BY)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def write_mark(folder: Path, contents: dict[str, Any]) -> None:
+    """Write the file by which a later demonstration recognizes the folder, with the scores of this one."""
+    (folder / MARK_FILE).write_text(json.dumps({"made_by": _MADE_BY, **contents}, indent=2) + "\n")
+
+
+def print_table(console: Console, title: str, outcomes: Sequence[Outcome]) -> None:
+    """Print one row per example, with scores as before → after."""
+    if not outcomes:
+        return
+    names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.scores))
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
+    longest = max(len(outcome.example.name) for outcome in outcomes)
+    table.add_column("data", min_width=min(longest, 14), overflow="fold")
+    for name in ("cells", *names, "s"):
+        table.add_column(name, justify="right")
+    for outcome in outcomes:
+        scores = [format_change(outcome.scores[name]) if name in outcome.scores else "–" for name in names]
+        table.add_row(outcome.example.name, str(len(outcome.after)), *scores, f"{outcome.seconds:.1f}")
+    console.print(table, "")
+
+
+def format_change(pair: tuple[float, float]) -> str:
+    """Format a score as before → after."""
+    return " → ".join(f"{value:.2f}".removeprefix("0") for value in pair)
+
+
+def write_outcome(outcome: Outcome, folder: Path, seed: int) -> None:
+    """Write the figures and the data of one example; the data get the coordinates of the figures."""
+    example = outcome.example
+    mdata = example.mdata
+    mdata.obsm["X_umap"] = _umap(outcome.after, seed)
+    if isinstance(outcome.model, Velocity):
+        mdata.obsm["velot_velocity_umap"] = outcome.model.project_to_embedding(mdata.obsm["X_umap"])
+        mdata.obsm["velot_velocity_integration"] = outcome.model.get_velocity()
+        _save(_draw_streams(outcome), folder / f"{example.name}_stream.png")
+    else:
+        mdata.obsm["X_umap_before"] = _umap(outcome.before, seed)
+        _save(_draw_umaps(outcome), folder / f"{example.name}_umap.png")
+    if example.true_types is not None:
+        _save(_draw_confusion(outcome), folder / f"{example.name}_confusion.png")
+    mdata.write(folder / f"{example.name}.h5mu")
+
+
+def _umap(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    representation: dict[str, Any] = {"X_rep": x}
+    adata = anndata.AnnData(obsm=representation)
+    sc.pp.neighbors(adata, use_rep="X_rep", random_state=seed)
+    sc.tl.umap(adata, min_dist=0.3, maxiter=_UMAP_EPOCHS, random_state=seed)
+    return np.asarray(adata.obsm["X_umap"], dtype=np.float32)
+
+
+def _draw_umaps(outcome: Outcome) -> Figure:
+    """Draw one row per column of ``obs``, before integration on the left and after it on the right."""
+    mdata, true_types = outcome.example.mdata, outcome.example.true_types
+    colors = ["batch", "cell_type"]
+    if true_types is not None:
+        known = mdata["rna"].obs["cell_type"].astype(str).reindex(mdata.obs_names)
+        mdata.obs["true_cell_type"] = known.fillna(true_types)
+        colors = ["modality", "batch", "true_cell_type"]
+    figure = _new_figure(9.5, 3.6 * len(colors) + 0.4)
+    axes = figure.subplots(len(colors), 2, squeeze=False)
+    for row, color in zip(axes, colors, strict=True):
+        for ax, basis in zip(row, ("X_umap_before", "X_umap"), strict=True):
+            after = basis == "X_umap"
+            title = f"{'after' if after else 'before'} integration" if color == colors[0] else ""
+            pl.embedding(mdata, basis, color, ax, title=title, legend=after)
+            ax.set(xlabel="UMAP1", ylabel="" if after else "UMAP2")
+        if legend := row[1].get_legend():
+            legend.set_title(color.replace("_", " "), prop={"weight": "bold", "size": "small"})
+            legend.set_alignment("left")
+    figure.suptitle(f"{outcome.example.name}: {mdata.n_obs:,} cells")
+    return figure
+
+
+def _draw_streams(outcome: Outcome) -> Figure:
+    mdata = outcome.example.mdata
+    figure = _new_figure(9.5, 4)
+    for ax, color in zip(figure.subplots(1, 2), ("cell_type", "batch"), strict=True):
+        pl.velocity_stream(mdata, color=color, ax=ax)
+    figure.suptitle(f"{outcome.example.name}: velocity of {mdata.n_obs:,} cells of two batches, integrated")
+    return figure
+
+
+def _draw_confusion(outcome: Outcome) -> Figure:
+    example = outcome.example
+    n_types = 1 if example.true_types is None else example.true_types.nunique()
+    figure = _new_figure(3.4 + 0.5 * n_types, 2.2 + 0.4 * n_types)
+    ax = pl.confusion(example.true_types, example.mdata.obs[RESULT_KEYS.PREDICTION], figure.subplots())
+    ax.set_title(f"{example.name}: labels transferred from RNA to ATAC", fontsize="medium")
+    return figure
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=130)
