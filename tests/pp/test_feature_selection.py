@@ -102,7 +102,7 @@ def test_refusals(adata):
         pp.select_features(adata, min_share=1.5)
     with pytest.raises(ValueError, match="n_top=0"):
         pp.select_features(adata, n_top=0)
-    with pytest.raises(ValueError, match="no feature is seen in that share"):
+    with pytest.raises(ValueError, match="no feature is detected in this fraction"):
         pp.select_features(adata, min_share=0.999)
     adata.obs.loc[adata.obs_names[3], "batch"] = np.nan
     with pytest.raises(ValueError, match="1 cells have no batch, for example '3'"):

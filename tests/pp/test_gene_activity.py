@@ -13,7 +13,7 @@ from scipy import sparse
 
 from muport import pp
 from muport.pp._genomic_intervals import Genes, Intervals
-from muport.pp._peak_gene_links import link
+from muport.pp._peak_gene_links import link_peaks_to_genes
 
 GTF = """#!genome-build
 chr1\tX\tgene\t1001\t2000\t.\t+\t.\tgene_id "ENSG1.2"; gene_type "protein_coding"; gene_name "A";
@@ -29,9 +29,9 @@ def by_loops(peaks: Intervals, genes: Genes, upstream: int, downstream: int, bod
     found: dict[tuple[int, str], float] = {}
     for i in range(len(peaks)):
         for j in range(len(genes.name)):
-            if peaks.chrom[i] != genes.where.chrom[j]:
+            if peaks.chrom[i] != genes.intervals.chrom[j]:
                 continue
-            start, end = int(genes.where.start[j]), int(genes.where.end[j])
+            start, end = int(genes.intervals.start[j]), int(genes.intervals.end[j])
             tss = start if genes.forward[j] else end - 1
             target = (start, end) if body else (tss, tss + 1)
             before, after = (upstream, downstream) if genes.forward[j] else (downstream, upstream)
@@ -65,9 +65,9 @@ def test_links_are_those_of_two_loops(layout, upstream, downstream, body, decay)
     rule = {"upstream": upstream, "downstream": downstream, "body": body, "decay": decay}
     if not expected:
         with pytest.raises(ValueError, match=r"no peak lies within|no chromosome is in both"):
-            link(peaks, genes, **rule)
+            link_peaks_to_genes(peaks, genes, **rule)
         return
-    weights, names = link(peaks, genes, **rule)
+    weights, names = link_peaks_to_genes(peaks, genes, **rule)
     held = weights.tocoo()
     found = {(int(i), str(names[j])): float(w) for i, j, w in zip(held.row, held.col, held.data, strict=True)}
     assert found == pytest.approx(expected, rel=1e-6)

@@ -12,8 +12,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from muport import datasets, pp
 from muport.neighbors import kmeans
-from muport.pp._counts import blocks, rows_of
-from muport.pp._iterative_lsi import _chance, _Settings, _variance
+from muport.pp._counts import iterate_blocks, read_rows_sorted
+from muport.pp._iterative_lsi import LSISettings, chance_singular_value, variance_between_clusters
 
 DATA = Path(os.environ.get("MUPORT_DATA", "/nonexistent"))
 
@@ -59,7 +59,7 @@ def test_chance_is_what_data_without_structure_have():
     x = sparse.csr_matrix(rng.poisson(0.2, (500, 300)).astype(np.float32))
     depth, total = np.diff(x.indptr), np.asarray(x.sum(axis=0)).ravel()
     idf = np.log1p(500 / total).astype(np.float32)
-    found = _chance(x, depth, idf, _Settings(10, 1, 300, 5, 500, 1.0, 0), rng)
+    found = chance_singular_value(x, depth, idf, 1.0, rng)
     dense = x.toarray().astype(np.float64)
     t = np.log1p(1e4 * dense / dense.sum(axis=1, keepdims=True)) * idf
     assert found == pytest.approx(np.linalg.svd(t, compute_uv=False)[1], rel=0.03)
@@ -67,7 +67,7 @@ def test_chance_is_what_data_without_structure_have():
 
 def test_variance_between_clusters_is_that_of_mean_shares(counts):
     z = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
-    found = _variance(counts.X, z, _Settings(10, 2, 50, 5, 400, 1.0, 0))
+    found = variance_between_clusters(counts.X, z, LSISettings(10, 2, 50, 5, 400, 1.0, 0))
     label = kmeans(z, 5, random_state=0).labels
     share = counts.X.toarray() / counts.X.toarray().sum(axis=1, keepdims=True)
     by_hand = np.array([share[label == k].mean(axis=0) for k in range(5)]).var(axis=0)
@@ -120,11 +120,11 @@ def test_however_the_counts_are_held(counts, tmp_path):
 
 def test_blocks_are_the_rows(counts):
     for x in (counts.X, counts.X.toarray()):
-        parts = list(blocks(x, 64))
+        parts = list(iterate_blocks(x, 64))
         assert np.array_equal(sparse.vstack([b for _, b in parts]).toarray(), counts.X.toarray())
         assert [rows.stop - rows.start for rows, _ in parts] == [64] * 6 + [16]
     rows = np.array([0, 5, 63, 64, 399])
-    assert np.array_equal(rows_of(counts.X, rows).toarray(), counts.X[rows].toarray())
+    assert np.array_equal(read_rows_sorted(counts.X, rows).toarray(), counts.X[rows].toarray())
 
 
 def test_empty_cells_lie_at_the_origin(counts, caplog):
@@ -160,7 +160,7 @@ def test_mudata_and_its_file(counts, tmp_path):
 
 
 BAD = {
-    "logged": ({}, lambda a: setattr(a, "X", a.X.log1p()), ValueError, "no count"),
+    "logged": ({}, lambda a: setattr(a, "X", a.X.log1p()), ValueError, "not a count"),
     "negative": ({}, lambda a: setattr(a, "X", -a.X), ValueError, "X holds -"),
     "nan": ({}, lambda a: setattr(a, "X", a.X * np.nan), ValueError, "X holds nan"),
     "components": ({"n_comps": 0}, None, ValueError, "n_comps=0"),

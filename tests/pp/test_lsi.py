@@ -85,7 +85,7 @@ def test_what_follows_depth_is_dropped_and_nothing_else(adata):
     kept = np.abs(by_hand) <= 0.75
     assert 1 <= kept.sum() < 6
     assert np.allclose(adata.obsm["X_lsi"], whole.obsm["X_lsi"][:, kept], atol=1e-5)
-    with pytest.raises(ValueError, match="every component follows the depth"):
+    with pytest.raises(ValueError, match="every component correlates with the depth"):
         pp.lsi(adata, n_comps=6, max_depth_correlation=0.0)
 
 
@@ -138,7 +138,7 @@ def test_refusals(adata):
         pp.project_lsi(adata, adata)
     reference = adata.copy()
     pp.tfidf(reference)
-    with pytest.raises(ValueError, match="no count.*layer='counts'"):
+    with pytest.raises(ValueError, match="not a count.*layer='counts'"):
         pp.tfidf(reference)
     pp.lsi(reference, n_comps=4)
     with pytest.raises(KeyError, match=r"1 of the 80 peaks.*'chr1:3000-3500'"):

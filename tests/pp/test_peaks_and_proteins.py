@@ -8,7 +8,7 @@ from mudata import MuData, read_h5mu
 from scipy import sparse
 
 from muport import datasets, pp
-from muport.pp._modality_types import kind_of
+from muport.pp._modality_types import modality_type
 
 QUICK = {"n_top_genes": 60, "n_comps": 8, "n_neighbors": 15, "umap": False}
 
@@ -63,7 +63,7 @@ def test_only_what_is_named_is_prepared_and_must_succeed(mdata, fingerprint):
     pp.prepare(data, modalities={"gex": "rna", "y": "protein"}, **QUICK)
     assert "X_lsi" not in data["x"].obsm
     assert "clr" in data["y"].layers
-    assert "x: left as it is: not recognised" in data.uns["prepare"]
+    assert "x: left as it is: not recognized" in data.uns["prepare"]
     other = mdata.copy()
     other["atac"].X = other["atac"].X.log1p()
     before = [fingerprint(part) for part in other.mod.values()]
@@ -101,7 +101,7 @@ def test_kinds(name, types, features, kind):
     part.var_names = [f"{features}{i + 9}" for i in range(3)]
     if types is not None:
         part.var["feature_types"] = types
-    assert kind_of(name, part) == kind
+    assert modality_type(name, part) == kind
 
 
 def test_refusals(mdata):

@@ -108,7 +108,7 @@ def test_modality_of_a_mudata(counts, prepared):
         pp.prepare(mdata, modality="gex")
 
 
-def test_a_marker_is_read_after_normalisation(counts):
+def test_a_marker_is_read_after_normalization(counts):
     adata = counts.copy()
     early = adata.var_names[np.asarray(adata.X[:30].mean(0) - adata.X[100:].mean(0)).argmax()]
     pp.prepare(adata, root_marker=early, **QUICK)
@@ -124,14 +124,14 @@ def emptied(adata: AnnData) -> None:
 
 
 BAD = {
-    "logged": (logged, {}, ValueError, "no count.*normalised or logged.*put the counts in X"),
+    "logged": (logged, {}, ValueError, "not a count.*normalized or logged.*put the counts in X"),
     "prepared": (lambda a: pp.prepare(a, **QUICK), {}, ValueError, r"set X = layers\['counts'\]"),
-    "negative": (lambda a: setattr(a, "X", -a.X), {}, ValueError, "X holds -[0-9]+, which is no count"),
+    "negative": (lambda a: setattr(a, "X", -a.X), {}, ValueError, "X holds -[0-9]+, which is not a count"),
     "empty cells": (emptied, {}, ValueError, "2 cells have no counts.*'c0'.*filter_cells"),
     "two roots": (None, {"root_cell": 0, "root_cluster": "early"}, ValueError, "exactly one"),
     "unknown cluster": (None, {"root_cluster": "x"}, ValueError, "'x' has no cells"),
     "unknown marker": (None, {"root_marker": "Sox9"}, KeyError, "'Sox9'"),
-    "neighbours": (None, {"n_neighbors": 0}, ValueError, "n_neighbors=0"),
+    "neighbors": (None, {"n_neighbors": 0}, ValueError, "n_neighbors=0"),
     "genes": (None, {"n_top_genes": 0}, ValueError, "n_top_genes=0"),
     "components": (None, {"n_comps": 0.5}, ValueError, "n_comps=0.5"),
 }

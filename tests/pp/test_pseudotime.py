@@ -184,7 +184,7 @@ BAD = {
     "unknown marker": ({"root_marker": "Sox9"}, KeyError, "'Sox9'.*early"),
     "flat marker": ({"root_marker": "flat"}, ValueError, "'flat' has the same value"),
     "unknown space": ({"root_cell": 0, "use_rep": "X_u"}, KeyError, "X_u.*X_pca"),
-    "neighbours": ({"root_cell": 0, "n_neighbors": 1}, ValueError, "n_neighbors=1"),
+    "neighbors": ({"root_cell": 0, "n_neighbors": 1}, ValueError, "n_neighbors=1"),
     "seed": ({"root_cell": 0, "random_state": None}, ValueError, "random_state=None"),
 }
 

@@ -12,8 +12,8 @@ from scipy import sparse
 from scipy.stats import zscore
 
 from muport import datasets, pp
-from muport.pp._shared_representation import matched
-from muport.pp._standardized_pca import Standardised
+from muport.pp._shared_representation import match_genes
+from muport.pp._standardized_pca import Standardized
 
 DATA = Path(os.environ.get("MUPORT_DATA", "/nonexistent"))
 
@@ -37,7 +37,7 @@ def mdata() -> MuData:
     return pair()
 
 
-def standardised(adata: AnnData) -> np.ndarray:
+def standardized(adata: AnnData) -> np.ndarray:
     x = adata[:, sorted(adata.var_names, key=lambda name: int(name[1:]))].X.toarray().astype(np.float64)
     depth = x.sum(axis=1, keepdims=True)
     return zscore(np.log1p(x / np.where(depth > 0, depth, 1) * np.median(depth[depth > 0])), axis=0)
@@ -49,7 +49,7 @@ def same_up_to_sign(a: np.ndarray, b: np.ndarray) -> bool:
 
 def test_pca_is_that_of_both_correlation_matrices(mdata):
     pp.shared_representation(mdata, n_comps=4)
-    a, b = standardised(mdata["rna"]), standardised(mdata["atac"])
+    a, b = standardized(mdata["rna"]), standardized(mdata["atac"])
     value, vector = np.linalg.eigh(a.T @ a / len(a) + b.T @ b / len(b))
     axes = vector[:, np.argsort(-value)[:4]]
     found = np.vstack([mdata["rna"].obsm["X_shared"], mdata["atac"].obsm["X_shared"]])
@@ -59,7 +59,7 @@ def test_pca_is_that_of_both_correlation_matrices(mdata):
 
 def test_cca_is_the_decomposition_of_the_cross_product(mdata):
     pp.shared_representation(mdata, n_comps=4, method="cca")
-    a, b = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in map(standardised, (mdata["rna"], mdata["atac"])))
+    a, b = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in map(standardized, (mdata["rna"], mdata["atac"])))
     u, s, vt = np.linalg.svd(a @ b.T, full_matrices=False)
     expected = np.vstack([u[:, :4] * s[:4], vt[:4].T * s[:4]])
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -79,8 +79,8 @@ def test_products_without_the_matrix():
     x = sparse.csr_matrix(sparse.random(30, 7, 0.4, random_state=0).toarray() * (np.arange(7) != 3))
     dense = np.nan_to_num(zscore(x.toarray(), axis=0))
     rng = np.random.default_rng(0)
-    for z, expected in ((Standardised.of(x), dense),
-                        (Standardised.of(x).unit(), dense / np.linalg.norm(dense, axis=1, keepdims=True))):  # fmt: skip
+    plain, unit = Standardized.of(x), dense / np.linalg.norm(dense, axis=1, keepdims=True)
+    for z, expected in ((plain, dense), (plain.with_unit_rows(), unit)):
         right, left = rng.normal(size=(7, 2)), rng.normal(size=(30, 2))
         assert np.allclose(z.dot(right), expected @ right)
         assert np.allclose(z.tdot(left), expected.T @ left)
@@ -89,15 +89,15 @@ def test_products_without_the_matrix():
 
 def test_names_are_matched():
     rna = np.array(["Actb", "Gapdh", "Cd4", "Cd8a", "Sox9", "only"])
-    names, left, right = matched(rna, np.array(["ACTB", "CD8A", "GAPDH", "cd4", "SOX9", "x", "GAPDH"]))
+    names, left, right = match_genes(rna, np.array(["ACTB", "CD8A", "GAPDH", "cd4", "SOX9", "x", "GAPDH"]))
     assert names.tolist() == ["ACTB", "GAPDH", "CD4", "CD8A", "SOX9"]
     assert left.tolist() == [0, 1, 2, 3, 4, -1]
     assert right.tolist() == [0, 3, 1, 2, 4, -1, 1]
     ids = np.array([f"ENSMUSG0000{i}.{i}" for i in range(6)] + ["AC1.1"])
     other = np.array([f"ENSMUSG0000{i}" for i in range(6)] + ["AC1"])
-    assert matched(ids, other)[0].tolist() == other[:6].tolist()
+    assert match_genes(ids, other)[0].tolist() == other[:6].tolist()
     exact = np.array(["a", "b", "c", "d", "e", "F"])
-    assert matched(exact, np.array(["a", "b", "c", "d", "e", "f"]))[0].tolist() == ["a", "b", "c", "d", "e"]
+    assert match_genes(exact, np.array(["a", "b", "c", "d", "e", "f"]))[0].tolist() == ["a", "b", "c", "d", "e"]
 
 
 def test_features_of_one_name_are_summed(mdata):
@@ -167,7 +167,7 @@ def test_refusals(mdata):
         pp.shared_representation(mdata, n_comps=0)
     logged = mdata.copy()
     logged["rna"].X = logged["rna"].X.log1p()
-    with pytest.raises(ValueError, match="no count"):
+    with pytest.raises(ValueError, match="not a count"):
         pp.shared_representation(logged)
     logged["rna"].X, logged["atac"].X = mdata["rna"].X, -mdata["atac"].X
     with pytest.raises(ValueError, match="gene activity holds -"):

@@ -1,4 +1,22 @@
-"""Preparation: from counts to representations, a shared space of modalities, and a pseudotime."""
+"""Preprocessing: from counts to representations, a shared space of modalities, and a pseudotime.
+
+Files in the order of reading:
+
+- ``_prepare``: all steps in one call
+- ``_peaks_and_proteins``: the steps for the modalities other than RNA
+- ``_modality_types``: which modality is RNA, ATAC or protein
+- ``_counts``: modalities and counts, checked and read in blocks
+- ``_lsi``: TF-IDF and latent semantic indexing by muon, and the projection of new cells
+- ``_iterative_lsi``: latent semantic indexing in rounds, on peaks that differ between clusters
+- ``_feature_selection``: peaks that are detected in every batch
+- ``_gene_activity``: sums of the counts of the peaks near each gene
+- ``_peak_gene_links``: the weights of peaks for genes
+- ``_genomic_intervals``: positions of genes and peaks
+- ``_shared_representation``: a shared space of RNA and gene activity
+- ``_standardized_pca``: principal and canonical axes of sparse standardized values
+- ``_pseudotime``: diffusion pseudotime from a root
+- ``_root_cell``: the choice of the root
+"""
 
 from muport.pp._feature_selection import select_features
 from muport.pp._gene_activity import gene_activity

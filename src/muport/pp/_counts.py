@@ -1,16 +1,17 @@
-"""Counts as they come: checked, and read in blocks of rows, so that no full copy of a matrix is made."""
+"""Modalities and their counts: selected by name, checked, and read in blocks of rows without a second full copy."""
 
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import mudata
 import numpy as np
 from scipy import sparse
+from sklearn.utils import gen_batches
 
 from muport.data import layer_of
-from muport.pp._pseudotime import modality_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,131 +21,140 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("muport")
 
-#: Values looked at together, so that a large matrix never has a second full copy.
-_VALUES = 2**24
-#: Cells read together.
-_ROWS = 4096
+#: Number of values per block. A block of float32 takes 64 MiB.
+_BLOCK_VALUES = 2**24
+#: Number of cells per block of a sparse matrix.
+_BLOCK_ROWS = 4096
 
 
-def part_of(data: anndata.AnnData | mudata.MuData, modality: str) -> anndata.AnnData:
-    """Return the AnnData that is meant: `data` itself, or a modality; views are refused, since they are written to."""
+def check_writable(data: anndata.AnnData | mudata.MuData) -> None:
+    """Raise a ValueError if `data` is a view."""
     if getattr(data, "is_view", False):
         raise ValueError(f"data is a view, which cannot be written to: pass {type(data).__name__.lower()}.copy().")
-    return modality_of(data, modality) if isinstance(data, mudata.MuData) else data
 
 
-def matrix_of(part: anndata.AnnData, layer: str | None) -> Any:
+def get_modality(data: mudata.MuData, modality: str) -> anndata.AnnData:
+    """Return a modality by name."""
+    if modality not in data.mod:
+        raise KeyError(f"modality={modality!r} is not in the data, which has {list(data.mod)}.")
+    adata: anndata.AnnData = data.mod[modality]
+    return adata
+
+
+def writable_modality(data: anndata.AnnData | mudata.MuData, modality: str) -> anndata.AnnData:
+    """Return an AnnData itself, or a modality of a MuData; raise a ValueError if `data` is a view."""
+    check_writable(data)
+    return get_modality(data, modality) if isinstance(data, mudata.MuData) else data
+
+
+def get_values(adata: anndata.AnnData, layer: str | None) -> Any:
     """Return ``X`` or a layer."""
-    x = layer_of(part, layer)
+    x = layer_of(adata, layer)
     if x is None:
         raise ValueError("X is empty: put the counts in X.")
     return x
 
 
-def check_integers(**values: Any) -> None:
-    """Refuse numbers that are no positive integers; a seed may be 0."""
-    for name, value in values.items():
-        least = 0 if name == "random_state" else 1
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
+def counts_layer(adata: anndata.AnnData) -> str | None:
+    """Return the layer of the counts: ``"counts"`` if there is such a layer, else None for ``X``."""
+    return "counts" if "counts" in adata.layers else None
 
 
-def check_numbers(**values: tuple[Any, float, float]) -> None:
-    """Refuse numbers that lie outside their range: ``name=(value, least, most)``."""
-    for name, (value, least, most) in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not least <= value <= most:
-            raise ValueError(f"{name}={value!r} must be a number from {least:g} to {most:g}.")
-
-
-def first_no_count(x: Any, whole: bool = True) -> float | None:
-    """Return the first value that is negative, not finite or, if `whole`, no integer."""
+def first_invalid_count(x: Any, integers: bool = True) -> float | None:
+    """Return the first value that is negative, not finite or, with `integers`, not an integer."""
     values = np.asarray(x.data if sparse.issparse(x) else x).reshape(-1)
-    for start in range(0, values.size, _VALUES):
-        block = values[start : start + _VALUES]
-        wrong = ~(np.isfinite(block) & (block >= 0))
-        if whole:
-            wrong |= block != np.floor(block)
-        if wrong.any():
-            return float(block[int(np.flatnonzero(wrong)[0])])
+    for part in gen_batches(values.size, _BLOCK_VALUES):
+        block = values[part]
+        invalid = ~(np.isfinite(block) & (block >= 0))
+        if integers:
+            invalid |= block != np.floor(block)
+        if invalid.any():
+            return float(block[int(np.flatnonzero(invalid)[0])])
     return None
 
 
-def counts_of(part: anndata.AnnData, layer: str | None, least: tuple[int, int] = (4, 2)) -> Any:
-    """Return the counts, checked, such that slices of rows are fast.
+def get_counts(adata: anndata.AnnData, layer: str | None, min_shape: tuple[int, int] = (4, 2)) -> Any:
+    """Return checked counts in a format whose rows can be sliced fast.
 
     Parameters
     ----------
-    part
+    adata
         One modality.
     layer
-        Layer of the counts. None: ``X``.
-    least
-        Fewest cells and features.
+        Layer with the counts. None: ``X``.
+    min_shape
+        Smallest number of cells and of features.
 
     Raises
     ------
     KeyError
-        If the layer is not there.
+        If the layer does not exist.
     ValueError
-        If the matrix is too small, or has values that are no counts.
+        If the matrix is too small, or has values that are not counts.
     """
-    x = matrix_of(part, layer)
-    if part.n_obs < least[0] or part.n_vars < least[1]:
-        raise ValueError(f"the counts must be of at least {least[0]} cells and {least[1]} features, not {part.shape}.")
+    x = get_values(adata, layer)
+    if adata.n_obs < min_shape[0] or adata.n_vars < min_shape[1]:
+        raise ValueError(
+            f"the counts must be of at least {min_shape[0]} cells and {min_shape[1]} features, not {adata.shape}."
+        )
     if sparse.issparse(x) or isinstance(x, np.ndarray):
-        _check(x, layer, "counts" in part.layers)
+        _check_counts(x, layer, "counts" in adata.layers)
     return x.tocsr() if sparse.issparse(x) and x.format != "csr" else x
 
 
-def _check(x: Any, layer: str | None, has_counts: bool) -> None:
-    wrong = first_no_count(x)
-    if wrong is not None:
-        where = "X" if layer is None else f"layers[{layer!r}]"
-        hint = "pass layer='counts'" if layer is None and has_counts else f"put the counts in {where}"
+def _check_counts(x: Any, layer: str | None, has_counts: bool) -> None:
+    value = first_invalid_count(x)
+    if value is not None:
+        source = "X" if layer is None else f"layers[{layer!r}]"
+        hint = "pass layer='counts'" if layer is None and has_counts else f"put the counts in {source}"
         raise ValueError(
-            f"{where} holds {wrong:g}, which is no count: it seems to be normalised or logged already; {hint}. Round "
-            "counts that were corrected or estimated."
+            f"{source} holds {value:g}, which is not a count: the values seem to be normalized or logged already; "
+            f"{hint}. Round counts that were corrected or estimated."
         )
 
 
-def blocks(x: Any, n_rows: int = _ROWS) -> Iterator[tuple[slice, sparse.csr_matrix]]:
-    """Yield slices of rows with their values, CSR, float32; `x` may be sparse, dense, or lie on disk."""
-    if not sparse.issparse(x):
-        n_rows = max(1, min(n_rows, _VALUES // max(x.shape[1], 1)))
-    for start in range(0, x.shape[0], n_rows):
-        rows = slice(start, min(start + n_rows, x.shape[0]))
+def iterate_blocks(x: Any) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Yield slices of rows with their values as CSR float32; `x` may be sparse, dense, or backed by a file."""
+    n_rows = _BLOCK_ROWS if sparse.issparse(x) else max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // max(x.shape[1], 1)))
+    for rows in gen_batches(x.shape[0], n_rows):
         yield rows, sparse.csr_matrix(x[rows], dtype=np.float32)
 
 
-def rows_of(x: Any, rows: NDArray[np.int64]) -> sparse.csr_matrix:
-    """Return some rows, in ascending order, block by block."""
-    found = []
-    for part, block in blocks(x):
-        here = rows[np.searchsorted(rows, part.start) : np.searchsorted(rows, part.stop)] - part.start
-        found.append(block if len(here) == block.shape[0] else block[here])
-    return sparse.vstack(found, format="csr")
+def read_rows_sorted(x: Any, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+    """Return the given rows, which must be in ascending order, block by block."""
+    selected = []
+    for span, block in iterate_blocks(x):
+        inside = rows[np.searchsorted(rows, span.start) : np.searchsorted(rows, span.stop)] - span.start
+        selected.append(block if len(inside) == block.shape[0] else block[inside])
+    return sparse.vstack(selected, format="csr")
 
 
-def row_sums(x: Any) -> NDArray[np.float64]:
-    """Sum of every row, in float64."""
-    return np.concatenate([np.asarray(block.sum(axis=1, dtype=np.float64)).ravel() for _, block in blocks(x)])
-
-
-def n_detected(x: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count the features that each cell has, and the cells that each feature has."""
-    cells, features = [], np.zeros(x.shape[1], dtype=np.int64)
-    for _, block in blocks(x):
+def count_nonzero(x: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the number of features detected in each cell, and the number of cells with each feature."""
+    n_features, n_cells = [], np.zeros(x.shape[1], dtype=np.int64)
+    for _, block in iterate_blocks(x):
         block.eliminate_zeros()
-        cells.append(np.diff(block.indptr))
-        features += np.bincount(block.indices, minlength=x.shape[1])
-    return np.concatenate(cells).astype(np.int64), features
+        n_features.append(np.diff(block.indptr))
+        n_cells += np.bincount(block.indices, minlength=x.shape[1])
+    return np.concatenate(n_features).astype(np.int64), n_cells
 
 
-def warn_of_empty(n_features: NDArray[np.int64], obs_names: Any, what: str) -> None:
-    """Log how many cells have no counts: they lie at the origin."""
+def warn_of_empty_cells(n_features: NDArray[np.int64], obs_names: Any, source: str) -> None:
+    """Log how many cells have no counts. Such cells are placed at the origin."""
     empty = np.flatnonzero(n_features == 0)
     if len(empty):
         logger.warning(
-            "%d cells have no counts in %s, for example %r: they tell nothing; leave them out with "
-            "scanpy.pp.filter_cells.", len(empty), what, str(obs_names[int(empty[0])]),
+            "%d cells have no counts in %s, for example %r: remove them with scanpy.pp.filter_cells.",
+            len(empty), source, str(obs_names[int(empty[0])]),
         )  # fmt: skip
+
+
+@contextmanager
+def preserve_numpy_state() -> Iterator[None]:
+    """Restore NumPy's global random state and print options on exit: scanpy and muon change both."""
+    state = np.random.get_state()  # noqa: NPY002
+    try:
+        with np.printoptions():
+            yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002

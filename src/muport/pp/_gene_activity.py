@@ -1,4 +1,4 @@
-"""Gene activity: the counts of the peaks near a gene, as one sparse product."""
+"""Gene activity: weighted sums of the counts of the peaks near each gene."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from muport.pp._counts import blocks, check_numbers, counts_of, part_of
-from muport.pp._genomic_intervals import genes_of, peaks_of
-from muport.pp._peak_gene_links import link
+from muport._checks import check_numbers
+from muport.pp._counts import get_counts, iterate_blocks, writable_modality
+from muport.pp._genomic_intervals import read_genes, read_peaks
+from muport.pp._peak_gene_links import link_peaks_to_genes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: Kinds of genes that Cell Ranger's references keep.
+#: Biotypes of genes in the references of Cell Ranger.
 BIOTYPES = ("protein_coding", "lncRNA")
 
 
@@ -40,58 +41,62 @@ def gene_activity(
     modality: str = "atac",
     copy: bool = False,
 ) -> anndata.AnnData | mudata.MuData | None:
-    r"""Sum, for every gene, the counts of the peaks near it: activity = counts x weights.
+    r"""Compute the activity of each gene as the weighted sum of the counts of the peaks near it.
 
-    A peak weighs :math:`\exp(-d/\tau)` for a gene, d the bases between the peak and the gene's first base (with `body`:
-    the gene), if it overlaps the stretch from `upstream` bases before that to `downstream` bases after, as the gene is
-    read on its strand. Or the weights are given, as a matrix in ``varm``.
+    A peak has the weight :math:`\exp(-d/\tau)` for a gene, where d is the distance in bases between the peak and the
+    transcription start site (with `body`: the gene). Only peaks that overlap the window from `upstream` bases before to
+    `downstream` bases after it, in the direction of transcription, have a weight. Alternatively, the weights are read
+    from ``varm``.
 
-    Memory: the result, and a few thousand cells at a time; nothing is made dense.
+    Memory: the result, and a few thousand cells at a time. No matrix is made dense.
 
     Parameters
     ----------
     data
-        AnnData of peak counts, or MuData with such a `modality`. Peaks lie where ``var`` columns ``chrom``, ``start``
-        and ``end`` say, or else their names: ``chr1:100-200``, ``chr1-100-200``, ``chr1_100_200``.
+        AnnData with peak counts, or MuData with such a `modality`. The positions of peaks are read from the ``var``
+        columns ``chrom``, ``start`` and ``end``, or else from names such as ``chr1:100-200``, ``chr1-100-200`` and
+        ``chr1_100_200``.
     annotation
-        Genes: path of a GTF or BED file (also ``.gz``), or a table with the columns chrom, start, end, strand and gene
-        (positions as in BED: counted from 0, the end not included). None: the weights of ``varm[link_key]``.
+        Genes: path of a GTF or BED file (also ``.gz``), or a table with the columns chrom, start, end, strand and gene.
+        Positions in a table are as in BED: counted from 0, end not included. None: use the weights in
+        ``varm[link_key]``.
     upstream, downstream
-        Bases before and after the first base of a gene (or the gene, with `body`) that count.
+        Number of bases before and after the transcription start site (with `body`: the gene) in the window.
     body
-        Count the whole gene too.
+        Whether the window includes the whole gene.
     decay
-        Bases in which weights fall by a factor e, :math:`\tau`. None: weights are 1.
+        Distance :math:`\tau` in bases over which weights fall by a factor e. None: all weights are 1.
     biotypes
-        Kinds of genes that are kept, where the annotation tells kinds. None: all.
+        Biotypes of the genes to use, if the annotation has biotypes. None: all.
     link_key
-        Key of weights (peaks x genes) in ``varm``; their genes are in ``uns[f"{link_key}_genes"]``, or are the columns
-        if it is a table. Read without an annotation; with one, and a MuData, written.
+        Key of the weights (peaks x genes) in ``varm``. Gene names are in ``uns[f"{link_key}_genes"]``, or are the
+        columns of a table. Read if `annotation` is None; else written, if `data` is a MuData.
     layer
-        Layer of the counts. None: ``X``.
+        Layer with the counts. None: ``X``.
     key_added
-        Name of the new modality of a MuData.
+        Name of the new modality in a MuData.
     modality
-        Modality of a MuData that has the peaks.
+        Modality of a MuData with the peaks.
     copy
-        Return a changed copy of a MuData and leave `data` as they are.
+        Return a copy of a MuData with the results instead of writing into `data`.
 
     Returns
     -------
-    AnnData of cells x genes (sparse, float32) with ``var["n_peaks"]``, the number of peaks of a gene, if `data` are
-    AnnData. Of a MuData None, or the copy: it has that as modality `key_added`, without ``obs`` columns.
+    For an AnnData: AnnData of cells x genes (sparse, float32) with the number of peaks of each gene in
+    ``var["n_peaks"]``.
+    For a MuData: None, or the copy; the activity is written to the modality `key_added`, without ``obs`` columns.
 
     Raises
     ------
     FileNotFoundError
-        If the annotation's file does not exist.
+        If the file of the annotation does not exist.
     KeyError
-        If the modality, the layer, the weights or a column of the annotation is not there.
+        If the modality, the layer, the weights or a column of the annotation does not exist.
     TypeError
-        If the annotation is of another kind.
+        If the annotation is neither a path nor a table.
     ValueError
-        If peaks have no place, the annotation cannot be read, nothing is near a gene, values are no counts, or `data`
-        is a view.
+        If peaks have no positions, the annotation cannot be read, no peak is near a gene, values are not counts, or
+        `data` is a view.
 
     Examples
     --------
@@ -103,55 +108,62 @@ def gene_activity(
     >>> muport.pp.gene_activity(atac, genes).to_df().round(2).to_numpy().tolist()
     [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     """
-    check_numbers(upstream=(upstream, 0, 1e9), downstream=(downstream, 0, 1e9))
+    check_numbers(0, 1e9, upstream=upstream, downstream=downstream)
     if decay is not None:
-        check_numbers(decay=(decay, 1e-6, 1e12))
+        check_numbers(1e-6, 1e12, decay=decay)
     data = data.copy() if copy and isinstance(data, mudata.MuData) else data
-    part = part_of(data, modality)
-    counts = counts_of(part, layer, (1, 1))
+    peaks = writable_modality(data, modality)
+    counts = get_counts(peaks, layer, (1, 1))
     if annotation is None:
-        weights, names = given_links(part, link_key)
+        weights, names = read_gene_links(peaks, link_key)
     else:
-        weights, names = link(
-            peaks_of(part),
-            genes_of(annotation, biotypes),
+        weights, names = link_peaks_to_genes(
+            read_peaks(peaks),
+            read_genes(annotation, biotypes),
             upstream=int(upstream),
             downstream=int(downstream),
             body=body,
             decay=decay,
         )
-    found = _activity(part, counts, weights, names)
+    activity = anndata.AnnData(
+        multiply_in_blocks(counts, weights),
+        obs=pd.DataFrame(index=peaks.obs_names),
+        var=pd.DataFrame(
+            {"n_peaks": np.bincount(weights.indices, minlength=weights.shape[1])},
+            index=pd.Index(names.astype(object), name="gene"),
+        ),
+    )
     if not isinstance(data, mudata.MuData):
-        found.obs = part.obs.copy()
-        return found
+        activity.obs = peaks.obs.copy()
+        return activity
     if annotation is not None:
-        part.varm[link_key], part.uns[f"{link_key}_genes"] = weights, names.astype(object)
-    add_modality(data, key_added, found)
+        peaks.varm[link_key], peaks.uns[f"{link_key}_genes"] = weights, names.astype(object)
+    add_modality(data, key_added, activity)
     return data if copy else None
 
 
-def add_modality(data: mudata.MuData, name: str, part: anndata.AnnData) -> None:
-    """Put a modality into a MuData, or replace it."""
+def add_modality(data: mudata.MuData, name: str, adata: anndata.AnnData) -> None:
+    """Add a modality to a MuData, or replace it."""
     with warnings.catch_warnings():
-        # the activity of a gene is named like the gene
+        # gene activities have the same names as genes
         warnings.filterwarnings("ignore", message=".*var_names are not unique")
-        data.mod[name] = part
+        data.mod[name] = adata
         data.update()
 
 
-def given_links(part: anndata.AnnData, link_key: str) -> tuple[sparse.csr_matrix, NDArray[Any]]:
+def read_gene_links(peaks: anndata.AnnData, link_key: str) -> tuple[sparse.csr_matrix, NDArray[Any]]:
     """Read weights (peaks, genes) from ``varm``, and the names of the genes."""
-    if link_key not in part.varm:
+    if link_key not in peaks.varm:
         raise KeyError(
-            f"link_key={link_key!r} is not in varm, which has {sorted(part.varm.keys())}: pass an annotation of genes."
+            f"link_key={link_key!r} is not in varm, which has {sorted(peaks.varm.keys())}: pass an annotation of genes."
         )
-    held = part.varm[link_key]
-    names = held.columns if isinstance(held, pd.DataFrame) else part.uns.get(f"{link_key}_genes")
+    values = peaks.varm[link_key]
+    names = values.columns if isinstance(values, pd.DataFrame) else peaks.uns.get(f"{link_key}_genes")
     if names is None:
         raise KeyError(
-            f"uns[{link_key + '_genes'!r}] is not there: put the names of the genes of varm[{link_key!r}] in it."
+            f"uns[{link_key + '_genes'!r}] does not exist: it must hold the names of the genes of varm[{link_key!r}]."
         )
-    weights = sparse.csr_matrix(held, dtype=np.float32)
+    weights = sparse.csr_matrix(values, dtype=np.float32)
     if weights.shape[1] != len(names):
         raise ValueError(f"varm[{link_key!r}] has {weights.shape[1]} columns, uns names {len(names)} genes.")
     if not np.isfinite(weights.data).all():
@@ -159,16 +171,6 @@ def given_links(part: anndata.AnnData, link_key: str) -> tuple[sparse.csr_matrix
     return weights, np.asarray(names).astype(str)
 
 
-def activity_of(counts: Any, weights: sparse.csr_matrix, names: NDArray[Any]) -> tuple[sparse.csr_matrix, NDArray[Any]]:
-    """Counts times weights (cells, genes), in blocks of cells, with the names of the genes."""
-    return sparse.vstack([block @ weights for _, block in blocks(counts)], format="csr"), names
-
-
-def _activity(part: anndata.AnnData, counts: Any, weights: sparse.csr_matrix, names: NDArray[Any]) -> anndata.AnnData:
-    x, names = activity_of(counts, weights, names)
-    n_peaks = np.bincount(weights.indices, minlength=weights.shape[1])
-    return anndata.AnnData(
-        x,
-        obs=pd.DataFrame(index=part.obs_names),
-        var=pd.DataFrame({"n_peaks": n_peaks}, index=pd.Index(names.astype(object), name="gene")),
-    )
+def multiply_in_blocks(counts: Any, weights: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return counts (cells, features) times weights (features, genes), computed in blocks of cells."""
+    return sparse.vstack([block @ weights for _, block in iterate_blocks(counts)], format="csr")

@@ -1,4 +1,4 @@
-"""Where genes and peaks lie: annotations in GTF, BED or a table, and the names of peaks."""
+"""Positions of genes and peaks, read from GTF or BED files, from tables, or from the names of peaks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PEAK = r"^(.+?)[:_-](\d+)[-_](\d+)$"
-#: Names that a column may have, in lower case.
+#: Accepted names of each column, in lower case.
 _COLUMNS = {
     "chrom": ("chrom", "chr", "chromosome", "seqname", "seqnames", "seqid"),
     "start": ("start", "chromstart", "chrom_start", "txstart"),
@@ -27,13 +27,13 @@ _COLUMNS = {
     "gene": ("gene", "gene_name", "name", "gene_symbol", "symbol", "gene_id"),
     "biotype": ("gene_type", "gene_biotype", "biotype"),
 }
-#: Lines of a GTF read together.
-_LINES = 200_000
+#: Number of lines of a GTF file per block.
+_BLOCK_LINES = 200_000
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """Half-open intervals [start, end), counted from 0, on chromosomes named as given."""
+    """Half-open intervals [start, end) in bases, counted from 0, with chromosome names as in the source."""
 
     chrom: NDArray[np.str_]
     start: NDArray[np.int64]
@@ -45,42 +45,43 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Genes:
-    """Genes: their intervals, names, and whether they are read toward higher positions."""
+    """Genes: their intervals, their names, and whether they lie on the forward strand."""
 
-    where: Intervals
+    intervals: Intervals
     name: NDArray[np.str_]
     forward: NDArray[np.bool_]
 
 
-def peaks_of(part: anndata.AnnData) -> Intervals:
-    """Read where peaks lie from ``var`` columns (chrom, start, end) or from their names.
+def read_peaks(adata: anndata.AnnData) -> Intervals:
+    """Read the positions of peaks from ``var`` columns (chrom, start, end) or from their names.
 
     Raises
     ------
     ValueError
-        If there are no such columns and names are not like ``chr1:100-200``, ``chr1-100-200`` or ``chr1_100_200``.
+        If there are no such columns and a name does not look like ``chr1:100-200``, ``chr1-100-200`` or
+        ``chr1_100_200``.
     """
-    var: Any = part.var
-    columns = _find(var, ("chrom", "start", "end"))
+    var: Any = adata.var
+    columns = _find_columns(var, ("chrom", "start", "end"))
     if len(columns) == 3:
         return _intervals(var[list(columns.values())].set_axis(list(columns), axis=1), "var")
-    found = part.var_names.to_series().astype(str).str.extract(_PEAK)
-    wrong = np.flatnonzero(found.isna().any(axis=1).to_numpy())
-    if len(wrong):
+    parsed = adata.var_names.to_series().astype(str).str.extract(_PEAK)
+    invalid = np.flatnonzero(parsed.isna().any(axis=1).to_numpy())
+    if len(invalid):
         raise ValueError(
-            f"{len(wrong)} of {part.n_vars} features are not named like 'chr1:100-200', for example "
-            f"{part.var_names[int(wrong[0])]!r}: rename them, or give var the columns chrom, start and end."
+            f"{len(invalid)} of {adata.n_vars} features are not named like 'chr1:100-200', for example "
+            f"{adata.var_names[int(invalid[0])]!r}: rename them, or give var the columns chrom, start and end."
         )
-    return _intervals(found.set_axis(["chrom", "start", "end"], axis=1), "var_names")
+    return _intervals(parsed.set_axis(["chrom", "start", "end"], axis=1), "var_names")
 
 
-def named_like_peaks(names: Sequence[str]) -> bool:
-    """Tell whether nine in ten of the first names have the form of a peak."""
+def looks_like_peaks(names: Sequence[str]) -> bool:
+    """Return whether at least 90 percent of the first 200 names look like peaks."""
     first = [str(name) for name in names[:200]]
     return bool(first) and sum(re.match(_PEAK, name) is not None for name in first) >= 0.9 * len(first)
 
 
-def genes_of(annotation: str | Path | pd.DataFrame, biotypes: Sequence[str] | None) -> Genes:
+def read_genes(annotation: str | Path | pd.DataFrame, biotypes: Sequence[str] | None) -> Genes:
     """Read genes from a GTF or BED file (also gzipped) or a table.
 
     Parameters
@@ -89,7 +90,7 @@ def genes_of(annotation: str | Path | pd.DataFrame, biotypes: Sequence[str] | No
         Path that ends in ``.gtf`` or ``.bed``, before a possible ``.gz``; or a table with columns for chromosome, start
         (counted from 0), end, strand and gene.
     biotypes
-        Kinds of genes that are kept, where the annotation tells kinds. None: all.
+        Biotypes of the genes to return, if the annotation has biotypes. None: all.
 
     Raises
     ------
@@ -98,9 +99,9 @@ def genes_of(annotation: str | Path | pd.DataFrame, biotypes: Sequence[str] | No
     KeyError
         If the table lacks a column.
     TypeError
-        If `annotation` is of another kind.
+        If `annotation` is neither a path nor a table.
     ValueError
-        If the file is of another format, or holds no gene of those kinds with a strand.
+        If the file has another format, or no gene has a name, a strand and one of the biotypes.
     """
     if isinstance(annotation, pd.DataFrame):
         table, source = _from_table(annotation), "annotation"
@@ -110,8 +111,8 @@ def genes_of(annotation: str | Path | pd.DataFrame, biotypes: Sequence[str] | No
         raise TypeError(
             f"annotation is a {type(annotation).__name__}: pass a path of a GTF or BED file, or a DataFrame."
         )
-    held = sorted(set(table["biotype"].dropna())) if "biotype" in table else []
-    if biotypes is not None and held:
+    present = sorted(set(table["biotype"].dropna())) if "biotype" in table else []
+    if biotypes is not None and present:
         if isinstance(biotypes, str):
             raise TypeError(f"biotypes={biotypes!r} must be a list of strings.")
         table = table[table["biotype"].isin(list(biotypes))]
@@ -119,20 +120,21 @@ def genes_of(annotation: str | Path | pd.DataFrame, biotypes: Sequence[str] | No
     if not len(table):
         raise ValueError(
             f"{source} holds no gene with a name, a strand (+ or -) and a biotype among {biotypes}; its biotypes are "
-            f"{held}."
+            f"{present}."
         )
     forward = (table["strand"] == "+").to_numpy()
     return Genes(_intervals(table, source), table["gene"].astype(str).to_numpy(dtype=str), forward)
 
 
-def _find(table: pd.DataFrame, wanted: Sequence[str]) -> dict[str, Any]:
+def _find_columns(table: pd.DataFrame, keys: Sequence[str]) -> dict[str, Any]:
+    """Return key -> column for the keys whose column exists."""
     lower = {str(column).lower(): column for column in table.columns[::-1]}
-    found = {key: next((lower[name] for name in _COLUMNS[key] if name in lower), None) for key in wanted}
-    return {key: column for key, column in found.items() if column is not None}
+    matches = {key: next((lower[name] for name in _COLUMNS[key] if name in lower), None) for key in keys}
+    return {key: column for key, column in matches.items() if column is not None}
 
 
 def _from_table(annotation: pd.DataFrame) -> pd.DataFrame:
-    columns = _find(annotation, tuple(_COLUMNS))
+    columns = _find_columns(annotation, tuple(_COLUMNS))
     table = pd.DataFrame({key: annotation[column] for key, column in columns.items()})
     if "gene" not in table:
         table["gene"] = annotation.index.astype(str)
@@ -143,22 +145,23 @@ def _from_table(annotation: pd.DataFrame) -> pd.DataFrame:
 
 
 def _from_file(path: Path) -> pd.DataFrame:
-    kind = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if kind not in (".gtf", ".bed"):
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix not in (".gtf", ".bed"):
         raise ValueError(f"annotation={str(path)!r} must end in .gtf or .bed, or either with .gz.")
     if not path.is_file():
         raise FileNotFoundError(f"annotation={str(path)!r} does not exist.")
     try:
-        return _read_gtf(path) if kind == ".gtf" else _read_bed(path)
+        return _read_gtf(path) if suffix == ".gtf" else _read_bed(path)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, gzip.BadGzipFile) as error:
-        raise ValueError(f"annotation={str(path)!r} cannot be read as {kind[1:].upper()}: {error}") from error
+        raise ValueError(f"annotation={str(path)!r} cannot be read as {suffix[1:].upper()}: {error}") from error
 
 
 def _read_gtf(path: Path) -> pd.DataFrame:
-    """Lines of genes; a GTF counts from 1 and includes the end, which is [start - 1, end)."""
+    """Read the lines of genes. GTF counts from 1 and includes the end: the interval is [start - 1, end)."""
     names = ["chrom", "feature", "start", "end", "strand", "attribute"]
     parts = pd.read_csv(
-        path, sep="\t", comment="#", header=None, usecols=[0, 2, 3, 4, 6, 8], names=names, chunksize=_LINES, quoting=3,
+        path, sep="\t", comment="#", header=None, usecols=[0, 2, 3, 4, 6, 8], names=names, quoting=3,
+        chunksize=_BLOCK_LINES,
         dtype={"chrom": str, "feature": str, "strand": str, "attribute": str},
     )  # fmt: skip
     table = pd.concat([part[part["feature"] == "gene"] for part in parts], ignore_index=True)
@@ -186,11 +189,11 @@ def _read_bed(path: Path) -> pd.DataFrame:
 
 def _intervals(table: pd.DataFrame, source: str) -> Intervals:
     start, end = (pd.to_numeric(table[key], errors="coerce").to_numpy(dtype=np.float64) for key in ("start", "end"))
-    wrong = np.flatnonzero(~(np.isfinite(start) & np.isfinite(end) & (start >= 0) & (end > start)))
-    if len(wrong):
-        row = table.iloc[int(wrong[0])]
+    invalid = np.flatnonzero(~(np.isfinite(start) & np.isfinite(end) & (start >= 0) & (end > start)))
+    if len(invalid):
+        row = table.iloc[int(invalid[0])]
         raise ValueError(
-            f"{source}: {len(wrong)} intervals are none (start must be at least 0 and below end), for example "
+            f"{source}: {len(invalid)} intervals are invalid (start must be at least 0 and below end), for example "
             f"{row['chrom']}:{row['start']}-{row['end']}."
         )
     return Intervals(table["chrom"].astype(str).to_numpy(dtype=str), start.astype(np.int64), end.astype(np.int64))

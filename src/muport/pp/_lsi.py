@@ -1,4 +1,4 @@
-"""TF-IDF and latent semantic indexing through muon, kept such that new cells can follow."""
+"""TF-IDF and latent semantic indexing by muon, and the projection of new cells into the same space."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import mudata
 import numpy as np
 from scipy import sparse
 from scipy.stats import rankdata
+from sklearn.utils.extmath import svd_flip
 
+from muport._arrays import unit_rows
+from muport._checks import check_integers, check_numbers, check_seed
 from muport.pp._counts import (
-    blocks,
-    check_integers,
-    check_numbers,
-    counts_of,
+    count_nonzero,
+    get_counts,
+    get_values,
+    iterate_blocks,
     logger,
-    matrix_of,
-    n_detected,
-    part_of,
-    warn_of_empty,
+    warn_of_empty_cells,
+    writable_modality,
 )
-from muport.pp._pseudotime import unchanged_globals
+from muport.pp._pseudotime import preserve_numpy_state
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,44 +44,44 @@ def tfidf(
     modality: str = "atac",
     copy: bool = False,
 ) -> anndata.AnnData | mudata.MuData | None:
-    r"""Weigh peak counts by TF-IDF, with ``muon.atac.pp.tfidf``, and keep the weights for new cells.
+    r"""Weight peak counts by TF-IDF with ``muon.atac.pp.tfidf``, and store the weights for new cells.
 
-    With counts c of cell i and peak j among n cells, and the defaults,
+    With the defaults, and counts :math:`c_{ij}` of cell i and peak j among n cells,
 
     .. math:: t_{ij} = \log\Bigl(1 + 10^4 \frac{c_{ij}}{\sum_l c_{il}}\Bigr)
               \log\Bigl(1 + \frac{n}{\sum_k c_{kj}}\Bigr).
 
-    The result is muon's, sparse. Memory: about four times that of the counts while muon computes.
+    The result is that of muon, sparse. Memory: about four times that of the counts.
 
     Parameters
     ----------
     data
-        AnnData of peak counts, or MuData with such a `modality`.
+        AnnData with peak counts, or MuData with such a `modality`.
     log_tf, log_idf
-        Take the logarithm of the first and of the second factor.
+        Whether to take the logarithm of the first and of the second factor.
     log_tfidf
-        Take the logarithm of the product; then neither of the other two.
+        Whether to take the logarithm of the product; then the other two must be False.
     scale_factor
-        Counts that a cell has after division by its depth.
+        Total counts of a cell after depth normalization.
     layer
-        Layer of the counts. None: ``X``.
+        Layer with the counts. None: ``X``.
     to_layer
-        Layer that is written. None: ``X``, and the counts go to ``layers["counts"]`` (unless that is there already).
+        Layer to write. None: ``X``; the counts are kept in ``layers["counts"]``, unless this layer exists already.
     modality
         Modality of a MuData.
     copy
-        Return a changed copy and leave `data` as they are.
+        Return a copy with the results instead of writing into `data`.
 
     Returns
     -------
-    None, or the copy. Writes the values, ``var["idf"]``, and the arguments in ``uns["tfidf"]``.
+    None, or the copy. Writes the values, ``var["idf"]``, and the arguments to ``uns["tfidf"]``.
 
     Raises
     ------
     KeyError
-        If the modality or the layer is not there.
+        If the modality or the layer does not exist.
     ValueError
-        If values are no counts, the logarithms contradict each other, or `data` is a view.
+        If values are not counts, `log_tfidf` is combined with another logarithm, or `data` is a view.
 
     Examples
     --------
@@ -93,52 +94,46 @@ def tfidf(
     """
     if log_tfidf and (log_tf or log_idf):
         raise ValueError("log_tfidf=True needs log_tf=False and log_idf=False: the logarithm is taken once.")
-    check_numbers(scale_factor=(scale_factor, 1e-12, 1e12))
+    check_numbers(1e-12, 1e12, scale_factor=scale_factor)
     data = data.copy() if copy else data
-    part = part_of(data, modality)
-    counts = counts_of(part, layer)
+    adata = writable_modality(data, modality)
+    counts = get_counts(adata, layer)
     settings = {"log_tf": log_tf, "log_idf": log_idf, "log_tfidf": log_tfidf, "scale_factor": float(scale_factor)}
-    idf, n_features = _idf(counts, log_idf)
-    warn_of_empty(n_features, part.obs_names, modality if isinstance(data, mudata.MuData) else "the data")
-    values = _by_muon(counts, settings)
+    warn_of_empty_cells(
+        count_nonzero(counts)[0], adata.obs_names, modality if isinstance(data, mudata.MuData) else "the data"
+    )
+    total = sum((np.asarray(block.sum(axis=0, dtype=np.float64)).ravel() for _, block in iterate_blocks(counts)),
+                start=np.zeros(adata.n_vars))  # fmt: skip
+    values = _tfidf_by_muon(counts, settings)
     if to_layer is None:
-        if layer is None and "counts" not in part.layers:
-            part.layers["counts"] = part.X
-        part.X = values
+        if layer is None and "counts" not in adata.layers:
+            adata.layers["counts"] = adata.X
+        adata.X = values
     else:
-        part.layers[to_layer] = values
-    part.var["idf"] = idf
-    part.uns["tfidf"] = settings
+        adata.layers[to_layer] = values
+    adata.var["idf"] = inverse_document_frequency(total, adata.n_obs, log_idf)
+    adata.uns["tfidf"] = settings
     return data if copy else None
 
 
-def _by_muon(counts: Any, settings: dict[str, Any]) -> Any:
+def _tfidf_by_muon(counts: Any, settings: dict[str, Any]) -> Any:
     import muon
 
     work = anndata.AnnData(sparse.csr_matrix(counts, dtype=np.float32))
-    # a cell without counts, or a peak without cells, is 1/0 in muon, and then multiplies nothing
+    # muon divides by zero for a cell without counts and a peak without cells; these factors multiply no entry
     with np.errstate(divide="ignore", invalid="ignore"):
         values = muon.atac.pp.tfidf(work, inplace=False, **settings)
     return sparse.csr_matrix(values)
 
 
-def _idf(counts: Any, log: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Weight of every feature, 0 where it has no cells; and the number of features of every cell."""
-    total, n_features = np.zeros(counts.shape[1]), []
-    for _, block in blocks(counts):
-        total += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
-        n_features.append(np.asarray((block != 0).sum(axis=1)).ravel())
-    return inverse_frequency(total, counts.shape[0], log), np.concatenate(n_features)
-
-
-def inverse_frequency(total: NDArray[np.float64], n: int, log: bool = True) -> NDArray[np.float32]:
-    """Cells over counts of a feature, or log(1 + that); 0 for a feature without counts."""
+def inverse_document_frequency(total: NDArray[np.float64], n: int, log: bool = True) -> NDArray[np.float32]:
+    """Return n / total for each feature, or log(1 + n / total); 0 for a feature without counts."""
     idf = np.divide(n, total, out=np.zeros(len(total)), where=total > 0)
     return (np.log1p(idf) if log else idf).astype(np.float32)
 
 
-def weigh(block: sparse.csr_matrix, idf: NDArray[np.float32], settings: dict[str, Any]) -> sparse.csr_matrix:
-    """TF-IDF of a few cells by given weights: the formula of muon. Changes `block`."""
+def apply_tfidf(block: sparse.csr_matrix, idf: NDArray[np.float32], settings: dict[str, Any]) -> sparse.csr_matrix:
+    """Return the TF-IDF values of a block of cells for given weights, by the formula of muon. Changes `block`."""
     depth = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
     rate = np.divide(settings["scale_factor"], depth, out=np.zeros(len(depth)), where=depth > 0).astype(np.float32)
     block.data *= np.repeat(rate, np.diff(block.indptr))
@@ -161,45 +156,44 @@ def lsi(
     modality: str = "atac",
     copy: bool = False,
 ) -> anndata.AnnData | mudata.MuData | None:
-    """Reduce TF-IDF values by a singular value decomposition, with ``muon.atac.tl.lsi``, and drop what is depth.
+    """Reduce TF-IDF values by a singular value decomposition with ``muon.atac.tl.lsi``, without depth components.
 
-    The decomposition is muon's; added are a seed, signs that are always the same (the largest loading of a component is
-    positive), and that components which only tell how deeply a cell was sequenced are left out. Such is usually the
-    first; but none is dropped unless the absolute rank correlation (Spearman) of its coordinates with the number of
-    peaks of a cell exceeds `max_depth_correlation`. Memory: the values and 8 (cells + peaks) `n_comps` bytes or less.
+    The decomposition is that of muon, with a seed and with fixed signs (the largest loading of a component is
+    positive). Components that reflect sequencing depth are left out, usually the first one: those whose absolute rank
+    correlation (Spearman) with the number of peaks of a cell exceeds `max_depth_correlation`.
+    Memory: the values, and at most 8 (cells + peaks) `n_comps` bytes.
 
     Parameters
     ----------
     data
         AnnData after :func:`tfidf`, or MuData with such a `modality`.
     n_comps
-        Components computed, before any is dropped; fewer if the data have fewer.
+        Number of components to compute before depth components are left out; fewer if the data have fewer.
     scale_embeddings
-        Scale the coordinates of every component to mean 0 and standard deviation 1, as muon does. False: left singular
-        vectors.
+        Whether to scale each component to mean 0 and standard deviation 1, as muon does. False: left singular vectors.
     max_depth_correlation
-        Largest absolute correlation with depth that a component may have. 1: keep all, as muon does.
+        Largest absolute correlation of a component with depth. 1: keep all components, as muon does.
     layer
-        Layer of the TF-IDF values. None: ``X``.
+        Layer with the TF-IDF values. None: ``X``.
     random_state
         Seed.
     modality
         Modality of a MuData.
     copy
-        Return a changed copy and leave `data` as they are.
+        Return a copy with the results instead of writing into `data`.
 
     Returns
     -------
     None, or the copy. Writes ``obsm["X_lsi"]`` (cells x components, float32), ``varm["LSI"]`` (peaks x components), and
-    in ``uns["lsi"]`` ``stdev`` (of the components kept), ``depth_correlation`` (of all), and what
-    :func:`project_lsi` needs.
+    ``uns["lsi"]`` with ``stdev`` (of the returned components), ``depth_correlation`` (of all components) and the values
+    that :func:`project_lsi` needs.
 
     Raises
     ------
     KeyError
-        If the modality or the layer is not there.
+        If the modality or the layer does not exist.
     ValueError
-        If the values are negative, every component follows depth, or `data` is a view.
+        If values are negative, every component correlates with depth, or `data` is a view.
 
     Examples
     --------
@@ -210,26 +204,27 @@ def lsi(
     >>> adata.obsm["X_lsi"].shape
     (60, 5)
     """
-    check_integers(n_comps=n_comps, random_state=random_state)
-    check_numbers(max_depth_correlation=(max_depth_correlation, 0, 1))
+    check_integers(n_comps=n_comps)
+    check_seed(random_state)
+    check_numbers(0, 1, max_depth_correlation=max_depth_correlation)
     data = data.copy() if copy else data
-    part = part_of(data, modality)
-    values = matrix_of(part, layer)
-    depth = n_detected(values)[0]
-    u, s, v = _svd_by_muon(values, min(n_comps, min(part.shape) - 1), random_state)
+    adata = writable_modality(data, modality)
+    values = get_values(adata, layer)
+    depth = count_nonzero(values)[0]
+    u, s, v = _svd_by_muon(values, min(n_comps, min(adata.shape) - 1), random_state)
     correlation = depth_correlation(u, depth)
-    kept = kept_components(correlation, max_depth_correlation, len(s))
-    u, s, v = u[:, kept], s[kept], v[:, kept]
+    selected = select_components(correlation, max_depth_correlation, len(s))
+    u, s, v = u[:, selected], s[selected], v[:, selected]
     mean, scale = (u.mean(axis=0), u.std(axis=0)) if scale_embeddings else (np.zeros(len(s)), np.ones(len(s)))
-    part.obsm["X_lsi"] = ((u - mean) / scale).astype(np.float32)
-    part.varm["LSI"] = v.astype(np.float32)
-    part.uns["lsi"] = {
-        "stdev": s / np.sqrt(part.n_obs - 1),
+    adata.obsm["X_lsi"] = ((u - mean) / scale).astype(np.float32)
+    adata.varm["LSI"] = v.astype(np.float32)
+    adata.uns["lsi"] = {
+        "stdev": s / np.sqrt(adata.n_obs - 1),
         "depth_correlation": correlation,
         "scale": s * scale,
         "offset": mean / scale,
         "unit": False,
-        **({"tfidf": dict(part.uns["tfidf"])} if "tfidf" in part.uns else {}),
+        **({"tfidf": dict(adata.uns["tfidf"])} if "tfidf" in adata.uns else {}),
     }
     return data if copy else None
 
@@ -238,51 +233,39 @@ def _svd_by_muon(values: Any, k: int, random_state: int) -> tuple[NDArray[Any], 
     import muon
 
     if sparse.issparse(values) and values.nnz and values.data.min() < 0:
-        raise ValueError("the values are negative: LSI is of TF-IDF values; call muport.pp.tfidf on the counts first.")
+        raise ValueError("values are negative: LSI needs TF-IDF values; call muport.pp.tfidf on the counts first.")
     work = anndata.AnnData(values.astype(np.float32))
-    with unchanged_globals():
-        # muon takes its start from NumPy's global generator
+    with preserve_numpy_state():
+        # muon draws the initial vector from NumPy's global generator
         np.random.seed(random_state)  # noqa: NPY002
         muon.atac.tl.lsi(work, scale_embeddings=False, n_comps=k)
     u: NDArray[Any] = np.asarray(work.obsm["X_lsi"], dtype=np.float64)
     v: NDArray[Any] = np.asarray(work.varm["LSI"], dtype=np.float64)
-    sign = signs(v)
-    return u * sign, np.asarray(work.uns["lsi"]["stdev"], np.float64) * np.sqrt(len(u) - 1), v * sign
-
-
-def on_sphere(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows divided by their length; a row of zeros stays."""
-    length = np.linalg.norm(z, axis=1, keepdims=True)
-    return np.divide(z, length, out=np.zeros_like(z), where=length > 0)
-
-
-def signs(v: NDArray[Any]) -> NDArray[np.float64]:
-    """Sign of every column that makes its largest entry positive."""
-    largest = v[np.abs(v).argmax(axis=0), np.arange(v.shape[1])]
-    return np.where(largest < 0, -1.0, 1.0)
+    u, vt = svd_flip(u, v.T, u_based_decision=False)
+    return u, np.asarray(work.uns["lsi"]["stdev"], np.float64) * np.sqrt(len(u) - 1), vt.T
 
 
 def depth_correlation(z: NDArray[Any], depth: NDArray[Any]) -> NDArray[np.float64]:
-    """Spearman correlation of every column with the depth; 0 where either is constant."""
+    """Return the Spearman correlation of each column with depth, 0 where either is constant: (k,)."""
     ranks = rankdata(z, axis=0) - (len(z) + 1) / 2
-    own = rankdata(depth) - (len(z) + 1) / 2
-    norm = np.sqrt((ranks**2).sum(axis=0) * (own**2).sum())
-    correlation: NDArray[np.float64] = np.divide(own @ ranks, norm, out=np.zeros(z.shape[1]), where=norm > 0)
+    depth_ranks = rankdata(depth) - (len(z) + 1) / 2
+    norm = np.sqrt((ranks**2).sum(axis=0) * (depth_ranks**2).sum())
+    correlation: NDArray[np.float64] = np.divide(depth_ranks @ ranks, norm, out=np.zeros(z.shape[1]), where=norm > 0)
     return correlation
 
 
-def kept_components(correlation: NDArray[np.float64], most: float, n: int) -> NDArray[np.int64]:
-    """The first `n` components that do not follow depth."""
-    kept = np.flatnonzero(np.abs(correlation) <= most)[:n]
-    if not len(kept):
+def select_components(correlation: NDArray[np.float64], max_correlation: float, n: int) -> NDArray[np.int64]:
+    """Return the positions of the first `n` components that do not correlate with depth."""
+    selected = np.flatnonzero(np.abs(correlation) <= max_correlation)[:n]
+    if not len(selected):
         raise ValueError(
-            f"every component follows the depth of the cells (correlations {np.round(correlation, 2).tolist()}): raise "
-            f"max_depth_correlation={most:g}, or n_comps."
+            f"every component correlates with the depth of the cells ({np.round(correlation, 2).tolist()}): raise "
+            f"max_depth_correlation={max_correlation:g}, or n_comps."
         )
-    dropped = np.flatnonzero(np.abs(correlation) > most)
-    if len(dropped):
-        logger.info("LSI: components %s follow depth and are left out.", (dropped + 1).tolist())
-    return kept
+    excluded = np.flatnonzero(np.abs(correlation) > max_correlation)
+    if len(excluded):
+        logger.info("LSI: components %s correlate with depth and are left out.", (excluded + 1).tolist())
+    return selected
 
 
 def project_lsi(
@@ -293,24 +276,24 @@ def project_lsi(
     modality: str = "atac",
     copy: bool = False,
 ) -> anndata.AnnData | mudata.MuData | None:
-    """Place new cells in the space that :func:`lsi` or :func:`iterative_lsi` found for the reference.
+    """Project new cells into the space that :func:`lsi` or :func:`iterative_lsi` computed for a reference.
 
-    A cell's coordinates depend on its counts and the reference alone. The cells of the reference land where they are.
-    Memory: a few thousand cells at a time.
+    The coordinates of a cell depend only on its own counts and on the reference. A cell of the reference gets the
+    coordinates that it has there. Memory: a few thousand cells at a time.
 
     Parameters
     ----------
     data
-        New cells with peak counts: AnnData, or MuData with such a `modality`. Peaks are found by name; those that the
-        reference did not use may be absent, and others are ignored.
+        New cells with peak counts: AnnData, or MuData with such a `modality`. Peaks are matched by name; peaks that the
+        reference does not use are not needed and are ignored.
     reference
-        Data with ``obsm["X_lsi"]``, or a MuData with such a `modality`. A few of its cells are enough.
+        AnnData after LSI, or MuData with such a `modality`. A subset of its cells is enough.
     layer
-        Layer of the counts in `data`. None: ``X``.
+        Layer of `data` with the counts. None: ``X``.
     modality
         Modality of a MuData.
     copy
-        Return a changed copy and leave `data` as they are.
+        Return a copy with the results instead of writing into `data`.
 
     Returns
     -------
@@ -319,9 +302,9 @@ def project_lsi(
     Raises
     ------
     KeyError
-        If the reference has no LSI, or `data` lack peaks that it uses.
+        If the reference has no LSI, or `data` lacks peaks that the reference uses.
     ValueError
-        If values are no counts, or `data` is a view.
+        If values are not counts, or `data` is a view.
 
     Examples
     --------
@@ -334,41 +317,41 @@ def project_lsi(
     True
     """
     data = data.copy() if copy else data
-    part = part_of(data, modality)
-    known = reference.mod[modality] if isinstance(reference, mudata.MuData) else reference
-    state = known.uns.get("lsi", {})
-    if "LSI" not in known.varm or "tfidf" not in state or "idf" not in known.var:
+    adata = writable_modality(data, modality)
+    fitted = reference.mod[modality] if isinstance(reference, mudata.MuData) else reference
+    state = fitted.uns.get("lsi", {})
+    if "LSI" not in fitted.varm or "tfidf" not in state or "idf" not in fitted.var:
         raise KeyError("the reference has no LSI of counts: call muport.pp.iterative_lsi, or tfidf and lsi, on it.")
-    used = np.flatnonzero(np.any(known.varm["LSI"] != 0, axis=1) | (known.var["idf"].to_numpy() > 0))
-    columns = _columns(part.var_names, known.var_names[used])
-    idf = known.var["idf"].to_numpy()[used].astype(np.float32)
-    loadings = np.asarray(known.varm["LSI"][used], np.float32) / np.asarray(state["scale"], np.float32)
-    z = project(counts_of(part, layer, (1, 1)), columns, idf, loadings, state["tfidf"])
+    used = np.flatnonzero(np.any(fitted.varm["LSI"] != 0, axis=1) | (fitted.var["idf"].to_numpy() > 0))
+    columns = _match_peaks(adata.var_names, fitted.var_names[used])
+    idf = fitted.var["idf"].to_numpy()[used].astype(np.float32)
+    loadings = np.asarray(fitted.varm["LSI"][used], np.float32) / np.asarray(state["scale"], np.float32)
+    z = project_counts(get_counts(adata, layer, (1, 1)), columns, idf, loadings, state["tfidf"])
     z -= np.asarray(state["offset"], np.float32)
-    part.obsm["X_lsi"] = on_sphere(z) if state["unit"] else z
+    adata.obsm["X_lsi"] = unit_rows(z) if state["unit"] else z
     return data if copy else None
 
 
-def _columns(names: pd.Index, wanted: pd.Index) -> NDArray[np.int64]:
-    columns = np.asarray(names.get_indexer(wanted), dtype=np.int64)
-    absent = np.flatnonzero(columns < 0)
-    if len(absent):
+def _match_peaks(names: pd.Index, used: pd.Index) -> NDArray[np.int64]:
+    columns = np.asarray(names.get_indexer(used), dtype=np.int64)
+    missing = np.flatnonzero(columns < 0)
+    if len(missing):
         raise KeyError(
-            f"{len(absent)} of the {len(wanted)} peaks that the reference uses are not in the data, for example "
-            f"{wanted[int(absent[0])]!r}: count the new cells on the reference's peaks."
+            f"{len(missing)} of the {len(used)} peaks that the reference uses are not in the data, for example "
+            f"{used[int(missing[0])]!r}: count the new cells on the reference's peaks."
         )
     return columns
 
 
-def project(
+def project_counts(
     counts: Any,
     columns: NDArray[np.int64],
     idf: NDArray[np.float32],
     loadings: NDArray[Any],
     settings: dict[str, Any],
 ) -> NDArray[np.float32]:
-    """TF-IDF of the chosen columns (p,) times the loadings (p, k), in blocks of cells: (n, k)."""
-    found = np.empty((counts.shape[0], loadings.shape[1]), dtype=np.float32)
-    for rows, block in blocks(counts):
-        found[rows] = weigh(block[:, columns], idf, settings) @ loadings
-    return found
+    """Return the TF-IDF values of the given columns (p,) times the loadings (p, k), in blocks of cells: (n, k)."""
+    z = np.empty((counts.shape[0], loadings.shape[1]), dtype=np.float32)
+    for rows, block in iterate_blocks(counts):
+        z[rows] = apply_tfidf(block[:, columns], idf, settings) @ loadings
+    return z

@@ -1,10 +1,10 @@
-"""What a modality measures: RNA, chromatin or protein."""
+"""The type of each modality: RNA, ATAC or protein."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from muport.pp._genomic_intervals import named_like_peaks
+from muport.pp._genomic_intervals import looks_like_peaks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import anndata
     import mudata
 
-KINDS = ("rna", "atac", "protein")
+MODALITY_TYPES = ("rna", "atac", "protein")
 _NAMES = {
     "rna": ("rna", "gex", "gene_expression", "expression", "transcriptome"),
     "atac": ("atac", "peaks", "chromatin", "accessibility", "dna_accessibility"),
@@ -21,56 +21,56 @@ _NAMES = {
 _FEATURE_TYPES = {"gene expression": "rna", "peaks": "atac", "antibody capture": "protein"}
 
 
-def kinds_of(
+def classify_modalities(
     data: mudata.MuData, rna: str, modalities: Mapping[str, str] | None
 ) -> tuple[dict[str, str], frozenset[str]]:
-    """Kind of every modality that is known, and the names of those that the user named.
+    """Return the type of each recognized modality, and the names of the modalities in `modalities`.
 
     Parameters
     ----------
     data
-        Modalities.
+        MuData.
     rna
-        Name of the modality that is RNA, used without `modalities`.
+        Name of the RNA modality; not used if `modalities` is given.
     modalities
-        Modality -> ``"rna"``, ``"atac"`` or ``"protein"``. None: told by ``var["feature_types"]``, by the modality's
-        name, or, for peaks, by the names of the features.
+        Modality -> ``"rna"``, ``"atac"`` or ``"protein"``. None: types are read from ``var["feature_types"]``, from the
+        name of the modality, or, for peaks, from the names of the features.
 
     Raises
     ------
     KeyError
-        If a modality is not there.
+        If a modality does not exist.
     TypeError
-        If `modalities` is no mapping.
+        If `modalities` is not a mapping.
     ValueError
-        If a kind is none of the three.
+        If a type is not one of the three.
     """
     if modalities is not None:
-        return _named(data, modalities), frozenset(modalities)
+        return _check_modalities(data, modalities), frozenset(modalities)
     if rna not in data.mod:
         raise KeyError(f"modality={rna!r} is not in the data, which has {list(data.mod)}.")
-    kinds = {name: kind_of(name, part) for name, part in data.mod.items() if name != rna}
-    # a second modality of RNA, such as unspliced counts, is not the one that was meant
-    return {rna: "rna", **{name: kind for name, kind in kinds.items() if kind in KINDS[1:]}}, frozenset()
+    types = {name: modality_type(name, adata) for name, adata in data.mod.items() if name != rna}
+    # a second RNA modality, such as unspliced counts, is not prepared
+    return {rna: "rna", **{name: assay for name, assay in types.items() if assay in MODALITY_TYPES[1:]}}, frozenset()
 
 
-def _named(data: mudata.MuData, modalities: Mapping[str, str]) -> dict[str, str]:
+def _check_modalities(data: mudata.MuData, modalities: Mapping[str, str]) -> dict[str, str]:
     if not hasattr(modalities, "items"):
         raise TypeError(f"modalities={modalities!r} must be a dict, for example {{'rna': 'rna', 'atac': 'atac'}}.")
-    for name, kind in modalities.items():
+    for name, assay in modalities.items():
         if name not in data.mod:
-            raise KeyError(f"modalities names {name!r}, which is not in the data: they have {list(data.mod)}.")
-        if kind not in KINDS:
-            raise ValueError(f"modalities[{name!r}]={kind!r} must be one of {list(KINDS)}.")
+            raise KeyError(f"modalities names {name!r}, which is not in the data, which has {list(data.mod)}.")
+        if assay not in MODALITY_TYPES:
+            raise ValueError(f"modalities[{name!r}]={assay!r} must be one of {list(MODALITY_TYPES)}.")
     return dict(modalities)
 
 
-def kind_of(name: str, part: anndata.AnnData) -> str | None:
-    """Kind of a modality by its features' types, its name, or its features' names; None if nothing tells."""
-    if "feature_types" in part.var:
-        types = part.var["feature_types"].astype(str).str.lower().unique()
+def modality_type(name: str, adata: anndata.AnnData) -> str | None:
+    """Return the type of a modality by its feature types, its name, or its feature names; None if unknown."""
+    if "feature_types" in adata.var:
+        types = adata.var["feature_types"].astype(str).str.lower().unique()
         if len(types) == 1 and types[0] in _FEATURE_TYPES:
             return _FEATURE_TYPES[types[0]]
-    plain = name.lower().replace(" ", "_").replace("-", "_")
-    found = next((kind for kind, names in _NAMES.items() if plain in names), None)
-    return found or ("atac" if named_like_peaks(list(part.var_names[:200])) else None)
+    normalized = name.lower().replace(" ", "_").replace("-", "_")
+    by_name = next((assay for assay, names in _NAMES.items() if normalized in names), None)
+    return by_name or ("atac" if looks_like_peaks(list(adata.var_names[:200])) else None)

@@ -1,4 +1,4 @@
-"""Where a pseudotime starts: a cell, the tip of a cluster, or the peak of a marker."""
+"""The root of a pseudotime: a cell, the outermost cell of a cluster, or the cell with the highest marker level."""
 
 from __future__ import annotations
 
@@ -21,9 +21,16 @@ type Data = anndata.AnnData | mudata.MuData
 
 @dataclass(frozen=True)
 class Root:
-    """One of three: the position of a cell, the (n_cells,) members of a cluster, or the (n_cells,) levels of a marker.
+    """The user's choice of a root. Exactly one field is set.
 
-    A level is NaN where the marker was not measured.
+    Attributes
+    ----------
+    cell
+        Position of the cell.
+    member
+        (n_cells,) whether a cell is in the cluster.
+    level
+        (n_cells,) values of the marker, NaN where it was not measured.
     """
 
     cell: int | None = None
@@ -42,29 +49,29 @@ def read_root(
     marker: str | None = None,
     expression: anndata.AnnData | None = None,
 ) -> Root:
-    """Find what the user named among the cells of `holder`, which is `data` or one of its modalities.
+    """Look up the root among the cells of `holder`, which is `data` or one of its modalities.
 
-    A marker is read from `expression`, if given, which has the cells of `holder`.
+    A marker is read from `expression` if given, which has the cells of `holder`.
 
     Raises
     ------
     KeyError
-        If the column, the cell or the marker is not there.
+        If the column, the cell or the marker does not exist.
     ValueError
-        If not exactly one root is named, the cluster is empty, or the marker is the same in all cells.
+        If not exactly one root is given, the cluster is empty, or the marker is the same in all cells.
     """
-    named = {"root_cluster": cluster, "root_cell": cell, "root_marker": marker}
-    given = {name: value for name, value in named.items() if value is not None}
+    roots = {"root_cluster": cluster, "root_cell": cell, "root_marker": marker}
+    given = {name: value for name, value in roots.items() if value is not None}
     if len(given) != 1:
         raise ValueError(f"give exactly one of root_cluster, root_cell and root_marker, not {given or 'none'}.")
     if cell is not None:
-        return Root(cell=_position(holder, cell))
+        return Root(cell=_cell_position(holder, cell))
     if cluster is not None:
-        return Root(member=_members(data, holder, labels_key, cluster))
-    return Root(level=_levels(holder if expression is None else expression, str(marker), modality))
+        return Root(member=_cluster_members(data, holder, labels_key, cluster))
+    return Root(level=_marker_levels(holder if expression is None else expression, str(marker), modality))
 
 
-def _position(holder: Data, cell: str | int) -> int:
+def _cell_position(holder: Data, cell: str | int) -> int:
     if isinstance(cell, str):
         if cell not in holder.obs_names:
             raise KeyError(f"root_cell={cell!r} is not among the obs_names, for example {list(holder.obs_names[:3])}.")
@@ -76,44 +83,46 @@ def _position(holder: Data, cell: str | int) -> int:
     return int(cell)
 
 
-def _members(data: Data, holder: Data, labels_key: str, cluster: str) -> NDArray[np.bool_]:
+def _cluster_members(data: Data, holder: Data, labels_key: str, cluster: str) -> NDArray[np.bool_]:
     column = joined_column(data, labels_key)
     codes = column.codes if holder is data else column.codes[data.obs_names.get_indexer(holder.obs_names)]
     member = codes == (column.names.index(str(cluster)) if str(cluster) in column.names else -2)
     if not member.any():
-        held = [name for i, name in enumerate(column.names) if (codes == i).any()]
-        raise ValueError(f"root_cluster={cluster!r} has no cells: labels_key={labels_key!r} holds {held}.")
+        present = [name for i, name in enumerate(column.names) if (codes == i).any()]
+        raise ValueError(f"root_cluster={cluster!r} has no cells: labels_key={labels_key!r} holds {present}.")
     return np.asarray(member)
 
 
-def _levels(holder: Data, marker: str, modality: str) -> NDArray[np.float64]:
-    parts = dict(holder.mod) if isinstance(holder, mudata.MuData) else {modality: holder}
-    order = sorted(parts, key=lambda name: name != modality)
-    found = next((name for name in order if marker in parts[name].var_names), None)
-    if found is None:
+def _marker_levels(holder: Data, marker: str, modality: str) -> NDArray[np.float64]:
+    modalities = dict(holder.mod) if isinstance(holder, mudata.MuData) else {modality: holder}
+    # the modality that the user named comes first
+    order = sorted(modalities, key=lambda name: name != modality)
+    source = next((name for name in order if marker in modalities[name].var_names), None)
+    if source is None:
         raise KeyError(f"root_marker={marker!r} is not among the var_names, for example {list(holder.var_names[:3])}.")
-    part: Any = parts[found]
-    values = part.X[:, [int(np.flatnonzero(part.var_names == marker)[0])]]
+    adata: Any = modalities[source]
+    values = adata.X[:, [int(np.flatnonzero(adata.var_names == marker)[0])]]
     values = np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float64).ravel()
     level = np.full(holder.n_obs, np.nan)
-    level[holder.obs_names.get_indexer(part.obs_names)] = values
+    level[holder.obs_names.get_indexer(adata.obs_names)] = values
     if not np.nanmax(level) > np.nanmin(level):
-        raise ValueError(f"root_marker={marker!r} has the same value in all cells: it tells no root.")
+        raise ValueError(f"root_marker={marker!r} has the same value in all cells, so it does not define a root.")
     return level
 
 
 def find_root(root: Root, distance: NDArray[np.float64], graph: sparse.csr_array) -> int:
     """Return the position of the root cell.
 
-    A cluster's root is that cell of its core whose neighbourhood is the farthest, in diffusion distance, from the mean
-    of the cells outside; the core is the half of the cluster with most of the cluster around it, since the farthest
-    cells of all are those that lie elsewhere. A marker's root is the cell whose neighbourhood has the highest mean. A
-    neighbourhood is a cell and its neighbours, weighted by the graph; of equal cells the first is the root.
+    The neighborhood of a cell is the cell and its neighbors, weighted by the graph. For a cluster, the root is the cell
+    of the cluster's core whose neighborhood is farthest, in diffusion distance, from the mean of the cells outside the
+    cluster. The core is the half of the cluster with the largest fraction of the cluster in its neighborhood; without
+    it, the farthest cells would be outliers that lie far from the rest of the cluster. For a marker, the root is the
+    cell whose neighborhood has the highest mean level. If cells are equal, the root is the first of them.
 
     Parameters
     ----------
     root
-        What the user named.
+        The user's choice.
     distance
         (n_cells, k) coordinates whose Euclidean distance is the diffusion distance.
     graph
@@ -121,27 +130,40 @@ def find_root(root: Root, distance: NDArray[np.float64], graph: sparse.csr_array
     """
     if root.cell is not None:
         return root.cell
-    mean = graph + sparse.eye_array(graph.shape[0], format="csr")
+    neighborhood = graph + sparse.eye_array(graph.shape[0], format="csr")
     if root.level is not None:
-        known = ~np.isnan(root.level)
-        weight = mean @ known.astype(np.float64)
-        total = mean @ np.where(known, root.level, 0.0)
-        return int(np.where(known, total / np.maximum(weight, 1e-300), -np.inf).argmax())
+        measured = ~np.isnan(root.level)
+        weight = neighborhood @ measured.astype(np.float64)
+        total = neighborhood @ np.where(measured, root.level, 0.0)
+        return int(np.where(measured, total / np.maximum(weight, 1e-300), -np.inf).argmax())
     if root.member is None:
-        raise ValueError("the root names nothing.")
-    mean = sparse.diags_array(1 / mean.sum(axis=1)) @ mean
-    return _tip(root.member, mean @ distance, mean @ root.member.astype(np.float64), graph)
+        raise ValueError("the root has no cell, cluster or marker.")
+    mean = sparse.diags_array(1 / neighborhood.sum(axis=1)) @ neighborhood
+    return _outermost_cell(root.member, mean @ distance, mean @ root.member.astype(np.float64), graph)
 
 
-def _tip(
-    member: NDArray[np.bool_], place: NDArray[np.float64], share: NDArray[np.float64], graph: sparse.csr_array
+def _outermost_cell(
+    member: NDArray[np.bool_], x: NDArray[np.float64], fraction: NDArray[np.float64], graph: sparse.csr_array
 ) -> int:
+    """Return the core cell of a cluster whose smoothed coordinates are farthest from the cells outside.
+
+    Parameters
+    ----------
+    member
+        (n_cells,) whether a cell is in the cluster.
+    x
+        (n_cells, k) coordinates, averaged over neighborhoods.
+    fraction
+        (n_cells,) fraction of the neighborhood that is in the cluster.
+    graph
+        (n_cells, n_cells) symmetric connectivities.
+    """
     component = connected_components(graph, directed=False)[1]
-    # distances mean something within one component: that with most cells of the cluster
-    here = component == np.bincount(component[member]).argmax()
-    inside, outside = here & member, here & ~member
-    # deep inside all shares are 1 up to rounding, which must not decide
-    core = inside & (share >= np.median(share[inside]) - 1e-6)
-    center = place[outside if outside.any() else here].mean(axis=0)
-    squared = ((place - center) ** 2).sum(axis=1)
+    # diffusion distances are defined within a connected component: use the one with most cells of the cluster
+    connected = component == np.bincount(component[member]).argmax()
+    inside, outside = connected & member, connected & ~member
+    # well inside the cluster all fractions are 1 up to rounding, hence the tolerance
+    core = inside & (fraction >= np.median(fraction[inside]) - 1e-6)
+    center = x[outside if outside.any() else connected].mean(axis=0)
+    squared = ((x - center) ** 2).sum(axis=1)
     return int(np.where(core, squared, -np.inf).argmax())

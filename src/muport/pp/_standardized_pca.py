@@ -1,4 +1,4 @@
-"""Standardised values without their matrix: products with z = (x - mean) / deviation for sparse x."""
+"""Principal axes of sparse standardized values z = (x - mean) / std, by products that never make z dense."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, svds
+from sklearn.utils.extmath import svd_flip
 
 from muport._parallel import single_threaded
-from muport.pp._lsi import signs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,10 +17,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Standardised:
-    """Values (n, g) sparse, with mean (g,) and the inverse of the standard deviation (g,), 0 for a constant.
+class Standardized:
+    """Sparse values and the statistics that standardize them.
 
-    With `norm` (n,), rows are divided by it; None: they are not.
+    Attributes
+    ----------
+    x
+        (n, g) values.
+    mean
+        (g,) means.
+    inverse
+        (g,) inverse standard deviations, 0 for a constant column.
+    norm
+        (n,) lengths by which rows are divided. None: rows are not scaled.
     """
 
     x: sparse.csr_matrix
@@ -29,54 +38,58 @@ class Standardised:
     norm: NDArray[np.float64] | None = None
 
     @classmethod
-    def of(cls, x: sparse.csr_matrix) -> Standardised:
-        """Standardise the columns of `x`."""
+    def of(cls, x: sparse.csr_matrix) -> Standardized:
+        """Compute the statistics of the columns of `x`."""
         mean = np.asarray(x.mean(axis=0, dtype=np.float64)).ravel()
         square = np.asarray(x.multiply(x).mean(axis=0, dtype=np.float64)).ravel()
         variance = np.maximum(square - mean**2, 0)
-        known = variance > 1e-10 * np.maximum(square, 1e-30)
-        return cls(x, mean, np.divide(1, np.sqrt(variance), out=np.zeros(len(mean)), where=known))
+        varies = variance > 1e-10 * np.maximum(square, 1e-30)
+        return cls(x, mean, np.divide(1, np.sqrt(variance), out=np.zeros(len(mean)), where=varies))
 
-    def unit(self) -> Standardised:
-        """The same with rows of length 1; a row of zeros stays."""
+    def with_unit_rows(self) -> Standardized:
+        """Return the same values with rows of length 1; a row of zeros stays zero."""
         weight = self.inverse**2
         square = self.x.multiply(self.x) @ weight - 2 * (self.x @ (self.mean * weight)) + (self.mean**2 * weight).sum()
         norm = np.sqrt(np.maximum(square, 0))
-        return Standardised(self.x, self.mean, self.inverse, np.where(norm > 0, norm, 1))
+        return Standardized(self.x, self.mean, self.inverse, np.where(norm > 0, norm, 1))
 
     def dot(self, b: NDArray[Any]) -> NDArray[Any]:
-        """Product z b with (g, k): (n, k)."""
+        """Return the product z b for b (g, k): (n, k)."""
         scaled = (b.T * self.inverse).T
-        found: NDArray[Any] = self.x @ scaled - self.mean @ scaled
-        return found if self.norm is None else (found.T / self.norm).T
+        product: NDArray[Any] = self.x @ scaled - self.mean @ scaled
+        return product if self.norm is None else (product.T / self.norm).T
 
     def tdot(self, b: NDArray[Any]) -> NDArray[Any]:
-        """Product of z transposed with (n, k): (g, k)."""
+        """Return the product of z transposed with b (n, k): (g, k)."""
         b = b if self.norm is None else (b.T / self.norm).T
-        found = self.x.T @ b - np.multiply.outer(self.mean, b.sum(axis=0))
-        scaled: NDArray[Any] = (found.T * self.inverse).T
+        product = self.x.T @ b - np.multiply.outer(self.mean, b.sum(axis=0))
+        scaled: NDArray[Any] = (product.T * self.inverse).T
         return scaled
 
 
-def principal_axes(a: Standardised, b: Standardised, k: int, random_state: int) -> NDArray[np.float64]:
-    """Axes (g, k) of largest variance, in descending order, both modalities weighing the same whatever their cells."""
+def principal_axes(a: Standardized, b: Standardized, k: int, random_state: int) -> NDArray[np.float64]:
+    """Return the axes (g, k) of largest variance in descending order.
+
+    Both modalities have the same weight, whatever their numbers of cells.
+    """
     n, m = a.x.shape[0], b.x.shape[0]
 
     def forward(v: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([a.dot(v) / np.sqrt(n), b.dot(v) / np.sqrt(m)])
 
     def back(u: NDArray[Any]) -> NDArray[Any]:
-        found: NDArray[Any] = a.tdot(u[:n]) / np.sqrt(n) + b.tdot(u[n:]) / np.sqrt(m)
-        return found
+        product: NDArray[Any] = a.tdot(u[:n]) / np.sqrt(n) + b.tdot(u[n:]) / np.sqrt(m)
+        return product
 
     operator = LinearOperator((n + m, a.x.shape[1]), forward, back, forward, np.float64, back)
-    return _right(operator, k, random_state)[0]
+    return truncated_svd(operator, k, np.random.default_rng(random_state))[2]
 
 
-def canonical_axes(a: Standardised, b: Standardised, k: int, random_state: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    r"""Axes (g, k) for both, from the singular value decomposition :math:`A B^\top \approx U S V^\top`.
+def canonical_axes(a: Standardized, b: Standardized, k: int, random_state: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    r"""Return axes (g, k) of both modalities from the singular value decomposition of :math:`A B^\top`.
 
-    A cell of a has coordinates ``a.dot(first)``, rows of U S, and one of b ``b.dot(second)``, rows of V S.
+    With :math:`A B^\top \approx U S V^\top`, cells of a have the coordinates ``a.dot(first)``, rows of U S, and
+    cells of b the coordinates ``b.dot(second)``, rows of V S.
     """
     shape = (a.x.shape[0], b.x.shape[0])
 
@@ -86,15 +99,22 @@ def canonical_axes(a: Standardised, b: Standardised, k: int, random_state: int) 
     def back(u: NDArray[Any]) -> NDArray[Any]:
         return b.dot(a.tdot(u))
 
-    v, u = _right(LinearOperator(shape, forward, back, forward, np.float64, back), k, random_state)
+    operator = LinearOperator(shape, forward, back, forward, np.float64, back)
+    u, _, v = truncated_svd(operator, k, np.random.default_rng(random_state))
     return b.tdot(v), a.tdot(u)
 
 
-def _right(operator: LinearOperator, k: int, random_state: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Right and left singular vectors of the k largest singular values, signs fixed."""
-    start = np.random.default_rng(random_state).normal(size=min(operator.shape))
+def truncated_svd(
+    matrix: sparse.csr_matrix | LinearOperator, k: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return left vectors, values and right vectors of the k largest singular values, in descending order.
+
+    The largest entry of a right vector is positive.
+    """
+    start = rng.normal(size=min(matrix.shape)).astype(matrix.dtype)
+    # threads would only wait for each other in the small products of the solver
     with single_threaded():
-        u, _, vt = svds(operator, k=k, v0=start)
-    v = vt[::-1].T
-    sign = signs(v)
-    return v * sign, u[:, ::-1] * sign
+        u, s, vt = svds(matrix, k=min(k, min(matrix.shape) - 1), v0=start)
+    u, s, vt = u[:, ::-1].astype(np.float64), s[::-1].astype(np.float64), vt[::-1].astype(np.float64)
+    u, vt = svd_flip(u, vt, u_based_decision=False)
+    return u, s, vt.T
