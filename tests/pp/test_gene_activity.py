@@ -174,7 +174,7 @@ BAD = {
     "chromosome": (table(chrom=["chr9"]), ValueError, r"no chromosome is in both.*chr9|no chromosome.*'9'"),
     "far": (table(start=[90000], end=[91000]), ValueError, "no peak lies within 2000 bases"),
     "interval": (table(end=[500]), ValueError, "chr1:1000-500"),
-    "position": (table(start=["a"]), ValueError, "intervals are none"),
+    "position": (table(start=["a"]), ValueError, "intervals are invalid"),
 }
 
 
