@@ -31,7 +31,7 @@ def small():
         patch.delenv("MUPORT_DATA", raising=False)
         patch.setattr(datasets, "simulated_multiome", lambda random_state: simulate(**SMALL, random_state=random_state))
         patch.setattr(datasets, "simulated_dynamics", lambda kind, **kwargs: follow(kind, **{**kwargs, "n_cells": 500}))
-        patch.setattr(_run, "check_scib", lambda: None)
+        patch.setattr("muport._demo._scores.find_spec", lambda name: object())
         patch.setattr(_run, "scib_scores", lambda outcome: {"Total": (0.25, 0.75)})
         patch.setattr("muport._demo._output._umap", lambda x, seed: np.asarray(x[:, :2]))
         yield

@@ -12,6 +12,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from muport import datasets, pp
 from muport.neighbors import kmeans
+from muport.pp import _counts
 from muport.pp._counts import iterate_blocks, read_rows_sorted
 from muport.pp._iterative_lsi import LSISettings, chance_singular_value, variance_between_clusters
 
@@ -118,9 +119,10 @@ def test_however_the_counts_are_held(counts, tmp_path):
     backed.file.close()
 
 
-def test_blocks_are_the_rows(counts):
+def test_blocks_are_the_rows(counts, monkeypatch):
+    monkeypatch.setattr(_counts, "_BLOCK_ROWS", 64)
     for x in (counts.X, counts.X.toarray()):
-        parts = list(iterate_blocks(x, 64))
+        parts = list(iterate_blocks(x))
         assert np.array_equal(sparse.vstack([b for _, b in parts]).toarray(), counts.X.toarray())
         assert [rows.stop - rows.start for rows, _ in parts] == [64] * 6 + [16]
     rows = np.array([0, 5, 63, 64, 399])

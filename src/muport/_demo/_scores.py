@@ -123,7 +123,8 @@ def joined_rows(mdata: mudata.MuData, key: str) -> NDArray[np.float32]:
     """Return ``obsm[key]`` of all modalities, which share no cells, in the order of ``mdata.obs_names``."""
     parts = mdata.mod.values()
     table = pd.concat([pd.DataFrame(np.asarray(part.obsm[key]), index=part.obs_names) for part in parts])
-    return table.loc[mdata.obs_names].to_numpy(np.float32)
+    rows: NDArray[np.float32] = table.loc[mdata.obs_names].to_numpy(np.float32)
+    return rows
 
 
 def scib_scores(outcome: Outcome) -> Scores:

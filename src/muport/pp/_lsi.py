@@ -19,10 +19,10 @@ from muport.pp._counts import (
     get_values,
     iterate_blocks,
     logger,
+    preserve_numpy_state,
     warn_of_empty_cells,
     writable_modality,
 )
-from muport.pp._pseudotime import preserve_numpy_state
 
 if TYPE_CHECKING:
     import pandas as pd
