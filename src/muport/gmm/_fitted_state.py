@@ -1,31 +1,34 @@
-"""A cohort as the model keeps it: mixtures of known patients, what new ones are shrunk to, and the classifier."""
+"""What a fitted model keeps: the mixtures of its patients, what new ones are shrunk to, and the classifier."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.gmm.mixtures._component_number import Selected, select_mixtures
+from muport.gmm.mixtures._component_number import SelectedMixtures, select_mixtures
 from muport.gmm.mixtures._em import fit_mixtures
 from muport.gmm.mixtures._mixtures import Mixtures, responsibilities
-from muport.gmm.mixtures._pooled_prior import Prior  # noqa: TC001
-from muport.gmm.prediction._patient_classifier import PatientClassifier  # noqa: TC001 - the saved state is read by its annotations
+from muport.gmm.mixtures._pooled_prior import Prior  # noqa: TC001 - the saved state is read by its annotations
+from muport.gmm.prediction._patient_classifier import PatientClassifier  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Cohort", "GMMState", "cohort_of", "conditions_of", "fitter", "known_conditions", "mixtures_of_new"]
+    from muport.gmm.mixtures._component_number import SelectionSettings
+    from muport.gmm.prediction._cross_validation import Fitter, Transform
 
-_EM = ("covariance_type", "max_iter", "tol", "n_init", "eps", "singularity_handling", "names", "random_state", "device")
+__all__ = [
+    "Cohort", "GMMState", "fit_cohort", "fit_new_patients", "label_samples", "labeled_patients", "make_fitter",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """Mixtures of the fitted patients, and how those of new ones are fitted.
+    """Mixtures of the fitted patients, and how those of new patients are fitted.
 
     Attributes
     ----------
@@ -38,9 +41,9 @@ class Cohort:
     priors
         Pooled mixtures by their number of components; empty without shrinkage.
     log_likelihood
-        Mean log-likelihood of a cell, nats, of each fit; one number for a shared mixture.
+        Mean log-likelihood per cell, in nats, of each fit; one number for a shared mixture.
     converged
-        Share of the fits that converged.
+        Fraction of the fits that converged.
     """
 
     mixtures: Mixtures
@@ -66,7 +69,7 @@ class GMMState:
     conditions
         Names of the conditions.
     classifier
-        Learnt metrics and predictor, over the patients of known condition; None before `train_gmm`.
+        Learned metrics and classifier, over the patients of known condition; None before `train_gmm`.
     """
 
     cohort: Cohort
@@ -76,79 +79,72 @@ class GMMState:
     classifier: PatientClassifier | None = field(default=None)
 
 
-def cohort_of(
-    x: NDArray[Any], sample: NDArray[np.int64], settings: dict[str, Any], weight: NDArray[np.float64] | None = None
-) -> tuple[Cohort, Selected]:
-    """Fit the mixtures of a cohort; `settings` are those of :func:`select_mixtures`."""
-    found = select_mixtures(x, sample, weight=weight, **settings)
-    priors = {str(k): prior for k, prior in found.prior.items()}
-    fit = found.fit
-    return (
-        Cohort(
-            found.mixtures, found.best_k, found.sharing, priors, fit.log_likelihood, float(fit.converged.mean())
-        ),
-        found,
-    )  # fmt: skip
-
-
-def mixtures_of_new(
-    cohort: Cohort,
-    x: NDArray[Any],
+def fit_cohort(
+    x: NDArray[np.floating],
     sample: NDArray[np.int64],
-    settings: dict[str, Any],
+    settings: SelectionSettings,
     weight: NDArray[np.float64] | None = None,
-) -> Mixtures:
-    """Mixtures of patients that the cohort has not seen, by what it taught: the shared one, or the prior and its size.
+    names: Sequence[str] | None = None,
+) -> tuple[Cohort, SelectedMixtures]:
+    """Fit the mixtures of a cohort; arguments as for :func:`select_mixtures`."""
+    selected = select_mixtures(x, sample, settings, weight=weight, names=names)
+    priors = {str(k): prior for k, prior in selected.prior.items()}
+    fit = selected.fit
+    converged = float(fit.converged.mean())
+    cohort = Cohort(selected.mixtures, selected.best_k, selected.sharing, priors, fit.log_likelihood, converged)
+    return cohort, selected
 
-    The number of components is the median of the cohort's.
+
+def fit_new_patients(
+    cohort: Cohort,
+    x: NDArray[np.floating],
+    sample: NDArray[np.int64],
+    settings: SelectionSettings,
+    weight: NDArray[np.float64] | None = None,
+    names: Sequence[str] | None = None,
+) -> Mixtures:
+    """Fit mixtures of patients outside the cohort: with the shared components, or shrunk to the cohort's prior.
+
+    Without shared components the number of components is about the median of the cohort's.
     """
     if cohort.sharing == "global":
         shared = cohort.mixtures.subset(0)
-        whole = np.zeros_like(sample)
-        share = cohort.mixtures.weights.mean(axis=0, keepdims=True)
-        pooled = Mixtures(share / share.sum(), shared.means, shared.covariances, shared.covariance_type, shared.eps)
-        r = responsibilities(x, pooled, whole)
+        mean_weights = cohort.mixtures.weights.mean(axis=0, keepdims=True)
+        pooled = Mixtures(
+            mean_weights / mean_weights.sum(), shared.means, shared.covariances, shared.covariance_type, shared.eps
+        )
+        r = responsibilities(x, pooled)
         mass = np.zeros((int(sample.max()) + 1, r.shape[1]))
         np.add.at(mass, sample, r if weight is None else r * weight[:, None])
+        means, covariances = (np.repeat(array, len(mass), axis=0) for array in (shared.means, shared.covariances))
         weights = mass / mass.sum(axis=1, keepdims=True)
-        parts = [np.repeat(part, len(weights), axis=0) for part in (shared.means, shared.covariances)]
-        return Mixtures(weights, parts[0], parts[1], shared.covariance_type, shared.eps)
+        return Mixtures(weights, means, covariances, shared.covariance_type, shared.eps)
     k = int(np.median(cohort.best_k))
-    # a median between two numbers of the cohort need not be one of them
+    # there is a prior only for numbers that occur in the cohort, and a median may lie between two of them
     k = int(cohort.best_k[np.abs(cohort.best_k - k).argmin()])
-    chosen = {name: settings[name] for name in _EM if name in settings}
-    return fit_mixtures(x, sample, k, weight=weight, prior=cohort.priors.get(str(k)), **chosen).mixtures
+    prior = cohort.priors.get(str(k))
+    return fit_mixtures(x, sample, k, settings.em, weight=weight, prior=prior, names=names).mixtures
 
 
-def fitter(
-    settings: dict[str, Any], weighted: bool = False
-) -> Callable[[NDArray[np.float64], NDArray[np.int64]], Callable[[NDArray[np.float64], NDArray[np.int64]], Mixtures]]:
-    """What cross-validation fits in each fold: the cohort of the training patients, and new ones by it.
+def make_fitter(settings: SelectionSettings) -> Fitter:
+    """Make the fitter of cross-validation: it fits the cohort of the training patients, and then any patients."""
 
-    If `weighted`, the last column of the cells is their weight.
-    """
+    def fit(x: NDArray[np.float64], sample: NDArray[np.int64], weight: NDArray[np.float64] | None) -> Transform:
+        cohort, _ = fit_cohort(x, sample, settings, weight)
 
-    def parted(cells: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        return (cells[:, :-1], cells[:, -1]) if weighted else (cells, None)
-
-    def fit(
-        x: NDArray[np.float64], sample: NDArray[np.int64]
-    ) -> Callable[[NDArray[np.float64], NDArray[np.int64]], Mixtures]:
-        values, weight = parted(x)
-        cohort, _ = cohort_of(values, sample, settings, weight)
-
-        def transform(cells: NDArray[np.float64], code: NDArray[np.int64]) -> Mixtures:
-            # training patients, too, are taken as if they were new: all are treated alike
-            new, mass = parted(cells)
-            return mixtures_of_new(cohort, new, code, settings, mass)
+        def transform(
+            cells: NDArray[np.float64], codes: NDArray[np.int64], weights: NDArray[np.float64] | None
+        ) -> Mixtures:
+            # training patients are fitted as if they were new, so that all patients are treated alike
+            return fit_new_patients(cohort, cells, codes, settings, weights)
 
         return transform
 
     return fit
 
 
-def known_conditions(condition: NDArray[np.int64], key: str | None) -> NDArray[np.int64]:
-    """Patients of known condition, of which there must be two or more.
+def labeled_patients(condition: NDArray[np.int64], key: str | None) -> NDArray[np.int64]:
+    """Return the patients of known condition, of which there must be at least two conditions.
 
     Raises
     ------
@@ -158,13 +154,13 @@ def known_conditions(condition: NDArray[np.int64], key: str | None) -> NDArray[n
     known = np.flatnonzero(condition >= 0)
     if (number := len(np.unique(condition[known]))) < 2:
         raise ValueError(
-            f"labels_key={key!r} tells {number} conditions of {len(known)} patients: a metric needs patients of at "
-            "least two; fit_gmm does without."
+            f"labels_key={key!r} has {number} conditions of {len(known)} patients: a metric needs patients of at "
+            "least two; fit_gmm needs none."
         )
     return known
 
 
-def conditions_of(
+def label_samples(
     sample: NDArray[np.int64],
     label: NDArray[np.int64],
     samples: tuple[str, ...],
@@ -172,12 +168,21 @@ def conditions_of(
     key: str,
     what: str = "condition",
 ) -> NDArray[np.int64]:
-    """(P,) condition, or other `what`, of each sample, -1 where no cell has one; `key` names it in messages.
+    """Return the (P,) label of each sample, from the labels of its cells; -1 if no cell has one.
+
+    Parameters
+    ----------
+    sample, label
+        (n,) sample and label of each cell; -1 for a missing label.
+    samples, labels
+        Names of samples and labels.
+    key, what
+        Name of the column, and what a label is, for messages.
 
     Raises
     ------
     ValueError
-        If the cells of a sample have two; names it.
+        If the cells of a sample have two labels; names the sample.
     """
     table = np.zeros((len(samples), len(labels)), dtype=np.int64)
     known = label >= 0

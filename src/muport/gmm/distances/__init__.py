@@ -2,7 +2,11 @@
 
 In the order of reading:
 
-- ``_bures``: squared Bures distances between covariances
-- ``_mixture_wasserstein``: mixture Wasserstein distances (MW2)
-- ``_cell_distances``: sliced and exact Wasserstein distances between the cells of patients
+- ``_bures``: Bures distances between covariances
+- ``_mixture_wasserstein``: transport of components between two mixtures (MW2)
+- ``_cell_distances``: sliced and exact Wasserstein distances between cells
+- ``_classical_scaling``: coordinates of patients from their distances
+
+Symbols: W (r, d) is a metric, under which a cell x is at W x and a covariance S is W S W'; P_kl is the plan between
+the components k and l of two patients.
 """

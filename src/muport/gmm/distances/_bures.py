@@ -1,4 +1,4 @@
-"""Squared Bures distances between covariances, batched over all pairs, with one root per covariance."""
+"""Squared Bures distances between covariances, batched over all pairs, with one square root per covariance."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 from muport._parallel import parallel_map
 
-__all__ = ["bures_squared", "fidelity", "optimal_cross_covariance", "roots"]
+__all__ = ["bures_squared", "roots"]
 
-_BLOCK = 2**21  # matrix entries of the pairs decomposed at once
+_BLOCK = 2**21  # matrix entries of the pairs that are decomposed at once, 16 MiB
 
 
 def roots(covariance: Tensor) -> Tensor:
@@ -37,42 +37,20 @@ def roots(covariance: Tensor) -> Tensor:
     return root
 
 
-def fidelity(root: Tensor, covariance: Tensor) -> Tensor:
-    """Tr (R S R)^1/2 with R the root of the other covariance, over leading axes; differentiable.
-
-    Parameters
-    ----------
-    root
-        (..., d, r) factors R with R R' the first covariance: (R' S R) has the same eigenvalues for every factor.
-    covariance
-        (..., d, d) second covariances S.
-
-    Returns
-    -------
-    Tensor
-        (...,).
-    """
-    values = torch.linalg.eigvalsh(root.mT @ covariance @ root)
-    # Below this an eigenvalue is rounding: its root would carry 1e-8 into the distance, and an endless slope back.
-    floor = torch.finfo(values.dtype).eps * values[..., -1:].detach().clamp(min=0)
-    kept = values > floor
-    return torch.where(kept, torch.where(kept, values, torch.ones_like(values)).sqrt(), 0.0).sum(-1)
-
-
 def bures_squared(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """Squared Bures distances tr S + tr T - 2 tr (S^1/2 T S^1/2)^1/2 between all covariances of two lists.
+    """Compute squared Bures distances tr S + tr T - 2 tr (S^1/2 T S^1/2)^1/2 between all covariances of two lists.
 
     Parameters
     ----------
     a
         (A, d, d) covariances, or (A, d) diagonals.
     b
-        (B, d, d) or (B, d); by default `a`, of which only the upper triangle is computed.
+        (B, d, d) or (B, d); by default `a`, and then only the upper triangle is computed.
 
     Returns
     -------
     Tensor
-        (A, B), at least 0; exactly symmetric with a diagonal of 0 where `b` is not given.
+        (A, B), at least 0; exactly symmetric with a diagonal of 0 if `b` is not given.
 
     Examples
     --------
@@ -88,7 +66,7 @@ def bures_squared(a: Tensor, b: Tensor | None = None) -> Tensor:
         rows, columns = torch.triu_indices(len(a), len(a), 1, device=a.device)
     else:
         rows, columns = torch.cartesian_prod(*(torch.arange(len(x), device=a.device) for x in (a, b))).unbind(1)
-    cross = _over_pairs(roots(a), other, rows, columns)
+    cross = _fidelities(roots(a), other, rows, columns)
     trace = [x.diagonal(dim1=-2, dim2=-1).sum(-1) for x in (a, other)]
     values = (trace[0][rows] + trace[1][columns] - 2 * cross).clamp(min=0)
     out = a.new_zeros(len(a), len(other))
@@ -98,38 +76,22 @@ def bures_squared(a: Tensor, b: Tensor | None = None) -> Tensor:
     return out
 
 
-def _over_pairs(root: Tensor, covariance: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Fidelity of the listed pairs, in blocks of bounded memory."""
+def _fidelities(root: Tensor, covariance: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Compute tr (R S R)^1/2 of the listed pairs of a root R and a covariance S, in blocks of bounded memory."""
     if not len(rows):
         return root.new_zeros(0)
     size = max(1, _BLOCK // root[0].numel())
-    # what threads allocate for results would keep the freed blocks between them from being used again
+    # results go into one array: small ones allocated by threads would fragment the memory of the blocks
     out = root.new_empty(len(rows))
 
     def fill(low: int) -> None:
         part = slice(low, low + size)
-        out[part] = fidelity(root[rows[part]], covariance[columns[part]])
+        factor = root[rows[part]]
+        values = torch.linalg.eigvalsh(factor.mT @ covariance[columns[part]] @ factor)
+        # a smaller eigenvalue is a rounding error, whose root would add 1e-8 to the distance
+        smallest = torch.finfo(values.dtype).eps * values[..., -1:].clamp(min=0)
+        kept = values > smallest
+        out[part] = torch.where(kept, torch.where(kept, values, torch.ones_like(values)).sqrt(), 0.0).sum(-1)
 
     parallel_map(fill, range(0, len(rows), size))
     return out
-
-
-def optimal_cross_covariance(a: Tensor, b: Tensor) -> Tensor:
-    """Cross-covariance E x y' of the optimal coupling of N(0, S) with N(0, T).
-
-    With R Q = V D U' the singular decomposition of the product of the roots, it is R (V U') Q: no inverse is needed, so
-    singular covariances are fine.  Its trace is the fidelity.
-
-    Parameters
-    ----------
-    a, b
-        (..., d, d) roots R and Q of the covariances S and T.
-
-    Returns
-    -------
-    Tensor
-        (..., d, d).
-    """
-    left, _, right = torch.linalg.svd(a @ b)
-    cross: Tensor = a @ (left @ right) @ b
-    return cross

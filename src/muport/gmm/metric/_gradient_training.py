@@ -1,42 +1,74 @@
-"""Iterative training of a ground metric: neighbourhood components on fixed plans, and ggml-ot's triplet objective."""
+"""Training of a ground metric by gradient steps: neighborhood components on fixed plans, and ggml-ot's triplets."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from muport.gmm.distances._mixture_wasserstein import transport
+from muport._checks import check_option
+from muport.gmm.distances._mixture_wasserstein import solve_transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-__all__ = ["norm", "polish", "triplet_loss"]
+__all__ = ["TrainingSettings", "compute_triplet_loss", "matrix_norm", "train_metric"]
 
-_REG_TYPES = ("fro", 1, "nuc")
-_PULL = 1.0  # weight of the squared relative distance from the start in the neighbourhood components
+_START_PENALTY = 1.0  # of the squared relative distance from the start, in the loss of neighborhood components
 
 
-def polish(
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Options of the gradient training of a metric.
+
+    Attributes
+    ----------
+    alpha
+        Margin of the triplets, in units of the mean squared distance at the start.
+    reg
+        Weight of the norm of W, relative to that at the start.
+    reg_type
+        Norm: ``"fro"`` (Frobenius), 1 (sum of absolute entries) or ``"nuc"`` (nuclear).
+    lr
+        Learning rate of Adam, relative to the root mean square entry of the start.
+    max_iter
+        Maximum number of steps.
+    entropic_reg
+        Entropic regularization of the plans, in units of the mean cost; 0 is exact.
+    mi_reg
+        Weight of the mutual information between the axes in a component, 1/2 (sum log diag - log det) of W S W'.
+    stop_thr
+        Norm of the gradient below which training stops.
+    """
+
+    alpha: float = 1.0
+    reg: float = 1e-3
+    reg_type: Literal["fro", "nuc", 1] = "fro"
+    lr: float = 0.1
+    max_iter: int = 30
+    entropic_reg: float = 0.0
+    mi_reg: float = 0.0
+    stop_thr: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_option("reg_type", self.reg_type, ("fro", 1, "nuc"))
+        if self.max_iter < 1 or self.lr <= 0 or min(self.alpha, self.reg, self.entropic_reg, self.mi_reg) < 0:
+            raise ValueError("max_iter must be at least 1, lr positive, and alpha, reg, entropic_reg and mi_reg >= 0.")
+
+
+def train_metric(
     features: NDArray[np.float64],
     plan: NDArray[np.float64],
     w: NDArray[np.float64],
     condition: NDArray[np.int64],
-    method: str,
-    *,
-    alpha: float = 1.0,
-    reg: float = 1e-3,
-    reg_type: str | int = "fro",
-    lr: float = 0.1,
-    max_iter: int = 30,
-    entropic_reg: float = 0.0,
-    mi_reg: float = 0.0,
-    stop_thr: float = 1e-6,
+    method: Literal["nca", "triplet"],
+    settings: TrainingSettings = TrainingSettings(),
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Improve a metric by gradient steps.
 
@@ -45,87 +77,70 @@ def polish(
     features
         (P K, d, c) features of the components of all patients: means, and roots of covariances if c > 1.
     plan
-        (P, P, K, K) plans between patients, each of sum 1; those of a patient with itself hold its weights.
+        (P, P, K, K) plans between patients, each with sum 1; the plan of a patient with itself is its weights.
     w
         (r, d) start.
     condition
         (P,) codes.
     method
-        ``"nca"``: the balanced log-probability of the own condition among neighbours, plans kept. ``"triplet"``: the
-        mean over triplets of relu(D_ij - D_ik + margin), with i, j != i of one condition and k of another, and the
-        plans made under W in every step.
-    alpha
-        Margin of the triplets, in units of the mean distance at the start.
-    reg
-        Weight of the norm of W, relative to that at the start.
-    reg_type
-        ``"fro"``, 1 (sum of absolute entries) or ``"nuc"``.
-    lr
-        Step of Adam, relative to the root mean square entry of the start.
-    max_iter
-        Steps.
-    entropic_reg
-        Entropy of the plans, in units of the mean cost; 0 is exact.
-    mi_reg
-        Weight of the mutual information between axes of a component, 1/2 (sum log diag - log det) of W S W'.
-    stop_thr
-        Norm of the slope at which training stops.
+        ``"nca"``: the balanced log-probability of the own condition among neighbors, with fixed plans. ``"triplet"``:
+        the mean over triplets of relu(D_ij - D_ik + margin), with i and j != i of one condition and k of another, with
+        plans that are solved again under W in every step.
+    settings
+        Options.
 
     Returns
     -------
-    W of the least loss (r, d), and the loss of every step.
+    W of the smallest loss (r, d), and the loss of every step.
 
     Raises
     ------
     ValueError
-        For an unknown method or norm, and for mi_reg without covariances.
+        For mi_reg without covariances.
     """
-    if method not in ("nca", "triplet"):
-        raise ValueError(f"method={method!r} is unknown: use 'nca' or 'triplet'.")
-    if reg_type not in _REG_TYPES:
-        raise ValueError(f"reg_type={reg_type!r} is unknown: use 'fro', 1 or 'nuc'.")
-    if mi_reg and features.shape[2] == 1:
+    if settings.mi_reg and features.shape[2] == 1:
         raise ValueError("mi_reg needs the covariances: set bures=True.")
-    if max_iter < 1 or lr <= 0 or min(alpha, reg, entropic_reg, mi_reg) < 0:
-        raise ValueError("max_iter must be at least 1, lr positive, and alpha, reg, entropic_reg and mi_reg >= 0.")
     points, code = torch.from_numpy(features), torch.from_numpy(np.asarray(condition))
-    fixed, start = torch.from_numpy(plan), torch.from_numpy(np.ascontiguousarray(w))
-    scale = float(_squared(start, points, fixed).mean()) or 1.0
+    plans, start = torch.from_numpy(plan), torch.from_numpy(np.ascontiguousarray(w))
+    scale = float(_squared_distances(start, points, plans).mean()) or 1.0
     start = start / scale**0.5
     if method == "nca":
-        found, history = _lbfgs(lambda one: _neighbourhood(one, points, fixed, code, start), start, max_iter, stop_thr)
+        trained, history = _minimize_lbfgs(
+            lambda metric: _neighborhood_loss(metric, points, plans, code, start), start, settings
+        )  # fmt: skip
     else:
-        weights = fixed.diagonal(dim1=0, dim2=1).sum(1).T.contiguous()
-        size = norm(start, reg_type)
+        weights = plans.diagonal(dim1=0, dim2=1).sum(1).T.contiguous()
+        size = matrix_norm(start, settings.reg_type)
 
-        def loss(one: Tensor) -> Tensor:
-            under = _replan(one.detach(), points, weights, entropic_reg)
-            value = triplet_loss(_squared(one, points, under), code, alpha) + reg * norm(one, reg_type) / size
-            return value + mi_reg * _mutual_information(one, points, weights) if mi_reg else value
+        def loss(metric: Tensor) -> Tensor:
+            current = _solve_plans(metric.detach(), points, weights, settings.entropic_reg)
+            triplets = compute_triplet_loss(_squared_distances(metric, points, current), code, settings.alpha)
+            value = triplets + settings.reg * matrix_norm(metric, settings.reg_type) / size
+            return value + settings.mi_reg * _mutual_information(metric, points, weights) if settings.mi_reg else value
 
-        found, history = _adam(loss, start, lr, max_iter, stop_thr)
-    return (found * scale**0.5).numpy(), history
+        trained, history = _minimize_adam(loss, start, settings)
+    return (trained * scale**0.5).numpy(), history
 
 
-def triplet_loss(squared: Tensor, condition: Tensor, margin: float) -> Tensor:
-    """Mean of relu(D_ij - D_ik + margin) over i, j != i of one condition and k of another; 0 without triplets.
+def compute_triplet_loss(squared: Tensor, condition: Tensor, margin: float) -> Tensor:
+    """Mean of relu(D_ij - D_ik + margin) over i and j != i of one condition and k of another; 0 without triplets.
 
     Examples
     --------
     >>> import torch
     >>> d = torch.tensor([[0.0, 1.0, 3.0], [1.0, 0.0, 4.0], [3.0, 4.0, 0.0]])
-    >>> triplet_loss(d, torch.tensor([0, 0, 1]), margin=2.5)
+    >>> compute_triplet_loss(d, torch.tensor([0, 0, 1]), margin=2.5)
     tensor(0.2500)
     """
     same = condition[:, None] == condition
     near = same & ~torch.eye(len(same), dtype=torch.bool)
     i, j = near.nonzero(as_tuple=True)
     gap = squared[i, j][:, None] - squared[i] + margin
-    chosen = ~same[i]
-    return (gap.clamp(min=0) * chosen).sum() / chosen.sum().clamp(min=1)
+    different = ~same[i]
+    return (gap.clamp(min=0) * different).sum() / different.sum().clamp(min=1)
 
 
-def norm(w: Tensor, reg_type: str | int) -> Tensor:
+def matrix_norm(w: Tensor, reg_type: str | int) -> Tensor:
     """Frobenius, entrywise l1 or nuclear norm."""
     if reg_type == 1:
         return w.abs().sum()
@@ -133,43 +148,43 @@ def norm(w: Tensor, reg_type: str | int) -> Tensor:
     return size
 
 
-def _squared(w: Tensor, features: Tensor, plan: Tensor) -> Tensor:
+def _squared_distances(w: Tensor, features: Tensor, plan: Tensor) -> Tensor:
     """D_ij(W) = sum_kl P_kl |W (F_k - F_l)|^2, (P, P)."""
-    moved = (w @ features).flatten(1)
-    size = moved.square().sum(1)
-    cost = size[:, None] + size - 2 * moved @ moved.T
+    projected = (w @ features).flatten(1)
+    size = projected.square().sum(1)
+    cost = size[:, None] + size - 2 * projected @ projected.T
     p, k = len(plan), plan.shape[2]
     return (cost.reshape(p, k, p, k).transpose(1, 2) * plan).sum((2, 3)).clamp(min=0)
 
 
-def _replan(w: Tensor, features: Tensor, weights: Tensor, entropic_reg: float) -> Tensor:
-    """Balanced plans (P, P, K, K) under W; by the envelope theorem they are constants for the slope."""
+def _solve_plans(w: Tensor, features: Tensor, weights: Tensor, entropic_reg: float) -> Tensor:
+    """Balanced plans (P, P, K, K) under W; by the envelope theorem they are constants for the gradient."""
     p, k = weights.shape
-    moved = (w @ features).flatten(1)
-    cost = torch.cdist(moved, moved).square().reshape(p, k, p, k).transpose(1, 2)
+    projected = (w @ features).flatten(1)
+    cost = torch.cdist(projected, projected).square().reshape(p, k, p, k).transpose(1, 2)
     i, j = torch.triu_indices(p, p, 1)
     reg = None if entropic_reg == 0 else entropic_reg * float(cost.mean())
-    found = transport(cost[i, j].contiguous(), weights[i], weights[j], reg=reg)
+    pairs = solve_transport(cost[i, j].contiguous(), weights[i], weights[j], reg=reg)
     plan = torch.zeros_like(cost)
-    plan[i, j], plan[j, i] = found, found.mT
+    plan[i, j], plan[j, i] = pairs, pairs.mT
     own = torch.arange(p)
     plan[own, own] = torch.diag_embed(weights)
     return plan
 
 
-def _neighbourhood(w: Tensor, features: Tensor, plan: Tensor, code: Tensor, start: Tensor) -> Tensor:
-    """Balanced -log sum of the softmax over neighbours of the own condition (Goldberger et al. 2004), kept near W0."""
-    squared = _squared(w, features, plan)
+def _neighborhood_loss(w: Tensor, features: Tensor, plan: Tensor, code: Tensor, start: Tensor) -> Tensor:
+    """Balanced -log of the softmax over neighbors of the own condition (Goldberger et al. 2004), with a start penalty."""
+    squared = _squared_distances(w, features, plan)
     weight = 1 / torch.bincount(code)[code].to(squared)
     itself = torch.eye(len(code), dtype=torch.bool)
     logit = (weight.log() - squared).masked_fill(itself, -torch.inf)
     same = code[:, None] == code
-    # A patient that is alone in its condition has no neighbour to be near.
-    seen = (same & ~itself).any(1)
-    own = torch.logsumexp(logit[seen].masked_fill(~same[seen], -torch.inf), 1) - torch.logsumexp(logit[seen], 1)
-    pull = (w - start).square().sum() / start.square().sum()
-    lost: Tensor = -(own * weight[seen]).sum() / weight[seen].sum() + _PULL * pull
-    return lost
+    # the only patient of a condition has no neighbor of its own condition
+    counts = (same & ~itself).any(1)
+    own = torch.logsumexp(logit[counts].masked_fill(~same[counts], -torch.inf), 1) - torch.logsumexp(logit[counts], 1)
+    change = (w - start).square().sum() / start.square().sum()
+    loss: Tensor = -(own * weight[counts]).sum() / weight[counts].sum() + _START_PENALTY * change
+    return loss
 
 
 def _mutual_information(w: Tensor, features: Tensor, weights: Tensor) -> Tensor:
@@ -182,43 +197,46 @@ def _mutual_information(w: Tensor, features: Tensor, weights: Tensor) -> Tensor:
     return (information * weights.flatten()).sum() / weights.sum()
 
 
-def _lbfgs(
-    loss: Callable[[Tensor], Tensor], start: Tensor, max_iter: int, tol: float
+def _minimize_lbfgs(
+    loss: Callable[[Tensor], Tensor], start: Tensor, settings: TrainingSettings
 ) -> tuple[Tensor, NDArray[np.float64]]:
+    """The minimum by L-BFGS, and the loss of every step."""
     history: list[float] = []
 
-    def value(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def evaluate(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         w = torch.from_numpy(flat.copy()).reshape(start.shape).requires_grad_()
         current = loss(w)
-        slope = torch.autograd.grad(current, w)[0]
-        return float(current.detach()), slope.flatten().numpy()
+        gradient = torch.autograd.grad(current, w)[0]
+        return float(current.detach()), gradient.flatten().numpy()
 
-    history.append(value(start.flatten().numpy())[0])
-    found = minimize(
-        value, start.flatten().numpy(), jac=True, method="L-BFGS-B", options={"maxiter": max_iter, "gtol": tol},
-        callback=lambda flat: history.append(value(flat)[0]),
+    history.append(evaluate(start.flatten().numpy())[0])
+    solution = minimize(
+        evaluate, start.flatten().numpy(), jac=True, method="L-BFGS-B",
+        options={"maxiter": settings.max_iter, "gtol": settings.stop_thr},
+        callback=lambda flat: history.append(evaluate(flat)[0]),
     )  # fmt: skip
-    return torch.from_numpy(found.x).reshape(start.shape), np.array(history)
+    return torch.from_numpy(solution.x).reshape(start.shape), np.array(history)
 
 
-def _adam(
-    loss: Callable[[Tensor], Tensor], start: Tensor, lr: float, max_iter: int, tol: float
+def _minimize_adam(
+    loss: Callable[[Tensor], Tensor], start: Tensor, settings: TrainingSettings
 ) -> tuple[Tensor, NDArray[np.float64]]:
-    """Adam (Kingma and Ba 2015) with its usual rates; torch.optim would load a compiler first, for seconds."""
-    step, w = lr * float(start.square().mean().sqrt()), start.clone()
+    """The best step of Adam (Kingma and Ba 2015) with its default rates, and the loss of every step."""
+    # not torch.optim, whose import loads a compiler for several seconds
+    step, w = settings.lr * float(start.square().mean().sqrt()), start.clone()
     first, second = torch.zeros_like(w), torch.zeros_like(w)
     best, history = start, []
-    for t in range(1, max_iter + 1):
+    for t in range(1, settings.max_iter + 1):
         w.requires_grad_()
         current = loss(w)
-        slope = torch.autograd.grad(current, w)[0]
+        gradient = torch.autograd.grad(current, w)[0]
         w = w.detach()
         history.append(float(current.detach()))
         if history[-1] <= min(history):
             best = w
-        if float(slope.norm()) < tol:
+        if float(gradient.norm()) < settings.stop_thr:
             break
-        first = 0.9 * first + 0.1 * slope
-        second = 0.999 * second + 0.001 * slope.square()
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient.square()
         w = w - step * (first / (1 - 0.9**t)) / ((second / (1 - 0.999**t)).sqrt() + 1e-8)
     return best, np.array(history)

@@ -1,4 +1,7 @@
-"""Conditions of patients from distances to training patients: balanced, calibrated kernel ridge classification."""
+"""Conditions of patients from distances to training patients: balanced, calibrated kernel ridge classification.
+
+Symbols: P training patients, Q new patients, C conditions, L penalties, V distances, F folds.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Calibration", "PENALTIES", "balanced_loss", "calibrate", "classify", "held_out", "inner_folds",
-           "probabilities", "ridge_scores"]  # fmt: skip
+__all__ = [
+    "Calibration", "PENALTIES", "balanced_loss", "calibrate", "classify", "inner_folds", "ridge_scores",
+    "score_held_out", "to_probabilities",
+]  # fmt: skip
 
 PENALTIES = (0.01, 0.1, 1.0)  # of the squared norm, for a kernel of mean diagonal 1
-_LOG_SLOPE = (-3.0, 3.0)
-_SECTIONS, _GOLDEN = 24, (5**0.5 - 1) / 2  # to 6e-5 of the logarithm
+_LOG_SLOPE = (-3.0, 3.0)  # range of the logarithm of the slope
+_GOLDEN = (5**0.5 - 1) / 2
+_SECTIONS = 24  # steps of golden section search: an error of 6e-5 of the logarithm
 _MAX_FOLDS = 20
-_AT_ONCE = 2**18  # entries of the distance matrices, one for each fold, that are made together
+_MAX_ENTRIES = 2**18  # entries of distance matrices, one for each fold, that are computed at once
 _TINY = 1e-12
 
 
@@ -34,7 +41,7 @@ class Calibration:
     slope
         Factor of the scores before the softmax.
     loss
-        Balanced log-loss (nats) of held-out patients; log C is chance.
+        Balanced log-loss of held-out patients, in nats; log C is chance.
     """
 
     penalty: int
@@ -43,28 +50,26 @@ class Calibration:
 
 
 def classify(
-    train: ArrayLike, condition: ArrayLike, new: ArrayLike, *, group: ArrayLike | None = None, squared: bool = False
+    train: ArrayLike, condition: ArrayLike, new: ArrayLike, *, group: ArrayLike | None = None
 ) -> NDArray[np.float64]:
-    """Probabilities of the conditions of new patients, from distances to the training patients.
+    """Predict probabilities of the conditions of new patients from distances to the training patients.
 
-    The distances are embedded about the mean of the class means (classical scaling, negative directions dropped), and a
-    ridge regression on the conditions, in which every condition weighs the same, gives scores.  Its penalty and the
-    slope of the softmax minimise the balanced log-loss of patients left out in turn, which also settles ties: patients
-    at equal distances get equal probabilities.  A condition that lies between two others on one line is masked, as in
-    any linear regression on indicators: give ordered conditions two at a time.
+    The distances are embedded about the mean of the class means (classical scaling without negative directions), and
+    a ridge regression on the conditions, in which every condition has the same weight, gives scores. The penalty and
+    the slope of the softmax minimize the balanced log-loss of held-out patients. Patients at equal distances get equal
+    probabilities. As in any linear regression on indicators, a condition that lies between two others on one line is
+    masked: compare ordered conditions two at a time.
 
     Parameters
     ----------
     train
-        (P, P) distances between the training patients.
+        (P, P) distances between the training patients, not squared.
     condition
         (P,) codes 0..C-1.
     new
         (Q, P) distances of new patients to the training patients.
     group
-        (P,) patient of each sample, where one has several: they are left out together.
-    squared
-        Whether the distances are squared already.
+        (P,) person of each sample, if a person has several; they are held out together.
 
     Returns
     -------
@@ -74,50 +79,52 @@ def classify(
     Raises
     ------
     ValueError
-        If there is one condition only, or shapes do not fit.
+        If there is only one condition, or shapes do not fit.
 
     Examples
     --------
     >>> import numpy as np
-    >>> at = np.array([0.0, 0.1, 0.2, 3.0, 3.1, 3.2])
-    >>> p = classify(abs(at[:, None] - at), [0, 0, 0, 1, 1, 1], abs(np.array([[0.0], [3.0]]) - at))
+    >>> x = np.array([0.0, 0.1, 0.2, 3.0, 3.1, 3.2])
+    >>> p = classify(abs(x[:, None] - x), [0, 0, 0, 1, 1, 1], abs(np.array([[0.0], [3.0]]) - x))
     >>> p.argmax(axis=1).tolist()
     [0, 1]
     """
-    power = 1 if squared else 2
-    between, fresh = (np.asarray(x, dtype=np.float64) ** power for x in (train, new))
+    squared, squared_new = (np.asarray(x, dtype=np.float64) ** 2 for x in (train, new))
     code = np.asarray(condition)
-    if between.shape != (len(code), len(code)) or fresh.ndim != 2 or fresh.shape[1] != len(code):
-        raise ValueError(f"train {between.shape}, condition {code.shape} and new {fresh.shape} do not fit each other.")
+    if squared.shape != (len(code), len(code)) or squared_new.ndim != 2 or squared_new.shape[1] != len(code):
+        raise ValueError(
+            f"train {squared.shape}, condition {code.shape} and new {squared_new.shape} do not fit each other."
+        )
     if len(np.unique(code)) < 2:
         raise ValueError("condition has one value only: a prediction needs patients of at least two conditions.")
     folds = inner_folds(code, code * 0 + np.arange(len(code)) if group is None else np.asarray(group))
-    found = calibrate(held_out(lambda left: between[None].repeat(len(left), 0)[:, None], code, folds), code)[0]
-    return probabilities(ridge_scores(between, fresh, code)[found.penalty], found.slope)
+    scores = score_held_out(lambda held_out: squared[None].repeat(len(held_out), 0)[:, None], code, folds)
+    fit = calibrate(scores, code)[0]
+    return to_probabilities(ridge_scores(squared, squared_new, code)[fit.penalty], fit.slope)
 
 
 def inner_folds(
     condition: NDArray[np.int64], group: NDArray[np.int64], n_folds: int = _MAX_FOLDS
 ) -> list[NDArray[np.int64]]:
-    """Rows to hold out in turn: each group alone, or `n_folds` sets of groups with the conditions spread evenly.
+    """Make folds: each group alone, or `n_folds` sets of groups with the conditions distributed evenly.
 
-    Folds without which a condition would vanish are left out.
+    A fold is left out if a condition has no patient outside it.
     """
     _, first, code = np.unique(group, return_index=True, return_inverse=True)
     order = np.lexsort((np.arange(len(first)), condition[first]))
     fold = np.empty(len(first), dtype=np.int64)
     fold[order] = np.arange(len(first)) % min(n_folds, len(first))
-    sets = [np.flatnonzero(fold[code] == k) for k in range(int(fold.max()) + 1)]
+    folds = [np.flatnonzero(fold[code] == k) for k in range(int(fold.max()) + 1)]
     size = np.bincount(condition)
-    return [rows for rows in sets if ((size > np.bincount(condition[rows], minlength=len(size))) | (size == 0)).all()]
+    return [rows for rows in folds if ((size > np.bincount(condition[rows], minlength=len(size))) | (size == 0)).all()]
 
 
 def ridge_scores(
     train: NDArray[np.float64], new: NDArray[np.float64], condition: NDArray[np.int64], n_classes: int | None = None
 ) -> NDArray[np.float64]:
-    """Scores (..., L, Q, C) of new patients for every penalty, from squared distances.
+    """Compute scores (..., L, Q, C) of new patients for every penalty, from squared distances.
 
-    With K the kernel of the embedding, scaled to mean diagonal 1, Y the centred conditions and w balanced weights, the
+    With K the kernel of the embedding, scaled to mean diagonal 1, Y the centered conditions and w balanced weights, the
     scores are k' a with a = (K + penalty W^-1)^-1 Y, by one eigendecomposition of W^1/2 K W^1/2.
 
     Parameters
@@ -129,7 +136,7 @@ def ridge_scores(
     condition
         (..., P) codes; leading axes as of the distances, or of length one.
     n_classes
-        C; by default the largest code and 1.
+        C; by default the largest code plus 1.
     """
     classes = int(condition.max()) + 1 if n_classes is None else n_classes
     member = np.eye(classes)[condition]
@@ -139,82 +146,82 @@ def ridge_scores(
     mean = train @ weight
     shift = (mean - weight.swapaxes(-1, -2) @ mean).swapaxes(-1, -2)
     kernel = -0.5 * (train - mean - shift)
-    fresh = -0.5 * (new - new @ weight - shift)
+    new_kernel = -0.5 * (new - new @ weight - shift)
     root = np.sqrt(weight)
     values, vectors = np.linalg.eigh(root * (kernel + kernel.swapaxes(-1, -2)) / 2 * root.swapaxes(-1, -2))
     values = np.maximum(values, 0)
     least = _TINY * np.maximum(np.abs(train).max(axis=(-2, -1), initial=0), 1.0)
     scale = np.maximum(values.sum(axis=-1), least)[..., None]
     target = member - (size > 0) / (size > 0).sum(axis=-1, keepdims=True)
-    inside = vectors.swapaxes(-1, -2) @ (root * target)
-    shrunk = [inside / (values / scale + one)[..., None] for one in PENALTIES]
+    projected = vectors.swapaxes(-1, -2) @ (root * target)
+    shrunk = [projected / (values / scale + penalty)[..., None] for penalty in PENALTIES]
     alpha = root[..., None, :, :] * (vectors[..., None, :, :] @ np.stack(shrunk, axis=-3))
-    found: NDArray[np.float64] = (fresh / scale[..., None])[..., None, :, :] @ alpha
-    return found
+    scores: NDArray[np.float64] = (new_kernel / scale[..., None])[..., None, :, :] @ alpha
+    return scores
 
 
-def held_out(
+def score_held_out(
     squared: Callable[[Sequence[NDArray[np.int64]]], NDArray[np.float64]],
     condition: NDArray[np.int64],
     folds: Sequence[NDArray[np.int64]],
 ) -> NDArray[np.float64]:
-    """Scores (V, L, P, C) of training patients by classifiers, and distances, that did not see them; NaN outside folds.
+    """Compute scores (V, L, P, C) of training patients by fits to the others; NaN for patients of no fold.
 
     Parameters
     ----------
     squared
-        Gives the (F, V, P, P) squared distances of the views to use when the rows of each of F folds are held out.
+        Function that returns the (F, V, P, P) squared distances to use when the rows of each of F folds are held out.
     condition
         (P,) codes.
     folds
-        Rows to hold out in turn.
+        Rows of each fold.
     """
     shape = len(PENALTIES), len(condition), int(condition.max()) + 1
     if not folds:
         return np.full((squared(folds).shape[1], *shape), np.nan)
-    step = max(1, _AT_ONCE // len(condition) ** 2)
+    step = max(1, _MAX_ENTRIES // len(condition) ** 2)
     parts = [folds[low : low + step] for low in range(0, len(folds), step)]
-    found = [pair for part in parts for pair in _by_size(squared(part), condition, part, shape[2])]
-    scores = np.full((len(found[0][1]), *shape), np.nan)
-    for rows, one in found:
-        scores[:, :, rows] = one
+    pairs = [pair for part in parts for pair in _score_by_size(squared(part), condition, part, shape[2])]
+    scores = np.full((len(pairs[0][1]), *shape), np.nan)
+    for rows, held_out in pairs:
+        scores[:, :, rows] = held_out
     return scores
 
 
-def _by_size(
+def _score_by_size(
     squared: NDArray[np.float64], condition: NDArray[np.int64], folds: Sequence[NDArray[np.int64]], classes: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Rows held out and their scores (V, L, rows, C); folds of one size are solved together."""
+    """Held-out rows and their scores (V, L, rows, C); folds of one size are solved together."""
     everyone = np.arange(len(condition))
     for size in sorted({len(rows) for rows in folds}):
-        which = np.array([i for i, rows in enumerate(folds) if len(rows) == size])
-        new = np.stack([folds[i] for i in which])
+        index = np.array([i for i, rows in enumerate(folds) if len(rows) == size])
+        new = np.stack([folds[i] for i in index])
         rest = np.stack([np.setdiff1d(everyone, rows) for rows in new])
-        train, fresh = (
-            np.moveaxis(squared[which[:, None, None], :, rows[:, :, None], rest[:, None]], 3, 1) for rows in (rest, new)
+        train, squared_new = (
+            np.moveaxis(squared[index[:, None, None], :, rows[:, :, None], rest[:, None]], 3, 1) for rows in (rest, new)
         )
-        found = np.moveaxis(ridge_scores(train, fresh, condition[rest][:, None], classes), 0, 2)
-        yield new.ravel(), found.reshape(*found.shape[:2], -1, classes)
+        scores = np.moveaxis(ridge_scores(train, squared_new, condition[rest][:, None], classes), 0, 2)
+        yield new.ravel(), scores.reshape(*scores.shape[:2], -1, classes)
 
 
 def calibrate(scores: NDArray[np.float64], condition: NDArray[np.int64]) -> list[Calibration]:
-    """Penalty and slope of least balanced log-loss of the held-out scores (V, L, P, C) of each view."""
-    seen = np.isfinite(scores).all((0, 1, 3))
-    if not seen.any():
+    """Find the penalty and slope of the smallest balanced log-loss of the held-out scores (V, L, P, C) of each view."""
+    scored = np.isfinite(scores).all((0, 1, 3))
+    if not scored.any():
         return [Calibration(len(PENALTIES) - 1, 1.0, float(np.log(scores.shape[3])))] * len(scores)
-    own, code = scores[:, :, seen], condition[seen]
+    own, code = scores[:, :, scored], condition[scored]
     low, high = (np.full(scores.shape[:2], bound) for bound in _LOG_SLOPE)
-    # the loss is convex in the slope, hence has one least value in its logarithm: golden section, all at once
+    # the loss is convex in the slope, so it has one minimum in its logarithm: golden section search, all at once
     inner, outer = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     left, right = _losses(own, inner, code), _losses(own, outer, code)
     for _ in range(_SECTIONS):
         below = left < right
         high, low = np.where(below, outer, high), np.where(below, low, inner)
-        # of the two points between one stays
+        # one of the two inner points is kept
         point = np.where(below, high - _GOLDEN * (high - low), low + _GOLDEN * (high - low))
-        lost = _losses(own, point, code)
+        loss = _losses(own, point, code)
         inner, outer = np.where(below, point, outer), np.where(below, inner, point)
-        left, right = np.where(below, lost, right), np.where(below, left, lost)
+        left, right = np.where(below, loss, right), np.where(below, left, loss)
     middle = (low + high) / 2
     loss = _losses(own, middle, code)
     best = loss.argmin(axis=1)
@@ -227,22 +234,20 @@ def _losses(
     """Balanced log-loss (V, L) of scores (V, L, P, C)."""
     logit = scores * np.exp(log_slope)[..., None, None]
     top = logit.max(axis=-1)
-    lost = top + np.log(np.exp(logit - top[..., None]).sum(axis=-1)) - logit[..., np.arange(len(code)), code]
+    losses = top + np.log(np.exp(logit - top[..., None]).sum(axis=-1)) - logit[..., np.arange(len(code)), code]
     weight = 1 / np.bincount(code)[code]
-    total: NDArray[np.float64] = lost @ weight / weight.sum()
-    return total
+    mean: NDArray[np.float64] = losses @ weight / weight.sum()
+    return mean
 
 
-def probabilities(scores: NDArray[np.float64], slope: float) -> NDArray[np.float64]:
-    """Softmax of scores (Q, C) times a slope."""
-    logit = slope * scores
-    p = np.exp(logit - logit.max(axis=1, keepdims=True))
-    normalised: NDArray[np.float64] = p / p.sum(axis=1, keepdims=True)
-    return normalised
+def to_probabilities(scores: NDArray[np.float64], slope: float) -> NDArray[np.float64]:
+    """Apply the softmax to scores (Q, C) times a slope."""
+    p: NDArray[np.float64] = softmax(slope * scores, axis=1)
+    return p
 
 
 def balanced_loss(p: NDArray[np.float64], condition: NDArray[np.int64]) -> float:
-    """Mean over conditions of the mean of -log p of the true one."""
+    """Compute the mean over conditions of the mean of -log p of the true condition."""
     own = -np.log(np.maximum(p[np.arange(len(p)), condition], _TINY))
     weight = 1 / np.bincount(condition)[condition]
     return float((own * weight).sum() / weight.sum())

@@ -1,4 +1,4 @@
-"""Expectation-maximisation of the Gaussian mixtures of all patients at once."""
+"""Expectation-maximization of the Gaussian mixtures of all patients at once."""
 
 from __future__ import annotations
 
@@ -9,93 +9,64 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muport._parallel import parallel_map, serial_map
-from muport.gmm.mixtures._em_blocks import (
-    EMResult,
-    Output,
-    Problems,
-    Settings,
-    SingularityHandling,
-    block_budget,
-    n_features,
-    solve,
-)
-from muport.gmm.mixtures._mixtures import CovarianceType, Mixtures, log_density, responsibilities
-from muport.gmm.mixtures._patient_cells import Clouds, blocks, make_clouds, single_thread
+from muport.gmm.mixtures._em_blocks import EMProblems, EMResult, ResultArrays, block_budget, fit_block, n_features
+from muport.gmm.mixtures._em_settings import EMSettings
+from muport.gmm.mixtures._patient_cells import iterate_blocks, single_thread_if_small, sort_by_patient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
+    from muport.gmm.mixtures._mixtures import Mixtures
+    from muport.gmm.mixtures._patient_cells import PatientCells
     from muport.gmm.mixtures._pooled_prior import Prior
 
-__all__ = ["EMResult", "SingularityHandling", "fit_candidates", "fit_mixtures", "log_density", "responsibilities"]
+__all__ = ["EMResult", "fit_mixture_candidates", "fit_mixtures"]
 
 
 def fit_mixtures(
     x: ArrayLike,
     sample: ArrayLike | None,
     k: int | NDArray[np.int64],
+    settings: EMSettings = EMSettings(),
     *,
     weight: ArrayLike | None = None,
-    covariance_type: CovarianceType = "full",
-    max_iter: int = 100,
-    tol: float = 1e-3,
-    n_init: int = 1,
-    eps: float = 1e-4,
     prior: Prior | Mapping[int, Prior] | None = None,
     init: Mixtures | None = None,
-    singularity_handling: SingularityHandling = "guarded",
     names: Sequence[str] | None = None,
-    random_state: int = 0,
-    device: str = "cpu",
 ) -> EMResult:
     """Fit a Gaussian mixture to the cells of every patient, all patients at once.
 
-    Dempster, Laird & Rubin (1977); with a prior the maximum a posteriori of Fraley & Raftery (2007). A patient's
-    fit ends when its mean log-likelihood per cell has changed by less than ``tol``, as in scikit-learn. Time is
-    O(n K d^2) an iteration, memory O(n d) plus a block of at most half a gigabyte. The same seed gives the same result.
+    Dempster, Laird & Rubin (1977); with a prior the maximum a posteriori of Fraley & Raftery (2007). The fit of a
+    patient ends when its mean log-likelihood per cell changes by less than ``tol``, as in scikit-learn. An iteration
+    takes O(n K d^2) time; memory is O(n d) plus a block of at most 0.5 GB. The same seed gives the same result.
 
     Parameters
     ----------
     x
         (n, d) cells.
     sample
-        (n,) patient of each cell, 0 to P - 1; None for a single one.
+        (n,) patient of each cell, 0 to P - 1; None for a single patient.
     k
-        Components of every patient, or (P,) of each. With fewer distinct cells than components the rest is padding.
+        Number of components of every patient, or (P,) of each. Components beyond the number of distinct cells are
+        padding.
+    settings
+        Options of EM.
     weight
-        (n,) weights >= 0: a cell of weight 2 counts as two.
-    covariance_type
-        ``"full"`` or ``"diag"``.
-    max_iter
-        Most iterations.
-    tol
-        Change of the mean log-likelihood of a cell, nats, below which a patient's fit ends.
-    n_init
-        Starts; the fit of highest likelihood is kept.
-    eps
-        Added to the diagonal of every covariance.
+        (n,) weights >= 0: a cell of weight 2 counts as two cells.
     prior
-        Pooled mixture to shrink to and to start from, one for each number of components that ``k`` asks for; None
-        for maximum likelihood from a k-means++ start.
+        Pooled mixture to shrink to and to start from, one for each number of components in ``k``; None for maximum
+        likelihood from a k-means++ start.
     init
-        Start of every patient, (P, K, ...) or one for all.
-    singularity_handling
-        What to do about a component whose covariance is singular without ``eps``: ``"guarded"`` continues, adding to
-        the diagonal only where a Cholesky factor fails; ``"robust"`` adds a hundredth of the patient's mean
-        variance to it and warns; ``"strict"`` refuses such a fit.
+        Start of every patient, (P, K, ...), or one for all.
     names
         (P,) names of the patients in messages; their codes by default.
-    random_state
-        Seed of the starts.
-    device
-        Where to compute.
 
     Returns
     -------
     EMResult
-        Mixtures, likelihoods and how the iterations ended.
+        Mixtures, likelihoods and convergence.
 
     Raises
     ------
@@ -107,34 +78,26 @@ def fit_mixtures(
     >>> import numpy as np
     >>> from muport.gmm.mixtures._em import fit_mixtures
     >>> x = np.array([[0.0], [1.0], [10.0], [11.0], [5.0], [7.0]])
-    >>> found = fit_mixtures(x, [0, 0, 0, 0, 1, 1], np.array([2, 1]))
-    >>> np.sort(found.mixtures.means[0, :, 0]).round(3).tolist(), found.mixtures.n_components.tolist()
+    >>> fit = fit_mixtures(x, [0, 0, 0, 0, 1, 1], np.array([2, 1]))
+    >>> np.sort(fit.mixtures.means[0, :, 0]).round(3).tolist(), fit.mixtures.n_components.tolist()
     ([0.5, 10.5], [2, 1])
     """
-    settings = Settings(covariance_type, max_iter, tol, n_init, eps, singularity_handling, random_state)
-    clouds = make_clouds(x, sample, weight, device)
-    number = _numbers(k, len(clouds.size))
-    return _fit(clouds, number[:, None], settings, prior, init, names)[0]
+    cells = sort_by_patient(x, sample, weight, settings.device)
+    number = _component_numbers(k, len(cells.size))
+    return _fit(cells, number[:, None], settings, prior, init, names)[0]
 
 
-def fit_candidates(
+def fit_mixture_candidates(
     x: ArrayLike,
     sample: ArrayLike | None,
     candidates: Sequence[int],
+    settings: EMSettings = EMSettings(),
     *,
     weight: ArrayLike | None = None,
-    covariance_type: CovarianceType = "full",
-    max_iter: int = 100,
-    tol: float = 1e-3,
-    n_init: int = 1,
-    eps: float = 1e-4,
     prior: Mapping[int, Prior] | None = None,
-    singularity_handling: SingularityHandling = "guarded",
     names: Sequence[str] | None = None,
-    random_state: int = 0,
-    device: str = "cpu",
 ) -> tuple[EMResult, ...]:
-    """Fit every number of components to every patient; all parameters but ``candidates`` as in `fit_mixtures`.
+    """Fit every number of components to every patient; parameters other than ``candidates`` as in `fit_mixtures`.
 
     Parameters
     ----------
@@ -149,72 +112,72 @@ def fit_candidates(
     Examples
     --------
     >>> import numpy as np
-    >>> from muport.gmm.mixtures._em import fit_candidates
+    >>> from muport.gmm.mixtures._em import fit_mixture_candidates
     >>> x = np.random.default_rng(0).normal(size=(60, 2))
-    >>> [len(one.mixtures.weights[0]) for one in fit_candidates(x, None, (1, 2))]
+    >>> [len(fit.mixtures.weights[0]) for fit in fit_mixture_candidates(x, None, (1, 2))]
     [1, 2]
     """
-    settings = Settings(covariance_type, max_iter, tol, n_init, eps, singularity_handling, random_state)
-    clouds = make_clouds(x, sample, weight, device)
-    number = np.stack([_numbers(k, len(clouds.size)) for k in candidates], axis=1)
-    return _fit(clouds, number, settings, prior, None, names)
+    cells = sort_by_patient(x, sample, weight, settings.device)
+    number = np.stack([_component_numbers(k, len(cells.size)) for k in candidates], axis=1)
+    return _fit(cells, number, settings, prior, None, names)
 
 
 def _fit(
-    clouds: Clouds,
+    cells: PatientCells,
     number: NDArray[np.int64],
-    settings: Settings,
+    settings: EMSettings,
     prior: Prior | Mapping[int, Prior] | None,
     init: Mixtures | None,
     names: Sequence[str] | None,
 ) -> tuple[EMResult, ...]:
     """One result for each column of ``number`` (P, C)."""
     p, c = number.shape
-    d = clouds.x.shape[1]
-    patient, column, restart = (part.ravel() for part in np.indices((p, c, settings.n_init)))
-    problems = Problems(patient, number[patient, column], restart)
-    priors = _priors(prior, np.unique(number), d, settings.covariance_type)
-    _check_init(init, p, number, d, settings.covariance_type)
-    out = Output(len(problems), int(number.max()), d, settings)
-    kind = problems.k * 2 + (restart > 0)
-    features = n_features(d, settings.covariance_type == "full")
-    # two blocks or more, on whatever machine: cores share the work, and the result does not depend on their number
-    half = -(-int(clouds.size[patient].sum()) * features // 2)
-    budget = min(block_budget(clouds.x.device.type), half)
-    with single_thread(int(clouds.size.max()) * features) as alone:
-        parts = blocks(clouds.size[patient], kind, np.full(len(problems), features), budget)
-        # blocks fill rows of their own, so that their order does not matter
-        run = parallel_map if alone and clouds.x.device.type == "cpu" else serial_map
-        run(lambda rows: solve(rows, clouds, problems, settings, priors, init, out), parts)
-    # The best start of each patient and candidate.
+    d = cells.x.shape[1]
+    patient, column, restart = (index.ravel() for index in np.indices((p, c, settings.n_init)))
+    priors = _check_priors(prior, np.unique(number), d, settings.covariance_type)
+    _check_init(init, number, d, settings.covariance_type)
+    problems = EMProblems(cells, patient, number[patient, column], restart, settings, priors, init)
+    out = ResultArrays(len(problems), int(number.max()), d, settings)
+    # problems of a block have one number of components, and a prior is the start of the first start only
+    group = problems.k * 2 + (restart > 0)
+    features = n_features(d, settings.full)
+    # at least two blocks on every machine, so that the result does not depend on the number of cores
+    half = -(-int(cells.size[patient].sum()) * features // 2)
+    budget = min(block_budget(cells.x.device.type), half)
+    with single_thread_if_small(int(cells.size.max()) * features) as limited:
+        blocks = iterate_blocks(cells.size[patient], group, np.full(len(problems), features), budget)
+        # each block fills its own rows, so the order of the blocks does not matter
+        run = parallel_map if limited and cells.x.device.type == "cpu" else serial_map
+        run(lambda rows: fit_block(rows, problems, out), blocks)
+    # the best start of each patient and candidate
     best = out.likelihood.reshape(p, c, -1).argmax(axis=2) + np.arange(p * c).reshape(p, c) * settings.n_init
-    _report(best, out, settings.handling, names)
+    _report_singular(best, out, settings.singularity_handling, names)
     return tuple(out.result(best[:, j], int(number[:, j].max())) for j in range(c))
 
 
-def _report(best: NDArray[np.int64], out: Output, handling: str, names: Sequence[str] | None) -> None:
-    """Refuse or tell of singular components among the fits that are kept."""
-    found = np.argwhere(out.singular[best])
-    if not len(found) or handling == "guarded":
+def _report_singular(best: NDArray[np.int64], out: ResultArrays, handling: str, names: Sequence[str] | None) -> None:
+    """Raise an error or warn if the fits that are kept have singular components."""
+    singular = np.argwhere(out.singular[best])
+    if not len(singular) or handling == "guarded":
         return
-    patient, _, component = found[0]
+    patient, _, component = singular[0]
     first = f"component {component} of sample {patient if names is None else names[patient]!r}"
     if handling == "strict":
         raise ValueError(
-            f"The covariance of {first} is singular ({len(found)} such in all): ask for fewer components or "
+            f"The covariance of {first} is singular ({len(singular)} such in all): ask for fewer components or "
             "dimensions, or for singularity_handling='guarded' or 'robust'."
         )
     warnings.warn(
-        f"{len(found)} singular covariances were stabilised, the first of them that of {first}.",
+        f"{len(singular)} singular covariances were stabilized, the first of them that of {first}.",
         RuntimeWarning, stacklevel=4,
     )  # fmt: skip
 
 
-def _numbers(k: int | NDArray[np.int64], n_patients: int) -> NDArray[np.int64]:
-    """(P,) components of each patient."""
+def _component_numbers(k: int | NDArray[np.int64], n_patients: int) -> NDArray[np.int64]:
+    """(P,) number of components of each patient."""
     number = np.asarray(k)
     if number.dtype.kind not in "iu":
-        raise TypeError(f"k={k!r} must be a whole number of components, or an array of them, one for each patient.")
+        raise TypeError(f"k={k!r} must be an integer number of components, or an array with one for each patient.")
     if number.ndim and number.shape != (n_patients,):
         raise ValueError(f"k has shape {number.shape}, but there are {n_patients} patients.")
     if number.min() < 1:
@@ -222,33 +185,33 @@ def _numbers(k: int | NDArray[np.int64], n_patients: int) -> NDArray[np.int64]:
     return np.broadcast_to(number, n_patients).astype(np.int64)
 
 
-def _priors(
+def _check_priors(
     prior: Prior | Mapping[int, Prior] | None, numbers: NDArray[np.int64], d: int, covariance_type: str
 ) -> Mapping[int, Prior]:
     """The prior of each number of components."""
     if prior is None:
         return {}
-    found = prior if isinstance(prior, Mapping) else {len(prior.weights): prior}
+    priors = prior if isinstance(prior, Mapping) else {len(prior.weights): prior}
     for k in numbers.tolist():
-        if k not in found or len(found[k].weights) != k:
-            raise ValueError(f"There is no prior of {k} components: fit one with pooled_prior for each k.")
-        if found[k].means.shape[1] != d or found[k].covariance_type != covariance_type:
+        if k not in priors or len(priors[k].weights) != k:
+            raise ValueError(f"There is no prior of {k} components: fit one with fit_pooled_priors for each k.")
+        if priors[k].means.shape[1] != d or priors[k].covariance_type != covariance_type:
             raise ValueError(
-                f"The prior of {k} components has {found[k].means.shape[1]} dimensions and "
-                f"{found[k].covariance_type} covariances, but {d} and {covariance_type} are to be fitted."
+                f"The prior of {k} components has {priors[k].means.shape[1]} dimensions and "
+                f"{priors[k].covariance_type} covariances, but the fit has {d} dimensions and {covariance_type} "
+                "covariances."
             )
-    return found
+    return priors
 
 
-def _check_init(
-    init: Mixtures | None, p: int, number: NDArray[np.int64], d: int, covariance_type: CovarianceType
-) -> None:
+def _check_init(init: Mixtures | None, number: NDArray[np.int64], d: int, covariance_type: str) -> None:
+    """Raise a ValueError if the start does not fit the (P, C) numbers of components, dimensions and covariances."""
     if init is None:
         return
-    if len(init) not in (1, p) or init.means.shape[1:] != (int(number.max()), d):
+    p, k = len(number), int(number.max())
+    if len(init) not in (1, p) or init.means.shape[1:] != (k, d):
         raise ValueError(
-            f"init holds {len(init)} mixtures with means {init.means.shape[1:]}: "
-            f"it must hold 1 or {p} with {(int(number.max()), d)}."
+            f"init has {len(init)} mixtures with means {init.means.shape[1:]}: it must have 1 or {p} with {(k, d)}."
         )
     if init.covariance_type != covariance_type or (number != number.flat[0]).any():
-        raise ValueError("init must have the covariance_type to be fitted, and needs one k for all patients.")
+        raise ValueError("init must have the covariance_type of the fit, and needs one k for all patients.")

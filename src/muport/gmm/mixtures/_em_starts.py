@@ -11,68 +11,70 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["kmeans_start"]
+__all__ = ["kmeans_start", "n_trials"]
 
-_ROUNDING = 1e-14  # squared distances below this share of the squared norms are those of equal points
+_ROUNDING = 1e-14  # a squared distance below this fraction of the squared norms is that of equal points
 
 
 def kmeans_start(x: Tensor, weight: Tensor, k: int, random: Tensor, n_iter: int = 20) -> tuple[Tensor, Tensor]:
-    """Cluster each of B padded point clouds from centres far apart (Arthur & Vassilvitskii 2007, greedy).
+    """Cluster the cells of each of B problems from k-means++ centers (Arthur & Vassilvitskii 2007, greedy variant).
 
     Parameters
     ----------
     x
-        (B, m, d) points, centred: distances are computed from norms.
+        (B, m, d) cells, centered: distances are computed from norms.
     weight
         (B, m) weights, 0 for padding.
     k
-        Centres of every cloud.
+        Number of centers of every problem.
     random
         (B, k, trials) uniform numbers in [0, 1), see `n_trials`.
     n_iter
-        Most Lloyd iterations; they end when no point changes its centre.
+        Maximum number of Lloyd iterations; they end when no cell changes its center.
 
     Returns
     -------
     Tensor
-        Weights of the points at their nearest centre (B, K, m), else 0; centres beyond the distinct points hold none.
+        (B, K, m) weight of each cell at its nearest center, 0 elsewhere. If there are fewer distinct cells than
+        centers, the other centers have no cells.
     Tensor
-        (B, K, d) centres.
+        (B, K, d) centers.
     """
     squared = x.square().sum(-1)
-    centers, alive = _spread(x, squared, weight, k, random)
-    member = _members(x, weight, centers, alive)
+    centers, exists = _choose_centers(x, squared, weight, k, random)
+    member = _assign(x, weight, centers, exists)
     for _ in range(n_iter):
         mass = member.sum(-1, keepdim=True)
         centers = torch.where(mass > 0, member @ x / mass.clamp(min=1e-300), centers)
-        before, member = member, _members(x, weight, centers, alive)
+        before, member = member, _assign(x, weight, centers, exists)
         if torch.equal(before, member):
             break
     return member, centers
 
 
 def n_trials(k: int) -> int:
-    """Candidates among which each new centre is chosen."""
+    """Number of candidates for each new center, as in scikit-learn."""
     return 2 + int(math.log(k))
 
 
-def _spread(x: Tensor, squared: Tensor, weight: Tensor, k: int, random: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres (B, k, d), each the best of a few drawn by weight x squared distance, and which of them exist (B, k)."""
-    draw, left, chosen, alive = weight, torch.full_like(weight, torch.inf), [], []
+def _choose_centers(x: Tensor, squared: Tensor, weight: Tensor, k: int, random: Tensor) -> tuple[Tensor, Tensor]:
+    """Centers (B, k, d), each the best of a few drawn by weight x squared distance, and which of them exist (B, k)."""
+    mass, nearest, centers, exists = weight, torch.full_like(weight, torch.inf), [], []
     for step in range(k):
-        rows = _draw(draw, random[:, step])
+        rows = _draw(mass, random[:, step])
         points = x.gather(1, rows[..., None].expand(-1, -1, x.shape[2]))
         norms = squared.gather(1, rows)[..., None] + squared[:, None]
         distance = torch.baddbmm(norms, points, x.mT, alpha=-2)
         distance = distance.masked_fill_(distance <= _ROUNDING * norms, 0.0)
-        distance = torch.minimum(distance, left[:, None])
+        distance = torch.minimum(distance, nearest[:, None])
         best = (distance * weight[:, None]).sum(-1).argmin(1)
         row = torch.arange(len(x), device=x.device)
-        alive.append(draw.sum(1) > 0)
-        chosen.append(points[row, best])
-        left = distance[row, best]
-        draw = left * weight
-    return torch.stack(chosen, 1), torch.stack(alive, 1)
+        # no mass is left where every distinct cell is a center already
+        exists.append(mass.sum(1) > 0)
+        centers.append(points[row, best])
+        nearest = distance[row, best]
+        mass = nearest * weight
+    return torch.stack(centers, 1), torch.stack(exists, 1)
 
 
 def _draw(mass: Tensor, random: Tensor) -> Tensor:
@@ -81,10 +83,10 @@ def _draw(mass: Tensor, random: Tensor) -> Tensor:
     return torch.searchsorted(total, random * total[:, -1:], right=True).clamp(max=mass.shape[1] - 1)
 
 
-def _members(x: Tensor, weight: Tensor, centers: Tensor, alive: Tensor) -> Tensor:
-    """Weights of the points at their nearest existing centre (B, K, m), shared where two are equally near."""
-    offset = centers.square().sum(-1).masked_fill(~alive, torch.inf)
+def _assign(x: Tensor, weight: Tensor, centers: Tensor, exists: Tensor) -> Tensor:
+    """Weight of each cell at its nearest existing center (B, K, m), divided evenly between equally near ones."""
+    offset = centers.square().sum(-1).masked_fill(~exists, torch.inf)
     distance = torch.baddbmm(offset[..., None], centers, x.mT, alpha=-2)
-    # Faster than argmin across a short axis that is not the last.
+    # faster than argmin along a short axis which is not the last
     nearest = (distance == distance.amin(dim=1, keepdim=True)).to(weight)
-    return nearest.mul_(weight[:, None] / nearest.sum(dim=1, keepdim=True))
+    return nearest.mul_(weight[:, None] / nearest.sum(dim=1, keepdims=True))

@@ -8,25 +8,28 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
-from muport.gmm.mixtures._patient_cells import as_codes, blocks, make_clouds, single_thread
+from muport.gmm.mixtures._patient_cells import check_codes, iterate_blocks, single_thread_if_small, sort_by_patient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["CovarianceType", "Mixtures", "log_density", "mean_log_likelihood", "responsibilities"]
+__all__ = [
+    "CovarianceType", "Mixtures", "joint_log_density", "log_density", "mean_log_likelihood", "responsibilities",
+]  # fmt: skip
 
 type CovarianceType = Literal["full", "diag"]
 
-_BUDGET = 2**21  # float64 numbers of a block: 16 MiB
+_BUDGET = 2**21  # float64 numbers of a block, 16 MiB
 
 
 @dataclass(frozen=True, eq=False)
 class Mixtures:
-    """One Gaussian mixture for each of P patients, padded to K components.
+    """One Gaussian mixture per patient, padded to K components.
 
     Attributes
     ----------
@@ -39,14 +42,14 @@ class Mixtures:
     covariance_type
         ``"full"`` or ``"diag"``.
     eps
-        What was added to the diagonal of every covariance in fitting.
+        Added to the diagonal of every covariance by the fit.
 
     Examples
     --------
     >>> import numpy as np
     >>> from muport.gmm.mixtures._mixtures import Mixtures
-    >>> one = Mixtures(np.array([[0.5, 0.5]]), np.zeros((1, 2, 3)), np.ones((1, 2, 3)), "diag")
-    >>> one.n_components, one.full().shape
+    >>> mixtures = Mixtures(np.array([[0.5, 0.5]]), np.zeros((1, 2, 3)), np.ones((1, 2, 3)), "diag")
+    >>> mixtures.n_components, mixtures.full().shape
     (array([2]), (1, 2, 3, 3))
     """
 
@@ -70,17 +73,17 @@ class Mixtures:
 
     @property
     def n_components(self) -> NDArray[np.int64]:
-        """(P,) components of each patient that are not padding."""
+        """(P,) number of components of each patient, without padding."""
         return (self.weights > 0).sum(axis=1).astype(np.int64)
 
     def full(self) -> NDArray[np.float64]:
-        """Covariances as (P, K, d, d) matrices, whatever the type."""
+        """Covariances as (P, K, d, d) matrices, for both types."""
         if self.covariance_type == "full":
             return self.covariances
         return self.covariances[..., None] * np.eye(self.means.shape[2])
 
     def subset(self, index: ArrayLike) -> Mixtures:
-        """Mixtures of some patients: their positions, a mask or one number."""
+        """Mixtures of some patients, by their positions, a mask or a single position."""
         rows = np.arange(len(self))[np.atleast_1d(np.asarray(index))]
         return Mixtures(
             self.weights[rows], self.means[rows], self.covariances[rows], self.covariance_type, self.eps
@@ -88,15 +91,15 @@ class Mixtures:
 
     @staticmethod
     def stack(parts: Sequence[Mixtures]) -> Mixtures:
-        """Mixtures of several sets of patients, one after another, padded to the most components.
+        """Concatenate the mixtures of several sets of patients, padded to the largest number of components.
 
         Raises
         ------
         ValueError
-            If the parts differ in their dimensions or type of covariance, or there are none.
+            If the parts differ in dimensions or covariance type, or there are none.
         """
         if not parts or len({(part.means.shape[2], part.covariance_type) for part in parts}) != 1:
-            raise ValueError("mixtures to stack must be of the same dimensions and covariance type, at least one.")
+            raise ValueError("mixtures to stack must have the same dimensions and covariance type, and there must be at least one.")
         wide = [part.padded(max(part.means.shape[1] for part in parts)) for part in parts]
         weights, means, covariances = (
             np.concatenate([getattr(part, name) for part in wide]) for name in ("weights", "means", "covariances")
@@ -104,42 +107,42 @@ class Mixtures:
         return Mixtures(weights, means, covariances, parts[0].covariance_type, parts[0].eps)
 
     def padded(self, k: int) -> Mixtures:
-        """The same mixtures with arrays for k components, at least as many as now."""
-        p, now, d = self.means.shape
-        if k == now:
+        """The same mixtures in arrays of k components, at least as many as now."""
+        p, current, d = self.means.shape
+        if k == current:
             return self
         unit = np.eye(d) if self.covariance_type == "full" else np.ones(d)
-        more = (p, k - now)
+        added = (p, k - current)
         return Mixtures(
-            np.concatenate([self.weights, np.zeros(more)], axis=1),
-            np.concatenate([self.means, np.zeros((*more, d))], axis=1),
-            np.concatenate([self.covariances, np.broadcast_to(unit, (*more, *unit.shape))], axis=1),
+            np.concatenate([self.weights, np.zeros(added)], axis=1),
+            np.concatenate([self.means, np.zeros((*added, d))], axis=1),
+            np.concatenate([self.covariances, np.broadcast_to(unit, (*added, *unit.shape))], axis=1),
             self.covariance_type, self.eps,
         )  # fmt: skip
 
     def n_parameters(self) -> NDArray[np.int64]:
-        """(P,) free parameters: K d + K d (d + 1) / 2 (or K d) + K - 1, of the components that are not padding."""
+        """(P,) number of free parameters, K d + K d (d + 1) / 2 + K - 1 (diagonal: 2 K d + K - 1), without padding."""
         d = self.means.shape[2]
-        each = d + (d * (d + 1) // 2 if self.covariance_type == "full" else d)
-        number: NDArray[np.int64] = self.n_components * (each + 1) - 1
-        return number
+        per_component = d + (d * (d + 1) // 2 if self.covariance_type == "full" else d)
+        total: NDArray[np.int64] = self.n_components * (per_component + 1) - 1
+        return total
 
 
 def log_density(
     x: ArrayLike, mixtures: Mixtures, sample: ArrayLike | None = None, *, device: str = "cpu"
 ) -> NDArray[np.float64]:
-    """Joint log-density log w_k + log N(x | m_k, S_k) of every cell and component of its patient.
+    """Joint log-density log w_k + log N(x | m_k, S_k) of every cell and each component of its patient.
 
     Parameters
     ----------
     x
         (n, d) cells.
     mixtures
-        Fitted mixtures; with a single one it serves every cell.
+        Fitted mixtures; a single one is used for every cell.
     sample
-        (n,) row of ``mixtures`` of each cell; may be left out where there is only one.
+        (n,) row of ``mixtures`` for each cell; not needed if there is only one.
     device
-        Where to compute.
+        Device of the computation.
 
     Returns
     -------
@@ -149,7 +152,7 @@ def log_density(
     Raises
     ------
     ValueError
-        If the dimensions differ, or ``sample`` names a patient without mixture.
+        If the dimensions differ, or ``sample`` has a code without a mixture.
 
     Examples
     --------
@@ -159,25 +162,25 @@ def log_density(
     >>> log_density([[0.0, 0.0]], unit).round(3)
     array([[-1.838]])
     """
-    cells = np.asarray(x)
-    present, codes = _patients(cells, mixtures, sample)
-    clouds = make_clouds(cells, codes, device=device)
-    parts = mixtures.subset(present)
-    k, d = parts.means.shape[1:]
-    out = np.empty((len(cells), k))
-    scale = _factors(parts)
-    with single_thread(int(clouds.size.max()) * k * d):
-        for chosen in blocks(clouds.size, np.zeros_like(present), np.full(len(present), k * d), _BUDGET):
-            rows, real = clouds.rows(chosen)
-            found = _blockwise(clouds.x[rows], parts.subset(chosen), scale[chosen], device)
-            out[clouds.order[rows[real].cpu().numpy()]] = found[real].cpu().numpy()
+    array = np.asarray(x)
+    present, codes = _match_mixtures(array, mixtures, sample)
+    cells = sort_by_patient(array, codes, device=device)
+    selected = mixtures.subset(present)
+    k, d = selected.means.shape[1:]
+    out = np.empty((len(array), k))
+    factors = _factorize(selected)
+    with single_thread_if_small(int(cells.size.max()) * k * d):
+        for patients in iterate_blocks(cells.size, np.zeros_like(present), np.full(len(present), k * d), _BUDGET):
+            rows, real = cells.rows(patients)
+            joint = _block_log_density(cells.x[rows], selected.subset(patients), factors[patients], device)
+            out[cells.order[rows[real].cpu().numpy()]] = joint[real].cpu().numpy()
     return out
 
 
 def responsibilities(
     x: ArrayLike, mixtures: Mixtures, sample: ArrayLike | None = None, *, device: str = "cpu"
 ) -> NDArray[np.float64]:
-    """Posterior probability of every component of a cell's patient, computed in the log domain.
+    """Posterior probability of each component of the cell's patient, computed in the log domain.
 
     Parameters
     ----------
@@ -187,7 +190,7 @@ def responsibilities(
     Returns
     -------
     numpy.ndarray
-        (n, K) float64; rows sum to 1, padded components have 0; never NaN.
+        (n, K) float64; rows sum to 1, padded components are 0.
 
     Examples
     --------
@@ -197,63 +200,63 @@ def responsibilities(
     >>> responsibilities([[3.0], [1e9]], two).round(3).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    joint = log_density(x, mixtures, sample, device=device)
-    joint -= joint.max(axis=1, keepdims=True)
-    np.exp(joint, out=joint)
-    joint /= joint.sum(axis=1, keepdims=True)
-    return joint
+    posterior: NDArray[np.float64] = softmax(log_density(x, mixtures, sample, device=device), axis=1)
+    return posterior
 
 
 def mean_log_likelihood(
     x: ArrayLike, mixtures: Mixtures, sample: ArrayLike | None = None, *, weight: ArrayLike | None = None,
     device: str = "cpu",
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Weighted mean over each patient's cells of log p(x), in nats per cell: (P,), 0 for patients without cells."""
+    """Weighted mean of log p(x) over the cells of each patient, (P,), in nats per cell; 0 for patients without cells."""
     joint = log_density(x, mixtures, sample, device=device)
     top = joint.max(axis=1)
-    each = top + np.log(np.exp(joint - top[:, None]).sum(axis=1))
-    codes = np.zeros(len(each), np.int64) if sample is None else np.asarray(sample)
-    mass = np.ones(len(each)) if weight is None else np.asarray(weight, dtype=np.float64)
-    total = np.bincount(codes, mass, minlength=len(mixtures))
-    mean: NDArray[np.float64] = np.bincount(codes, mass * each, minlength=len(mixtures)) / np.where(total > 0, total, 1)
+    log_likelihood = top + np.log(np.exp(joint - top[:, None]).sum(axis=1))
+    codes = np.zeros(len(joint), np.int64) if sample is None else np.asarray(sample)
+    weights = np.ones(len(joint)) if weight is None else np.asarray(weight, dtype=np.float64)
+    total = np.bincount(codes, weights, minlength=len(mixtures))
+    summed = np.bincount(codes, weights * log_likelihood, minlength=len(mixtures))
+    mean: NDArray[np.float64] = summed / np.where(total > 0, total, 1)
     return mean
 
 
-def _patients(
+def _match_mixtures(
     x: NDArray[np.generic], mixtures: Mixtures, sample: ArrayLike | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Mixtures that have cells, and the position among them of each cell's."""
+    """Positions of the mixtures which have cells, and the position among these for each cell."""
     if x.ndim == 2 and x.shape[1] != mixtures.means.shape[2]:
         raise ValueError(f"x has {x.shape[1]} dimensions, but the mixtures have {mixtures.means.shape[2]}.")
     if sample is None and len(mixtures) > 1:
-        raise ValueError(f"sample is missing: name for each cell one of the {len(mixtures)} mixtures.")
+        raise ValueError(f"sample is missing: give each cell one of the {len(mixtures)} mixtures.")
     if sample is None or len(mixtures) == 1:
         return np.zeros(1, np.int64), np.zeros(len(x), np.int64)
     codes = np.asarray(sample)
     present, inverse = np.unique(codes, return_inverse=True)
-    as_codes(inverse, len(x))
+    check_codes(inverse, len(x))
     if codes.dtype.kind not in "iu" or present[0] < 0 or present[-1] >= len(mixtures):
-        raise ValueError(f"sample must hold integers 0 to {len(mixtures) - 1}, one for each mixture.")
+        raise ValueError(f"sample must be integers from 0 to {len(mixtures) - 1}, one for each mixture.")
     return present.astype(np.int64), inverse.astype(np.int64)
 
 
-def _factors(mixtures: Mixtures) -> NDArray[np.float64]:
-    """Lower Cholesky factors, or standard deviations."""
+def _factorize(mixtures: Mixtures) -> NDArray[np.float64]:
+    """Lower Cholesky factors; standard deviations if diagonal."""
     if mixtures.covariance_type == "diag":
         return np.sqrt(mixtures.covariances)
     return np.linalg.cholesky(mixtures.covariances)
 
 
-def _blockwise(x: Tensor, mixtures: Mixtures, scale: NDArray[np.float64], device: str) -> Tensor:
-    """(B, m, K) joint log-densities, a piece of the cells at a time."""
-    weights, means, factor = (torch.from_numpy(part).to(device) for part in (mixtures.weights, mixtures.means, scale))
+def _block_log_density(x: Tensor, mixtures: Mixtures, factors: NDArray[np.float64], device: str) -> Tensor:
+    """(B, m, K) joint log-densities, computed for a chunk of the cells at a time."""
+    weights, means, factor = (
+        torch.from_numpy(array).to(device) for array in (mixtures.weights, mixtures.means, factors)
+    )  # fmt: skip
     step = max(1, _BUDGET // (means.numel()))
-    pieces = [joint_log_density(piece, weights, means, factor)[0] for piece in torch.split(x, step, 1)]
-    return torch.cat(pieces, dim=2).mT
+    chunks = [joint_log_density(chunk, weights, means, factor)[0] for chunk in torch.split(x, step, 1)]
+    return torch.cat(chunks, dim=2).mT
 
 
 def joint_log_density(x: Tensor, weights: Tensor, means: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Log w_k + log N(x | m_k, L_k L_k'), (B, K, m), and the offsets x - m_k, (B, K, m, d).
+    """Compute log w_k + log N(x | m_k, L_k L_k'), (B, K, m), and the offsets x - m_k, (B, K, m, d).
 
     Parameters
     ----------

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.gmm.mixtures._em import fit_candidates
+from muport.gmm.mixtures._em import fit_mixture_candidates
+from muport.gmm.mixtures._em_settings import EMSettings
 from muport.gmm.mixtures._mixtures import Mixtures
-from muport.gmm.mixtures._patient_cells import as_cells, as_codes, as_weight
+from muport.gmm.mixtures._patient_cells import check_cells, check_codes, check_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
 
     from muport.gmm.mixtures._mixtures import CovarianceType
 
-__all__ = ["Prior", "pooled_prior", "spread_over"]
+__all__ = ["Prior", "fit_pooled_priors", "sample_evenly"]
 
-_LEAST, _PER_DIMENSION = 20.0, 2.0  # cells that a prior counts: the more, the more entries a covariance has
+_MIN_NU = 20.0  # minimum number of cells that a prior counts as by default
+_NU_PER_DIMENSION = 2.0  # cells per dimension: a covariance of more dimensions has more entries to estimate
+_MAX_CELLS = 5_000  # maximum number of cells that a pooled mixture is fitted on
 
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """A pooled mixture, and how many of a patient's cells it outweighs.
+    """A pooled mixture, and the number of cells that it counts as in the mixture of a patient.
 
     Attributes
     ----------
@@ -38,7 +41,8 @@ class Prior:
     covariance_type
         ``"full"`` or ``"diag"``.
     nu
-        Cells that the pooled mean and covariance count in each component, and the pooled weights in all together.
+        Number of cells that the pooled mean and covariance count as in each component, and the pooled weights in all
+        components together.
 
     Raises
     ------
@@ -50,7 +54,7 @@ class Prior:
     means: NDArray[np.float64]
     covariances: NDArray[np.float64]
     covariance_type: CovarianceType = "full"
-    nu: float = _LEAST
+    nu: float = _MIN_NU
 
     def __post_init__(self) -> None:
         if not 0 <= self.nu < np.inf:
@@ -62,22 +66,22 @@ class Prior:
         return Mixtures(self.weights[None], self.means[None], self.covariances[None], self.covariance_type)
 
 
-def spread_over(sample: NDArray[np.int64], most: int, random_state: int) -> NDArray[np.int64]:
-    """Sorted positions of at most about ``most`` cells, the same number of each patient that has so many.
+def sample_evenly(sample: NDArray[np.int64], maximum: int, random_state: int) -> NDArray[np.int64]:
+    """Sorted positions of at most about ``maximum`` cells, the same number from each patient which has so many.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from muport.gmm.mixtures._pooled_prior import spread_over
-    >>> np.bincount(np.repeat([0, 1], [2, 100])[spread_over(np.repeat([0, 1], [2, 100]), 10, 0)]).tolist()
+    >>> from muport.gmm.mixtures._pooled_prior import sample_evenly
+    >>> np.bincount(np.repeat([0, 1], [2, 100])[sample_evenly(np.repeat([0, 1], [2, 100]), 10, 0)]).tolist()
     [2, 8]
     """
-    if len(sample) <= most:
+    if len(sample) <= maximum:
         return np.arange(len(sample))
     size = np.sort(np.bincount(sample))
-    # Patients up to the i-th give all their cells, the others share what is left.
-    share = (most - np.cumsum(size) + size) / np.arange(len(size), 0, -1)
-    cap = max(1, int(share[np.argmax(share <= size)]))
+    # patients up to the i-th smallest give all their cells, the others share the rest
+    rest = (maximum - np.cumsum(size) + size) / np.arange(len(size), 0, -1)
+    cap = max(1, int(rest[np.argmax(rest <= size)]))
     draw = np.random.default_rng(random_state).permutation(len(sample))
     order = draw[np.argsort(sample[draw], kind="stable")]
     first = np.concatenate([[0], np.cumsum(np.bincount(sample))[:-1]])
@@ -85,33 +89,27 @@ def spread_over(sample: NDArray[np.int64], most: int, random_state: int) -> NDAr
     return np.sort(order[rank < cap])
 
 
-def pooled_prior(
+def fit_pooled_priors(
     x: ArrayLike,
     sample: ArrayLike | None,
     candidates: Sequence[int],
+    settings: EMSettings = EMSettings(),
     *,
     weight: ArrayLike | None = None,
-    covariance_type: CovarianceType = "full",
-    max_iter: int = 100,
-    tol: float = 1e-3,
-    eps: float = 1e-4,
     nu: float | None = None,
-    max_cells: int = 5_000,
-    random_state: int = 0,
-    device: str = "cpu",
 ) -> dict[int, Prior]:
-    """Fit the mixtures of all patients' cells together, to shrink each patient's mixture to.
+    """Fit mixtures to the cells of all patients together, to which each patient's mixture is shrunk.
 
     Parameters
     ----------
-    x, sample, weight, covariance_type, max_iter, tol, eps, random_state, device
-        As for `fit_mixtures`.
+    x, sample, weight
+        As for `fit_mixtures`. At most 5,000 cells are used, drawn evenly over patients.
     candidates
         Numbers of components to fit a prior for.
+    settings
+        Options of EM; one start, and singular components are always ``"guarded"``.
     nu
-        Cells that the pooled mixture counts, see `Prior`; by default twice the dimensions, at least 20.
-    max_cells
-        Most cells to fit on, drawn evenly over patients.
+        Number of cells that the pooled mixture counts as, see `Prior`; by default twice the dimensions, at least 20.
 
     Returns
     -------
@@ -122,32 +120,30 @@ def pooled_prior(
     --------
     >>> import numpy as np
     >>> from muport.gmm.mixtures._em import fit_mixtures
-    >>> from muport.gmm.mixtures._pooled_prior import pooled_prior
+    >>> from muport.gmm.mixtures._pooled_prior import fit_pooled_priors
     >>> x, sample = np.random.default_rng(0).normal(size=(90, 5)), np.repeat([0, 1, 2], 30)
-    >>> prior = pooled_prior(x, sample, [2])
-    >>> fit_mixtures(x, sample, 2, prior=prior).mixtures.means.shape
+    >>> priors = fit_pooled_priors(x, sample, [2])
+    >>> fit_mixtures(x, sample, 2, prior=priors).mixtures.means.shape
     (3, 2, 5)
     """
-    cells = as_cells(x)
-    codes = as_codes(sample, len(cells))
-    mass = as_weight(weight, codes)
-    rows = spread_over(codes, max_cells, random_state)
-    rows = rows[mass[rows] > 0]
-    fits = fit_candidates(
-        cells[rows], None, candidates, weight=mass[rows], covariance_type=covariance_type, max_iter=max_iter, tol=tol,
-        eps=eps, random_state=random_state, device=device,
-    )  # fmt: skip
-    strength = max(_LEAST, _PER_DIMENSION * cells.shape[1]) if nu is None else nu
+    cells = check_cells(x)
+    codes = check_codes(sample, len(cells))
+    weights = check_weights(weight, codes)
+    rows = sample_evenly(codes, _MAX_CELLS, settings.random_state)
+    rows = rows[weights[rows] > 0]
+    once = replace(settings, n_init=1, singularity_handling="guarded")
+    fits = fit_mixture_candidates(cells[rows], None, candidates, once, weight=weights[rows])
+    strength = max(_MIN_NU, _NU_PER_DIMENSION * cells.shape[1]) if nu is None else nu
     return {
-        int(k): _as_prior(fit.mixtures, cells[rows], mass[rows].sum(), strength)
+        int(k): _make_prior(fit.mixtures, cells[rows], weights[rows].sum(), strength)
         for k, fit in zip(candidates, fits, strict=True)
     }
 
 
-def _as_prior(mixtures: Mixtures, x: NDArray[np.float64], total: float, nu: float) -> Prior:
-    """The prior from the mixture of all cells, of that total weight.
+def _make_prior(mixtures: Mixtures, x: NDArray[np.float64], total: float, nu: float) -> Prior:
+    """The prior from the mixture of all cells x, of the given total weight.
 
-    Its own covariances are shrunk, to their mean over components, so that one of few cells is not taken at its word.
+    Its own covariances are shrunk to their mean over components, since a component of few cells has a poor estimate.
     """
     weights, means, covariances = mixtures.weights[0], mixtures.means[0].copy(), mixtures.covariances[0]
     tail = (slice(None),) + (None,) * (covariances.ndim - 1)

@@ -1,4 +1,4 @@
-"""Prediction of a patient's condition from several views of the distances, weighed by what held-out patients say."""
+"""Prediction of a patient's condition from several distances, weighted by their predictions of held-out patients."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from muport._parallel import single_threaded
-from muport.gmm.metric._component_couplings import component_roots, couple
-from muport.gmm.metric._ground_metric import IDENTITY, GroundMetric, composition_distances, fit_candidates, least_loss
-from muport.gmm.metric._kernel_ridge import Calibration, probabilities, ridge_scores
-from muport.gmm.metric._pair_scatters import Couplings
+from muport.gmm.metric._component_plans import component_roots, plan_components
+from muport.gmm.metric._ground_metric import IDENTITY, GroundMetric, select_least_loss
+from muport.gmm.metric._kernel_ridge import Calibration, ridge_scores, to_probabilities
+from muport.gmm.metric._metric_candidates import fit_metric_candidates
+from muport.gmm.metric._metric_settings import MetricSettings
+from muport.gmm.metric._reference_states import composition_distances
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from muport.gmm.metric._component_couplings import Coupled
+    from muport.gmm.metric._component_plans import ComponentPlans
+    from muport.gmm.metric._pair_scatters import CohortPlans
     from muport.gmm.mixtures._mixtures import Mixtures
 
     #: Plans among training patients, and from new ones to them, by offset and tau.
-    type Plans = dict[tuple[bool, float], tuple[Coupled, Coupled]]
+    type PlanCache = dict[tuple[bool, float], tuple[ComponentPlans, ComponentPlans]]
 
-__all__ = ["FAMILIES", "PatientClassifier", "View", "couplings_of", "fit_classifier", "predict"]
+__all__ = ["FAMILIES", "PatientClassifier", "View", "fit_classifier", "predict_conditions"]
 
 FAMILIES = ("state", "spread", "composition", "mixture")
-_NEGLIGIBLE = 1e-3
+_MIN_WEIGHT = 1e-3  # views of a smaller weight are not used in predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +40,11 @@ class View:
     Attributes
     ----------
     metric
-        The metric, learnt or not.
+        The metric, learned or not.
     calibration
         Penalty, slope and held-out loss.
     weight
-        Share in the prediction.
+        Weight in the prediction.
     """
 
     metric: GroundMetric
@@ -50,7 +53,7 @@ class View:
 
     @property
     def family(self) -> str:
-        """``"mixture"`` (nothing learnt), ``"composition"``, ``"state"``, or ``"spread"``: covariances move too."""
+        """``"mixture"`` (not learned), ``"composition"``, ``"state"``, or ``"spread"`` (state with covariances)."""
         if self.metric.method == IDENTITY:
             return "mixture"
         if self.metric.mix == 0:
@@ -60,12 +63,12 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class PatientClassifier:
-    """Views with their weights, and the training patients that they compare with.
+    """Views with their weights, and the training patients that new ones are compared with.
 
     Attributes
     ----------
     views
-        All views, also those of no weight.
+        All views, including those of negligible weight.
     mixtures
         Mixtures of the P training patients.
     condition
@@ -81,11 +84,11 @@ class PatientClassifier:
 
     @property
     def metric(self) -> GroundMetric:
-        """The learnt metric of least held-out loss, see :func:`muport.gmm.metric._ground_metric.least_loss`."""
-        return least_loss([view.metric for view in self.views])
+        """The metric of :func:`muport.gmm.metric._ground_metric.select_least_loss`."""
+        return select_least_loss([view.metric for view in self.views])
 
     def family_weights(self) -> dict[str, float]:
-        """Share of each family of views in the prediction."""
+        """Weight of each family of views in the prediction."""
         families = dict.fromkeys(FAMILIES, 0.0)
         for view in self.views:
             families[view.family] += view.weight
@@ -96,16 +99,16 @@ class PatientClassifier:
 def fit_classifier(
     mixtures: Mixtures,
     condition: NDArray[np.int64],
+    settings: MetricSettings = MetricSettings(),
     *,
     group: NDArray[np.int64] | None = None,
-    couplings: Couplings | None = None,
-    **settings: Any,
+    plans: CohortPlans | None = None,
 ) -> PatientClassifier:
-    """Fit every view and weigh it.
+    """Fit all views and their weights.
 
-    The four families of views (state, spread, composition, mixtures without a learnt metric) have equal prior weights,
-    shared evenly within a family, and each view is weighed by its likelihood exp(-G loss) of the G training patients
-    when these are left out: stacking by pseudo Bayesian model averaging (Yao et al. 2018).
+    The four families of views (state, spread, composition, mixtures without a learned metric) have equal prior
+    weights, divided evenly within a family. A view is weighted by prior x exp(-G loss), where the loss is that of the
+    G held-out training groups: stacking by pseudo Bayesian model averaging (Yao et al. 2018).
 
     Parameters
     ----------
@@ -113,12 +116,12 @@ def fit_classifier(
         Mixtures of the training patients.
     condition
         (P,) codes 0..C-1.
-    group
-        (P,) patient of each sample, where one has several.
-    couplings
-        Of these mixtures, see :func:`couplings_of`; made if not given.
     settings
-        As for :func:`muport.gmm.metric._ground_metric.fit_metric`.
+        Options of the metrics.
+    group
+        (P,) person of each sample, if a person has several.
+    plans
+        Plans of these mixtures, which do not depend on the conditions; computed by default.
 
     Returns
     -------
@@ -126,26 +129,22 @@ def fit_classifier(
     """
     code = np.asarray(condition, dtype=np.int64)
     groups = np.arange(len(code)) if group is None else np.asarray(group)
-    learnt = fit_candidates(mixtures, code, group=groups, couplings=couplings, **settings)
-    views = [View(one.metric, one.calibration, 0.0) for one in learnt]
+    candidates = fit_metric_candidates(mixtures, code, settings, group=groups, plans=plans)
+    views = [View(candidate.metric, candidate.calibration, 0.0) for candidate in candidates]
     families = [view.family for view in views]
     prior = np.array([1 / families.count(family) for family in families])
     loss = np.array([view.calibration.loss for view in views])
     weight = prior * np.exp(-len(np.unique(groups)) * (loss - loss.min()))
     weight /= weight.sum()
-    weighed = tuple(View(view.metric, view.calibration, float(w)) for view, w in zip(views, weight, strict=True))
-    return PatientClassifier(weighed, mixtures, code, int(code.max()) + 1)
+    weighted = tuple(View(view.metric, view.calibration, float(w)) for view, w in zip(views, weight, strict=True))
+    return PatientClassifier(weighted, mixtures, code, int(code.max()) + 1)
 
 
 @single_threaded()
-def couplings_of(mixtures: Mixtures, settings: Mapping[str, Any]) -> Couplings:
-    """What all classifiers of these patients share under some settings, whatever the conditions."""
-    return Couplings(mixtures, **{name: settings[name] for name in ("n_states", "random_state") if name in settings})
-
-
-@single_threaded()
-def predict(classifier: PatientClassifier, mixtures: Mixtures, plans: Plans | None = None) -> NDArray[np.float64]:
-    """Probabilities (Q, C) of the conditions of new patients; rows sum to 1.
+def predict_conditions(
+    classifier: PatientClassifier, mixtures: Mixtures, cache: PlanCache | None = None
+) -> NDArray[np.float64]:
+    """Predict probabilities (Q, C) of the conditions of new patients; rows sum to 1.
 
     Parameters
     ----------
@@ -153,50 +152,52 @@ def predict(classifier: PatientClassifier, mixtures: Mixtures, plans: Plans | No
         The fitted classifier.
     mixtures
         Mixtures of Q patients in the representation of the training patients.
-    plans
-        What earlier calls with the same patients, old and new, have left here, whatever their conditions.
+    cache
+        Plans of earlier calls with the same training and new patients, for any conditions; extended by this call.
     """
-    out = np.zeros((len(mixtures), classifier.n_classes))
-    for view, train, new in _distances(classifier, mixtures, {} if plans is None else plans):
+    total = np.zeros((len(mixtures), classifier.n_classes))
+    for view, train, new in _view_distances(classifier, mixtures, {} if cache is None else cache):
         scores = ridge_scores(train, new, classifier.condition, classifier.n_classes)[view.calibration.penalty]
-        out += view.weight * probabilities(scores, view.calibration.slope)
-    p: NDArray[np.float64] = out / out.sum(axis=1, keepdims=True)
+        total += view.weight * to_probabilities(scores, view.calibration.slope)
+    p: NDArray[np.float64] = total / total.sum(axis=1, keepdims=True)
     return p
 
 
-def _distances(
-    classifier: PatientClassifier, new: Mixtures, plans: Plans
+def _view_distances(
+    classifier: PatientClassifier, new: Mixtures, cache: PlanCache
 ) -> Iterator[tuple[View, NDArray[np.float64], NDArray[np.float64]]]:
-    """Squared distances within the training patients and to them, of each view that counts; plans are made once."""
+    """Squared distances among training patients, and from new ones to them, of each view with a relevant weight."""
     train = classifier.mixtures
-    # views that differ in their mix only share what they move
-    moved: dict[tuple[Any, ...], list[NDArray[np.float64]]] = {}
-    shares: list[NDArray[np.float64]] = []
+    # views that differ only in their mix have the same state distances
+    states: dict[tuple[Any, ...], list[NDArray[np.float64]]] = {}
+    compositions: list[NDArray[np.float64]] = []
     for view in classifier.views:
-        if view.weight < _NEGLIGIBLE:
+        if view.weight < _MIN_WEIGHT:
             continue
         metric = view.metric
         key = metric.method, metric.offset, metric.tau, metric.bures, metric.ridge
-        if key not in moved and metric.mix > 0:
-            moved[key] = [one.squared(metric.w) for one in _coupled(metric, train, new, plans)]
-        if not shares and metric.mix < 1:
-            shares = [composition_distances(mix, train, metric.reference) for mix in (train, new)]
-        parts = []
+        if key not in states and metric.mix > 0:
+            states[key] = [plans.squared(metric.w) for plans in _view_plans(metric, train, new, cache)]
+        if not compositions and metric.mix < 1:
+            compositions = [composition_distances(mix, train, metric.reference) for mix in (train, new)]
+        squared = []
         for i in range(2):
-            state = moved[key][i] / metric.units[0] if metric.mix > 0 else 0.0
-            share = shares[i] / metric.units[1] if metric.mix < 1 else 0.0
-            parts.append(np.asarray(metric.mix * state + (1 - metric.mix) * share))
-        yield view, parts[0], parts[1]
+            state = states[key][i] / metric.units[0] if metric.mix > 0 else 0.0
+            composition = compositions[i] / metric.units[1] if metric.mix < 1 else 0.0
+            squared.append(np.asarray(metric.mix * state + (1 - metric.mix) * composition))
+        yield view, squared[0], squared[1]
 
 
-def _coupled(metric: GroundMetric, train: Mixtures, new: Mixtures, plans: Plans) -> tuple[Coupled, Coupled]:
-    """Plans among the training patients, and from the new ones to them, in the coordinates of a view."""
+def _view_plans(
+    metric: GroundMetric, train: Mixtures, new: Mixtures, cache: PlanCache
+) -> tuple[ComponentPlans, ComponentPlans]:
+    """Plans among the training patients, and from the new ones to them, with the features of the metric."""
     key = metric.offset, metric.tau
-    if key not in plans:
-        first, second = (metric.reference.centred(mix) if metric.offset else mix for mix in (train, new))
+    if key not in cache:
+        first, second = (metric.reference.remove_offsets(mix) if metric.offset else mix for mix in (train, new))
         roots = component_roots(train), component_roots(new)
-        how: dict[str, Any] = {"tau": metric.tau, "bures": True, "scale": metric.scale}
-        own = couple(first, root=(roots[0], None), **how)[0]
-        plans[key] = own, couple(second, first, root=roots[::-1], **how)[0]
-    own, other = plans[key]
-    return (own, other) if metric.bures else (own.of_means(), other.of_means())
+        options: dict[str, Any] = {"tau": metric.tau, "bures": True, "scale": metric.scale}
+        own = plan_components(first, root=(roots[0], None), **options)[0]
+        cache[key] = own, plan_components(second, first, root=roots[::-1], **options)[0]
+    own, to_train = cache[key]
+    return (own, to_train) if metric.bures else (own.means_only(), to_train.means_only())
