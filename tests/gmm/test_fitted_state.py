@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from muport.gmm._fitted_state import cohort_of, conditions_of, fitter, known_conditions, mixtures_of_new
+from muport.gmm._fitted_state import fit_cohort, fit_new_patients, label_samples, labeled_patients, make_fitter
+from muport.gmm.mixtures._component_number import SelectionSettings
 from muport.gmm.mixtures._em import fit_mixtures
 from muport.gmm.mixtures._mixtures import mean_log_likelihood, responsibilities
 
@@ -17,10 +18,10 @@ def cells(cohort) -> tuple[np.ndarray, np.ndarray]:
 
 def test_new_patients_are_fitted_by_the_prior_of_the_cohort(cells):
     x, sample = cells
-    settings = {"k_comps": 3, "random_state": 0}
-    cohort, found = cohort_of(x, sample, settings)
+    settings = SelectionSettings(k_comps=3)
+    cohort, found = fit_cohort(x, sample, settings)
     assert set(cohort.priors) == {"3"}
-    new = mixtures_of_new(cohort, x[:60], sample[:60], settings)
+    new = fit_new_patients(cohort, x[:60], sample[:60], settings)
     direct = fit_mixtures(x[:60], sample[:60], 3, prior=found.prior[3])
     assert np.array_equal(new.means, direct.mixtures.means)
     # a patient of the cohort is fitted as it was
@@ -29,20 +30,20 @@ def test_new_patients_are_fitted_by_the_prior_of_the_cohort(cells):
 
 def test_number_of_components_of_new_patients_is_one_of_the_cohort(cells):
     x, sample = cells
-    cohort, _ = cohort_of(x, sample, {"k_comps": [1, 4], "train_size": 0.5})
+    cohort, _ = fit_cohort(x, sample, SelectionSettings(k_comps=[1, 4]))
     for best in ([1, 4] * 6, [1] * 7 + [4] * 5, [1] * 5 + [4] * 7):
         mine = type(cohort)(
             cohort.mixtures, np.array(best), "sample_specific", cohort.priors, cohort.log_likelihood, 1.0
         )  # fmt: skip
-        new = mixtures_of_new(mine, x[:60], sample[:60], {})
+        new = fit_new_patients(mine, x[:60], sample[:60], SelectionSettings())
         assert new.means.shape[1] in (1, 4)
 
 
 def test_new_patients_under_shared_components(cells):
     x, sample = cells
-    cohort, _ = cohort_of(x, sample, {"k_comps": 3, "component_sharing": "global"})
+    cohort, _ = fit_cohort(x, sample, SelectionSettings(k_comps=3, component_sharing="global"))
     weight = np.random.default_rng(0).integers(1, 4, 120)
-    new = mixtures_of_new(cohort, x[:120], sample[:120], {}, weight)
+    new = fit_new_patients(cohort, x[:120], sample[:120], SelectionSettings(), weight)
     assert np.array_equal(new.means[1], cohort.mixtures.means[0])
     shared = type(new)(cohort.mixtures.weights.mean(0)[None], new.means[:1], new.covariances[:1])
     r = responsibilities(x[:120], shared)
@@ -57,28 +58,28 @@ def test_shrinkage_helps_small_patients(drawn):
     train = np.arange(len(x)) % 80 < 30
     value = {}
     for shrinkage in (True, False):
-        cohort, _ = cohort_of(x[train], sample[train], {"k_comps": 3, "shrinkage": shrinkage})
+        cohort, _ = fit_cohort(x[train], sample[train], SelectionSettings(k_comps=3, shrinkage=shrinkage))
         value[shrinkage] = mean_log_likelihood(x[~train], cohort.mixtures, sample[~train]).mean()
     assert value[True] > value[False] + 0.1
 
 
-def test_last_column_may_be_the_weight(cells):
+def test_the_fitter_uses_the_weights(cells):
     x, sample = cells
     weight = np.random.default_rng(0).integers(1, 4, len(x)).astype(float)
-    settings = {"k_comps": 2, "refit": "full"}
-    plain, weighted = fitter(settings)(x, sample), fitter(settings, weighted=True)(np.column_stack([x, weight]), sample)
-    cohort, _ = cohort_of(x, sample, settings, weight)
-    direct = mixtures_of_new(cohort, x, sample, settings, weight)
-    assert np.array_equal(weighted(np.column_stack([x, weight]), sample).means, direct.means)
-    assert not np.allclose(plain(x, sample).means, direct.means, atol=1e-4)
+    settings = SelectionSettings(k_comps=2, refit="full")
+    plain, weighted = (make_fitter(settings)(x, sample, given)(x, sample, given).means for given in (None, weight))
+    cohort, _ = fit_cohort(x, sample, settings, weight)
+    direct = fit_new_patients(cohort, x, sample, settings, weight)
+    assert np.array_equal(weighted, direct.means)
+    assert not np.allclose(plain, direct.means, atol=1e-4)
 
 
 def test_conditions_of_samples():
     sample, label = np.array([0, 0, 1, 1, 2]), np.array([1, -1, 0, 0, -1])
-    assert conditions_of(sample, label, ("a", "b", "c"), ("x", "y"), "key").tolist() == [1, 0, -1]
-    assert conditions_of(sample, label * 0 - 1, ("a", "b", "c"), (), "key").tolist() == [-1, -1, -1]
+    assert label_samples(sample, label, ("a", "b", "c"), ("x", "y"), "key").tolist() == [1, 0, -1]
+    assert label_samples(sample, label * 0 - 1, ("a", "b", "c"), (), "key").tolist() == [-1, -1, -1]
     with pytest.raises(ValueError, match=r"key: 1 samples.*more than one person.*'a' \['x', 'y'\]"):
-        conditions_of(sample, np.array([0, 1, 0, 0, 0]), ("a", "b", "c"), ("x", "y"), "key", "person")
-    assert known_conditions(np.array([0, -1, 1]), "key").tolist() == [0, 2]
-    with pytest.raises(ValueError, match="labels_key='key' tells 1 conditions of 2 patients"):
-        known_conditions(np.array([0, -1, 0]), "key")
+        label_samples(sample, np.array([0, 1, 0, 0, 0]), ("a", "b", "c"), ("x", "y"), "key", "person")
+    assert labeled_patients(np.array([0, -1, 1]), "key").tolist() == [0, 2]
+    with pytest.raises(ValueError, match="labels_key='key' has 1 conditions of 2 patients"):
+        labeled_patients(np.array([0, -1, 0]), "key")

@@ -1,8 +1,22 @@
-"""Patients as Gaussian mixtures, their distances under a learnt metric, and predictions from these."""
+"""Patients as Gaussian mixtures: their distances under a learned metric, and predictions of their conditions.
+
+In the order of reading:
+
+- ``mixtures``: Gaussian mixtures of all patients, by expectation-maximization
+- ``distances``: distances between mixtures, and between cells
+- ``metric``: the learned ground metric
+- ``prediction``: the classifier of conditions, cross-validation and tuning
+- ``interpretation``: components matched across patients; their features, cell types and differences by condition
+- ``_fitted_state``: what a fitted model keeps and saves
+- ``_inference``: the methods of the model after training
+- ``_condition_prediction``: the methods that predict conditions
+- ``_model``: set-up and training of the model
+"""
 
 from muport.gmm._model import GMM
+from muport.gmm.interpretation._cell_types import ComponentTypes
 from muport.gmm.interpretation._component_groups import ComponentGroups
-from muport.gmm.interpretation._features_and_types import ComponentTypes
-from muport.gmm.prediction._cross_validation import CrossValidation, Tuning
+from muport.gmm.prediction._cross_validation import CrossValidation
+from muport.gmm.prediction._tuning import Tuning
 
 __all__ = ["ComponentGroups", "ComponentTypes", "CrossValidation", "GMM", "Tuning"]

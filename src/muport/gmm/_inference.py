@@ -1,81 +1,98 @@
-"""What a fitted cohort tells of its patients and components."""
+"""The methods of the model after training: distances, embeddings, and the meaning of components."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 
-from muport._checks import check_seed
-from muport.gmm.distances._cell_distances import emd_cells, sliced
-from muport.gmm.distances._mixture_wasserstein import mw2
-from muport.gmm.interpretation._component_groups import ComponentGroups, match_components
+from muport._checks import check_option, check_seed
+from muport.data import MuDataModel, Setup, read_rows
+from muport.gmm._fitted_state import label_samples
+from muport.gmm.distances._cell_distances import exact_wasserstein, sliced_wasserstein
+from muport.gmm.distances._classical_scaling import embed_distances
+from muport.gmm.distances._mixture_wasserstein import mixture_wasserstein
+from muport.gmm.interpretation._cell_types import component_types, sum_by_group
+from muport.gmm.interpretation._component_groups import match_components
+from muport.gmm.interpretation._condition_effects import condition_effects
 from muport.gmm.interpretation._enrichment import enrichment
-from muport.gmm.interpretation._features_and_types import (
-    axis_loadings,
-    component_shifts,
-    component_types,
-    condition_effects,
-    group_responsibilities,
-    rank_features,
-)
-from muport.gmm.metric._ground_metric import distances
+from muport.gmm.interpretation._features import axis_loadings, component_shifts, rank_features
+from muport.gmm.metric._ground_metric import metric_distances
+from muport.gmm.mixtures._mixtures import responsibilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import anndata
+    import mudata
     from numpy.typing import NDArray
 
     from muport.data import Rows
     from muport.gmm._fitted_state import GMMState
-    from muport.gmm.interpretation._features_and_types import ComponentTypes
+    from muport.gmm.interpretation._cell_types import ComponentTypes
+    from muport.gmm.interpretation._component_groups import ComponentGroups
 
-__all__ = ["CohortMixin"]
+    type Data = mudata.MuData | anndata.AnnData
+
+__all__ = ["CohortInference", "row_samples", "row_weights", "sample_conditions"]
 
 type Distance = Literal["mw2", "sliced", "emd", "learnt"]
 
 
-class CohortMixin:
-    """Distances, embedding and interpretation."""
+class CohortInference(MuDataModel):
+    """Distances between patients, embeddings of patients and cells, and the meaning of components."""
 
-    if TYPE_CHECKING:
-        # the model's: at run time they must not stand before it
+    def get_latent_representation(self, mdata: Data | None = None) -> NDArray[np.float32]:
+        """Return cells in the learned subspace.
 
-        def _fitted(self) -> GMMState: ...
-
-        def get_responsibilities(self) -> NDArray[np.float32]: ...
-
-    @abstractmethod
-    def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64] | None]: ...
-
-    @abstractmethod
-    def _own_rows(self) -> Rows: ...
-
-    @abstractmethod
-    def _labels(self, key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]: ...
-
-    def _w(self, learnt: bool) -> NDArray[np.float64] | None:
-        classifier = self._fitted().classifier
-        return classifier.metric.w if learnt and classifier is not None else None
-
-    def get_metric(self) -> NDArray[np.float64]:
-        """Return W, the axes of the learnt subspace: orthogonal, the longest first, the largest entry of each positive.
+        Parameters
+        ----------
+        mdata
+            Cells; by default those of the set-up.
 
         Returns
         -------
-        (n_comps, d) float64; a cell x lies at W x, a component of covariance S has W S W' there.
+        (n_obs, n_comps) float32, ``x W'`` with the metric of :meth:`get_metric`; if there is no metric, the
+        representation itself, (n_obs, d).
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before :meth:`train`.
+        """
+        state: GMMState = self._fitted()
+        rows = self._rows(mdata, require_sample=False)
+        rows.check_width(state.cohort.mixtures.means.shape[2])
+        if state.classifier is None:
+            return np.array(rows.to_cells(rows.x))
+        return rows.to_cells(state.classifier.metric.latent(rows.x))
+
+    def get_responsibilities(self) -> NDArray[np.float32]:
+        """Return the probabilities of the components of each cell's patient, for the cells of the fit.
+
+        Returns
+        -------
+        (n_obs, K) float32; rows sum to 1, and components that a patient does not have are 0.
+        """
+        state: GMMState = self._fitted()
+        rows = self._fitted_rows()
+        return rows.to_cells(responsibilities(rows.x, state.cohort.mixtures, row_samples(rows)))
+
+    def get_metric(self) -> NDArray[np.float64]:
+        """Return W, the axes of the learned subspace: orthogonal, the longest first, their largest entries positive.
+
+        Returns
+        -------
+        (n_comps, d) float64. In the subspace a cell x is at W x, and a component with covariance S has covariance
+        W S W'.
 
         Raises
         ------
         ValueError
             Before :meth:`train_gmm`.
         """
-        w = self._w(True)
-        if w is None:
-            raise ValueError("there is no metric: set up a labels_key, and call train_gmm.")
-        return w.copy()
+        return self._metric("there is no metric").copy()
 
     def get_sample_distances(
         self, metric: Distance = "mw2", learnt: bool = True, random_state: int = 0
@@ -85,14 +102,14 @@ class CohortMixin:
         Parameters
         ----------
         metric
-            ``"mw2"``: Wasserstein distance between mixtures, means and covariances. ``"sliced"``: between the cells,
-            over random directions. ``"emd"``: between the cells, exactly, on at most 250 of each patient. ``"learnt"``:
-            the distance of the metric of least held-out loss in which the states have a part: state under its own
-            plans, and composition.
+            ``"mw2"``: Wasserstein distance between mixtures, with means and covariances. ``"sliced"``: sliced
+            Wasserstein distance between the cells, over random directions. ``"emd"``: exact Wasserstein distance
+            between at most 250 cells of each patient. ``"learnt"``: the learned distance of the smallest held-out loss
+            among those with a state distance; it combines the distance of states and that of compositions.
         learnt
-            Whether the first three are taken in the learnt subspace, if there is one.
+            Whether the first three are computed in the learned subspace, if there is one.
         random_state
-            Seed of directions and of cells.
+            Seed of directions and of the choice of cells.
 
         Returns
         -------
@@ -104,95 +121,86 @@ class CohortMixin:
             If the metric is unknown, or ``"learnt"`` before `train_gmm`.
         """
         check_seed(random_state)
-        state = self._fitted()
-        w = self._w(learnt)
+        check_option("metric", metric, ("mw2", "sliced", "emd", "learnt"))
+        state: GMMState = self._fitted()
+        w = state.classifier.metric.w if learnt and state.classifier is not None else None
         if metric == "mw2":
-            values = mw2(state.cohort.mixtures, w=w)
-        elif metric in ("sliced", "emd"):
-            x, sample, weight = self._cells()
-            if weight is not None:
-                # cells without weight are as if they were not there
-                x, sample, weight = x[weight > 0], sample[weight > 0], weight[weight > 0]
-            between = sliced if metric == "sliced" else emd_cells
-            values = between(x, sample, weight=weight, w=w, random_state=random_state)
+            values = mixture_wasserstein(state.cohort.mixtures, w=w)
         elif metric == "learnt":
             if state.classifier is None:
                 raise ValueError("metric='learnt' needs a metric: set up a labels_key, and call train_gmm.")
-            values = distances(state.cohort.mixtures, None, state.classifier.metric)
-            # plans are found to a tolerance
+            values = metric_distances(state.cohort.mixtures, None, state.classifier.metric)
+            # plans are solved up to a tolerance
             values = (values + values.T) / 2
             np.fill_diagonal(values, 0)
         else:
-            raise ValueError(f"metric={metric!r} is unknown: use 'mw2', 'sliced', 'emd' or 'learnt'.")
+            rows = self._fitted_rows()
+            distance = sliced_wasserstein if metric == "sliced" else exact_wasserstein
+            values = distance(rows.x, row_samples(rows), weight=row_weights(rows), w=w, random_state=random_state)
         return pd.DataFrame(values, index=list(state.samples), columns=list(state.samples))
 
     def get_sample_embedding(self, n_components: int = 2, metric: Distance | None = None) -> pd.DataFrame:
-        """Return patients as points whose distances are like theirs: classical multidimensional scaling.
+        """Return coordinates of patients that preserve their distances: classical multidimensional scaling.
 
         Parameters
         ----------
         n_components
-            Coordinates, at most the number of patients.
+            Number of coordinates, at most the number of patients.
         metric
             As for :meth:`get_sample_distances`; ``"learnt"`` by default if there is a metric, else ``"mw2"``.
 
         Returns
         -------
-        (P, n_components) coordinates by the names of the samples; the first spreads the patients most.
+        (P, n_components) coordinates by the names of the samples; the first has the largest variance.
 
         Raises
         ------
         ValueError
             If `n_components` is out of range.
         """
-        state = self._fitted()
+        state: GMMState = self._fitted()
         n = len(state.samples)
         if not isinstance(n_components, int | np.integer) or not 1 <= n_components <= n:
-            raise ValueError(f"n_components={n_components!r} must be a number from 1 to {n}, that of the patients.")
-        chosen: Distance = metric or ("mw2" if state.classifier is None else "learnt")
-        squared = np.square(self.get_sample_distances(chosen).to_numpy())
-        centre = np.eye(n) - 1 / n
-        values, vectors = np.linalg.eigh(-0.5 * centre @ squared @ centre)
-        order = np.argsort(-values)[:n_components]
-        # the constant vector has the eigenvalue 0, up to rounding: it is no axis
-        held = np.where(values[order] > n * np.finfo(np.float64).eps * values.max(), values[order], 0)
-        place = vectors[:, order] * np.sqrt(np.maximum(held, 0))
-        place *= np.sign(np.take_along_axis(place, np.abs(place).argmax(axis=0)[None], 0) + 1e-300)
-        return pd.DataFrame(place, index=list(state.samples), columns=[f"MDS{i + 1}" for i in range(n_components)])
+            raise ValueError(f"n_components={n_components!r} must be an integer from 1 to {n}, the number of patients.")
+        distance: Distance = metric or ("mw2" if state.classifier is None else "learnt")
+        coordinates = embed_distances(self.get_sample_distances(distance).to_numpy(), n_components)
+        columns = [f"MDS{i + 1}" for i in range(n_components)]
+        return pd.DataFrame(coordinates, index=list(state.samples), columns=columns)
 
     def match_components(self, n_groups: int | None = None, random_state: int = 0) -> ComponentGroups:
-        """Group the components of all patients, so that they can be compared.
+        """Group the components of all patients, so that they can be compared across patients.
 
         Parameters
         ----------
         n_groups
-            Groups; the most components that a patient has by default.
+            Number of groups; by default the largest number of components of a patient.
         random_state
             Seed.
 
         Returns
         -------
-        Group of each component, with the groups' Wasserstein barycentres and the patients' shares of them.
+        Group of each component, Wasserstein barycenters of the groups, and the fraction of each group in each patient.
         """
-        return match_components(self._fitted().cohort.mixtures, n_groups, random_state=random_state)
+        state: GMMState = self._fitted()
+        return match_components(state.cohort.mixtures, n_groups, random_state=random_state)
 
     def get_component_types(
         self, types_key: str, groups: ComponentGroups | None = None, random_state: int = 0
     ) -> ComponentTypes:
-        """Tell which cell types the matched components hold, every cell by its responsibilities.
+        """Return the cell types of the matched components; a cell counts by its responsibilities.
 
         Parameters
         ----------
         types_key
             Column with the type of each cell; cells without one are left out.
         groups
-            From :meth:`match_components`; computed if not given.
+            Result of :meth:`match_components`; computed by default.
         random_state
             Seed of the matching.
 
         Returns
         -------
-        Shares of the types in each group, with its mass, purity and entropy.
+        Fractions of the types in each group, with its mass, purity and entropy.
 
         Raises
         ------
@@ -201,46 +209,45 @@ class CohortMixin:
         ValueError
             If no cell has a type.
         """
-        found = groups if groups is not None else self.match_components(random_state=random_state)
-        sample = self._own_rows().sample
-        assert sample is not None
-        code, types = self._labels(types_key)
-        r = group_responsibilities(self.get_responsibilities(), sample, found)
+        matched = groups if groups is not None else self.match_components(random_state=random_state)
+        sample = self._fitted_rows().sample
+        code, types = self._read_labels(types_key)
+        r = sum_by_group(self.get_responsibilities(), cast("NDArray[np.int64]", sample), matched)
         return component_types(r, np.array([*types, None], dtype=object)[code])
 
     def test_components(
         self, groups: ComponentGroups | None = None, n_permutations: int = 999, random_state: int = 0
     ) -> pd.DataFrame:
-        """Test which components move, and which change their share, between conditions; patients are the sample.
+        """Test which components differ between conditions, in their mean or in their fraction of cells.
+
+        The tests permute the conditions of patients, so patients, not cells, are the samples.
 
         Parameters
         ----------
         groups
-            From :meth:`match_components`; computed if not given.
+            Result of :meth:`match_components`; computed by default.
         n_permutations
-            Permutations of the patients.
+            Number of permutations.
         random_state
             Seed.
 
         Returns
         -------
-        One row for each group: ``state_shift``, ``state_effect``, ``state_p``, ``state_q``, and the same of the share.
+        One row per group: ``state_shift``, ``state_effect``, ``state_p`` and ``state_q`` of the mean, and the same
+        columns with ``share_`` of the fraction of cells.
 
         Raises
         ------
         ValueError
             If fewer than two conditions are known.
         """
-        state = self._fitted()
+        state: GMMState = self._fitted()
         known = np.flatnonzero(state.condition >= 0)
-        mixtures = state.cohort.mixtures.subset(known)
-        found = groups if groups is not None else self.match_components(random_state=random_state)
-        part = ComponentGroups(
-            found.group[known], found.means, found.covariances, found.shares[known], found.distance[known]
-        )
+        matched = groups if groups is not None else self.match_components(random_state=random_state)
         return condition_effects(
-            mixtures, part, state.condition[known], n_permutations=n_permutations, random_state=random_state
-        )
+            state.cohort.mixtures.subset(known), matched.subset(known), state.condition[known],
+            n_permutations=n_permutations, random_state=random_state,
+        )  # fmt: skip
 
     def rank_features(
         self,
@@ -250,31 +257,32 @@ class CohortMixin:
         n: int | None = None,
         by: Literal["magnitude", "up", "down"] = "magnitude",
     ) -> pd.DataFrame:
-        """Rank features on the axes of the learnt subspace, or by how a component differs from the rest.
+        """Rank features by their weight on the axes of the learned subspace, or by their shift in a component.
 
         Parameters
         ----------
         loadings
             (n_features, d) loadings of the representation, such as ``adata.varm["PCs"]``.
         features
-            Their names, such as ``adata.var_names``.
+            Names of the features, such as ``adata.var_names``.
         of
-            ``"axes"`` or ``"components"`` (matched across patients).
+            ``"axes"``, or ``"components"`` (matched across patients).
         n
-            Features kept for each; all by default.
+            Number of features for each axis or component; all by default.
         by
-            ``"magnitude"`` of the score, or from the highest (``"up"``) or lowest (``"down"``) on.
+            Order: by the ``"magnitude"`` of the score, from the highest score (``"up"``) or from the lowest
+            (``"down"``).
 
         Returns
         -------
-        ``item``, ``rank``, ``feature`` and ``score``.
+        Table of ``item`` (axis or component), ``rank``, ``feature`` and ``score``.
 
         Raises
         ------
         ValueError
             If shapes do not fit, or axes are asked for before `train_gmm`.
         """
-        scores, names = self._scores(loadings, of)
+        scores, names = self._feature_scores(loadings, of)
         return rank_features(scores, features, names, n=n, by=by)
 
     def enrichment(
@@ -286,7 +294,7 @@ class CohortMixin:
         method: str = "ulm",
         min_features: int = 5,
     ) -> pd.DataFrame:
-        """Test which sets of features go with the axes or components, through decoupler; nothing is downloaded.
+        """Test sets of features for enrichment on the axes or components, with decoupler; nothing is downloaded.
 
         Parameters
         ----------
@@ -297,11 +305,11 @@ class CohortMixin:
         method
             A method of ``decoupler.mt``.
         min_features
-            Sets with fewer of the features are left out.
+            Minimum number of the features in a set; smaller sets are left out.
 
         Returns
         -------
-        ``item``, ``set``, ``score``, ``padj`` and ``n_features``.
+        Table of ``item``, ``set``, ``score``, ``padj`` and ``n_features``.
 
         Raises
         ------
@@ -310,18 +318,70 @@ class CohortMixin:
         ValueError
             As for :meth:`rank_features`, or if no set has enough features.
         """
-        scores, names = self._scores(loadings, of)
+        scores, names = self._feature_scores(loadings, of)
         return enrichment(scores, features, sets, names, method=method, min_features=min_features)
 
-    def _scores(self, loadings: Any, of: str) -> tuple[NDArray[np.float64], list[str]]:
-        """(g, r) scores and their names."""
+    def _feature_scores(self, loadings: Any, of: str) -> tuple[NDArray[np.float64], list[str]]:
+        """(g, r) scores of the features, and the names of the axes or components."""
+        check_option("of", of, ("axes", "components"))
         if of == "axes":
-            w = self._w(True)
-            if w is None:
-                raise ValueError("of='axes' needs a metric: set up a labels_key, and call train_gmm.")
+            w = self._metric("of='axes' needs a metric")
             return axis_loadings(w, loadings), [f"axis {i + 1}" for i in range(len(w))]
-        if of != "components":
-            raise ValueError(f"of={of!r} is unknown: use 'axes' or 'components'.")
         groups = self.match_components()
         shifts = component_shifts(groups.means, groups.shares.mean(axis=0))
         return axis_loadings(shifts, loadings), [f"component {i}" for i in range(len(shifts))]
+
+    def _metric(self, problem: str) -> NDArray[np.float64]:
+        """The learned metric W; if there is none, the error starts with `problem`."""
+        state: GMMState = self._fitted()
+        if state.classifier is None:
+            raise ValueError(f"{problem}: set up a labels_key, and call train_gmm.")
+        return state.classifier.metric.w
+
+    def _fitted_rows(self) -> Rows:
+        """Cells of the fit; the data of a loaded model may have other samples."""
+        rows, state = self._rows(), self._fitted()
+        if rows.samples != state.samples:
+            different = sorted(set(rows.samples) ^ set(state.samples))
+            raise ValueError(
+                f"the data of this model do not have the samples of its fit: {different[:3]} are in only one of them. "
+                "Load it with the data of the fit, or pass new patients to predict."
+            )
+        return rows
+
+    @classmethod
+    def _read(cls, data: Data, setup_args: dict[str, Any], required: bool) -> Rows:
+        return read_rows(data, Setup.from_args({**cls._setup_defaults, **setup_args}), require_labels=required)
+
+    def _read_labels(self, key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        """Codes (n_cells,) of another column, -1 where missing, and the names."""
+        rows = self._read(self.adata, {**self.registry_["setup_args"], "labels_key": key}, required=True)
+        return rows.label, rows.labels
+
+    def _read_groups(self, key: str | None, rows: Rows) -> NDArray[np.int64] | None:
+        """(P,) person of each sample; None without a key."""
+        if key is None:
+            return None
+        person, people = self._read_labels(key)
+        sample = cast("NDArray[np.int64]", rows.sample)
+        group = label_samples(sample, person, rows.samples, people, f"group_key={key!r}", "person")
+        if (group < 0).any():
+            raise ValueError(f"group_key={key!r}: {int((group < 0).sum())} samples have no person: give them one.")
+        return group
+
+
+def row_samples(rows: Rows) -> NDArray[np.int64]:
+    """Sample of each row; the set-up always has samples."""
+    return cast("NDArray[np.int64]", rows.sample)[rows.cell]
+
+
+def row_weights(rows: Rows) -> NDArray[np.float64] | None:
+    """Weight of each row, if there are weights."""
+    return None if rows.weight is None else rows.weight[rows.cell]
+
+
+def sample_conditions(rows: Rows, key: str) -> NDArray[np.int64]:
+    """(P,) condition of each sample, -1 if it is not known; `key` is the column of the conditions."""
+    if rows.sample is None:
+        return np.zeros(0, dtype=np.int64)
+    return label_samples(rows.sample, rows.label, rows.samples, rows.labels, f"labels_key={key!r}")

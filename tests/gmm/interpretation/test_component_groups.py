@@ -7,7 +7,7 @@ import ot
 import pytest
 import torch
 
-from muport.gmm.interpretation._component_groups import barycenters, match_components
+from muport.gmm.interpretation._component_groups import compute_barycenters, match_components
 from muport.gmm.mixtures._mixtures import Mixtures
 
 
@@ -20,7 +20,7 @@ def test_barycenter_is_pots():
     rng = np.random.default_rng(0)
     mean, cov, mass = rng.normal(size=(6, 3)), random_covariances(6, 3), rng.uniform(0.2, 1, 6)
     label = torch.tensor([0, 0, 0, 0, 1, 1])
-    centers, found = barycenters(*map(torch.from_numpy, (mean, cov, mass)), label)
+    centers, found = compute_barycenters(*map(torch.from_numpy, (mean, cov, mass)), label)
     for m, rows in enumerate((slice(0, 4), slice(4, 6))):
         share = mass[rows] / mass[rows].sum()
         expected = ot.gaussian.bures_wasserstein_barycenter(mean[rows], cov[rows], weights=share, eps=1e-12)
@@ -31,7 +31,7 @@ def test_barycenter_is_pots():
 def test_barycenter_of_commuting_covariances():
     cov = torch.diag_embed(torch.tensor([[1.0, 4.0], [9.0, 16.0]], dtype=torch.float64))
     mass, label = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
-    _, found = barycenters(torch.zeros(2, 2, dtype=torch.float64), cov, mass, label)
+    _, found = compute_barycenters(torch.zeros(2, 2, dtype=torch.float64), cov, mass, label)
     assert found[0].numpy() == pytest.approx(np.diag([4.0, 9.0]))
 
 
@@ -76,11 +76,12 @@ def test_order_of_patients_and_components_does_not_matter():
     assert back.means == pytest.approx(groups.means)
 
 
-def test_a_metric_decides_what_is_alike():
-    groups = match_components(mixed(), 2, w=[[0.0, 1.0]])
-    of = groups.group[1]
-    assert of[0] == of[1] == of[2] != of[3]
-    assert groups.covariances.shape == (2, 2, 2)
+def test_groups_of_some_patients():
+    groups = match_components(mixed())
+    part = groups.subset(np.array([1, 4]))
+    assert part.group.tolist() == groups.group[[1, 4]].tolist()
+    assert part.shares.tolist() == groups.shares[[1, 4]].tolist()
+    assert part.means is groups.means
 
 
 def test_diagonal_covariances_and_more_groups_than_components():

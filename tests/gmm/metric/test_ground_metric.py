@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
 from muport.gmm.metric._component_couplings import (
     Coupled,
     component_roots,
@@ -17,6 +16,7 @@ from muport.gmm.metric._component_couplings import (
     make_reference,
     pair_weights,
 )
+
 from muport.gmm.metric._gradient_training import norm, polish, triplet_loss
 from muport.gmm.metric._ground_metric import (
     IDENTITY,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from muport.gmm.metric._component_couplings import couple, make_reference
+
 from muport.gmm.metric._pair_scatters import Couplings, PairScatters
 from muport.gmm.mixtures._mixtures import Mixtures
 

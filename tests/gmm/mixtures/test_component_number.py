@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
 
-from muport.gmm.mixtures._component_number import DEFAULT_COMPONENTS, select_mixtures
+from muport.gmm.mixtures import _component_number
+from muport.gmm.mixtures._component_number import DEFAULT_COMPONENTS, SelectedMixtures, SelectionSettings
 from muport.gmm.mixtures._em import fit_mixtures
 from muport.gmm.mixtures._mixtures import mean_log_likelihood, responsibilities
+
+
+def select_mixtures(x, sample, *, weight=None, names=None, **options: Any) -> SelectedMixtures:
+    return _component_number.select_mixtures(
+        x, sample, SelectionSettings.from_options(options), weight=weight, names=names
+    )  # fmt: skip
+
 
 RNG = np.random.default_rng(0)
 KINDS = np.array([1, 2, 3])

@@ -10,9 +10,17 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from muport.gmm.mixtures._em import EMResult, fit_candidates, fit_mixtures
+from muport.gmm.mixtures import _em
+from muport.gmm.mixtures._em import EMResult, fit_mixture_candidates
+from muport.gmm.mixtures._em_settings import EMSettings
 from muport.gmm.mixtures._mixtures import Mixtures, mean_log_likelihood, responsibilities
 from muport.gmm.mixtures._pooled_prior import Prior
+
+
+def fit_mixtures(x, sample, k, *, weight=None, prior=None, init=None, names=None, **settings) -> EMResult:
+    return _em.fit_mixtures(
+        x, sample, k, EMSettings(**settings), weight=weight, prior=prior, init=init, names=names
+    )  # fmt: skip
 
 
 def problem(seed: int) -> tuple[np.ndarray, int]:
@@ -72,16 +80,16 @@ def test_patients_of_a_batch_do_not_touch(scale: float, covariance_type: str) ->
     """Each stops on its own, as scikit-learn does; far-out cells take the path that does not cancel."""
     rng = np.random.default_rng(0)
     sizes = [40, 90, 300, 45, 120, 60, 110, 41]
-    clouds = [rng.normal(size=(n, 3)) * scale + scale * rng.integers(0, 3, (n, 1)) for n in sizes]
-    inits = [start(x, 3, covariance_type, i) for i, x in enumerate(clouds)]
+    patients = [rng.normal(size=(n, 3)) * scale + scale * rng.integers(0, 3, (n, 1)) for n in sizes]
+    inits = [start(x, 3, covariance_type, i) for i, x in enumerate(patients)]
     inits = [Mixtures(m.weights, m.means, m.covariances * scale**2, covariance_type) for m in inits]
     sample = np.repeat(np.arange(8), sizes)
     shuffle = rng.permutation(len(sample))
     found = fit_mixtures(
-        np.concatenate(clouds)[shuffle], sample[shuffle], 3, init=Mixtures.stack(inits), covariance_type=covariance_type
+        np.concatenate(patients)[shuffle], sample[shuffle], 3, init=Mixtures.stack(inits), covariance_type=covariance_type
     )  # fmt: skip
     assert len(set(found.n_iter.tolist())) > 2
-    for row, (x, init) in enumerate(zip(clouds, inits, strict=True)):
+    for row, (x, init) in enumerate(zip(patients, inits, strict=True)):
         assert_equal_to_peer(found, row, peer(x, init, 1e-4, 100), x)
 
 
@@ -112,8 +120,8 @@ def nasty() -> tuple[np.ndarray, np.ndarray]:
     doubled = np.repeat(rng.normal(size=(20, 50)) * std, 5, axis=0)
     flat = rng.normal(size=(60, 50))
     flat[:, 7] = 3.0
-    clouds = [wide, doubled, np.ones((10, 50)), wide[:3], wide[:1], flat, wide + 1e8]
-    return np.concatenate(clouds), np.repeat(np.arange(7), [len(cloud) for cloud in clouds])
+    patients = [wide, doubled, np.ones((10, 50)), wide[:3], wide[:1], flat, wide + 1e8]
+    return np.concatenate(patients), np.repeat(np.arange(7), [len(cells) for cells in patients])
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
@@ -175,7 +183,7 @@ def test_weights_act_as_repeats(covariance_type: str) -> None:
 def test_candidates_are_what_single_fits_give() -> None:
     rng = np.random.default_rng(6)
     x, sample = rng.normal(size=(300, 3)), np.repeat([0, 1, 2], 100)
-    both = fit_candidates(x, sample, (1, 4))
+    both = fit_mixture_candidates(x, sample, (1, 4))
     assert [fit.mixtures.weights.shape for fit in both] == [(3, 1), (3, 4)]
     assert np.allclose(both[0].mixtures.covariances[1, 0], np.cov(x[100:200].T, bias=True) + 1e-4 * np.eye(3))
     mixed = fit_mixtures(x, sample, np.array([1, 4, 1]))
@@ -214,29 +222,29 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_cells_than_features_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    import muport.gmm.mixtures._em_blocks as solver
+    import muport.gmm.mixtures._em_blocks as em_blocks
 
     x, k = problem(9)
     init = start(x, k, "full", 9)
-    usual = fit_mixtures(x, None, k, init=init)
-    monkeypatch.setattr(solver, "_MOST", 10)
-    monkeypatch.setattr(solver, "_BUDGET", {"cpu": 1000})
+    single = fit_mixtures(x, None, k, init=init)
+    monkeypatch.setattr(em_blocks, "_MAX_FEATURES", 10)
+    monkeypatch.setattr(em_blocks, "_BUDGET", {"cpu": 1000})
     pieces = fit_mixtures(x, None, k, init=init)
-    assert np.allclose(usual.mixtures.covariances, pieces.mixtures.covariances, atol=1e-8)
-    assert np.array_equal(usual.n_iter, pieces.n_iter)
+    assert np.allclose(single.mixtures.covariances, pieces.mixtures.covariances, atol=1e-8)
+    assert np.array_equal(single.n_iter, pieces.n_iter)
 
 
 @pytest.mark.parametrize("cache", [50, 3000, 2**19])
 def test_patients_of_one_block_end_one_by_one(monkeypatch: pytest.MonkeyPatch, cache: int) -> None:
     """Each is what it is alone, whoever ends before it and however few cells are worked on at once."""
-    import muport.gmm.mixtures._em_blocks as solver
+    import muport.gmm.mixtures._em_blocks as em_blocks
 
     rng = np.random.default_rng(5)
-    clouds = rng.normal(size=(9, 70, 3)) + rng.uniform(0, 4, (9, 1, 1)) * rng.integers(0, 2, (9, 70, 1))
-    init = Mixtures.stack([start(x, 2, "full", 5) for x in clouds])
-    alone = [fit_mixtures(x, None, 2, init=init.subset(i)) for i, x in enumerate(clouds)]
-    monkeypatch.setattr(solver, "_CACHE", {"cpu": cache})
-    found = fit_mixtures(clouds.reshape(-1, 3), np.repeat(np.arange(9), 70), 2, init=init)
+    patients = rng.normal(size=(9, 70, 3)) + rng.uniform(0, 4, (9, 1, 1)) * rng.integers(0, 2, (9, 70, 1))
+    init = Mixtures.stack([start(x, 2, "full", 5) for x in patients])
+    alone = [fit_mixtures(x, None, 2, init=init.subset(i)) for i, x in enumerate(patients)]
+    monkeypatch.setattr(em_blocks, "_CACHE", {"cpu": cache})
+    found = fit_mixtures(patients.reshape(-1, 3), np.repeat(np.arange(9), 70), 2, init=init)
     assert len(set(found.n_iter.tolist())) > 4
     for i, one in enumerate(alone):
         assert found.n_iter[i] == one.n_iter[0]
@@ -249,7 +257,7 @@ def test_patients_of_one_block_end_one_by_one(monkeypatch: pytest.MonkeyPatch, c
     ("change", "error", "message"),
     [
         ({"k": 0}, ValueError, "k=0 must be at least 1"),
-        ({"k": 2.0}, TypeError, "whole number"),
+        ({"k": 2.0}, TypeError, "integer number"),
         ({"k": np.array([1, 2, 3])}, ValueError, "k has shape"),
         ({"sample": np.array([0, 0, 2, 2])}, ValueError, "sample 1 has no cells"),
         ({"sample": np.array(["a", "a", "b", "b"])}, TypeError, "integer codes"),
@@ -262,7 +270,7 @@ def test_patients_of_one_block_end_one_by_one(monkeypatch: pytest.MonkeyPatch, c
         ({"singularity_handling": "loose"}, ValueError, "singularity_handling='loose' is unknown"),
         ({"max_iter": 0}, ValueError, "max_iter=0"),
         ({"eps": -1.0}, ValueError, "eps=-1.0"),
-        ({"init": Mixtures(np.ones((1, 1)), np.zeros((1, 1, 2)), np.eye(2)[None, None])}, ValueError, "init holds"),
+        ({"init": Mixtures(np.ones((1, 1)), np.zeros((1, 1, 2)), np.eye(2)[None, None])}, ValueError, "init has"),
         ({"prior": Prior(np.ones(1), np.zeros((1, 2)), np.eye(2)[None])}, ValueError, "no prior of 2 components"),
     ],
 )  # fmt: skip

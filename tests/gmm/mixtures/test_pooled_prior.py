@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muport.gmm.mixtures._em import fit_mixtures
+from muport.gmm.mixtures._em_settings import EMSettings
 from muport.gmm.mixtures._mixtures import Mixtures, mean_log_likelihood
-from muport.gmm.mixtures._pooled_prior import Prior, pooled_prior, spread_over
+from muport.gmm.mixtures._pooled_prior import Prior, fit_pooled_priors, sample_evenly
 
 
 def one_component(d: int, nu: float, covariance_type: str = "full") -> Prior:
@@ -26,7 +27,7 @@ def test_one_component_has_the_closed_form(scale: float, covariance_type: str) -
     """With one component the maximum a posteriori is that of pooled cells beside the patient's own."""
     x = scale * np.random.default_rng(1).normal(size=(40, 3))
     prior = one_component(3, 15.0, covariance_type)
-    found = fit_mixtures(x, None, 1, prior=prior, covariance_type=covariance_type).mixtures
+    found = fit_mixtures(x, None, 1, EMSettings(covariance_type), prior=prior).mixtures
     mean = (x.sum(axis=0) + 15 * prior.means[0]) / 55
     off, away = x - mean, prior.means[0] - mean
     pooled = prior.covariances[0] if covariance_type == "full" else np.diag(prior.covariances[0])
@@ -44,7 +45,9 @@ def test_weights_are_shrunk_too() -> None:
 def test_a_strong_prior_is_returned_and_none_is_maximum_likelihood() -> None:
     x = np.random.default_rng(3).normal(size=(50, 2))
     strong = one_component(2, 1e9)
-    assert np.allclose(fit_mixtures(x, None, 1, prior=strong, eps=0).mixtures.covariances[0], strong.covariances)
+    assert np.allclose(
+        fit_mixtures(x, None, 1, EMSettings(eps=0), prior=strong).mixtures.covariances[0], strong.covariances
+    )
     plain, none = fit_mixtures(x, None, 1), fit_mixtures(x, None, 1, prior=one_component(2, 0.0))
     assert np.allclose(plain.mixtures.covariances, none.mixtures.covariances)
 
@@ -56,7 +59,7 @@ def test_covariances_are_bounded_below_by_the_prior(seed: int, nu: float) -> Non
     rng = np.random.default_rng(seed)
     x, sample = rng.normal(size=(12, 6)), np.repeat([0, 1, 2], [1, 3, 8])
     prior = Prior(np.full(2, 0.5), rng.normal(size=(2, 6)), np.repeat(np.eye(6)[None], 2, axis=0), nu=nu)
-    found = fit_mixtures(x, sample, 2, prior=prior, singularity_handling="strict")
+    found = fit_mixtures(x, sample, 2, EMSettings(singularity_handling="strict"), prior=prior)
     least = np.linalg.eigvalsh(found.mixtures.covariances).min(axis=(1, 2))
     assert (least >= nu / (np.array([1, 3, 8]) + nu) * (1 - 1e-9)).all()
     assert found.n_singular.tolist() == [0, 0, 0]
@@ -72,7 +75,7 @@ def test_raises_the_likelihood_of_cells_not_seen() -> None:
     x += rng.normal(scale=0.3, size=(10, 1, 15))
     sample = np.repeat(np.arange(10), 80)
     train, rest = x[:, :80].reshape(-1, 15), x[:, 80:].reshape(-1, 15)
-    prior = pooled_prior(train, sample, [4])
+    prior = fit_pooled_priors(train, sample, [4])
     shrunk, plain = (fit_mixtures(train, sample, 4, prior=given).mixtures for given in (prior, None))
     seen, free = (mean_log_likelihood(rest, mixtures, sample) for mixtures in (shrunk, plain))
     alone = Mixtures.stack([prior[4].mixture] * 10)
@@ -82,16 +85,16 @@ def test_raises_the_likelihood_of_cells_not_seen() -> None:
 
 def test_pooled_prior_by_candidate_and_its_strength() -> None:
     x, sample = np.random.default_rng(5).normal(size=(400, 12)), np.repeat([0, 1], 200)
-    prior = pooled_prior(x, sample, (1, 3))
+    prior = fit_pooled_priors(x, sample, (1, 3))
     assert list(prior) == [1, 3]
     assert prior[3].nu == 24
-    assert pooled_prior(x[:, :4], sample, [1])[1].nu == 20
+    assert fit_pooled_priors(x[:, :4], sample, [1])[1].nu == 20
     assert np.allclose(prior[1].covariances[0], np.cov(x.T, bias=True) + 1e-4 * np.eye(12))
-    assert np.array_equal(prior[3].means, pooled_prior(x, sample, [3])[3].means)
+    assert np.array_equal(prior[3].means, fit_pooled_priors(x, sample, [3])[3].means)
 
 
 def test_fewer_distinct_cells_than_components() -> None:
-    prior = pooled_prior(np.repeat([[0.0, 0.0], [4.0, 4.0]], 10, axis=0), None, [5])[5]
+    prior = fit_pooled_priors(np.repeat([[0.0, 0.0], [4.0, 4.0]], 10, axis=0), None, [5])[5]
     assert prior.weights.sum() == pytest.approx(1)
     assert (prior.weights[2:] == 0).all()
     assert np.allclose(prior.means[2:], 2)
@@ -100,17 +103,17 @@ def test_fewer_distinct_cells_than_components() -> None:
 
 def test_subsample_is_even_over_patients() -> None:
     sample = np.repeat([0, 1, 2], [5, 50, 500])
-    rows = spread_over(sample, 105, 0)
+    rows = sample_evenly(sample, 105, 0)
     assert np.bincount(sample[rows]).tolist() == [5, 50, 50]
     assert np.array_equal(rows, np.unique(rows))
-    assert np.array_equal(spread_over(sample, 1000, 0), np.arange(555))
-    assert not np.array_equal(rows, spread_over(sample, 105, 1))
+    assert np.array_equal(sample_evenly(sample, 1000, 0), np.arange(555))
+    assert not np.array_equal(rows, sample_evenly(sample, 105, 1))
     shuffled = np.random.default_rng(0).permutation(sample)
-    assert np.bincount(shuffled[spread_over(shuffled, 105, 0)]).tolist() == [5, 50, 50]
+    assert np.bincount(shuffled[sample_evenly(shuffled, 105, 0)]).tolist() == [5, 50, 50]
 
 
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="nu=-1"):
         one_component(2, -1)
-    with pytest.raises(ValueError, match="has 3 dimensions and full covariances, but 2 and full"):
+    with pytest.raises(ValueError, match="has 3 dimensions and full covariances, but the fit has 2"):
         fit_mixtures(np.zeros((4, 2)), None, 1, prior=one_component(3, 1))

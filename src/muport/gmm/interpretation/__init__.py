@@ -1,8 +1,12 @@
-"""What a metric and the components mean: component groups, cell types, features and gene sets.
+"""What the components and the learned axes mean.
 
 In the order of reading:
 
-- ``_component_groups``: one set of components for the cohort, from the components of all patients
-- ``_features_and_types``: features behind the axes, cell types of the components, and tests by condition
-- ``_enrichment``: gene sets among ranked features
+- ``_component_groups``: components matched across patients
+- ``_features``: features of axes and of components, ranked
+- ``_enrichment``: sets of features enriched in them, with decoupler
+- ``_cell_types``: the cell types of matched components
+- ``_condition_effects``: tests of matched components between conditions
+
+Symbols: P patients, K components of a patient, M groups of matched components, C conditions, g features, r axes.
 """

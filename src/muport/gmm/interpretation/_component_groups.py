@@ -1,4 +1,4 @@
-"""One set of components for a cohort: the patients' own components, grouped by their Wasserstein distances."""
+"""Components matched across patients: the components of all patients, grouped by their Wasserstein distances."""
 
 from __future__ import annotations
 
@@ -14,30 +14,34 @@ from muport.gmm.distances._mixture_wasserstein import pair_costs_of
 from muport.neighbors import kmeans
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from muport.gmm.mixtures._mixtures import Mixtures
 
-__all__ = ["ComponentGroups", "barycenters", "match_components"]
+__all__ = ["ComponentGroups", "compute_barycenters", "match_components"]
 
-_TINY = 1e-12  # of the largest eigenvalue: smaller ones are rounding
+_MIN_EIGENVALUE = 1e-12  # of the largest eigenvalue: smaller ones are rounding errors
+_MAX_ROUNDS = 50  # assignments of components to barycenters
+_MAX_STEPS = 200  # fixed-point steps of a barycenter
+_TOLERANCE = 1e-8  # relative change of the covariances at which the fixed-point steps end
 
 
 @dataclass(frozen=True, eq=False)
 class ComponentGroups:
-    """Components that P patients have in common; the group of most mass comes first.
+    """Components that P patients have in common; the group with the largest mass is first.
 
     Attributes
     ----------
     group
-        (P, K) int64 group of each component, -1 where it is padding.
+        (P, K) int64 group of each component, -1 for padding.
     means, covariances
-        (M, d) and (M, d, d): Wasserstein barycentre of each group, components weighted by their mass.
+        (M, d) and (M, d, d): Wasserstein barycenter of each group, with components weighted by their mass.
     shares
-        (P, M) mass of each group in each patient; rows sum to 1, 0 where a patient has no such component.
+        (P, M) fraction of each patient's cells in each group; rows sum to 1, and a group that a patient does not have
+        is 0.
     distance
-        (P, K) Wasserstein distance of each component to its group's barycentre; 0 for padding.
+        (P, K) Wasserstein distance of each component from the barycenter of its group; 0 for padding.
     """
 
     group: NDArray[np.int64]
@@ -49,40 +53,40 @@ class ComponentGroups:
     def __len__(self) -> int:
         return len(self.means)
 
+    def subset(self, patients: NDArray[np.int64]) -> ComponentGroups:
+        """The same groups, for some of the patients.
+
+        Parameters
+        ----------
+        patients
+            Positions of the patients.
+        """
+        return ComponentGroups(
+            self.group[patients], self.means, self.covariances, self.shares[patients], self.distance[patients]
+        )  # fmt: skip
+
 
 @single_threaded()
-def match_components(
-    mixtures: Mixtures,
-    n_groups: int | None = None,
-    *,
-    w: ArrayLike | None = None,
-    n_iter: int = 50,
-    random_state: int = 0,
-) -> ComponentGroups:
+def match_components(mixtures: Mixtures, n_groups: int | None = None, *, random_state: int = 0) -> ComponentGroups:
     """Group the components of all patients: k-means of Gaussians in the Wasserstein space.
 
-    Each component goes to the barycentre nearest in Bures-Wasserstein distance, |m - m'|^2 + B^2(S, S'), and each
-    barycentre takes one step of its fixed-point iteration (Alvarez-Esteban et al. 2016, eq. 7), in turn. The start is
-    k-means of (m, S^1/2), where the distance bounds Bures-Wasserstein from above.
+    Two steps alternate: each component is assigned to the nearest barycenter in Bures-Wasserstein distance,
+    |m - m'|^2 + B^2(S, S'), and each barycenter takes one step of its fixed-point iteration (Alvarez-Esteban et al.
+    2016, eq. 7). The start is k-means of (m, S^1/2), in which the distance is an upper bound of Bures-Wasserstein.
 
     Parameters
     ----------
     mixtures
         Mixtures of P patients.
     n_groups
-        Number of groups; by default the most components that a patient has.
-    w
-        (r, d) metric under which components are compared; by default the identity. Barycentres are always in the
-        coordinates of the mixtures.
-    n_iter
-        Most rounds.
+        Number of groups; by default the largest number of components of a patient.
     random_state
         Seed of the start.
 
     Returns
     -------
     ComponentGroups
-        Fewer than `n_groups` where there are fewer different components.
+        Fewer than `n_groups` if there are fewer different components.
 
     Raises
     ------
@@ -99,27 +103,23 @@ def match_components(
     """
     if n_groups is not None and n_groups < 1:
         raise ValueError(f"n_groups={n_groups}: must be at least 1.")
-    alive = mixtures.weights > 0
-    mass = torch.from_numpy(mixtures.weights[alive])
-    mean, covariance = torch.from_numpy(mixtures.means[alive]), torch.from_numpy(mixtures.full()[alive])
-    seen = (
-        (mean, covariance) if w is None else _under(torch.as_tensor(np.asarray(w, dtype=np.float64)), mean, covariance)
-    )
-    wanted = n_groups or int(mixtures.n_components.max())
-    label, cost = _lloyd(*seen, mass, _start(*seen, mass, wanted, random_state), n_iter)
-    label = _by_mass(mean, mass, label)
-    centers = barycenters(mean, covariance, mass, label)
-    group, distance = np.full(alive.shape, -1), np.zeros(alive.shape)
-    group[alive], distance[alive] = label.numpy(), np.sqrt(cost.numpy())
-    shares = np.zeros((len(alive), len(centers[0])))
-    np.add.at(shares, (alive.nonzero()[0], group[alive]), mixtures.weights[alive])
-    return ComponentGroups(group, centers[0].numpy(), centers[1].numpy(), shares, distance)
+    has_mass = mixtures.weights > 0
+    mass = torch.from_numpy(mixtures.weights[has_mass])
+    mean, covariance = torch.from_numpy(mixtures.means[has_mass]), torch.from_numpy(mixtures.full()[has_mass])
+    number = n_groups or int(mixtures.n_components.max())
+    start = _start_labels(mean, covariance, mass, number, random_state)
+    label, cost = _alternate(mean, covariance, mass, start)
+    label = _order_by_mass(mean, mass, label)
+    center_mean, center_covariance = compute_barycenters(mean, covariance, mass, label)
+    group, distance = np.full(has_mass.shape, -1), np.zeros(has_mass.shape)
+    group[has_mass], distance[has_mass] = label.numpy(), np.sqrt(cost.numpy())
+    shares = np.zeros((len(has_mass), len(center_mean)))
+    np.add.at(shares, (has_mass.nonzero()[0], group[has_mass]), mixtures.weights[has_mass])
+    return ComponentGroups(group, center_mean.numpy(), center_covariance.numpy(), shares, distance)
 
 
-def barycenters(
-    mean: Tensor, covariance: Tensor, mass: Tensor, label: Tensor, *, tol: float = 1e-8, n_iter: int = 200
-) -> tuple[Tensor, Tensor]:
-    """Wasserstein barycentres of groups of Gaussians.
+def compute_barycenters(mean: Tensor, covariance: Tensor, mass: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the Wasserstein barycenters of groups of Gaussians.
 
     Parameters
     ----------
@@ -127,78 +127,68 @@ def barycenters(
         (N, d), (N, d, d) and (N,) > 0.
     label
         (N,) group of each, 0..M-1, none empty.
-    tol
-        Relative change of a covariance at which to stop.
-    n_iter
-        Most steps of the fixed point.
 
     Returns
     -------
     tuple
         Means (M, d) and covariances (M, d, d).
     """
-    share = _shares(mass, label)
-    center = share @ mean
-    found = torch.einsum("mn,nij->mij", share, covariance)
-    for _ in range(n_iter):
-        before, found = found, _fixed_point(found, covariance, share, label)
-        if (found - before).norm() <= tol * found.norm():
+    weights = _group_weights(mass, label)
+    center = torch.einsum("mn,nij->mij", weights, covariance)
+    for _ in range(_MAX_STEPS):
+        before, center = center, _fixed_point_step(center, covariance, weights, label)
+        if (center - before).norm() <= _TOLERANCE * center.norm():
             break
-    return center, found
+    return weights @ mean, center
 
 
-def _by_mass(mean: Tensor, mass: Tensor, label: Tensor) -> Tensor:
-    """The same groups, numbered from the largest on; of equal ones, the one whose mean has the smaller coordinates."""
+def _order_by_mass(mean: Tensor, mass: Tensor, label: Tensor) -> Tensor:
+    """The same groups, numbered from the largest mass on; among equal masses by the coordinates of the mean."""
     total = torch.zeros(int(label.max()) + 1, dtype=mass.dtype).index_add(0, label, mass)
-    center = (_shares(mass, label) @ mean).numpy()
+    center = (_group_weights(mass, label) @ mean).numpy()
     rounded = np.round(total.numpy() / float(total.sum()), 9)
     order = np.lexsort((*center.T[::-1], -rounded))
     return torch.from_numpy(np.argsort(order))[label]
 
 
-def _start(mean: Tensor, covariance: Tensor, mass: Tensor, n_groups: int, random_state: int) -> Tensor:
+def _start_labels(mean: Tensor, covariance: Tensor, mass: Tensor, n_groups: int, random_state: int) -> Tensor:
+    """Labels (N,) by k-means of means and roots of covariances."""
     flat = torch.cat([mean, roots(covariance).flatten(1)], dim=1)
-    found = kmeans((flat - flat.mean(0)).numpy(), n_groups, weights=mass.numpy(), random_state=random_state)
-    return torch.from_numpy(found.labels)
+    clusters = kmeans((flat - flat.mean(0)).numpy(), n_groups, weights=mass.numpy(), random_state=random_state)
+    return torch.from_numpy(clusters.labels)
 
 
-def _lloyd(mean: Tensor, covariance: Tensor, mass: Tensor, label: Tensor, n_iter: int) -> tuple[Tensor, Tensor]:
-    """Labels (N,) without gaps, and squared distances (N,) to the barycentres."""
-    share = _shares(mass, label)
-    center = torch.einsum("mn,nij->mij", share, covariance)
-    for _ in range(n_iter):
-        center = _fixed_point(center, covariance, share, label)
-        nearest = pair_costs_of(mean, covariance, share @ mean, center).argmin(dim=1)
+def _alternate(mean: Tensor, covariance: Tensor, mass: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels (N,) without gaps, and squared distances (N,) from the barycenters."""
+    weights = _group_weights(mass, label)
+    center = torch.einsum("mn,nij->mij", weights, covariance)
+    for _ in range(_MAX_ROUNDS):
+        center = _fixed_point_step(center, covariance, weights, label)
+        nearest = pair_costs_of(mean, covariance, weights @ mean, center).argmin(dim=1)
         kept, nearest = torch.unique(nearest, return_inverse=True)
         stable = len(kept) == len(center) and bool((nearest == label).all())
         label, center = nearest, center[kept]
-        share = _shares(mass, label)
+        weights = _group_weights(mass, label)
         if stable:
             break
-    final = barycenters(mean, covariance, mass, label)
-    cost = pair_costs_of(mean, covariance, *final)
+    cost = pair_costs_of(mean, covariance, *compute_barycenters(mean, covariance, mass, label))
     return label, cost.gather(1, label[:, None])[:, 0]
 
 
-def _shares(mass: Tensor, label: Tensor) -> Tensor:
-    """(M, N) mass of each member, rows sum to 1."""
+def _group_weights(mass: Tensor, label: Tensor) -> Tensor:
+    """(M, N) mass of each member relative to its group, rows sum to 1."""
     member = torch.zeros(int(label.max()) + 1, len(label), dtype=mass.dtype)
     member[label, torch.arange(len(label))] = mass
     return member / member.sum(1, keepdim=True)
 
 
-def _fixed_point(center: Tensor, covariance: Tensor, share: Tensor, label: Tensor) -> Tensor:
+def _fixed_point_step(center: Tensor, covariance: Tensor, weights: Tensor, label: Tensor) -> Tensor:
     """S <- S^-1/2 (sum_n a_n (S^1/2 S_n S^1/2)^1/2)^2 S^-1/2."""
     values, vectors = torch.linalg.eigh(center)
-    values = values.clamp(min=_TINY * float(values.max()) or _TINY)
+    values = values.clamp(min=_MIN_EIGENVALUE * float(values.max()) or _MIN_EIGENVALUE)
     root = (vectors * values.sqrt()[:, None]) @ vectors.mT
-    back = (vectors * values.rsqrt()[:, None]) @ vectors.mT
+    inverse_root = (vectors * values.rsqrt()[:, None]) @ vectors.mT
     inner = roots(root[label] @ covariance @ root[label])
-    summed = torch.einsum("mn,nij->mij", share, inner)
-    step: Tensor = back @ summed @ summed @ back
+    summed = torch.einsum("mn,nij->mij", weights, inner)
+    step: Tensor = inverse_root @ summed @ summed @ inverse_root
     return (step + step.mT) / 2
-
-
-def _under(w: ArrayLike, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    metric = torch.from_numpy(np.asarray(w, dtype=np.float64))
-    return mean @ metric.T, metric @ covariance @ metric.T

@@ -1,4 +1,4 @@
-"""Gene sets of the user's own among ranked features, through decoupler."""
+"""Enrichment of sets of features, such as gene sets, on axes and in components, with decoupler."""
 
 from __future__ import annotations
 
@@ -29,25 +29,26 @@ def enrichment(
     Parameters
     ----------
     scores
-        (g, r) scores of g features on r axes or components, such as :func:`axis_loadings` gives.
+        (g, r) scores of g features on r axes or components, see :func:`axis_loadings`.
     features
         (g,) names of the features.
     sets
-        Name of a set -> its features; or a table with the columns ``source`` (set), ``target`` (feature) and, if
-        wanted, ``weight``.
+        Name of a set -> its features; or a table with the columns ``source`` (set), ``target`` (feature) and,
+        optionally, ``weight``.
     names
         (r,) names of the columns of `scores`; 0, 1, ... by default.
     method
         A method of ``decoupler.mt``: ``"ulm"`` (t statistic of a linear model), ``"gsea"``, ``"ora"``, ``"zscore"`` ...
     min_features
-        Sets with fewer features among these are left out.
+        Minimum number of these features in a set; smaller sets are left out.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each column of `scores` and each set: ``item``, ``set``, ``score``, ``padj`` (of Benjamini and
-        Hochberg over the sets of an item; NaN-free, 1 where the method has no test), ``n_features``; by item, the
-        largest |score| first. The sign of a learnt axis is a convention, so a score's sign is relative to it.
+        One row for each column of `scores` and each set: ``item``, ``set``, ``score``, ``padj`` (Benjamini and
+        Hochberg over the sets of an item; 1 if the method has no test) and ``n_features``. Items keep their order, and
+        the sets of an item are sorted by decreasing |score|. The sign of a learned axis is a convention, so the sign
+        of a score is relative to it.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def enrichment(
     ValueError
         If shapes do not fit, a name occurs twice, the method is unknown, or no set has enough features.
     """
-    found = _decoupler()
+    decoupler = _import_decoupler()
     matrix = np.atleast_2d(np.asarray(scores, dtype=np.float64).T)
     columns = [str(feature) for feature in features]
     items = [str(i) for i in range(len(matrix))] if names is None else [str(name) for name in names]
@@ -65,21 +66,21 @@ def enrichment(
             f"scores must be finite and of shape ({len(columns)} features, {len(items)} names), not {matrix.T.shape}."
         )
     if len(set(columns)) < len(columns):
-        twice = pd.Index(columns)
-        raise ValueError(f"features: {twice[twice.duplicated()][0]!r} occurs twice; make the names unique first.")
-    if not hasattr(found.mt, method):
-        raise ValueError(f"method={method!r} is none of decoupler.mt; try 'ulm', 'gsea', 'ora' or 'zscore'.")
-    net, sizes = _network(sets, columns, min_features)
-    # decoupler drops empty rows, and an item without any score has nothing to test
-    told = (matrix != 0).any(axis=1)
-    table = pd.DataFrame(matrix, index=items, columns=columns)[told]
+        index = pd.Index(columns)
+        raise ValueError(f"features: {index[index.duplicated()][0]!r} occurs twice; make the names unique first.")
+    if not hasattr(decoupler.mt, method):
+        raise ValueError(f"method={method!r} is not a method of decoupler.mt; try 'ulm', 'gsea', 'ora' or 'zscore'.")
+    net, sizes = _make_network(sets, columns, min_features)
+    # an item whose scores are all 0 cannot be tested
+    nonzero = (matrix != 0).any(axis=1)
+    table = pd.DataFrame(matrix, index=items, columns=columns)[nonzero]
     if table.empty:
         raise ValueError("scores are all 0: nothing can be tested.")
-    score, padj = getattr(found.mt, method)(table, net, tmin=min_features, empty=False)
-    return _tidy(score, padj, sizes)
+    score, padj = getattr(decoupler.mt, method)(table, net, tmin=min_features, empty=False)
+    return _to_long_table(score, padj, sizes)
 
 
-def _decoupler() -> Any:
+def _import_decoupler() -> Any:
     try:
         import decoupler
     except ImportError as error:
@@ -87,9 +88,10 @@ def _decoupler() -> Any:
     return decoupler
 
 
-def _network(
+def _make_network(
     sets: Mapping[str, Iterable[str]] | pd.DataFrame, columns: list[str], least: int
 ) -> tuple[pd.DataFrame, pd.Series]:
+    """Pairs of a set and a feature in the format of decoupler, and the sizes of the sets that are large enough."""
     if isinstance(sets, pd.DataFrame):
         if not {"source", "target"} <= set(sets.columns):
             raise ValueError(f"sets: the table needs columns 'source' and 'target', it has {list(sets.columns)}.")
@@ -108,17 +110,18 @@ def _network(
     return net[net["source"].isin(kept.index)], kept
 
 
-def _tidy(score: pd.DataFrame, padj: pd.DataFrame | None, sizes: pd.Series) -> pd.DataFrame:
+def _to_long_table(score: pd.DataFrame, padj: pd.DataFrame | None, sizes: pd.Series) -> pd.DataFrame:
+    """One row per item and set, from tables of items by sets."""
     items, sets = score.shape
-    chance = np.ones(score.size) if padj is None else padj.fillna(1.0).to_numpy().ravel()
+    p_adjusted = np.ones(score.size) if padj is None else padj.fillna(1.0).to_numpy().ravel()
     table = pd.DataFrame(
         {
             "item": np.repeat(score.index.to_numpy(), sets),
             "set": np.tile(score.columns.to_numpy(), items),
             "score": score.fillna(0.0).to_numpy().ravel(),
-            "padj": chance,
+            "padj": p_adjusted,
             "n_features": np.tile(sizes.reindex(score.columns).to_numpy(), items),
         }
     )
-    place = np.repeat(np.arange(items), sets)
-    return table.iloc[np.lexsort((-table["score"].abs(), place))].reset_index(drop=True)
+    item = np.repeat(np.arange(items), sets)
+    return table.iloc[np.lexsort((-table["score"].abs(), item))].reset_index(drop=True)

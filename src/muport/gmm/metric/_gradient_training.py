@@ -173,7 +173,7 @@ def _solve_plans(w: Tensor, features: Tensor, weights: Tensor, entropic_reg: flo
 
 
 def _neighborhood_loss(w: Tensor, features: Tensor, plan: Tensor, code: Tensor, start: Tensor) -> Tensor:
-    """Balanced -log of the softmax over neighbors of the own condition (Goldberger et al. 2004), with a start penalty."""
+    """Balanced -log softmax over neighbors of the own condition (Goldberger et al. 2004), and a start penalty."""
     squared = _squared_distances(w, features, plan)
     weight = 1 / torch.bincount(code)[code].to(squared)
     itself = torch.eye(len(code), dtype=torch.bool)

@@ -1,8 +1,8 @@
 """The displacements between every pair of patients, as one matrix per pair from which all metrics are computed.
 
-The squared distance D_ij(W) = tr(W A_ij W') of :mod:`_component_plans` takes (K d)^2 operations for each pair and W, and
-so does the scatter of weighted pairs. From the d (d + 1) / 2 entries of each A_ij both are products of matrices, so that
-additional folds, ridges and permutations of the conditions take little time.
+The squared distance D_ij(W) = tr(W A_ij W') of :mod:`_component_plans` takes (K d)^2 operations for each pair and W,
+and so does the scatter of weighted pairs. From the d (d + 1) / 2 entries of each A_ij both are products of matrices, so
+that additional folds, ridges and permutations of the conditions take little time.
 """
 
 from __future__ import annotations

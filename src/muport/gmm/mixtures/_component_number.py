@@ -216,7 +216,8 @@ def select_mixtures(
     if shared:
         data = replace(data, sample=np.zeros_like(codes), names=("all samples",))
         settings = replace(settings, shrinkage=False)
-    train, scores = np.ones(len(codes), bool), {}
+    train = np.ones(len(codes), bool)
+    scores: dict[str, NDArray[np.float64]] = {}
     best = np.repeat(np.asarray(settings.candidates)[:1], data.sample.max() + 1)
     if settings.several:
         train = _split(_WeightedCells(cells, codes, weights, names), settings)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from muport.gmm.mixtures._em_starts import kmeans_start, n_trials
 from muport.gmm.mixtures._em_step import (
+    BlockParameters,
     EStep,
     FeatureEStep,
     OffsetEStep,
-    Parameters,
     PriorTerms,
     maximize,
     select_problems,
@@ -110,7 +110,7 @@ class ResultArrays:
         self.likelihood, self.n_iter, self.converged = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, bool)
         self.history = np.zeros((n, settings.max_iter))
 
-    def store(self, rows: NDArray[np.int64], parameters: Parameters, singular: Tensor, shift: Tensor) -> None:
+    def store(self, rows: NDArray[np.int64], parameters: BlockParameters, singular: Tensor, shift: Tensor) -> None:
         """Store the parameters of some problems, in the coordinates of the cells before centering."""
         k = parameters.weights.shape[1]
         occupied = parameters.weights > 0
@@ -201,7 +201,7 @@ class _ActiveProblems:
     """Problems (B,) of a block that have not ended: parameters, prior, centering, and last log-likelihood."""
 
     rows: NDArray[np.int64]
-    parameters: Parameters
+    parameters: BlockParameters
     prior: PriorTerms | None
     mean_variance: Tensor
     shift: Tensor
@@ -261,14 +261,14 @@ def _random(problems: EMProblems, rows: NDArray[np.int64], k: int) -> Tensor:
     return numbers[torch.from_numpy(problems.restart[rows]), torch.from_numpy(problems.patient[rows])]
 
 
-def _start_from_mixtures(start: Mixtures, patients: NDArray[np.int64], k: int, shift: Tensor) -> Parameters:
-    """Parameters of given mixtures, one for each patient or one for all."""
+def _start_from_mixtures(start: Mixtures, patients: NDArray[np.int64], k: int, shift: Tensor) -> BlockParameters:
+    """BlockParameters of given mixtures, one for each patient or one for all."""
     rows = patients if len(start) > 1 else np.zeros_like(patients)
     weights, means, covariances = (
         torch.from_numpy(array[rows, :k]).to(shift) for array in (start.weights, start.means, start.covariances)
     )
     factor = torch.linalg.cholesky(covariances) if covariances.ndim == 4 else covariances.sqrt()
-    return Parameters(weights, means - shift[:, None], covariances, factor)
+    return BlockParameters(weights, means - shift[:, None], covariances, factor)
 
 
 def _prior_terms(prior: Prior, shift: Tensor) -> PriorTerms:

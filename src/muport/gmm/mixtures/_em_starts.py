@@ -89,4 +89,4 @@ def _assign(x: Tensor, weight: Tensor, centers: Tensor, exists: Tensor) -> Tenso
     distance = torch.baddbmm(offset[..., None], centers, x.mT, alpha=-2)
     # faster than argmin along a short axis which is not the last
     nearest = (distance == distance.amin(dim=1, keepdim=True)).to(weight)
-    return nearest.mul_(weight[:, None] / nearest.sum(dim=1, keepdims=True))
+    return nearest.mul_(weight[:, None] / nearest.sum(dim=1, keepdim=True))

@@ -13,7 +13,16 @@ from torch.nn.functional import pad
 
 from muport.gmm.mixtures._mixtures import joint_log_density
 
-__all__ = ["EStep", "FeatureEStep", "Moments", "OffsetEStep", "Parameters", "PriorTerms", "maximize", "select_problems"]
+__all__ = [
+    "EStep",
+    "FeatureEStep",
+    "Moments",
+    "OffsetEStep",
+    "BlockParameters",
+    "PriorTerms",
+    "maximize",
+    "select_problems",
+]
 
 _MIN_LOG_RESPONSIBILITY = -60.0  # smaller ones are raised to this: denormal numbers are a hundred times slower
 _EMPTY = 1e-10  # fraction of a patient's weight below which a component is empty
@@ -23,8 +32,8 @@ _ROBUST_JITTER = 1e-2  # added to a singular covariance by "robust", as a fracti
 
 
 @dataclass(frozen=True)
-class Parameters:
-    """Parameters of a block: weights (B, K), means (B, K, d), covariances and their Cholesky factors (B, K, d, d).
+class BlockParameters:
+    """BlockParameters of a block: weights (B, K), means (B, K, d), covariances and their Cholesky factors (B, K, d, d).
 
     Diagonal covariances are variances (B, K, d), and their factors are standard deviations.
     """
@@ -55,7 +64,7 @@ class PriorTerms:
     nu: float
 
 
-def select_problems[Arrays: (Parameters, Moments)](arrays: Arrays, rows: Tensor) -> Arrays:
+def select_problems[Arrays: (BlockParameters, Moments)](arrays: Arrays, rows: Tensor) -> Arrays:
     """Return the arrays of some problems of a block."""
     values: dict[str, Any] = {name: v[rows] for name, v in vars(arrays).items()}
     return type(arrays)(**values)
@@ -67,7 +76,7 @@ class EStep(Protocol):
     x: Tensor
     weight: Tensor
 
-    def expectation(self, parameters: Parameters) -> tuple[Tensor, Moments]:
+    def expectation(self, parameters: BlockParameters) -> tuple[Tensor, Moments]:
         """Mean log-likelihood per cell (B,), and moments under the responsibilities."""
         ...
 
@@ -86,7 +95,7 @@ class OffsetEStep:
     def __init__(self, x: Tensor, weight: Tensor, full: bool, budget: int) -> None:
         self.x, self.weight, self.full, self.budget = x, weight, full, budget
 
-    def expectation(self, parameters: Parameters) -> tuple[Tensor, Moments]:
+    def expectation(self, parameters: BlockParameters) -> tuple[Tensor, Moments]:
         """Mean log-likelihood per cell (B,), and moments about the means of ``parameters``."""
         step = max(1, self.budget // parameters.means.numel())
         chunks = zip(torch.split(self.x, step, 1), torch.split(self.weight, step, 1), strict=True)
@@ -102,7 +111,7 @@ class OffsetEStep:
         mass, first, second = (torch.stack(part).sum(0) for part in zip(*sums, strict=True))
         return Moments(mass, first, second, centers)
 
-    def _chunk(self, x: Tensor, weight: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _chunk(self, x: Tensor, weight: Tensor, parameters: BlockParameters) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         joint, offset = joint_log_density(x, parameters.weights, parameters.means, parameters.factor)
         likelihood, r = _posterior(joint, weight)
         return likelihood, *_weighted_moments(r, offset, self.full)
@@ -133,7 +142,7 @@ class FeatureEStep:
         self.quadratic_factor = -0.5 - 0.5 * (self.pairs[0] != self.pairs[1]).to(x)
         self.features = self._make_features()
 
-    def expectation(self, parameters: Parameters) -> tuple[Tensor, Moments]:
+    def expectation(self, parameters: BlockParameters) -> tuple[Tensor, Moments]:
         """Mean log-likelihood per cell (B,), and moments about 0."""
         natural = self._natural_parameters(parameters)
         likelihood, total = self._zero_sums(parameters.weights)
@@ -199,7 +208,7 @@ class FeatureEStep:
             low += d - row
         return out
 
-    def _natural_parameters(self, parameters: Parameters) -> Tensor:
+    def _natural_parameters(self, parameters: BlockParameters) -> Tensor:
         """(B, K, F) coefficients of the joint log-density: its constant, S^-1 m, and -S^-1 / 2."""
         if self.full:
             inverse = torch.cholesky_inverse(parameters.factor)
@@ -241,7 +250,7 @@ def _weighted_moments(r: Tensor, offset: Tensor, full: bool) -> tuple[Tensor, Te
 
 def maximize(
     moments: Moments, prior: PriorTerms | None, mean_variance: Tensor, eps: float, handling: str
-) -> tuple[Parameters, Tensor]:
+) -> tuple[BlockParameters, Tensor]:
     r"""M step: weights, means and covariances from moments.
 
     With a prior of pooled weights w_0, means m_0 and covariances S_0 that count as :math:`\nu` cells, the maximum a
@@ -265,7 +274,7 @@ def maximize(
 
     Returns
     -------
-    Parameters
+    BlockParameters
         New parameters.
     Tensor
         (B, K) which covariances were singular before ``eps``; all False for ``"guarded"``, which does not check.
@@ -287,7 +296,7 @@ def maximize(
     if nu == 0:
         covariance = torch.where(_add_axes(occupied, second), covariance, _unit(second))
     covariance, factor, singular = _stabilize(covariance, mean_variance, eps, handling)
-    parameters = Parameters(weights / weights.sum(1, keepdim=True), moments.origin + shift, covariance, factor)
+    parameters = BlockParameters(weights / weights.sum(1, keepdim=True), moments.origin + shift, covariance, factor)
     return parameters, singular & occupied
 
 

@@ -99,7 +99,9 @@ class Mixtures:
             If the parts differ in dimensions or covariance type, or there are none.
         """
         if not parts or len({(part.means.shape[2], part.covariance_type) for part in parts}) != 1:
-            raise ValueError("mixtures to stack must have the same dimensions and covariance type, and there must be at least one.")
+            raise ValueError(
+                "mixtures to stack must have the same dimensions and covariance type, and there must be at least one."
+            )
         wide = [part.padded(max(part.means.shape[1] for part in parts)) for part in parts]
         weights, means, covariances = (
             np.concatenate([getattr(part, name) for part in wide]) for name in ("weights", "means", "covariances")
@@ -208,7 +210,7 @@ def mean_log_likelihood(
     x: ArrayLike, mixtures: Mixtures, sample: ArrayLike | None = None, *, weight: ArrayLike | None = None,
     device: str = "cpu",
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Weighted mean of log p(x) over the cells of each patient, (P,), in nats per cell; 0 for patients without cells."""
+    """Weighted mean of log p(x) over each patient's cells, (P,), in nats per cell; 0 for a patient without cells."""
     joint = log_density(x, mixtures, sample, device=device)
     top = joint.max(axis=1)
     log_likelihood = top + np.log(np.exp(joint - top[:, None]).sum(axis=1))
@@ -234,7 +236,7 @@ def _match_mixtures(
     present, inverse = np.unique(codes, return_inverse=True)
     check_codes(inverse, len(x))
     if codes.dtype.kind not in "iu" or present[0] < 0 or present[-1] >= len(mixtures):
-        raise ValueError(f"sample must be integers from 0 to {len(mixtures) - 1}, one for each mixture.")
+        raise ValueError(f"sample must be integers 0 to {len(mixtures) - 1}, one for each mixture.")
     return present.astype(np.int64), inverse.astype(np.int64)
 
 

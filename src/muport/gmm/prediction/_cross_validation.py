@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     #: Mixtures of the training patients and of the held-out patients of a fold.
     type FoldMixtures = tuple[Mixtures, Mixtures]
 
-__all__ = ["CrossValidation", "cross_validate", "fit_fold", "make_folds", "predict_folds", "score_predictions", "summarize"]
+__all__ = [
+    "CrossValidation",
+    "cross_validate",
+    "fit_fold",
+    "make_folds",
+    "predict_folds",
+    "score_predictions",
+    "summarize",
+]
 
 _N_BOOTSTRAP = 1000
 _MAX_DRAWS = 1000  # permutations that are tried to find one with every condition in every fold

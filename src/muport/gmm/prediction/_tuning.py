@@ -56,9 +56,7 @@ class Tuning:
     chosen: list[dict[str, Any]]
 
 
-def check_grid(
-    grid: Mapping[str, Sequence[Any]], metric_options: Iterable[str], fitter_options: Iterable[str]
-) -> None:
+def check_grid(grid: Mapping[str, Sequence[Any]], metric_options: Iterable[str], fitter_options: Iterable[str]) -> None:
     """Raise an error unless the grid has lists of values for known options; those of the fitter have a prefix."""
     if not grid:
         raise ValueError("grid is empty: give at least one setting with its values.")

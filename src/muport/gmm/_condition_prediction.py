@@ -1,0 +1,194 @@
+"""The methods that predict conditions: of new patients, and of held-out ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from muport._checks import check_seed
+from muport.gmm._fitted_state import fit_new_patients, labeled_patients, make_fitter
+from muport.gmm._inference import CohortInference, row_samples, row_weights
+from muport.gmm.metric._metric_settings import MetricSettings
+from muport.gmm.mixtures._component_number import SelectionSettings
+from muport.gmm.prediction._cross_validation import CrossValidation, cross_validate
+from muport.gmm.prediction._labeled_cells import LabeledCells
+from muport.gmm.prediction._patient_classifier import predict_conditions
+from muport.gmm.prediction._tuning import check_grid, tune
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from muport.gmm._fitted_state import GMMState
+    from muport.gmm._inference import Data
+    from muport.gmm.mixtures._mixtures import Mixtures
+    from muport.gmm.prediction._tuning import Tuning
+
+__all__ = ["ConditionPrediction"]
+
+#: Options of the metric that cross-validation takes from the last training, and that `tune` may vary.
+_METRIC_OPTIONS = ("bures", "method", "mix", "n_comps", "n_states", "offset", "ridge", "tau", "training")
+_DEFAULT_GRID = {"n_comps": (1, 2, 5)}
+
+
+class ConditionPrediction(CohortInference):
+    """Prediction of conditions, cross-validation, and the choice of options."""
+
+    def predict(self, mdata_new: Data | None = None, soft: bool = False) -> pd.Series | pd.DataFrame:
+        """Predict the condition of each patient.
+
+        Parameters
+        ----------
+        mdata_new
+            Cells of new patients, with the representation and sample column of the set-up. By default the patients of
+            the fit; predictions for those of known condition are optimistic, see :meth:`cross_validate`.
+        soft
+            Return probabilities.
+
+        Returns
+        -------
+        A categorical Series over the patients, or, if `soft`, a DataFrame of probabilities (patients by conditions)
+        whose rows sum to 1.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before :meth:`fit_gmm`.
+        KeyError, TypeError, ValueError
+            If no metric was trained, the number of coordinates differs from the model's, or cells have no sample.
+        """
+        state: GMMState = self._fitted()
+        if state.classifier is None:
+            raise ValueError("there is no metric to predict with: set up a labels_key, and call train_gmm.")
+        if not isinstance(soft, bool):
+            raise TypeError(f"soft={type(soft).__name__} must be True or False: pass cells as mdata_new=.")
+        mixtures, names = self._mixtures(mdata_new)
+        p = predict_conditions(state.classifier, mixtures)
+        if soft:
+            return pd.DataFrame(p, index=names, columns=list(state.conditions))
+        predicted = pd.Categorical.from_codes(p.argmax(axis=1), categories=list(state.conditions))
+        return pd.Series(predicted, index=names, name=self._setup.labels_key)
+
+    def cross_validate(
+        self, n_folds: int | None = None, group_key: str | None = None, n_permutations: int = 0, random_state: int = 0
+    ) -> CrossValidation:
+        """Predict every patient of known condition from the others, with mixtures and metric fitted without it.
+
+        Parameters
+        ----------
+        n_folds
+            Number of folds, with the conditions distributed evenly; by default each patient is a fold.
+        group_key
+            Column with the person of each cell, if a person has several samples; these are held out together.
+        n_permutations
+            Number of repeats with permuted conditions, whose scores are those of chance.
+        random_state
+            Seed of permutations and of the bootstrap.
+
+        Returns
+        -------
+        Probabilities, scores with 95 % intervals, and the confusion matrix of the patients of known condition.
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+        ValueError
+            If a condition has no patient outside a fold, or samples have no person.
+        """
+        check_seed(random_state)
+        cells, fit_options, metric_options = self._validation_inputs(group_key)
+        result = cross_validate(
+            cells, self._make_fitter(fit_options), MetricSettings.from_options(metric_options), n_folds=n_folds,
+            n_permutations=n_permutations, random_state=random_state,
+        )  # fmt: skip
+        return self._with_names(result)
+
+    def tune(
+        self,
+        grid: Mapping[str, Sequence[Any]] | None = None,
+        n_folds: int | None = 5,
+        n_inner: int = 5,
+        group_key: str | None = None,
+        random_state: int = 0,
+    ) -> Tuning:
+        """Choose options by cross-validation, and score the choice by a second cross-validation around it.
+
+        Parameters
+        ----------
+        grid
+            Option -> list of values. Options of :meth:`train_gmm` have their names (``"n_comps"``, ``"ridge"`` ...);
+            those of the gradient training are given as dicts under ``"training"``. Options of :meth:`fit_gmm` have the
+            prefix ``"fitter__"`` (``"fitter__k_comps"``). All other options are those of the last calls of these two
+            methods. By default ``{"n_comps": (1, 2, 5)}``.
+        n_folds, n_inner
+            Numbers of outer and inner folds; the choice of an outer fold does not use its patients.
+        group_key, random_state
+            As for :meth:`cross_validate`.
+
+        Returns
+        -------
+        The best options, a table of all, and the cross-validation to expect for new patients.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If the grid is empty or has an unknown name, or as for :meth:`cross_validate`.
+        """
+        check_seed(random_state)
+        grid = _DEFAULT_GRID if grid is None else grid
+        cells, fit_options, metric_options = self._validation_inputs(group_key)
+        check_grid(grid, _METRIC_OPTIONS, [name for name in fit_options if name not in ("random_state", "refit")])
+        tuning = tune(
+            cells, grid,
+            make_fitter=lambda **options: self._make_fitter({**fit_options, **options}),
+            make_settings=lambda **options: MetricSettings.from_options({**metric_options, **options}),
+            n_folds=n_folds, n_inner=n_inner, random_state=random_state,
+        )  # fmt: skip
+        return replace(tuning, outer=self._with_names(tuning.outer))
+
+    def _validation_inputs(self, group_key: str | None) -> tuple[LabeledCells, dict[str, Any], dict[str, Any]]:
+        """Cells of known condition, and the options of the mixtures and of the metric."""
+        rows, known = self._fitted_rows(), self._labeled_patients()
+        group = self._read_groups(group_key, rows)
+        state: GMMState = self._fitted()
+        sample, weight = row_samples(rows), row_weights(rows)
+        inside = np.isin(sample, known)
+        cells = LabeledCells.check(
+            rows.x[inside], np.searchsorted(known, sample[inside]), state.condition[known],
+            None if group is None else group[known], None if weight is None else weight[inside],
+        )  # fmt: skip
+        trained = self.settings_.get("train_gmm", {})
+        metric_options = {name: trained[name] for name in _METRIC_OPTIONS if name in trained}
+        return cells, {**self.settings_["fit_gmm"], "refit": "full"}, metric_options
+
+    def _make_fitter(self, options: Mapping[str, Any]) -> Any:
+        return make_fitter(SelectionSettings.from_options(options, str(self.device)))
+
+    def _with_names(self, result: CrossValidation) -> CrossValidation:
+        """The cross-validation with the names of its patients and conditions."""
+        state: GMMState = self._fitted()
+        samples = tuple(state.samples[i] for i in self._labeled_patients())
+        return replace(result, samples=samples, conditions=state.conditions)
+
+    def _labeled_patients(self) -> NDArray[np.int64]:
+        """Patients of known condition."""
+        return labeled_patients(self._fitted().condition, self._setup.labels_key)
+
+    def _mixtures(self, data: Data | None) -> tuple[Mixtures, pd.Index]:
+        """Mixtures of the patients of the fit, or of new patients, and the names of the patients."""
+        state: GMMState = self._fitted()
+        name = self._setup.sample_key
+        if data is None:
+            return state.cohort.mixtures, pd.Index(state.samples, name=name)
+        rows = self._rows(data)
+        rows.check_width(state.cohort.mixtures.means.shape[2])
+        settings = SelectionSettings.from_options(self.settings_["fit_gmm"], str(self.device))
+        mixtures = fit_new_patients(
+            state.cohort, rows.x, row_samples(rows), settings, row_weights(rows), names=rows.samples
+        )
+        return mixtures, pd.Index(rows.samples, name=name)
