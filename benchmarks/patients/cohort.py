@@ -30,10 +30,11 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from muport import datasets
-from muport.gmm.distances._mixture_wasserstein import mw2
+from muport.gmm.distances._mixture_wasserstein import mixture_wasserstein
 from muport.gmm.metric._kernel_ridge import classify
 from muport.gmm.mixtures._em import fit_mixtures
-from muport.gmm.mixtures._pooled_prior import pooled_prior
+from muport.gmm.mixtures._em_settings import EMSettings
+from muport.gmm.mixtures._pooled_prior import fit_pooled_priors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,9 +170,10 @@ def muport_gmm(one: Cohort, train: NDArray[np.int64], test: NDArray[np.int64]) -
 def euclidean(one: Cohort, train: NDArray[np.int64], test: NDArray[np.int64], vote: bool) -> NDArray[np.float64]:
     """Mixture Wasserstein distances under no learnt metric; the prior comes from the training patients."""
     keep = np.isin(one.sample, train)
-    prior = pooled_prior(one.x[keep], np.searchsorted(train, one.sample[keep]), [one.k])[one.k]
+    prior = fit_pooled_priors(one.x[keep], np.searchsorted(train, one.sample[keep]), [one.k])[one.k]
     mixtures = fit_mixtures(one.x, one.sample, one.k, prior=prior).mixtures
-    between, new = mw2(mixtures.subset(train)), mw2(mixtures.subset(test), mixtures.subset(train))
+    known = mixtures.subset(train)
+    between, new = mixture_wasserstein(known), mixture_wasserstein(mixtures.subset(test), known)
     if vote:
         return votes(new, one.condition[train])
     return classify(between, one.condition[train], new)[:, 1]
@@ -337,7 +339,7 @@ def speed(with_ggmlot: bool) -> tuple[list[list[object]], list[str]]:
     rows = [_compared("fit and metric, 20 x 500 x 30, k = 8", ours, "ggml-ot", other)]
     lines = [verdict("fit and metric, times faster than ggml-ot", other[0] / ours[0], 50, digits=1)]
     x, sample = cells(100, 500, 20)
-    start = fit_mixtures(x, sample, 8, max_iter=1).mixtures
+    start = fit_mixtures(x, sample, 8, EMSettings(max_iter=1)).mixtures
     ours = timed(lambda: fit_mixtures(x, sample, 8, init=start))
     with threadpool_limits(1):
         # its products of small matrices are slower on several threads
@@ -349,7 +351,7 @@ def speed(with_ggmlot: bool) -> tuple[list[list[object]], list[str]]:
     reset_peak()
     base, found = peak_bytes(), []
     fit = timed(lambda: found.append(fit_mixtures(x, sample, 8).mixtures), 1)
-    between = timed(lambda: mw2(found[0]), 1)
+    between = timed(lambda: mixture_wasserstein(found[0]), 1)
     peak = (peak_bytes() - base) / 2**20
     for task, spent in (("mixtures, 200 x 2000 x 30, k = 8", fit), ("distances of all pairs of these", between)):
         rows.append([*_compared(task, spent, "–", (nan, nan))[:-1], peak])

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 
-def test_held_out_patients_are_told(model):
+def test_held_out_patients_are_predicted(model):
     found = model.cross_validate(n_folds=4)
     assert found.balanced_accuracy > 0.8
     assert found.auroc > 0.9
@@ -32,7 +32,7 @@ def test_permuted_conditions_are_chance(drawn, set_up):
 
 
 def test_labels_of_a_held_out_patient_do_not_matter(drawn, set_up):
-    """Its own label, turned, must leave its probabilities as they are."""
+    """A change of its own label does not change its probabilities."""
     adata = drawn(10, 30)
     turned = adata.copy()
     first = turned.obs["sample"] == "P00"

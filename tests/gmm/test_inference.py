@@ -1,4 +1,4 @@
-"""What a fitted cohort tells: distances, embedding, components and features."""
+"""Distances, embedding, components and features of a fitted cohort."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.distance import pdist, squareform
 
 from muport.gmm import ComponentGroups
-from muport.gmm.distances._mixture_wasserstein import mw2
+from muport.gmm.distances._mixture_wasserstein import mixture_wasserstein
 
 KINDS = ("mw2", "sliced", "emd", "learnt")
 
@@ -28,8 +28,8 @@ def test_distances(model, kind, learnt):
 def test_learnt_subspace_is_where_distances_are_taken(model):
     w = model.state_.classifier.metric.w
     mixtures = model.state_.cohort.mixtures
-    assert np.allclose(model.get_sample_distances("mw2"), mw2(mixtures, w=w))
-    assert np.allclose(model.get_sample_distances("mw2", learnt=False), mw2(mixtures))
+    assert np.allclose(model.get_sample_distances("mw2"), mixture_wasserstein(mixtures, w=w))
+    assert np.allclose(model.get_sample_distances("mw2", learnt=False), mixture_wasserstein(mixtures))
 
 
 def test_learnt_distances_tell_conditions_apart(cohort, model):

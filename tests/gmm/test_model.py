@@ -303,7 +303,7 @@ def test_new_patients(drawn, model):
     assert (soft.idxmax(axis=1) == found).all()
 
 
-def test_held_out_patients_are_told(cohort, set_up):
+def test_new_patients_are_predicted(cohort, set_up):
     rest, new = part(cohort, list(range(3, 12))), part(cohort, [0, 1, 2])
     truth = new.obs.groupby("sample", observed=True)["condition"].first()
     model = set_up(rest)
@@ -313,7 +313,7 @@ def test_held_out_patients_are_told(cohort, set_up):
     mdata = MuData({"rna": new})
     mdata.obs["sample"] = new.obs["sample"]
     assert np.allclose(model.predict(mdata, soft=True), model.predict(new, soft=True))
-    # what one patient is told does not depend on who comes with it
+    # the prediction of a patient does not depend on the other new patients
     alone = model.predict(part(cohort, 1), soft=True)
     assert np.allclose(alone.loc["P01"], model.predict(new, soft=True).loc["P01"], atol=1e-6)
 
@@ -484,7 +484,7 @@ def test_one_condition_and_one_patient(small, set_up):
     only = small.copy()
     only.obs["condition"] = "case"
     model = set_up(only)
-    with pytest.raises(ValueError, match=r"labels_key='condition' tells 1 conditions of 6 patients"):
+    with pytest.raises(ValueError, match=r"labels_key='condition' has 1 conditions of 6 patients"):
         model.train(k_comps=2, progress=False)
     assert model.state_ is None
     alone = set_up(part(small, 0))

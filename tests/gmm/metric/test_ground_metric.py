@@ -1,38 +1,47 @@
-"""The learnt metric against sums over pairs, dense generalised eigenvectors and known truths."""
+"""The learned metric against sums over pairs, dense generalized eigenvectors and known truths."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from muport.gmm.metric._component_couplings import (
-    Coupled,
-    component_roots,
-    couple,
-    discriminants,
-    make_reference,
-    pair_weights,
-)
 
-from muport.gmm.metric._gradient_training import norm, polish, triplet_loss
+from muport.gmm.metric._component_plans import ComponentPlans, component_roots, plan_components
+from muport.gmm.metric._discriminant_axes import discriminant_axes, pair_weights
+from muport.gmm.metric._gradient_training import TrainingSettings, compute_triplet_loss, matrix_norm, train_metric
 from muport.gmm.metric._ground_metric import (
     IDENTITY,
-    RIDGES,
-    composition_distances,
-    distances,
-    fit_candidates,
-    fit_metric,
-    least_loss,
+    GroundMetric,
+    metric_distances,
+    select_least_loss,
     state_distances,
 )
-from muport.gmm.metric._kernel_ridge import balanced_loss, probabilities, ridge_scores
-from muport.gmm.metric._pair_scatters import Couplings, PairScatters
+from muport.gmm.metric._kernel_ridge import balanced_loss, ridge_scores, to_probabilities
+from muport.gmm.metric._metric_candidates import MetricCandidate, fit_metric_candidates
+from muport.gmm.metric._metric_settings import RIDGES, MetricSettings
+from muport.gmm.metric._pair_scatters import CohortPlans, PairScatters
+from muport.gmm.metric._reference_states import composition_distances, fit_reference
 from muport.gmm.mixtures._mixtures import Mixtures
 
 P, K, D = 16, 4, 6
+
+
+def fit_candidates(
+    mixtures: Mixtures,
+    condition: np.ndarray,
+    group: np.ndarray | None = None,
+    plans: CohortPlans | None = None,
+    **options: Any,
+) -> list[MetricCandidate]:
+    return fit_metric_candidates(mixtures, condition, MetricSettings.from_options(options), group=group, plans=plans)
+
+
+def fit_metric(mixtures: Mixtures, condition: np.ndarray, **options: Any) -> GroundMetric:
+    return select_least_loss([candidate.metric for candidate in fit_candidates(mixtures, condition, **options)])
 
 
 def cohort(
@@ -73,17 +82,17 @@ def _root(s: np.ndarray) -> np.ndarray:
     return vectors * np.sqrt(values) @ vectors.T
 
 
-def scatters(coupled: Coupled, weights: Sequence[np.ndarray], root: np.ndarray | None = None) -> np.ndarray:
-    return PairScatters(coupled, np.eye(D) if root is None else root).scatters(np.stack(weights))
+def scatters(plans: ComponentPlans, weights: Sequence[np.ndarray], root: np.ndarray | None = None) -> np.ndarray:
+    return PairScatters(plans, np.eye(D) if root is None else root).scatters(np.stack(weights))
 
 
 def axes_of(
-    coupled: Coupled, condition: np.ndarray, within: np.ndarray, ridges: tuple[float, ...], n_comps: int
+    plans: ComponentPlans, condition: np.ndarray, within: np.ndarray, ridges: tuple[float, ...], n_comps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """W (R, n_comps, d) in the coordinates as they are, and ratios."""
     root = np.linalg.cholesky(within)
-    found = scatters(coupled, pair_weights(condition), root)[:, None]
-    w, ratios = discriminants(*found, ridges, n_comps=n_comps)
+    found = scatters(plans, pair_weights(condition), root)[:, None]
+    w, ratios = discriminant_axes(*found, ridges, n_comps=n_comps)
     return np.linalg.solve(root.T, w[0].swapaxes(1, 2)).swapaxes(1, 2), ratios[0]
 
 
@@ -91,17 +100,17 @@ def axes_of(
 @pytest.mark.parametrize("tau", [1.0, 0.5])
 def test_scatter_and_distances_are_sums_over_pairs(bures, tau):
     mix, condition, _ = cohort(1, p=5, shift=2.0)
-    coupled, _ = couple(mix, tau=tau, bures=bures)
-    np.testing.assert_allclose(coupled.plan.sum((2, 3)), 1)
+    plans, _ = plan_components(mix, tau=tau, bures=bures)
+    np.testing.assert_allclose(plans.plan.sum((2, 3)), 1)
     weight = pair_weights(condition)[1]
-    wanted = slow_scatter(mix, coupled.plan, weight, bures)
-    np.testing.assert_allclose(scatters(coupled, [weight])[0], wanted, atol=1e-10)
+    wanted = slow_scatter(mix, plans.plan, weight, bures)
+    np.testing.assert_allclose(scatters(plans, [weight])[0], wanted, atol=1e-10)
     w = np.random.default_rng(2).normal(size=(2, D))
-    squared = coupled.squared(w)
+    squared = plans.squared(w)
     assert (squared * weight).sum() == pytest.approx(np.trace(w @ wanted @ w.T))
     one = np.zeros_like(weight)
     one[1, 3] = one[3, 1] = 0.5
-    assert squared[1, 3] == pytest.approx(np.trace(w @ slow_scatter(mix, coupled.plan, one, bures) @ w.T))
+    assert squared[1, 3] == pytest.approx(np.trace(w @ slow_scatter(mix, plans.plan, one, bures) @ w.T))
     np.testing.assert_allclose(squared, squared.T, atol=1e-10)
     np.testing.assert_allclose(squared.diagonal(), 0, atol=1e-10)
 
@@ -116,12 +125,12 @@ def test_pairs_of_a_small_condition_count_as_much():
     assert pair_weights(np.array([0, 0, 1]))[0][2].sum() == 0  # a patient alone has no pair
 
 
-def test_the_axes_solve_the_generalised_problem():
+def test_the_axes_solve_the_generalized_problem():
     mix, condition, _ = cohort(3, shift=1.0)
-    coupled, _ = couple(mix)
-    within = make_reference(mix).within
-    found = axes_of(coupled, condition, within, (0.7, 5.0), n_comps=3)
-    equal, other = scatters(coupled, pair_weights(condition))
+    plans, _ = plan_components(mix)
+    within = fit_reference(mix).within
+    found = axes_of(plans, condition, within, (0.7, 5.0), n_comps=3)
+    equal, other = scatters(plans, pair_weights(condition))
     unit = np.median(np.linalg.eigvals(np.linalg.solve(within, equal)).real)
     for ridge, w, ratios in zip((0.7, 5.0), *found, strict=True):
         noise = equal + ridge * unit * within
@@ -147,9 +156,9 @@ def test_shares_that_vary_do_not_hide_a_shift():
     means = 0.3 * rng.normal(size=mix.means.shape) + 100 * np.arange(K)[:, None] * line
     means[:, 0] += condition[:, None] * axis
     spread = replace(mix, means=means, weights=rng.dirichlet(np.full(K, 5.0), 24))
-    coupled, _ = couple(spread)
-    within = make_reference(spread).within
-    w, hidden = axes_of(coupled, condition, within, (RIDGES[0], 1e4), n_comps=1)[0]
+    plans, _ = plan_components(spread)
+    within = fit_reference(spread).within
+    w, hidden = axes_of(plans, condition, within, (RIDGES[0], 1e4), n_comps=1)[0]
     assert abs(w[0] @ axis) / np.linalg.norm(w[0]) > 0.9
     assert abs(hidden[0] @ axis) / np.linalg.norm(hidden[0]) < 0.5
 
@@ -193,7 +202,7 @@ def test_offsets_are_removed_where_that_helps():
     assert metric.loss < fit_metric(mix, condition, offset=False, **how).loss
 
 
-def test_rounding_teaches_nothing():
+def test_rounding_gives_no_signal():
     """Without their offsets patients of one component are alike: such views are at chance, whatever rounding leaves."""
     mix, condition, _ = cohort(28, p=12, shift=3.0)
     one = mix.subset(np.arange(12))
@@ -205,12 +214,12 @@ def test_rounding_teaches_nothing():
 
 def test_the_offset_is_the_median_shift():
     mix, _, _ = cohort(8, p=6)
-    reference = make_reference(mix, K)
+    reference = fit_reference(mix, K)
     same = replace(mix, means=mix.means + np.arange(6)[:, None, None] * 0.01)
-    np.testing.assert_allclose(reference.centred(same).means, reference.centred(mix).means, atol=1e-9)
+    np.testing.assert_allclose(reference.remove_offsets(same).means, reference.remove_offsets(mix).means, atol=1e-9)
 
 
-def test_permuted_conditions_are_not_told():
+def test_permuted_conditions_are_not_predicted():
     mix, condition, _ = cohort(9, p=24, shift=3.0)
     rng = np.random.default_rng(0)
     losses = [fit_metric(mix, rng.permutation(condition), ridge=3.0, tau=1.0, mix=1.0, offset=False).loss
@@ -226,14 +235,14 @@ def test_distances_mix_state_and_composition():
     above = np.triu_indices(P, 1)
     assert metric.units == pytest.approx((np.median(state[above]), np.median(composition[above])))
     wanted = np.sqrt(0.25 * state / metric.units[0] + 0.75 * composition / metric.units[1])
-    np.testing.assert_allclose(distances(mix, None, metric), wanted)
+    np.testing.assert_allclose(metric_distances(mix, None, metric), wanted)
     # new patients are measured as the training patients are
-    np.testing.assert_allclose(distances(mix.subset([2, 5]), mix, metric), wanted[[2, 5]], atol=1e-6)
+    np.testing.assert_allclose(metric_distances(mix.subset([2, 5]), mix, metric), wanted[[2, 5]], atol=1e-6)
 
 
 def test_composition_is_hellingers():
     mix, _, _ = cohort(11, p=5)
-    reference = make_reference(mix, K)
+    reference = fit_reference(mix, K)
     share = reference.composition(mix)
     np.testing.assert_allclose(share.sum(1), 1)
     np.testing.assert_allclose(np.sort(share, 1), np.sort(mix.weights, 1), atol=1e-6)
@@ -248,7 +257,9 @@ def test_components_in_another_order_change_nothing():
     mixed = Mixtures(mix.weights[rows, order], mix.means[rows, order], mix.covariances[rows, order], "full", 0.0)
     how = {"ridge": 1.0, "tau": 1.0, "offset": False, "mix": 1.0}
     one, two = (fit_metric(each, condition, **how) for each in (mix, mixed))
-    np.testing.assert_allclose(distances(mixed, None, two), distances(mix, None, one), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        metric_distances(mixed, None, two), metric_distances(mix, None, one), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_padding_changes_nothing():
@@ -268,12 +279,12 @@ def test_candidates_cover_the_grid_and_composition_comes_once():
     assert [one.metric.mix for one in alone] == [0]
 
 
-def test_the_metric_that_is_not_learnt_moves_means_as_they_are():
+def test_the_metric_that_is_not_learned_moves_means_as_they_are():
     mix, condition, _ = cohort(25, p=5)
     metric = fit_candidates(mix, condition, offset=False)[0].metric
     assert metric.method == IDENTITY
     moved = np.square(mix.means[:, None, :, None] - mix.means[None, :, None, :]).sum(-1)
-    wanted = (couple(mix)[0].plan * moved).sum((2, 3))
+    wanted = (plan_components(mix)[0].plan * moved).sum((2, 3))
     np.testing.assert_allclose(state_distances(mix, None, metric), wanted, atol=1e-9)
 
 
@@ -282,11 +293,11 @@ def test_the_metric_is_one_that_uses_its_axes():
     mix, condition, _ = cohort(6, p=24, share=3.0)
     found = [one.metric for one in fit_candidates(mix, condition, offset=False)]
     metrics = [replace(one, loss=-1.0) if one.mix == 0 else one for one in found]
-    best = least_loss(metrics)
+    best = select_least_loss(metrics)
     assert best.mix > 0
     assert best.loss == min(one.loss for one in metrics if one.mix > 0 and one.method != IDENTITY)
     assert fit_metric(mix, condition, offset=False).loss == best.loss
-    assert least_loss([one for one in metrics if one.mix == 0]).mix == 0
+    assert select_least_loss([one for one in metrics if one.mix == 0]).mix == 0
 
 
 @pytest.mark.parametrize("method", ["fisher", "nca"])
@@ -296,12 +307,12 @@ def test_a_held_out_loss_is_that_of_fits_without_the_patient(method):
     how = {"ridge": 1.0, "tau": 1.0, "offset": False, "mix": 0.75, "bures": False, "method": method,
            "training": {"max_iter": 3}}  # fmt: skip
     _, found = fit_candidates(mix, condition, **how)
-    reference, alone = make_reference(mix), []
+    reference, alone = fit_reference(mix), []
     for i in range(9):
         rest = np.delete(np.arange(9), i)
-        couplings = Couplings(mix)
-        couplings.mixtures, couplings._roots = mix.subset(rest), component_roots(mix.subset(rest))
-        metric = fit_candidates(mix.subset(rest), condition[rest], couplings=couplings, **how)[1].metric
+        cohort_plans = CohortPlans(mix)
+        cohort_plans.mixtures, cohort_plans._roots = mix.subset(rest), component_roots(mix.subset(rest))
+        metric = fit_candidates(mix.subset(rest), condition[rest], plans=cohort_plans, **how)[1].metric
         assert metric.reference.within == pytest.approx(reference.within)
         unit = np.median(composition_distances(mix, None, reference)[np.triu_indices(9, 1)])
         squared = [
@@ -310,24 +321,24 @@ def test_a_held_out_loss_is_that_of_fits_without_the_patient(method):
             for one in (mix.subset(rest), mix.subset([i]))
         ]
         alone.append(ridge_scores(*squared, condition[rest])[found.calibration.penalty, 0])
-    p = probabilities(np.array(alone), found.calibration.slope)
+    p = to_probabilities(np.array(alone), found.calibration.slope)
     assert found.metric.loss == pytest.approx(balanced_loss(p, condition), rel=1e-6)
 
 
-def test_couplings_serve_other_conditions():
+def test_plans_serve_other_conditions():
     mix, condition, _ = cohort(27, p=10, shift=1.0)
-    couplings, other = Couplings(mix), np.roll(condition, 3)
+    cohort_plans, other = CohortPlans(mix), np.roll(condition, 3)
     for code in (condition, other):
         again, fresh = (
-            least_loss([one.metric for one in fit_candidates(mix, code, couplings=known)])
-            for known in (couplings, None)
+            select_least_loss([one.metric for one in fit_candidates(mix, code, plans=known)])
+            for known in (cohort_plans, None)
         )
         np.testing.assert_array_equal(again.w, fresh.w)
         assert again.loss == fresh.loss
 
 
 def test_groups_are_held_out_together():
-    """Twins with random conditions: alone each is told by its twin, together by nobody."""
+    """Twins with random conditions: held out alone each is predicted from its twin, held out together they are not."""
     mix, condition, _ = cohort(15, p=12)
     twins = Mixtures.stack([mix, replace(mix, means=mix.means + 1e-3)])
     both, group = np.tile(condition, 2), np.tile(np.arange(12), 2)
@@ -336,7 +347,7 @@ def test_groups_are_held_out_together():
 
 
 @pytest.mark.parametrize("method", ["nca", "triplet"])
-def test_polishing_lowers_its_loss_and_is_repeatable(method):
+def test_gradient_training_lowers_its_loss_and_is_repeatable(method):
     mix, condition, _ = cohort(16, p=8, shift=1.0)
     how = {"method": method, "ridge": 1.0, "tau": 1.0, "offset": False, "mix": 1.0, "training": {"max_iter": 8}}
     metric = fit_metric(mix, condition, **how)
@@ -347,10 +358,12 @@ def test_polishing_lowers_its_loss_and_is_repeatable(method):
 @pytest.mark.parametrize("change", [{"reg_type": 1}, {"reg_type": "nuc"}, {"entropic_reg": 0.1}, {"mi_reg": 0.1}])
 def test_options_of_the_triplets(change):
     mix, condition, _ = cohort(17, p=6, shift=1.0)
-    coupled, _ = couple(mix, bures=True)
-    w = axes_of(coupled, condition, make_reference(mix).within, (1.0,), n_comps=2)[0][0]
-    plain = polish(coupled.a, coupled.plan, w, condition, "triplet", max_iter=5, reg=0.1)
-    other = polish(coupled.a, coupled.plan, w, condition, "triplet", max_iter=5, **{"reg": 0.1, **change})
+    plans, _ = plan_components(mix, bures=True)
+    w = axes_of(plans, condition, fit_reference(mix).within, (1.0,), n_comps=2)[0][0]
+    plain = train_metric(plans.a, plans.plan, w, condition, "triplet", TrainingSettings(max_iter=5, reg=0.1))
+    other = train_metric(
+        plans.a, plans.plan, w, condition, "triplet", TrainingSettings(**{"max_iter": 5, "reg": 0.1, **change})
+    )
     assert np.isfinite(other[0]).all()
     assert not np.allclose(plain[0], other[0])
 
@@ -362,13 +375,13 @@ def test_triplets_are_counted_by_hand():
         max(d[i, j] - d[i, k] + 0.3, 0) for i in range(6) for j in range(6) for k in range(6)
         if i != j and condition[i] == condition[j] != condition[k]
     ]  # fmt: skip
-    found = triplet_loss(torch.from_numpy(d), torch.from_numpy(condition), 0.3)
+    found = compute_triplet_loss(torch.from_numpy(d), torch.from_numpy(condition), 0.3)
     assert float(found) == pytest.approx(np.mean(terms))
 
 
 def test_norms():
     w = torch.tensor([[3.0, 0.0], [0.0, -4.0]])
-    assert [float(norm(w, kind)) for kind in ("fro", 1, "nuc")] == [5, 7, 7]
+    assert [float(matrix_norm(w, kind)) for kind in ("fro", 1, "nuc")] == [5, 7, 7]
 
 
 def test_bad_input():
@@ -380,8 +393,8 @@ def test_bad_input():
     for name, value in (("tau", 0.0), ("ridge", -1.0), ("mix", 1.5), ("method", "lda"), ("n_comps", 0)):
         with pytest.raises(ValueError, match=name):
             fit_metric(mix, condition, **{name: value})
-    coupled, _ = couple(mix)
+    plans, _ = plan_components(mix)
     with pytest.raises(ValueError, match="bures"):
-        polish(coupled.a, coupled.plan, np.eye(D), condition, "triplet", mi_reg=1.0)
+        train_metric(plans.a, plans.plan, np.eye(D), condition, "triplet", TrainingSettings(mi_reg=1.0))
     with pytest.raises(ValueError, match="reg_type"):
-        polish(coupled.a, coupled.plan, np.eye(D), condition, "triplet", reg_type="max")
+        TrainingSettings(reg_type="max")

@@ -1,12 +1,13 @@
-"""What pairs of patients move, kept for every use, against sums over components and plans made anew."""
+"""What pairs of patients move, stored for every use, against sums over components and plans computed again."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from muport.gmm.metric._component_couplings import couple, make_reference
 
-from muport.gmm.metric._pair_scatters import Couplings, PairScatters
+from muport.gmm.metric._component_plans import plan_components
+from muport.gmm.metric._pair_scatters import CohortPlans, PairScatters
+from muport.gmm.metric._reference_states import fit_reference
 from muport.gmm.mixtures._mixtures import Mixtures
 
 P, K, D = 6, 3, 4
@@ -36,14 +37,14 @@ def moved(mix: Mixtures, plan: np.ndarray, i: int, j: int, white: np.ndarray) ->
 def test_sums_and_traces_are_those_of_the_pairs(monkeypatch: pytest.MonkeyPatch, kept: bool, far: float) -> None:
     """Also where patients lie far from 0, and where there are too many pairs to keep."""
     if not kept:
-        monkeypatch.setattr("muport.gmm.metric._pair_scatters._KEPT", 1)
+        monkeypatch.setattr("muport.gmm.metric._pair_scatters._MAX_STORED", 1)
     mix = cohort(1, far)
-    coupled, _ = couple(mix, bures=True)
+    plans, _ = plan_components(mix, bures=True)
     rng = np.random.default_rng(2)
-    root = np.linalg.cholesky(make_reference(mix).within)
-    pairs = PairScatters(coupled, root)
+    root = np.linalg.cholesky(fit_reference(mix).within)
+    pairs = PairScatters(plans, root)
     white = np.linalg.inv(root)
-    each = np.array([[moved(mix, coupled.plan, i, j, white) for j in range(P)] for i in range(P)])
+    each = np.array([[moved(mix, plans.plan, i, j, white) for j in range(P)] for i in range(P)])
     weights = rng.uniform(size=(2, P, P))
     weights = weights + weights.swapaxes(1, 2)
     tol = 1e-9 if not far else 1e-6
@@ -56,28 +57,28 @@ def test_sums_and_traces_are_those_of_the_pairs(monkeypatch: pytest.MonkeyPatch,
     np.testing.assert_allclose(squared, np.einsum("nde,ijde->nij", grams, each), atol=tol)
     np.testing.assert_array_equal(squared.diagonal(axis1=1, axis2=2), 0)
     # the same as of the plans themselves
-    np.testing.assert_allclose(squared[0], coupled.squared(factor[0] @ white), atol=100 * tol)
+    np.testing.assert_allclose(squared[0], plans.squared(factor[0] @ white), atol=100 * tol)
 
 
 @pytest.mark.parametrize("offset", [False, True])
-def test_couplings_are_made_once(offset: bool) -> None:
+def test_plans_are_computed_once(offset: bool) -> None:
     mix = cohort(3)
-    couplings = Couplings(mix)
-    coupled, scale = couplings.among(offset, 0.5)
-    seen = couplings.reference.centred(mix) if offset else mix
-    wanted, price = couple(seen, tau=0.5, bures=True)
-    np.testing.assert_array_equal(coupled.plan, wanted.plan)
-    np.testing.assert_array_equal(coupled.a, wanted.a)
+    cohort_plans = CohortPlans(mix)
+    plans, scale = cohort_plans.plans(offset, 0.5)
+    seen = cohort_plans.reference.remove_offsets(mix) if offset else mix
+    wanted, price = plan_components(seen, tau=0.5, bures=True)
+    np.testing.assert_array_equal(plans.plan, wanted.plan)
+    np.testing.assert_array_equal(plans.a, wanted.a)
     assert scale == price
-    assert couplings.among(offset, 0.5)[0] is coupled
-    assert couplings.pairs(offset, 0.5, True) is couplings.pairs(offset, 0.5, True)
+    assert cohort_plans.plans(offset, 0.5)[0] is plans
+    assert cohort_plans.scatters(offset, 0.5, True) is cohort_plans.scatters(offset, 0.5, True)
     grams = np.eye(D)[None]
-    means, whole = (couplings.pairs(offset, 0.5, bures).squared(grams)[0] for bures in (False, True))
+    means, whole = (cohort_plans.scatters(offset, 0.5, bures).squared(grams)[0] for bures in (False, True))
     assert (means < whole)[np.triu_indices(P, 1)].all()
 
 
 def test_mixtures_alike_are_at_no_distance() -> None:
     one = cohort(4, 1e3).subset(0)
     same = Mixtures.stack([one, one])
-    coupled, _ = couple(same, bures=True)
-    assert PairScatters(coupled, np.eye(D)).squared(np.eye(D)[None]).max() < 1e-8
+    plans, _ = plan_components(same, bures=True)
+    assert PairScatters(plans, np.eye(D)).squared(np.eye(D)[None]).max() < 1e-8

@@ -86,7 +86,8 @@ def test_patients_of_a_batch_do_not_touch(scale: float, covariance_type: str) ->
     sample = np.repeat(np.arange(8), sizes)
     shuffle = rng.permutation(len(sample))
     found = fit_mixtures(
-        np.concatenate(patients)[shuffle], sample[shuffle], 3, init=Mixtures.stack(inits), covariance_type=covariance_type
+        np.concatenate(patients)[shuffle], sample[shuffle], 3, init=Mixtures.stack(inits),
+        covariance_type=covariance_type,
     )  # fmt: skip
     assert len(set(found.n_iter.tolist())) > 2
     for row, (x, init) in enumerate(zip(patients, inits, strict=True)):

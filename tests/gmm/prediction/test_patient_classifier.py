@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.mixtures._mixtures import Mixtures
-from muport.gmm.prediction._patient_classifier import FAMILIES, fit_classifier, predict
+from muport.gmm.prediction._patient_classifier import FAMILIES, fit_classifier, predict_conditions
 
 K, D = 2, 3
-QUICK = {"ridge": 1.0, "mix": (1.0, 0.0), "n_comps": 2}
+QUICK = MetricSettings(ridge=1.0, mix=(1.0, 0.0), n_comps=2)
 
 
 def cohort(seed: int, *, p: int = 24, shift: float = 0.0, share: float = 0.0, width: float = 0.0) -> tuple:
@@ -30,26 +33,25 @@ def cohort(seed: int, *, p: int = 24, shift: float = 0.0, share: float = 0.0, wi
     ("effect", "families"),
     [({"shift": 2.5}, ("state", "spread")), ({"width": 0.7}, ("spread",)), ({"share": 1.5}, FAMILIES)],
 )
-def test_families_that_see_the_cause_predict(effect: dict[str, float], families: tuple[str, ...]) -> None:
+def test_families_that_see_the_cause_predict_conditions(effect: dict[str, float], families: tuple[str, ...]) -> None:
     """A moved mean is seen with or without the spread, shares by all: mass must move where they differ."""
     mix, condition = cohort(0, p=48, **effect)
-    learnt, new = np.arange(24), np.arange(24, 48)
-    classifier = fit_classifier(mix.subset(learnt), condition[learnt], **QUICK)
+    train, new = np.arange(24), np.arange(24, 48)
+    classifier = fit_classifier(mix.subset(train), condition[train], QUICK)
     weights = classifier.family_weights()
     assert tuple(weights) == FAMILIES
     assert sum(weights[family] for family in families) > 0.6
-    right = predict(classifier, mix.subset(new)).argmax(axis=1) == condition[new]
+    right = predict_conditions(classifier, mix.subset(new)).argmax(axis=1) == condition[new]
     assert right.mean() > 0.8
 
 
 def test_a_change_of_covariance_needs_the_spread() -> None:
     mix, condition = cohort(1, p=48, width=0.7)
-    learnt, new = np.arange(24), np.arange(24, 48)
-    right = [
-        (predict(fit_classifier(mix.subset(learnt), condition[learnt], bures=bures, **QUICK), mix.subset(new))
-         .argmax(axis=1) == condition[new]).mean()
-        for bures in (False, True)
-    ]  # fmt: skip
+    train, new = np.arange(24), np.arange(24, 48)
+    right = []
+    for bures in (False, True):
+        classifier = fit_classifier(mix.subset(train), condition[train], replace(QUICK, bures=bures))
+        right.append((predict_conditions(classifier, mix.subset(new)).argmax(axis=1) == condition[new]).mean())
     assert right[0] < 0.7
     assert right[1] > 0.9
 
@@ -57,9 +59,9 @@ def test_a_change_of_covariance_needs_the_spread() -> None:
 def test_views_of_no_weight_change_nothing() -> None:
     """What a view that is left out would have added is negligible, and plans are the same for all that share them."""
     mix, condition = cohort(2, shift=1.5)
-    classifier = fit_classifier(mix, condition, **QUICK)
+    classifier = fit_classifier(mix, condition, QUICK)
     one = [view for view in classifier.views if view.family == "spread" and not view.metric.offset]
     assert len(one) == 1
-    p = predict(classifier, mix)
+    p = predict_conditions(classifier, mix)
     np.testing.assert_allclose(p.sum(1), 1)
-    np.testing.assert_allclose(predict(classifier, mix.subset(np.arange(3))), p[:3], atol=1e-9)
+    np.testing.assert_allclose(predict_conditions(classifier, mix.subset(np.arange(3))), p[:3], atol=1e-9)
