@@ -52,7 +52,7 @@ One person is left out at a time, with all of its samples (two in kang, one else
 everything that learns is refitted without it, the shared PCA apart, which sees no label; `--folds` leaves out more at
 once. muport.GMM: its defaults, `predict(soft=True)`. ggml-ot: mixtures of k components (it has no default that runs),
 its default training, its own classifier: the {N_NEIGHBORS} nearest training patients vote (3 in kang, of 4); the share
-of votes is the score. Euclidean MW2: our mixtures of k components under no learnt metric, with the same vote, or
+of votes is the score. Euclidean MW2: our mixtures of k components under no learned metric, with the same vote, or
 classified as muport.GMM does (ridge). Pseudobulk: logistic regression on the patients' mean coordinates, standardised.
 Intervals: 95 % of {N_BOOTSTRAP} bootstraps of patients within conditions. Scores of left-out patients are pooled, which
 biases AUROC downwards where scores follow the share of a condition among the rest. Permuted conditions: simulated
@@ -168,7 +168,7 @@ def muport_gmm(one: Cohort, train: NDArray[np.int64], test: NDArray[np.int64]) -
 
 
 def euclidean(one: Cohort, train: NDArray[np.int64], test: NDArray[np.int64], vote: bool) -> NDArray[np.float64]:
-    """Mixture Wasserstein distances under no learnt metric; the prior comes from the training patients."""
+    """Mixture Wasserstein distances under no learned metric; the prior comes from the training patients."""
     keep = np.isin(one.sample, train)
     prior = fit_pooled_priors(one.x[keep], np.searchsorted(train, one.sample[keep]), [one.k])[one.k]
     mixtures = fit_mixtures(one.x, one.sample, one.k, prior=prior).mixtures
