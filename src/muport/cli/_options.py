@@ -155,7 +155,7 @@ def add_integration_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", type=float, default=0.5, metavar="X", help=text)
 
 
-def hyperparameters_of(args: argparse.Namespace) -> dict[str, float]:
+def hyperparameters_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return the values of the hyperparameters of the integration."""
     return {name: getattr(args, name) for name in HYPERPARAMETERS}
 

@@ -1,4 +1,4 @@
-"""A fitted state as tensors and JSON, and back: no code is ever stored or run."""
+"""A fitted state as arrays and JSON, and back: no code is stored or run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pack(value: Any, path: str, tensors: dict[str, np.ndarray[Any, Any]]) -> Any
     Raises
     ------
     TypeError
-        If a value is of another kind; names its path.
+        If a value is of another type; names its path.
 
     Examples
     --------
@@ -110,36 +110,36 @@ def unpack(value: Any, tensors: Mapping[str, np.ndarray[Any, Any]], classes: Map
         return value
     if _TAG not in value:
         return {key: unpack(item, tensors, classes) for key, item in value.items()}
-    kind, content = value[_TAG], value.get("v")
-    return _unpack_tagged(str(kind), content, value, tensors, classes)
+    tag, content = value[_TAG], value.get("v")
+    return _unpack_tagged(str(tag), content, value, tensors, classes)
 
 
 def _unpack_tagged(
-    kind: str,
+    tag: str,
     content: Any,
     value: dict[str, Any],
     tensors: Mapping[str, np.ndarray[Any, Any]],
     classes: Mapping[str, type] | None,
 ) -> Any:
-    if kind == "tensor":
+    if tag == "tensor":
         if content not in tensors:
             raise ValueError(f"the saved model lacks the tensor {content!r}.")
         return tensors[content]
-    if kind == "float" and content in ("nan", "inf", "-inf"):
+    if tag == "float" and content in ("nan", "inf", "-inf"):
         return float(content)
-    if kind == "names" and isinstance(content, list):
+    if tag == "names" and isinstance(content, list):
         return np.array([str(item) for item in content], dtype=object)
-    if kind == "tuple" and isinstance(content, list):
+    if tag == "tuple" and isinstance(content, list):
         return tuple(unpack(item, tensors, classes) for item in content)
     if isinstance(content, dict):
         parts = {key: unpack(item, tensors, classes) for key, item in content.items()}
-        if kind == "dict":
+        if tag == "dict":
             return parts
-        if kind == "frame" and parts.keys() == {"name", "index", "columns"}:
+        if tag == "frame" and parts.keys() == {"name", "index", "columns"}:
             return pd.DataFrame(parts["columns"], index=pd.Index(parts["index"], name=parts["name"]))
-        if kind == "state":
+        if tag == "state":
             return _build(str(value.get("class")), parts, classes or {})
-    raise ValueError(f"the saved model holds {kind!r}, which this version cannot read.")
+    raise ValueError(f"the saved model holds {tag!r}, which this version cannot read.")
 
 
 def _build(name: str, parts: dict[str, Any], classes: Mapping[str, type]) -> Any:
@@ -166,15 +166,15 @@ def state_classes(root: type) -> dict[str, type]:
     root
         A dataclass.
     """
-    found: dict[str, type] = {}
+    classes: dict[str, type] = {}
     waiting = [root]
     while waiting:
         cls = waiting.pop()
-        if found.setdefault(cls.__name__, cls) is not cls:
+        if classes.setdefault(cls.__name__, cls) is not cls:
             raise TypeError(f"two state classes are called {cls.__name__!r}.")
         for field in dataclasses.fields(cls):
-            waiting += [c for c in _named(field.type, sys.modules[cls.__module__]) if c not in found.values()]
-    return found
+            waiting += [c for c in _named(field.type, sys.modules[cls.__module__]) if c not in classes.values()]
+    return classes
 
 
 def _named(annotation: Any, module: Any) -> list[type]:

@@ -159,7 +159,7 @@ def open_chunks(
     name = f"obsm[{obsm_key!r}]" + (f" of {selected or source.path!r}" if selected or source.path else "")
     if obsm_key not in (keys := source.obsm_keys(selected)):
         raise KeyError(f"{name} does not exist; the keys are {sorted(keys)}.")
-    values = source.obsm(selected, obsm_key)
+    values: Any = source.obsm(selected, obsm_key)
     _check_numeric(values, name)
     if isinstance(values, OnDisk):
         values.check_whole(name)

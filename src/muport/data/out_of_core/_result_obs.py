@@ -82,10 +82,10 @@ def _copy_array(source: Any, target: Any, name: str) -> None:
 
 def _plain(attrs: Any) -> dict[str, Any]:
     """Attributes as JSON: those of HDF5 are NumPy values, or references, which have no place in a zarr."""
-    found = {}
+    plain = {}
     for key, value in attrs.items():
-        one = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-        one = [x.decode() if isinstance(x, bytes) else x for x in one] if isinstance(one, list) else one
-        if isinstance(one, str | int | float | bool | list):
-            found[key] = one
-    return found
+        item = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        item = [x.decode() if isinstance(x, bytes) else x for x in item] if isinstance(item, list) else item
+        if isinstance(item, str | int | float | bool | list):
+            plain[key] = item
+    return plain

@@ -61,8 +61,8 @@ class UnionDataset(AnnTorchDataset):  # type: ignore[misc]
 
 
 def _dense(values: Any, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    chosen = values.iloc[rows].to_numpy() if hasattr(values, "iloc") else values[rows]
-    return chosen.toarray() if hasattr(chosen, "toarray") else np.asarray(chosen)
+    block = values.iloc[rows].to_numpy() if hasattr(values, "iloc") else values[rows]
+    return block.toarray() if hasattr(block, "toarray") else np.asarray(block)
 
 
 class UnionManager(AnnDataManager):  # type: ignore[misc]
