@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration.shared_centers._diagnostics import diagnose
-from muport.integration.shared_centers._transport import anneal_theta
 from muport.neighbors import kmeans, knn
 
 VALUES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -174,9 +172,6 @@ def test_history_tells_the_annealing(kit):
     assert theta[0] == 2.0
     assert theta == sorted(theta, reverse=True)
     assert len(found.history) == found.metrics["iteration"] <= 10
-    assert anneal_theta(0, Hyperparameters(), FitOptions(max_iter=1)) == 0
-    assert [anneal_theta(i, Hyperparameters(), FitOptions(max_iter=3)) for i in range(3)] == [2, 1, 0]
-    assert [anneal_theta(i, Hyperparameters(), FitOptions()) for i in (4, 5, 14)] == [pytest.approx(0.4), 0, 0]
 
 
 def test_metrics_are_those_of_the_latent(kit):

@@ -85,7 +85,7 @@ def fit_scbiot(
     no_agreement, no_shape = np.zeros(n, np.float32), np.zeros((landmarks.n_groups, d, d), np.float32)
     shift = landmarks.position - best.x
     maps = build_group_maps(landmarks, shift, landmarks.position, no_agreement, no_shape)
-    progress("centres")
+    progress("centers")
     state = IntegrationState(
         center=cells.center,
         scale=cells.scale,

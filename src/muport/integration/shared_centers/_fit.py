@@ -79,7 +79,7 @@ def fit_shared_centers(
         progress("labels")
         fitted = _add_labels(task, fitted)
     # 5. Cells are pulled toward cluster centers (Eqs 10-12), and labeled types are separated.
-    progress("centres")
+    progress("centers")
     reference = replace(fitted.reference, image=map_prototypes(fitted.maps))
     state = IntegrationState(
         center=cells.center,
