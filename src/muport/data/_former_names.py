@@ -18,15 +18,9 @@ _FORMER_NAMES: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "GroupMap": ("GroupMap", {"trust": "agreement"}),
-    "Reference": (
-        "Reference",
-        {"usual": "mean_proportions", "shaped": "shape_kept", "refined": "refinement_kept"},
-    ),
+    "Reference": ("Reference", {"usual": "mean_proportions", "shaped": "shape_kept", "refined": "refinement_kept"}),
     # integration
-    "Bridge": (
-        "GromovSpace",
-        {"frames": "scalings", "image": "images", "figures": "diagnostics"},
-    ),
+    "Bridge": ("GromovSpace", {"frames": "scalings", "image": "images", "figures": "diagnostics"}),
     "Frame": ("MetricScaling", {}),
     "Helped": ("AssistedPredictor", {"base": "shared_weight", "regressor": "regression", "explained": "r2"}),
     "JointSpace": ("JointSpace", {"routes": "predictor", "beside": "shared_scale"}),
@@ -34,10 +28,7 @@ _FORMER_NAMES: dict[str, tuple[str, dict[str, str]]] = {
     "Regressor": ("RidgeRegression", {"mean": "intercept", "explained": "r2"}),
     "Routes": ("CrossModalPredictor", {"plain": "direct"}),
     "Shared": ("SharedPredictor", {"own": "from_shared", "helped": "assisted"}),
-    "SharedSpace": (
-        "SharedSpace",
-        {"told": "regressions", "middle": "denoised_center", "stretch": "rescaling"},
-    ),
+    "SharedSpace": ("SharedSpace", {"told": "regressions", "middle": "denoised_center", "stretch": "rescaling"}),
     "Views": ("ViewStatistics", {}),
     "Weights": ("ModalityWeights", {"weight": "weights", "usual": "mean_weights"}),
 }

@@ -227,10 +227,7 @@ class IntegrationInference(MuDataModel):
         return imputed
 
     def predict(
-        self,
-        soft: bool = False,
-        threshold: float | None = None,
-        mdata: mudata.MuData | anndata.AnnData | None = None,
+        self, soft: bool = False, threshold: float | None = None, mdata: mudata.MuData | anndata.AnnData | None = None
     ) -> pd.Series | pd.DataFrame:
         """Predict the label of each cell from the labeled cells.
 

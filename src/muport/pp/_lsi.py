@@ -344,11 +344,7 @@ def _match_peaks(names: pd.Index, used: pd.Index) -> NDArray[np.int64]:
 
 
 def project_counts(
-    counts: Any,
-    columns: NDArray[np.int64],
-    idf: NDArray[np.float32],
-    loadings: NDArray[Any],
-    settings: dict[str, Any],
+    counts: Any, columns: NDArray[np.int64], idf: NDArray[np.float32], loadings: NDArray[Any], settings: dict[str, Any]
 ) -> NDArray[np.float32]:
     """Return the TF-IDF values of the given columns (p,) times the loadings (p, k), in blocks of cells: (n, k)."""
     z = np.empty((counts.shape[0], loadings.shape[1]), dtype=np.float32)

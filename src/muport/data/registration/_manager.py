@@ -88,10 +88,7 @@ class UnionManager(AnnDataManager):  # type: ignore[misc]
         super().__init__(fields, setup_method_args, checks)
 
     def create_torch_dataset(
-        self,
-        indices: Sequence[int] | None = None,
-        data_and_attributes: Any = None,
-        load_sparse_tensor: bool = False,
+        self, indices: Sequence[int] | None = None, data_and_attributes: Any = None, load_sparse_tensor: bool = False
     ) -> UnionDataset | Subset[Any]:
         """Return the dataset over the rows of ``obs``, or a part of it."""
         data = UnionDataset(self, data_and_attributes, load_sparse_tensor)
@@ -99,10 +96,7 @@ class UnionManager(AnnDataManager):  # type: ignore[misc]
 
 
 def register(
-    cls: type[BaseModelClass],
-    data: mudata.MuData | anndata.AnnData,
-    setup_method_args: dict[str, Any],
-    **kwargs: Any,
+    cls: type[BaseModelClass], data: mudata.MuData | anndata.AnnData, setup_method_args: dict[str, Any], **kwargs: Any
 ) -> None:
     """Check the whole of `data`, then register it with scvi-tools; data that are refused are unchanged.
 

@@ -237,9 +237,7 @@ def _requested_keys(
 
 
 def _refuse_several(
-    use_rep: Mapping[str, str] | str | None,
-    own: Mapping[str, str],
-    mods: Mapping[str, anndata.AnnData | mudata.MuData],
+    use_rep: Mapping[str, str] | str | None, own: Mapping[str, str], mods: Mapping[str, anndata.AnnData | mudata.MuData]
 ) -> NoReturn:
     existing = _obsm_keys(mods)
     if isinstance(use_rep, str) and not any(use_rep in keys for keys in existing.values()):

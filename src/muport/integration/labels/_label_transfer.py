@@ -83,10 +83,7 @@ def fit_labels(
 
 
 def predict_labels(
-    z: NDArray[np.float32],
-    labels: Labels,
-    views: OwnViews,
-    cell: NDArray[np.int64] | None = None,
+    z: NDArray[np.float32], labels: Labels, views: OwnViews, cell: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
     """Predict the probabilities (n, C) of the labels of integrated rows; each row sums to 1.
 

@@ -223,12 +223,7 @@ def _run_iteration(
 
 
 def _transport_landmarks(
-    problem: ScbiotProblem,
-    x: Floats,
-    weight: Floats,
-    beta: Floats,
-    centers: _MovingCenters,
-    settings: ScbiotSettings,
+    problem: ScbiotProblem, x: Floats, weight: Floats, beta: Floats, centers: _MovingCenters, settings: ScbiotSettings
 ) -> tuple[Floats, _MovingCenters, float, bool]:
     """Shift every landmark by the transport of the prototypes of its group, Eqs 1-7; also returns the prototypes."""
     options, previous = problem.options, centers.of_groups or (None,) * len(problem.free_groups)

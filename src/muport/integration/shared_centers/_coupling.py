@@ -144,10 +144,7 @@ def fit_coupling(
         torch.from_numpy(previous.weight[None]).to(device),
         EPSILON,
         tau_b=settings.theta / (1 + settings.theta),
-        init=(
-            torch.zeros(padded_mass.shape, device=device),
-            torch.from_numpy(previous.log_scale * EPSILON).to(device),
-        ),
+        init=(torch.zeros(padded_mass.shape, device=device), torch.from_numpy(previous.log_scale * EPSILON).to(device)),
         max_iter=settings.max_iter,
         tol=settings.tol,
     )

@@ -61,10 +61,7 @@ class CenterSummary:
 
 
 def summarize_centers(
-    prototypes: Prototypes,
-    coupling: Coupling,
-    fixed_groups: tuple[int, ...] = (),
-    fitted: CenterSummary | None = None,
+    prototypes: Prototypes, coupling: Coupling, fixed_groups: tuple[int, ...] = (), fitted: CenterSummary | None = None
 ) -> CenterSummary:
     """Count and average the cells of every group at every center; targets are weighted means over the groups.
 

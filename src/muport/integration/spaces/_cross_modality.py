@@ -130,9 +130,7 @@ def fit_predictor(
     return CrossModalPredictor(direct, paths, _fit_shared(x, shared, pairs, direct, seed) if shared else None)
 
 
-def _find_paths(
-    direct: Mapping[str, Mapping[str, RidgeRegression]],
-) -> dict[str, dict[str, tuple[str, ...]]]:
+def _find_paths(direct: Mapping[str, Mapping[str, RidgeRegression]]) -> dict[str, dict[str, tuple[str, ...]]]:
     """Find the best chain of regressions between any two modalities, by the product of their R squared."""
     r2 = {(b, m): max(fit.r2, _MIN_R2) for b, targets in direct.items() for m, fit in targets.items()}
     paths: dict[str, dict[str, tuple[str, ...]]] = {b: {m: (m,) for m in targets} for b, targets in direct.items()}
@@ -222,11 +220,7 @@ def align_shared(
 
 
 def predict_modality(
-    predictor: CrossModalPredictor,
-    source: str,
-    target: str,
-    x: NDArray[np.float32],
-    s: NDArray[np.float32] | None,
+    predictor: CrossModalPredictor, source: str, target: str, x: NDArray[np.float32], s: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
     """Predict a modality from another.
 

@@ -150,10 +150,7 @@ def _center_batches(x: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray
 
 
 def _score_targets(
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    batch: NDArray[np.int64],
-    unit: NDArray[np.float64] | None = None,
+    x: NDArray[np.float64], y: NDArray[np.float64], batch: NDArray[np.int64], unit: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
     """Score the prediction of y by neighbors under x, in units of the mean of |unit|^2 (of y if not given)."""
     score = np.zeros(len(x))

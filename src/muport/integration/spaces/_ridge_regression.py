@@ -62,11 +62,7 @@ class RidgeRegression:
 
 
 def find_paired_rows(
-    x: Mapping[str, NDArray[np.float32]],
-    cell: Mapping[str, NDArray[np.int64]],
-    source: str,
-    target: str,
-    n_cells: int,
+    x: Mapping[str, NDArray[np.float32]], cell: Mapping[str, NDArray[np.int64]], source: str, target: str, n_cells: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find the rows of two modalities that are the same cells.
 

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["fit_scaling", "standardize"]
 
 
-def fit_scaling(
-    x: Mapping[str, NDArray[np.float32]],
-) -> tuple[dict[str, NDArray[np.float32]], dict[str, float]]:
+def fit_scaling(x: Mapping[str, NDArray[np.float32]]) -> tuple[dict[str, NDArray[np.float32]], dict[str, float]]:
     """Compute the mean (d_m,) of each modality, and the root mean square distance to it.
 
     Parameters

@@ -19,14 +19,7 @@ from muport.neighbors import as_points
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "NetworkCells",
-    "TrainedNetwork",
-    "check_codes",
-    "compute_linear_parts",
-    "compute_views",
-    "refine",
-]
+__all__ = ["NetworkCells", "TrainedNetwork", "check_codes", "compute_linear_parts", "compute_views", "refine"]
 
 _BLOCK = 2**14  # cells evaluated together: bounds the memory
 _TINY = 1e-6
