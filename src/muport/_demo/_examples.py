@@ -29,18 +29,11 @@ _MAX_CELLS = 4_000
 class Example:
     """One data set of the demonstration.
 
-    Attributes
-    ----------
-    name
-        Name of the data set and of the files written.
-    mdata
-        Cells with representations and a column ``batch``; ``cell_type`` where the types are known to the model.
-    rare_type
-        A rare cell type whose score is shown, if there is one.
-    true_types
-        True types of the ATAC cells by cell name, which the model does not see.
-    partner
-        Name of the RNA cell that was measured together with each ATAC cell, which the model does not see.
+    - `name`: Name of the data set and of the files written.
+    - `mdata`: Cells with representations and a column ``batch``; ``cell_type`` where the types are known to the model.
+    - `rare_type`: A rare cell type whose score is shown, if there is one.
+    - `true_types`: True types of the ATAC cells by cell name, which the model does not see.
+    - `partner`: Name of the RNA cell that was measured together with each ATAC cell, which the model does not see.
     """
 
     name: str

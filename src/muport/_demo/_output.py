@@ -35,17 +35,8 @@ _UMAP_EPOCHS = 200
 def claim_folder(folder: Path, force: bool) -> bool:
     """Mark a folder as one of a demonstration; return whether it was one already.
 
-    Parameters
-    ----------
-    folder
-        Where the demonstration writes.
-    force
-        Use a folder that holds other files. They stay, unless the demonstration writes files of the same name.
-
-    Raises
-    ------
-    FileExistsError
-        If the folder holds other files and `force` is False.
+    - `folder`: Where the demonstration writes.
+    - `force`: Use a folder that holds other files. They stay, unless the demonstration writes files of the same name.
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{str(folder)!r} is a file: choose another folder with --out.")

@@ -34,18 +34,11 @@ _SCIB_SCORES = ("Bio conservation", "Batch correction", "Total")
 class Outcome:
     """The result of one example.
 
-    Attributes
-    ----------
-    example
-        The data, with the results of the model.
-    model
-        The fitted model.
-    before, after
-        (n_cells, d) coordinates before and after integration, in the order of ``mdata.obs_names``.
-    scores
-        Scores before and after.
-    seconds
-        Time of the fit.
+    - `example`: The data, with the results of the model.
+    - `model`: The fitted model.
+    - `before`, `after`: (n_cells, d) coordinates before and after integration, in the order of ``mdata.obs_names``.
+    - `scores`: Scores before and after.
+    - `seconds`: Time of the fit.
     """
 
     example: Example

@@ -26,12 +26,8 @@ _SUFFIXES = (".h5ad", ".h5mu", ".zarr")
 def read(path: Path) -> Data:
     """Read an AnnData or a MuData.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If its suffix is not ``.h5ad``, ``.h5mu`` or ``.zarr``, or it cannot be read.
+    Raises FileNotFoundError if there is no such file; ValueError if its suffix is not ``.h5ad``, ``.h5mu`` or
+    ``.zarr``, or it cannot be read.
     """
     check_input(path)
     import anndata
@@ -84,16 +80,8 @@ def check_input(path: Path) -> None:
 def check_output(path: Path, force: bool, option: str = "--out", suffixes: tuple[str, ...] = _SUFFIXES) -> None:
     """Raise an error if an output cannot be written or exists: before anything is computed.
 
-    Parameters
-    ----------
-    path
-        File or folder to write.
-    force
-        Whether an existing output may be replaced.
-    option
-        How messages call the output.
-    suffixes
-        Suffixes that are allowed; empty: any.
+    - `force`: Whether an existing output may be replaced.
+    - `suffixes`: Suffixes that are allowed; empty: any.
     """
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"{option} {str(path)!r} must end in one of {', '.join(suffixes)}.")

@@ -44,15 +44,7 @@ def seed(text: str) -> int:
 def representation(words: Sequence[str] | None) -> dict[str, str] | str | None:
     """Convert ``rna=X_pca atac=X_lsi`` to a dict; one key for all modalities stays a string.
 
-    Parameters
-    ----------
-    words
-        The words after the option; None if it was not given.
-
-    Raises
-    ------
-    ValueError
-        If the words are neither.
+    - `words`: The words after the option; None if it was not given.
     """
     if words is None:
         return None
@@ -67,21 +59,8 @@ def representation(words: Sequence[str] | None) -> dict[str, str] | str | None:
 def set_up(model_class: Any, data: Any, use_rep: Sequence[str] | None, **columns: Any) -> None:
     """Register an AnnData or a MuData with a model class.
 
-    Parameters
-    ----------
-    model_class
-        A model of muport.
-    data
-        AnnData or MuData.
-    use_rep
-        The words after ``--use-rep``; None: ``X_pca``, of ``rna`` in a MuData.
-    columns
-        Further arguments of the set-up.
-
-    Raises
-    ------
-    ValueError
-        If modalities are named for an AnnData.
+    - `use_rep`: The words after ``--use-rep``; None: ``X_pca``, of ``rna`` in a MuData.
+    - `columns`: Further arguments of the set-up.
     """
     rep = representation(use_rep)
     if hasattr(data, "mod"):
@@ -165,14 +144,8 @@ def expanded(
 ) -> list[str]:
     """Insert the options of a ``--config`` file before those of the command line, which take precedence.
 
-    Parameters
-    ----------
-    argv
-        Arguments.
-    parser
-        The parser of the program, which prints what is wrong with the file.
-    commands
-        Name -> parser of each command.
+    - `parser`: The parser of the program, which prints what is wrong with the file.
+    - `commands`: Name -> parser of each command.
     """
     command = next((i for i, word in enumerate(argv) if word in commands), None)
     if command is None:

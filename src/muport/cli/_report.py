@@ -24,16 +24,10 @@ __all__ = ["Report"]
 class Report:
     """Collects the summary of a run; the clock starts with it.
 
-    Attributes
-    ----------
-    args
-        Arguments of the command.
-    cells
-        Number of cells.
-    metrics
-        Scores of the result, by name.
-    written
-        Files and folders that were written.
+    - `args`: Arguments of the command.
+    - `cells`: Number of cells.
+    - `metrics`: Scores of the result, by name.
+    - `written`: Files and folders that were written.
     """
 
     args: argparse.Namespace

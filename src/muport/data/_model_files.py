@@ -39,25 +39,8 @@ def write_model(
     Files are written and synced in a folder beside `folder`, then moved. Into an existing folder the JSON document
     moves last, and the new tensors take a name that the earlier document does not use.
 
-    Parameters
-    ----------
-    folder
-        Where the model goes.
-    prefix
-        Prefix of each file name.
-    document
-        JSON document without its ``schema_version``, ``tensors``, ``data`` and ``checksum``.
-    tensors
-        Arrays by name.
-    overwrite
-        Replace an existing model.
-    data
-        File name and writer of the data to keep with the model.
-
-    Raises
-    ------
-    ValueError
-        If `folder` exists and `overwrite` is False, or `prefix` is not part of a plain file name.
+    - `document`: JSON document without its ``schema_version``, ``tensors``, ``data`` and ``checksum``.
+    - `data`: File name and writer of the data to keep with the model.
     """
     _check_name(f"{prefix}{DOCUMENT}", "prefix")
     if folder.exists() and not overwrite:
@@ -111,12 +94,8 @@ def _write_staged(
 def read_model(folder: Path, prefix: str) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
     """Read and verify a model: its JSON document, and its tensors.
 
-    Raises
-    ------
-    FileNotFoundError
-        If a file is missing.
-    ValueError
-        If the schema is newer, a key is missing, or a checksum, shape or dtype does not match; names the file.
+    Raises FileNotFoundError if a file is missing; ValueError if the schema is newer, a key is missing, or a checksum,
+    shape or dtype does not match; names the file.
     """
     _check_name(f"{prefix}{DOCUMENT}", "prefix")
     path = folder / f"{prefix}{DOCUMENT}"

@@ -160,11 +160,6 @@ def state_classes(root: type) -> dict[str, type]:
 
     Annotations are read as text and looked up in the module that declares them, so that imports made for type
     checking alone do no harm; a nested state must be importable from there at run time.
-
-    Parameters
-    ----------
-    root
-        A dataclass.
     """
     classes: dict[str, type] = {}
     waiting = [root]

@@ -41,18 +41,11 @@ _SHARPENING_NEIGHBORS = 5  # nearest centers of the sharpening, whose kernel mea
 class GroupMap:
     """Map of one group, in standardized coordinates.
 
-    Attributes
-    ----------
-    position
-        (P, d) prototypes.
-    shift
-        (P, d) displacement of each prototype, to be subtracted.
-    anchor
-        (P, d) point about which the shape changes near each prototype.
-    agreement
-        (P,) fraction of the change of shape that is applied near each prototype.
-    shape
-        (d, d) change of a residual about its anchor, A - I of the Bures map.
+    - `position`: (P, d) prototypes.
+    - `shift`: (P, d) displacement of each prototype, to be subtracted.
+    - `anchor`: (P, d) point about which the shape changes near each prototype.
+    - `agreement`: (P,) fraction of the change of shape that is applied near each prototype.
+    - `shape`: (d, d) change of a residual about its anchor, A - I of the Bures map.
     """
 
     position: NDArray[np.float32]
@@ -66,24 +59,14 @@ class GroupMap:
 class Reference:
     """What a new group is transported onto, in standardized coordinates.
 
-    Attributes
-    ----------
-    centers
-        (K, d) unit vectors of the shared centers.
-    weight
-        (K,) masses of the centers.
-    target
-        (K, d) point to which the cells at each center are moved.
-    mean_proportions
-        (K,) mean over the fitted groups of the proportion of their cells at each center.
-    covariance
-        (d, d) covariance onto which the residuals of every group are mapped.
-    image
-        (P, d) fitted prototypes after the map.
-    landmarks
-        (L, d) sample of the mapped cells, before sharpening.
-    shape_kept, refinement_kept
-        Fraction of the change of shape, and of the MNN refinement, that was kept.
+    - `centers`: (K, d) unit vectors of the shared centers.
+    - `weight`: (K,) masses of the centers.
+    - `target`: (K, d) point to which the cells at each center are moved.
+    - `mean_proportions`: (K,) mean over the fitted groups of the proportion of their cells at each center.
+    - `covariance`: (d, d) covariance onto which the residuals of every group are mapped.
+    - `image`: (P, d) fitted prototypes after the map.
+    - `landmarks`: (L, d) sample of the mapped cells, before sharpening.
+    - `shape_kept`, `refinement_kept`: Fraction of the change of shape, and of the MNN refinement, that was kept.
     """
 
     centers: NDArray[np.float32]
@@ -101,13 +84,9 @@ class Reference:
 class Types:
     """Types predicted from labels. They are a function of the coordinates, so new cells are separated like fitted ones.
 
-    Attributes
-    ----------
-    weights
-        (d + 1, C) weights of a linear classifier of standardized cells after the map of their group; the last row are
-        the intercepts.
-    shift
-        (C, d) displacement of each type.
+    - `weights`: (d + 1, C) weights of a linear classifier of standardized cells after the map of their group; the last
+      row are the intercepts.
+    - `shift`: (C, d) displacement of each type.
     """
 
     weights: NDArray[np.float32]
@@ -118,29 +97,19 @@ class Types:
 class Labels:
     """Labeled cells that vote, and how their votes become probabilities.
 
-    Attributes
-    ----------
-    names
-        Labels, in the order of the codes.
-    position
-        (L, d) their integrated coordinates.
-    code
-        (L,) their labels.
-    weight
-        (L,) number of cells that each represents.
-    temperature
-        Modality -> power to which likelihoods are raised, fitted by leave-one-out on the labeled cells.
-    reach
-        99th percentile of the distances between labeled cells. A cell farther away is unlike all labeled cells.
-    own
-        Modality -> (d_m + 1, C) weights of a linear classifier in its own representation; the last row are the
-        intercepts. They give log probabilities relative to the label frequencies.
-    starts
-        First columns of the spaces in `position`: 0, and in a joint space with shared coordinates the first of
-        those.
-    linear
-        (d - start + 1, C) weights of a linear classifier in each of those spaces; the last row are the intercepts.
-        They give log probabilities. Empty if no modality has its own representation, or no cell is in two modalities.
+    - `names`: Labels, in the order of the codes.
+    - `position`: (L, d) their integrated coordinates.
+    - `code`: (L,) their labels.
+    - `weight`: (L,) number of cells that each represents.
+    - `temperature`: Modality -> power to which likelihoods are raised, fitted by leave-one-out on the labeled cells.
+    - `reach`: 99th percentile of the distances between labeled cells. A cell farther away is unlike all labeled cells.
+    - `own`: Modality -> (d_m + 1, C) weights of a linear classifier in its own representation; the last row are the
+      intercepts. They give log probabilities relative to the label frequencies.
+    - `starts`: First columns of the spaces in `position`: 0, and in a joint space with shared coordinates the first of
+      those.
+    - `linear`: (d - start + 1, C) weights of a linear classifier in each of those spaces; the last row are the
+      intercepts. They give log probabilities. Empty if no modality has its own representation, or no cell is in two
+      modalities.
     """
 
     names: tuple[str, ...]
@@ -158,38 +127,22 @@ class Labels:
 class IntegrationState:
     """The fitted integration. Its size does not grow with the number of cells.
 
-    Attributes
-    ----------
-    center
-        (d,) mean of the cells, which is subtracted first.
-    scale
-        Root mean square distance to the mean, by which the coordinates are divided.
-    groups
-        Names of the groups.
-    map_of_group
-        Position in `maps` of the map of each group; merged groups share one map.
-    maps
-        One map per group, or per merged groups.
-    sharpening_centers
-        (S, d) cluster centers that cells are pulled toward; empty without sharpening.
-    sharpening
-        Fraction of the way to the centers that cells move.
-    reference
-        What new groups are transported onto.
-    batch_effect
-        Evidence of a batch effect, 0 to 1.
-    labels
-        Labeled cells that vote; None without labels.
-    space
-        Common space of modalities without a shared representation; None if they share one, or for a single modality.
-    batches
-        Names of the batches, in the order of their codes.
-    network
-        Refinement of the integrated coordinates; None without.
-    neighbors
-        Number of nearest prototypes from which a cell gets its displacement.
-    types
-        Types that are separated; None without labels, or if the types cannot be predicted.
+    - `center`: (d,) mean of the cells, which is subtracted first.
+    - `scale`: Root mean square distance to the mean, by which the coordinates are divided.
+    - `groups`: Names of the groups.
+    - `map_of_group`: Position in `maps` of the map of each group; merged groups share one map.
+    - `maps`: One map per group, or per merged groups.
+    - `sharpening_centers`: (S, d) cluster centers that cells are pulled toward; empty without sharpening.
+    - `sharpening`: Fraction of the way to the centers that cells move.
+    - `reference`: What new groups are transported onto.
+    - `batch_effect`: Evidence of a batch effect, 0 to 1.
+    - `labels`: Labeled cells that vote; None without labels.
+    - `space`: Common space of modalities without a shared representation; None if they share one, or for a single
+      modality.
+    - `batches`: Names of the batches, in the order of their codes.
+    - `network`: Refinement of the integrated coordinates; None without.
+    - `neighbors`: Number of nearest prototypes from which a cell gets its displacement.
+    - `types`: Types that are separated; None without labels, or if the types cannot be predicted.
     """
 
     center: NDArray[np.float32]
@@ -270,22 +223,12 @@ def transform_cells(
 ) -> NDArray[np.float32]:
     """Map cells: a function of the coordinates of each cell, its group and the fitted state only.
 
-    Parameters
-    ----------
-    x
-        (n, d) float32 cells in the coordinates of the input.
-    group
-        (n,) codes into `maps`.
-    state
-        The fitted state.
-    maps
-        Maps of the groups; the fitted ones by default.
-    device
-        Torch device of the neighbor search; faiss on the CPU by default.
+    - `x`: (n, d) float32 cells in the coordinates of the input.
+    - `group`: (n,) codes into `maps`.
+    - `maps`: Maps of the groups; the fitted ones by default.
+    - `device`: Torch device of the neighbor search; faiss on the CPU by default.
 
-    Returns
-    -------
-    (n, d) float32 cells in the coordinates of the input.
+    Returns (n, d) float32 cells in the coordinates of the input.
     """
     group_maps = state.maps if maps is None else maps
     mapped = np.empty_like(x)

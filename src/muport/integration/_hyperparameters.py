@@ -13,26 +13,14 @@ __all__ = ["FitOptions", "Hyperparameters"]
 class Hyperparameters:
     """The user's hyperparameters, checked, and the quantities that the method derives from them.
 
-    Parameters
-    ----------
-    strength
-        How far cells move toward the other batches; 0 leaves every cell where it is.
-    conservation
-        How much of the structure of the input is kept: displacements that few batches support are shrunk, changes of
-        shape are damped, and data without a batch effect stay as they are; 0 applies every move in full.
-    prototypes
-        How finely the batches are resolved; 0 moves each batch as one block.
-    sharpen
-        Pull toward cluster centers; 0 for none.
-    supervision
-        Weight of known labels in the transport; 0 ignores them.
-    projector
-        Fraction of the distance between mutual nearest neighbors of different batches that is removed; 0 for none.
-
-    Raises
-    ------
-    ValueError
-        If a hyperparameter is not a number from 0 to 1.
+    - `strength`: How far cells move toward the other batches; 0 leaves every cell where it is.
+    - `conservation`: How much of the structure of the input is kept: displacements that few batches support are shrunk,
+      changes of shape are damped, and data without a batch effect stay as they are; 0 applies every move in full.
+    - `prototypes`: How finely the batches are resolved; 0 moves each batch as one block.
+    - `sharpen`: Pull toward cluster centers; 0 for none.
+    - `supervision`: Weight of known labels in the transport; 0 ignores them.
+    - `projector`: Fraction of the distance between mutual nearest neighbors of different batches that is removed; 0 for
+      none.
 
     Examples
     --------
@@ -97,21 +85,13 @@ class Hyperparameters:
 class FitOptions:
     """How to fit, beyond the hyperparameters.
 
-    Attributes
-    ----------
-    max_iter
-        Maximum number of outer iterations.
-    approximate
-        Stop the inner transport early, after at most 10 instead of 200 Sinkhorn iterations.
-    fixed_groups
-        Groups that stay in place; if empty, all groups are transported to the barycenter.
-    seed
-        Seed of every random draw.
-    device
-        Torch device.
-    tol
-        Root mean square change of the displacements, in units of the standardized data, at which the outer iterations
-        stop.
+    - `max_iter`: Maximum number of outer iterations.
+    - `approximate`: Stop the inner transport early, after at most 10 instead of 200 Sinkhorn iterations.
+    - `fixed_groups`: Groups that stay in place; if empty, all groups are transported to the barycenter.
+    - `seed`: Seed of every random draw.
+    - `device`: Torch device.
+    - `tol`: Root mean square change of the displacements, in units of the standardized data, at which the outer
+      iterations stop.
     """
 
     max_iter: int = 15

@@ -42,14 +42,9 @@ _N_SOURCES = 15  # measured cells whose mean an imputed value is
 class IntegratedRows:
     """Rows of data before and after the integration.
 
-    Attributes
-    ----------
-    rows
-        One row for each measurement.
-    embedded
-        The rows in the space of the transport.
-    y
-        (n_embedded, d) integrated coordinates.
+    - `rows`: One row for each measurement.
+    - `embedded`: The rows in the space of the transport.
+    - `y`: (n_embedded, d) integrated coordinates.
     """
 
     rows: Rows
@@ -298,13 +293,9 @@ class IntegrationInference(MuDataModel):
     ) -> IntegratedRows:
         """Integrate the cells of the model or new ones; unknown groups are fitted first.
 
-        Parameters
-        ----------
-        data
-            New cells; None for those of the model.
-        sharpening
-            Strength of the sharpening in place of the fitted one. If it is given, types are not separated either:
-            labels are predicted from coordinates that do not depend on labels.
+        - `data`: New cells; None for those of the model.
+        - `sharpening`: Strength of the sharpening in place of the fitted one. If it is given, types are not separated
+          either: labels are predicted from coordinates that do not depend on labels.
         """
         state: IntegrationState = self._fitted()
         if sharpening is not None:
@@ -414,10 +405,8 @@ def _compute_imputation_weights(
 ) -> tuple[sparse.csr_array, sparse.csr_array]:
     """Compute the matrices that fill in a modality.
 
-    Returns
-    -------
-    (n_query, n_source) weights of the reference cells that have the modality, for the query cells that lack it; and
-    (n_query, n_own) with a 1 for each query cell that has it. Columns are cells of the modality, in its order.
+    Returns (n_query, n_source) weights of the reference cells that have the modality, for the query cells that lack it;
+    and (n_query, n_own) with a 1 for each query cell that has it. Columns are cells of the modality, in its order.
     """
     source = _find_cells(reference.rows, modality)
     own = _find_cells(query.rows, modality)

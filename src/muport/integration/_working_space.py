@@ -40,12 +40,9 @@ _OF = ":"  # between a modality, or a set of modalities, and a batch: "rna+atac:
 class EmbeddedRows:
     """Rows in the space of the transport.
 
-    Attributes
-    ----------
-    rows
-        The rows. In a joint space, one for each cell; its ``modality`` is then the set of modalities the cell is in.
-    modality_weights
-        (n_cells, M) weights of the modalities in a joint space, rows of sum 1; None in other spaces.
+    - `rows`: The rows. In a joint space, one for each cell; its ``modality`` is then the set of modalities the cell is
+      in.
+    - `modality_weights`: (n_cells, M) weights of the modalities in a joint space, rows of sum 1; None in other spaces.
     """
 
     rows: Rows
@@ -61,27 +58,9 @@ def fit_space(
     fitted on those cells. If not, it is the shared representation, denoised by the own representation of each modality.
     Without a shared representation, the modalities are aligned by their geometry alone (Gromov-Wasserstein).
 
-    Parameters
-    ----------
-    rows
-        Rows of all modalities.
-    seed
-        Seed.
-    device
-        Torch device.
-    denoise_shared
-        Whether a shared representation is denoised by own representations.
-    progress
-        Called with the name of each stage.
+    - `denoise_shared`: Whether a shared representation is denoised by own representations.
 
-    Returns
-    -------
-    The space; None if the rows stay in the coordinates that they have.
-
-    Raises
-    ------
-    ValueError
-        If a modality has no cells, and no space is shared.
+    Returns the space; None if the rows stay in the coordinates that they have.
     """
     if len(rows.modalities) < 2:
         return None
@@ -103,12 +82,8 @@ def fit_space(
 def embed_rows(rows: Rows, space: Space | None) -> EmbeddedRows:
     """Embed rows in the space, each cell by itself.
 
-    Parameters
-    ----------
-    rows
-        Fitted or new rows, of any of the modalities.
-    space
-        The space that :func:`fit_space` returned.
+    - `rows`: Fitted or new rows, of any of the modalities.
+    - `space`: The space that :func:`fit_space` returned.
     """
     if space is None:
         return EmbeddedRows(rows)
@@ -128,9 +103,7 @@ def separate_paired_cells(rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
 
     The confidence of labels that are predicted for cells in one modality is calibrated on these rows.
 
-    Returns
-    -------
-    The rows, and the cell of each among those of the input.
+    Returns the rows, and the cell of each among those of the input.
     """
     in_several = np.bincount(rows.cell, minlength=rows.n_cells) > 1
     taken = np.flatnonzero((in_several & (rows.label >= 0))[rows.cell])
@@ -158,21 +131,8 @@ def make_network_views(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Return the coordinates for the two views of the VAE: the integrated cells for both, or a modality for each.
 
-    Parameters
-    ----------
-    y
-        (n_rows, d) integrated rows.
-    embedded
-        The rows before the transport.
-    space
-        The fitted space.
-    by_modality
-        Whether each view is a modality.
-
-    Raises
-    ------
-    ValueError
-        If each view should be a modality, but there are not just two modalities in a joint space.
+    - `y`: (n_rows, d) integrated rows.
+    - `by_modality`: Whether each view is a modality.
     """
     cells = embedded.rows.to_cells(y)
     if not by_modality:

@@ -76,21 +76,11 @@ def first_invalid_count(x: Any, integers: bool = True) -> float | None:
 def get_counts(adata: anndata.AnnData, layer: str | None, min_shape: tuple[int, int] = (4, 2)) -> Any:
     """Return checked counts in a format whose rows can be sliced fast.
 
-    Parameters
-    ----------
-    adata
-        One modality.
-    layer
-        Layer with the counts. None: ``X``.
-    min_shape
-        Smallest number of cells and of features.
+    - `layer`: Layer with the counts. None: ``X``.
+    - `min_shape`: Smallest number of cells and of features.
 
-    Raises
-    ------
-    KeyError
-        If the layer does not exist.
-    ValueError
-        If the matrix is too small, or has values that are not counts.
+    Raises KeyError if the layer does not exist; ValueError if the matrix is too small, or has values that are not
+    counts.
     """
     x = get_values(adata, layer)
     if adata.n_obs < min_shape[0] or adata.n_vars < min_shape[1]:

@@ -53,14 +53,7 @@ class Genes:
 
 
 def read_peaks(adata: anndata.AnnData) -> Intervals:
-    """Read the positions of peaks from ``var`` columns (chrom, start, end) or from their names.
-
-    Raises
-    ------
-    ValueError
-        If there are no such columns and a name does not look like ``chr1:100-200``, ``chr1-100-200`` or
-        ``chr1_100_200``.
-    """
+    """Read the positions of peaks from ``var`` columns (chrom, start, end) or from their names."""
     var: Any = adata.var
     columns = _find_columns(var, ("chrom", "start", "end"))
     if len(columns) == 3:
@@ -84,24 +77,13 @@ def looks_like_peaks(names: Sequence[str]) -> bool:
 def read_genes(annotation: str | Path | pd.DataFrame, biotypes: Sequence[str] | None) -> Genes:
     """Read genes from a GTF or BED file (also gzipped) or a table.
 
-    Parameters
-    ----------
-    annotation
-        Path that ends in ``.gtf`` or ``.bed``, before a possible ``.gz``; or a table with columns for chromosome, start
-        (counted from 0), end, strand and gene.
-    biotypes
-        Biotypes of the genes to return, if the annotation has biotypes. None: all.
+    - `annotation`: Path that ends in ``.gtf`` or ``.bed``, before a possible ``.gz``; or a table with columns for
+      chromosome, start (counted from 0), end, strand and gene.
+    - `biotypes`: Biotypes of the genes to return, if the annotation has biotypes. None: all.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the file does not exist.
-    KeyError
-        If the table lacks a column.
-    TypeError
-        If `annotation` is neither a path nor a table.
-    ValueError
-        If the file has another format, or no gene has a name, a strand and one of the biotypes.
+    Raises FileNotFoundError if the file does not exist; KeyError if the table lacks a column; TypeError if `annotation`
+    is neither a path nor a table; ValueError if the file has another format, or no gene has a name, a strand and one of
+    the biotypes.
     """
     if isinstance(annotation, pd.DataFrame):
         table, source = _from_table(annotation), "annotation"

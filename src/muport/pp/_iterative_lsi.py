@@ -69,22 +69,13 @@ class LSISettings:
 class _LSIFit:
     """The result of one round.
 
-    Attributes
-    ----------
-    columns
-        (p,) columns of the peaks used.
-    idf
-        (p,) weights of these peaks.
-    loadings
-        (p, k) right singular vectors.
-    singular
-        (k,) singular values s.
-    scale
-        (k,) s / sqrt(s^2 - chance^2), by which coordinates are divided.
-    correlation
-        Rank correlation of each computed component with depth.
-    chance
-        Largest singular value expected without structure.
+    - `columns`: (p,) columns of the peaks used.
+    - `idf`: (p,) weights of these peaks.
+    - `loadings`: (p, k) right singular vectors.
+    - `singular`: (k,) singular values s.
+    - `scale`: (k,) s / sqrt(s^2 - chance^2), by which coordinates are divided.
+    - `correlation`: Rank correlation of each computed component with depth.
+    - `chance`: Largest singular value expected without structure.
     """
 
     columns: NDArray[np.int64]

@@ -26,24 +26,12 @@ def classify_modalities(
 ) -> tuple[dict[str, str], frozenset[str]]:
     """Return the type of each recognized modality, and the names of the modalities in `modalities`.
 
-    Parameters
-    ----------
-    data
-        MuData.
-    rna
-        Name of the RNA modality; not used if `modalities` is given.
-    modalities
-        Modality -> ``"rna"``, ``"atac"`` or ``"protein"``. None: types are read from ``var["feature_types"]``, from the
-        name of the modality, or, for peaks, from the names of the features.
+    - `rna`: Name of the RNA modality; not used if `modalities` is given.
+    - `modalities`: Modality -> ``"rna"``, ``"atac"`` or ``"protein"``. None: types are read from
+      ``var["feature_types"]``, from the name of the modality, or, for peaks, from the names of the features.
 
-    Raises
-    ------
-    KeyError
-        If a modality does not exist.
-    TypeError
-        If `modalities` is not a mapping.
-    ValueError
-        If a type is not one of the three.
+    Raises KeyError if a modality does not exist; TypeError if `modalities` is not a mapping; ValueError if a type is
+    not one of the three.
     """
     if modalities is not None:
         return _check_modalities(data, modalities), frozenset(modalities)

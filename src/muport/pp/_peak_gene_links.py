@@ -29,21 +29,10 @@ def link_peaks_to_genes(
     transcription. Its weight is exp(-d / decay), where d is the number of bases between peak and target (0 if they
     touch or overlap). If several genes have the same name, the nearest one gives the weight.
 
-    Parameters
-    ----------
-    peaks, genes
-        Intervals. Chromosome names may start with ``"chr"`` or not.
-    upstream, downstream
-        Size of the window in bases.
-    body
-        Whether the target is the whole gene.
-    decay
-        Distance in bases over which a weight falls by a factor e. None: all weights are 1.
-
-    Raises
-    ------
-    ValueError
-        If peaks and genes share no chromosome, or no peak is near a gene.
+    - `peaks`, `genes`: Intervals. Chromosome names may start with ``"chr"`` or not.
+    - `upstream`, `downstream`: Size of the window in bases.
+    - `body`: Whether the target is the whole gene.
+    - `decay`: Distance in bases over which a weight falls by a factor e. None: all weights are 1.
     """
     chrom_of_peak, chrom_of_gene = _chromosomes(peaks.chrom, genes.intervals.chrom)
     tss = np.where(genes.forward, genes.intervals.start, genes.intervals.end - 1)

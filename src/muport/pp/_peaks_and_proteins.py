@@ -32,14 +32,9 @@ _REPRESENTATIONS = {"atac": "X_lsi", "protein": "X_pca"}
 class PendingResults:
     """Results that are written into a MuData after everything was computed.
 
-    Attributes
-    ----------
-    values
-        (modality, attribute, key) -> value, for example ("atac", "obsm", "X_lsi").
-    activity
-        The new modality of gene activity, if any.
-    descriptions
-        Modality -> steps in words.
+    - `values`: (modality, attribute, key) -> value, for example ("atac", "obsm", "X_lsi").
+    - `activity`: The new modality of gene activity, if any.
+    - `descriptions`: Modality -> steps in words.
     """
 
     values: dict[tuple[str, str, str], Any] = field(default_factory=dict)
@@ -74,10 +69,8 @@ def prepare_others(
 ) -> tuple[str, PendingResults]:
     """Return the name of the RNA modality and the results for all other modalities. See :func:`prepare`.
 
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        If a modality in `modalities` cannot be preprocessed, or not exactly one modality is RNA.
+    Raises KeyError, TypeError or ValueError if a modality in `modalities` cannot be preprocessed, or not exactly one
+    modality is RNA.
     """
     types, requested = classify_modalities(data, rna, modalities)
     rna_names, peak_names = ([name for name, assay in types.items() if assay == key] for key in ("rna", "atac"))

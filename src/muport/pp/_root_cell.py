@@ -23,14 +23,9 @@ type Data = anndata.AnnData | mudata.MuData
 class Root:
     """The user's choice of a root. Exactly one field is set.
 
-    Attributes
-    ----------
-    cell
-        Position of the cell.
-    member
-        (n_cells,) whether a cell is in the cluster.
-    level
-        (n_cells,) values of the marker, NaN where it was not measured.
+    - `cell`: Position of the cell.
+    - `member`: (n_cells,) whether a cell is in the cluster.
+    - `level`: (n_cells,) values of the marker, NaN where it was not measured.
     """
 
     cell: int | None = None
@@ -53,12 +48,8 @@ def read_root(
 
     A marker is read from `expression` if given, which has the cells of `holder`.
 
-    Raises
-    ------
-    KeyError
-        If the column, the cell or the marker does not exist.
-    ValueError
-        If not exactly one root is given, the cluster is empty, or the marker is the same in all cells.
+    Raises KeyError if the column, the cell or the marker does not exist; ValueError if not exactly one root is given,
+    the cluster is empty, or the marker is the same in all cells.
     """
     roots = {"root_cluster": cluster, "root_cell": cell, "root_marker": marker}
     given = {name: value for name, value in roots.items() if value is not None}
@@ -119,14 +110,8 @@ def find_root(root: Root, distance: NDArray[np.float64], graph: sparse.csr_array
     it, the farthest cells would be outliers that lie far from the rest of the cluster. For a marker, the root is the
     cell whose neighborhood has the highest mean level. If cells are equal, the root is the first of them.
 
-    Parameters
-    ----------
-    root
-        The user's choice.
-    distance
-        (n_cells, k) coordinates whose Euclidean distance is the diffusion distance.
-    graph
-        (n_cells, n_cells) symmetric connectivities.
+    - `distance`: (n_cells, k) coordinates whose Euclidean distance is the diffusion distance.
+    - `graph`: (n_cells, n_cells) symmetric connectivities.
     """
     if root.cell is not None:
         return root.cell
@@ -147,16 +132,10 @@ def _outermost_cell(
 ) -> int:
     """Return the core cell of a cluster whose smoothed coordinates are farthest from the cells outside.
 
-    Parameters
-    ----------
-    member
-        (n_cells,) whether a cell is in the cluster.
-    x
-        (n_cells, k) coordinates, averaged over neighborhoods.
-    fraction
-        (n_cells,) fraction of the neighborhood that is in the cluster.
-    graph
-        (n_cells, n_cells) symmetric connectivities.
+    - `member`: (n_cells,) whether a cell is in the cluster.
+    - `x`: (n_cells, k) coordinates, averaged over neighborhoods.
+    - `fraction`: (n_cells,) fraction of the neighborhood that is in the cluster.
+    - `graph`: (n_cells, n_cells) symmetric connectivities.
     """
     component = connected_components(graph, directed=False)[1]
     # diffusion distances are defined within a connected component: use the one with most cells of the cluster

@@ -165,12 +165,8 @@ def compute_shared_space(
 ) -> SharedSpace:
     """Compute the coordinates of both modalities; see :func:`shared_representation`.
 
-    Parameters
-    ----------
-    rna
-        Cells with RNA counts.
-    activity
-        Gene activity (cells, genes) and the names of the genes.
+    - `rna`: Cells with RNA counts.
+    - `activity`: Gene activity (cells, genes) and the names of the genes.
     """
     counts, (values, activity_genes) = get_counts(rna, counts_layer(rna)), activity
     in_memory = sparse.issparse(values) or isinstance(values, np.ndarray)
@@ -199,13 +195,7 @@ def compute_shared_space(
 def match_genes(
     first: NDArray[np.str_], second: NDArray[np.str_]
 ) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the shared names in the order of the first, and the position of each feature among them (-1: not shared).
-
-    Raises
-    ------
-    ValueError
-        If fewer than 5 names are shared.
-    """
+    """Return the shared names in the order of the first, and the position of each feature among them (-1: none)."""
     a, b = (pd.Index([_VERSION.sub(r"\1", str(name)) for name in names]) for names in (first, second))
     upper_a, upper_b = (index.str.upper() for index in (a, b))
     if len(upper_a.unique().intersection(upper_b)) >= 2 * max(len(a.unique().intersection(b)), 1):

@@ -20,16 +20,10 @@ if TYPE_CHECKING:
 class Standardized:
     """Sparse values and the statistics that standardize them.
 
-    Attributes
-    ----------
-    x
-        (n, g) values.
-    mean
-        (g,) means.
-    inverse
-        (g,) inverse standard deviations, 0 for a constant column.
-    norm
-        (n,) lengths by which rows are divided. None: rows are not scaled.
+    - `x`: (n, g) values.
+    - `mean`: (g,) means.
+    - `inverse`: (g,) inverse standard deviations, 0 for a constant column.
+    - `norm`: (n,) lengths by which rows are divided. None: rows are not scaled.
     """
 
     x: sparse.csr_matrix

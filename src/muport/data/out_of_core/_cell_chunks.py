@@ -30,26 +30,15 @@ _SIGNATURE_ROWS = 1_024  # rows whose checksum stands for all cells
 class CellChunks:
     """Representation and columns of cells, read by rows. It can be pickled for another process.
 
-    Attributes
-    ----------
-    values
-        (n, d) numbers that are sliced by rows.
-    name
-        How messages call the values.
-    shape
-        (n, d).
-    step
-        Rows that the source stores together.
-    batch, label
-        Columns; the label may be None.
-    path
-        The file; None for an object.
-    modality
-        Name of the modality, for a MuData; None for an AnnData.
-    unit
-        Whether rows are scaled to norm 1, which removes the sequencing depth from a latent semantic index.
-    identity
-        Sizes and times of the file, by which an unchanged file is recognized; empty for an object.
+    - `values`: (n, d) numbers that are sliced by rows.
+    - `name`: How messages call the values.
+    - `shape`: (n, d).
+    - `step`: Rows that the source stores together.
+    - `batch`, `label`: Columns; the label may be None.
+    - `path`: The file; None for an object.
+    - `modality`: Name of the modality, for a MuData; None for an AnnData.
+    - `unit`: Whether rows are scaled to norm 1, which removes the sequencing depth from a latent semantic index.
+    - `identity`: Sizes and times of the file, by which an unchanged file is recognized; empty for an object.
     """
 
     values: Any
@@ -64,15 +53,7 @@ class CellChunks:
     identity: tuple[str, ...] = field(default=())
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Read rows as (stop - start, d) float32.
-
-        Raises
-        ------
-        OSError
-            If the rows cannot be read: the file is damaged.
-        ValueError
-            If a value is NaN or infinite; names the row.
-        """
+        """Read rows as (stop - start, d) float32."""
         try:
             block = self.values[start:stop]
             block = block.toarray() if hasattr(block, "toarray") else block
@@ -125,26 +106,16 @@ def open_chunks(
 ) -> CellChunks:
     """Check the arguments and open the cells; no row of the representation is read.
 
-    Parameters
-    ----------
-    data
-        AnnData (in memory, backed or lazy), MuData, or a path or URL of ``.h5ad``, ``.h5mu`` or ``.zarr``.
-    obsm_key
-        Key of the representation.
-    batch_key, label_key
-        Columns of the cells, found as in the models: the obs of a MuData comes first, that of the modality fills gaps.
-    unlabeled_category
-        Value of `label_key` that means "not known", as does a missing value.
-    modality
-        Name of a modality of a MuData. For an AnnData ``"rna"`` or ``"atac"``. ``"auto"``: the only modality that has
-        the key; ATAC if the name or the key says so.
+    - `data`: AnnData (in memory, backed or lazy), MuData, or a path or URL of ``.h5ad``, ``.h5mu`` or ``.zarr``.
+    - `obsm_key`: Key of the representation.
+    - `batch_key`, `label_key`: Columns of the cells, found as in the models: the obs of a MuData comes first, that of
+      the modality fills gaps.
+    - `unlabeled_category`: Value of `label_key` that means "not known", as does a missing value.
+    - `modality`: Name of a modality of a MuData. For an AnnData ``"rna"`` or ``"atac"``. ``"auto"``: the only modality
+      that has the key; ATAC if the name or the key says so.
 
-    Raises
-    ------
-    FileNotFoundError, KeyError
-        If a file, modality, key or column is missing; lists those that exist.
-    TypeError, ValueError
-        If `data` or a representation is of no known type, or a cell has no batch.
+    Raises FileNotFoundError or KeyError if a file, modality, key or column is missing; lists those that exist;
+    TypeError or ValueError if `data` or a representation is of no known type, or a cell has no batch.
 
     Examples
     --------

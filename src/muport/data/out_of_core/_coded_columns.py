@@ -25,12 +25,8 @@ _BLOCK = 2**20  # values of a column that are read together
 class CodedColumn:
     """A categorical column.
 
-    Attributes
-    ----------
-    raw
-        (n,) integers that are sliced by rows, -1 where the value is missing.
-    categories
-        What the raw integers stand for.
+    - `raw`: (n,) integers that are sliced by rows, -1 where the value is missing.
+    - `categories`: What the raw integers stand for.
     """
 
     raw: Any
@@ -82,16 +78,10 @@ class CodedColumn:
 class ObsTable:
     """The obs of an object or of a file; nothing is read before it is asked for.
 
-    Attributes
-    ----------
-    columns
-        Names of the columns.
-    read
-        Reads the column of a name.
-    n_cells
-        Number of rows.
-    names
-        Reads the names of some cells, by first and last row.
+    - `columns`: Names of the columns.
+    - `read`: Reads the column of a name.
+    - `n_cells`: Number of rows.
+    - `names`: Reads the names of some cells, by first and last row.
     """
 
     columns: Sequence[str]
@@ -123,12 +113,8 @@ def obs_in_memory(obs: Any, obs_names: pd.Index) -> ObsTable:
 def obs_on_disk(path: str, root: Any, place: str) -> ObsTable:
     """Return the obs of a file.
 
-    Parameters
-    ----------
-    path, root
-        The file, and its root group.
-    place
-        Where the obs stands, such as ``"mod/rna/obs"``.
+    - `path`, `root`: The file, and its root group.
+    - `place`: Where the obs stands, such as ``"mod/rna/obs"``.
     """
     group = root[place]
     index = str(group.attrs.get("_index", "_index"))
@@ -145,23 +131,12 @@ def obs_on_disk(path: str, root: Any, place: str) -> ObsTable:
 def select_column(key: str, argument: str, own: ObsTable, modality: str | None, cells: ObsTable) -> CodedColumn:
     """Select a column of the cells of one modality, by the rule of :func:`find_column`.
 
-    Parameters
-    ----------
-    key
-        Name of the column.
-    argument
-        The argument that named it, for messages.
-    own
-        The obs of the object or file itself.
-    modality
-        Name of the modality; None for an AnnData.
-    cells
-        The obs of the modality, or of the AnnData: the rows of the result.
+    - `argument`: The argument that named it, for messages.
+    - `own`: The obs of the object or file itself.
+    - `modality`: Name of the modality; None for an AnnData.
+    - `cells`: The obs of the modality, or of the AnnData: the rows of the result.
 
-    Raises
-    ------
-    KeyError
-        If there is no such column; lists those that exist.
+    Raises KeyError if there is no such column; lists those that exist.
     """
     modalities = {} if modality is None else {modality: cells.columns}
     places = find_column(key, f"{argument}={key!r}", own.columns, modalities)

@@ -21,15 +21,7 @@ def is_url(path: str) -> bool:
 
 
 def open_root(path: str) -> Any:
-    """Open the root group of a file for reading.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is neither HDF5 nor zarr.
-    """
+    """Open the root group of a file for reading."""
     if not is_url(path) and not Path(path).exists():
         raise FileNotFoundError(f"{path!r} does not exist.")
     suffix = Path(path.split("?", 1)[0].rstrip("/")).suffix
@@ -57,12 +49,8 @@ def open_root(path: str) -> Any:
 class OnDisk:
     """An array of a file, opened where and when it is first read: it can be sent to another process.
 
-    Parameters
-    ----------
-    path
-        File or URL.
-    key
-        Place of the array in it.
+    - `path`: File or URL.
+    - `key`: Place of the array in it.
     """
 
     def __init__(self, path: str, key: str) -> None:
@@ -138,21 +126,8 @@ class Window:
 def choose_modality(keys: Mapping[str, Sequence[str]], modality: str, obsm_key: str) -> str:
     """Return the modality that is meant.
 
-    Parameters
-    ----------
-    keys
-        Modality -> keys of its ``obsm``.
-    modality
-        Its name, or ``"auto"`` for the only one with the key.
-    obsm_key
-        The key.
-
-    Raises
-    ------
-    KeyError
-        If no such modality exists.
-    ValueError
-        If several have the key.
+    - `keys`: Modality -> keys of its ``obsm``.
+    - `modality`: Its name, or ``"auto"`` for the only one with the key.
     """
     if modality in keys:
         return modality

@@ -16,14 +16,9 @@ _BLOCK = 2**18  # entries that are copied together
 def add_obs(result: Path, obs: Any, path: str | None = None, modality: str | None = None) -> None:
     """Write ``obs`` and an empty ``var`` into a zarr.
 
-    Parameters
-    ----------
-    result
-        The zarr, whose ``obsm`` is there.
-    obs
-        Data frame of the cells; None to copy it from a file.
-    path, modality
-        The file, and the modality whose cells they are; the columns are copied in blocks.
+    - `result`: The zarr, whose ``obsm`` is there.
+    - `obs`: Data frame of the cells; None to copy it from a file.
+    - `path`, `modality`: The file, and the modality whose cells they are; the columns are copied in blocks.
     """
     import zarr
 

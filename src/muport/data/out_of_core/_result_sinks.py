@@ -29,13 +29,7 @@ _RESULT, _JOB, _DONE = "result", "job.json", "done"
 
 
 class MemorySink:
-    """Rows in memory.
-
-    Parameters
-    ----------
-    shape
-        (n, d).
-    """
+    """Rows (n, d) in memory."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.values: NDArray[np.float32] = np.empty(shape, np.float32)
@@ -49,15 +43,7 @@ class MemorySink:
 
 
 def clean_path(tmp_path: str | Path) -> Path:
-    """Return the path of the result: ``.zarr``, or ``.npy``, which is added to a name without it.
-
-    Raises
-    ------
-    FileNotFoundError
-        If its folder does not exist.
-    ValueError
-        If it is a URL or an existing folder that is no zarr.
-    """
+    """Return the path of the result: ``.zarr``, or ``.npy``, which is added to a name without it."""
     if "://" in str(tmp_path):
         raise ValueError(f"tmp_path={str(tmp_path)!r} is a URL: results are written to a file system, then moved.")
     path = Path(tmp_path).absolute()
@@ -77,16 +63,10 @@ class FileSink:
     The folder ``<path>.partial`` holds the unfinished result: the rows, a record of every finished chunk with its
     checksum, and the fingerprint of the job.
 
-    Parameters
-    ----------
-    path
-        Path of the finished result: ``.npy`` (memory-mapped when read) or ``.zarr``.
-    shape
-        (n, d).
-    piece
-        Rows of a chunk of the zarr: writes start at multiples of it.
-    key
-        Key of the rows in ``obsm`` of the zarr.
+    - `path`: Path of the finished result: ``.npy`` (memory-mapped when read) or ``.zarr``.
+    - `shape`: (n, d).
+    - `piece`: Rows of a chunk of the zarr: writes start at multiples of it.
+    - `key`: Key of the rows in ``obsm`` of the zarr.
     """
 
     path: Path
@@ -146,12 +126,8 @@ class FileSink:
     def begin(self, fingerprint: str, resume: bool) -> bool:
         """Create the unfinished result; with `resume`, continue that of the same job. Return whether there was one.
 
-        Raises
-        ------
-        FileExistsError
-            If another file or folder has the path of the result.
-        OSError
-            If the disk has no room for the result.
+        Raises FileExistsError if another file or folder has the path of the result; OSError if the disk has no room for
+        the result.
         """
         if self.path.exists():
             raise FileExistsError(
@@ -207,10 +183,7 @@ class FileSink:
     def write(self, start: int, rows: NDArray[np.float32]) -> None:
         """Write rows from row `start` on.
 
-        Raises
-        ------
-        OSError
-            If the disk is full, or fails.
+        Raises OSError if the disk is full, or fails.
         """
         if self.is_zarr:
             self._array()[start : start + len(rows)] = rows
@@ -225,14 +198,7 @@ class FileSink:
     def commit(self, number: int, start: int, stop: int, checksum: int) -> None:
         """Record that a chunk is written, once its rows are on the disk.
 
-        Parameters
-        ----------
-        number
-            Position of the chunk.
-        start, stop
-            Its rows.
-        checksum
-            CRC-32 of its bytes.
+        - `checksum`: CRC-32 of its bytes.
         """
         for file in self._files(start, stop):
             sync(file)

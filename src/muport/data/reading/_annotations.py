@@ -25,16 +25,10 @@ if TYPE_CHECKING:
 class ColumnRule:
     """How one column of the set-up is read.
 
-    Attributes
-    ----------
-    argument
-        Argument of the set-up that names the column.
-    numeric
-        Whether it holds numbers; otherwise categories.
-    complete
-        Whether every cell must have a value.
-    weights
-        Whether the numbers are weights: at least 0, and not all 0.
+    - `argument`: Argument of the set-up that names the column.
+    - `numeric`: Whether it holds numbers; otherwise categories.
+    - `complete`: Whether every cell must have a value.
+    - `weights`: Whether the numbers are weights: at least 0, and not all 0.
     """
 
     argument: str
@@ -74,22 +68,11 @@ def read_annotations(
 ) -> Annotations:
     """Read the columns that the set-up names.
 
-    Parameters
-    ----------
-    data
-        Object whose ``obs_names`` are the cells.
-    setup
-        What the user asked for.
-    optional
-        Arguments whose column may be absent from `data`: ``"labels_key"`` and so on.
+    - `data`: Object whose ``obs_names`` are the cells.
+    - `optional`: Arguments whose column may be absent from `data`: ``"labels_key"`` and so on.
 
-    Raises
-    ------
-    KeyError
-        If a column that is needed is missing; lists those that exist.
-    TypeError, ValueError
-        If a cell has no batch, sample, region, time or weight, two modalities disagree on a cell, or a number is not
-        valid.
+    Raises KeyError if a column that is needed is missing; lists those that exist; TypeError or ValueError if a cell has
+    no batch, sample, region, time or weight, two modalities disagree on a cell, or a number is not valid.
     """
     columns: dict[str, Any] = {}
     for name, rule in COLUMN_RULES.items():

@@ -27,13 +27,9 @@ __all__ = ["Categories", "distinct_values"]
 class Categories:
     """The categories of a column.
 
-    Attributes
-    ----------
-    names
-        Their names, sorted.
-    lookup
-        (n_distinct + 1,) int64: position in `names` of each distinct value; the last entry is -1, which is where the
-        code -1 of a missing value points.
+    - `names`: Their names, sorted.
+    - `lookup`: (n_distinct + 1,) int64: position in `names` of each distinct value; the last entry is -1, which is
+      where the code -1 of a missing value points.
     """
 
     names: tuple[str, ...]

@@ -37,14 +37,9 @@ class Column:
 class ObsValues[Values]:
     """Values of some of the cells, from one obs.
 
-    Attributes
-    ----------
-    modality
-        The modality whose obs it is; None for the obs of the object itself.
-    cell
-        (n_values,) positions of its cells in the object, -1 for other cells; None: all cells, in order.
-    values
-        (n_values,) values.
+    - `modality`: The modality whose obs it is; None for the obs of the object itself.
+    - `cell`: (n_values,) positions of its cells in the object, -1 for other cells; None: all cells, in order.
+    - `values`: (n_values,) values.
     """
 
     modality: str | None
@@ -60,21 +55,7 @@ def find_column(
     The obs of the object itself comes first; the modalities fill its gaps. A key with a modality prefix,
     ``"rna:batch"``, is the column of that modality only.
 
-    Parameters
-    ----------
-    key
-        Name of the column, with or without a modality prefix.
-    what
-        How messages call it.
-    obs
-        Columns of the object itself.
-    modalities
-        Columns of each modality.
-
-    Raises
-    ------
-    KeyError
-        If no obs has the column; lists the columns that exist.
+    - `key`: Name of the column, with or without a modality prefix.
     """
     places: list[tuple[str | None, str]] = [(None, key)] if key in obs else []
     prefix, _, bare = key.partition(":")
@@ -91,10 +72,7 @@ def find_column(
 def read_obs(data: mudata.MuData | anndata.AnnData, key: str, what: str) -> list[ObsValues[pd.Series]]:
     """Read the columns that :func:`find_column` finds in an object.
 
-    Raises
-    ------
-    KeyError
-        If no obs has the column.
+    Raises KeyError if no obs has the column.
     """
     mods = dict(getattr(data, "mod", {}))
     sources: list[ObsValues[pd.Series]] = []
@@ -141,10 +119,7 @@ def joined_column(data: mudata.MuData | anndata.AnnData, key: str) -> Column:
 def join_columns(sources: Sequence[ObsValues[Column]], obs_names: pd.Index, what: str) -> Column:
     """Join the columns of several obs to one column of the cells `obs_names`, without the names that no cell has.
 
-    Raises
-    ------
-    ValueError
-        If two modalities give the same cell different values.
+    Raises ValueError if two modalities give the same cell different values.
     """
     names = tuple(sorted({name for source in sources for name in source.values.names}))
     position = {name: code for code, name in enumerate(names)}
@@ -164,25 +139,12 @@ def join_values(
 ) -> NDArray[Any]:
     """Join the values of several obs: a cell has that of the first source that holds one.
 
-    Parameters
-    ----------
-    sources
-        Values by precedence: codes with -1, or floats with NaN, where a value is missing.
-    obs_names
-        Names of the cells.
-    what
-        How messages call the column.
-    text
-        Writes a value in a message.
+    - `sources`: Values by precedence: codes with -1, or floats with NaN, where a value is missing.
+    - `obs_names`: Names of the cells.
+    - `what`: How messages call the column.
+    - `text`: Writes a value in a message.
 
-    Returns
-    -------
-    (n_cells,) values.
-
-    Raises
-    ------
-    ValueError
-        If two modalities give the same cell different values, and the object itself does not have the column.
+    Returns (n_cells,) values.
     """
     dtype = sources[0].values.dtype
     joined = np.full(len(obs_names), np.nan if dtype.kind == "f" else -1, dtype=dtype)

@@ -37,23 +37,10 @@ def ready(values: Any) -> NDArray[np.float32] | None:
 def fill(out: NDArray[np.float32], values: Any, name: str, obs_names: pd.Index) -> None:
     """Write a representation into `out` as float32, block by block, and refuse NaN and Inf.
 
-    Parameters
-    ----------
-    out
-        (n, d) array to write into.
-    values
-        (n, d) ndarray, sparse matrix (made dense here), DataFrame, or an array on disk, of any real dtype.
-    name
-        How messages call it, for example ``"obsm['X_pca'] of 'rna'"``.
-    obs_names
-        Names of the n cells, for messages.
-
-    Raises
-    ------
-    TypeError
-        If the values are not real numbers.
-    ValueError
-        If a value is NaN or Inf; names the array, the number of values and the first cell.
+    - `out`: (n, d) array to write into.
+    - `values`: (n, d) ndarray, sparse matrix (made dense here), DataFrame, or an array on disk, of any real dtype.
+    - `name`: How messages call it, for example ``"obsm['X_pca'] of 'rna'"``.
+    - `obs_names`: Names of the n cells, for messages.
     """
     if isinstance(values, pd.DataFrame):
         values = values.to_numpy()

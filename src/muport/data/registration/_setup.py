@@ -111,16 +111,10 @@ def _check_keys(name: str, value: object) -> None:
 class SpaceKeys:
     """The ``obsm`` keys of an object that a model reads.
 
-    Attributes
-    ----------
-    space
-        Modality -> key of the working space.
-    own
-        Modality -> key of its own representation.
-    concatenate
-        Whether the working space is the concatenation of the representations of all modalities.
-    separate
-        Whether each modality has a space of its own: there is no working space, and `space` is `own`.
+    - `space`: Modality -> key of the working space.
+    - `own`: Modality -> key of its own representation.
+    - `concatenate`: Whether the working space is the concatenation of the representations of all modalities.
+    - `separate`: Whether each modality has a space of its own: there is no working space, and `space` is `own`.
     """
 
     space: dict[str, str]
@@ -179,22 +173,12 @@ def find_space_keys(
 ) -> SpaceKeys:
     """Find the ``obsm`` keys of the modalities that the set-up names.
 
-    Parameters
-    ----------
-    mods
-        Modalities of the object, by name.
-    setup
-        What the user asked for.
-    expected
-        Modalities of a fitted model. Then `mods` are new cells: one of these modalities is enough (all of them if they
-        are concatenated), and the own representation of a modality may be absent if a shared one is given.
+    - `mods`: Modalities of the object, by name.
+    - `expected`: Modalities of a fitted model. Then `mods` are new cells: one of these modalities is enough (all of
+      them if they are concatenated), and the own representation of a modality may be absent if a shared one is given.
 
-    Raises
-    ------
-    KeyError
-        If a modality or an ``obsm`` key is missing; lists those that exist.
-    ValueError
-        If there are several modalities without a shared representation, and the model needs one.
+    Raises KeyError if a modality or an ``obsm`` key is missing; lists those that exist; ValueError if there are several
+    modalities without a shared representation, and the model needs one.
     """
     space, own = _requested_keys(mods, setup, expected)
     several = setup.shared_rep is None and len(own) > 1

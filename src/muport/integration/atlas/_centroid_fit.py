@@ -33,14 +33,9 @@ _BLOCK = 2**16  # number of sampled cells that are summed together
 class CentroidOptions:
     """How cells are summarized by centroids.
 
-    Attributes
-    ----------
-    n_centroids
-        Maximum number of centroids of a group.
-    max_samples
-        Maximum number of cells of a group that are sampled.
-    k_interp
-        Number of nearest centroids of its group from which a cell gets its displacement.
+    - `n_centroids`: Maximum number of centroids of a group.
+    - `max_samples`: Maximum number of cells of a group that are sampled.
+    - `k_interp`: Number of nearest centroids of its group from which a cell gets its displacement.
     """
 
     n_centroids: int = 2048
@@ -70,26 +65,15 @@ def fit_centroids(
     that of a fit in memory. Otherwise each sampled cell is weighted by the number of cells that it represents, so that
     center and scale are those of all cells.
 
-    Parameters
-    ----------
-    source
-        The cells.
-    hyperparameters, options
-        As for :func:`fit_shared_centers`, but groups that stay in place are named by `fixed`.
-    centroids
-        How cells are summarized. A group of s sampled cells has 3 sqrt(s) centroids, at most 400, as in memory, times
-        the resolution that the hyperparameter `prototypes` sets; fewer where `n_centroids` or the limit of 32,768
-        centroids for all groups requires it.
-    fixed
-        Names of groups that stay in place.
-    step
-        Number of rows that are read together; those of 32 MB by default.
-    progress
-        Called with the name of each stage.
+    - `hyperparameters`, `options`: As for :func:`fit_shared_centers`, but groups that stay in place are named by
+      `fixed`.
+    - `centroids`: How cells are summarized. A group of s sampled cells has 3 sqrt(s) centroids, at most 400, as in
+      memory, times the resolution that the hyperparameter `prototypes` sets; fewer where `n_centroids` or the limit of
+      32,768 centroids for all groups requires it.
+    - `fixed`: Names of groups that stay in place.
+    - `step`: Number of rows that are read together; those of 32 MB by default.
 
-    Returns
-    -------
-    The fit. The groups of its state are those of the source in another order.
+    Returns the fit. The groups of its state are those of the source in another order.
     """
     how = centroids or CentroidOptions()
     progress("sample")

@@ -59,20 +59,12 @@ class Sink(Protocol):
 class Job:
     """The mapping of chunks. It is idempotent and the same in every process.
 
-    Attributes
-    ----------
-    cells
-        Source of the rows.
-    sink
-        Destination of the mapped rows.
-    state
-        The fitted state.
-    map_of_group
-        (G,) position of the map of each group in the state.
-    piece
-        Number of rows that are mapped together.
-    device
-        Requested device: ``"cpu"`` or ``"cuda:0"``. Without a GPU the CPU is used.
+    - `cells`: Source of the rows.
+    - `sink`: Destination of the mapped rows.
+    - `state`: The fitted state.
+    - `map_of_group`: (G,) position of the map of each group in the state.
+    - `piece`: Number of rows that are mapped together.
+    - `device`: Requested device: ``"cpu"`` or ``"cuda:0"``. Without a GPU the CPU is used.
     """
 
     cells: MappableCells
@@ -100,18 +92,10 @@ def split_rows(shape: tuple[int, int], step: int, chunk_size: int) -> tuple[int,
     large. A chunk has at least `chunk_size` rows, a multiple of those of a piece, so that no two chunks write to the
     same piece.
 
-    Parameters
-    ----------
-    shape
-        (n, d).
-    step
-        Number of rows that the source stores together.
-    chunk_size
-        Number of rows of a chunk.
+    - `shape`: (n, d).
+    - `step`: Number of rows that the source stores together.
 
-    Returns
-    -------
-    Number of rows of a piece, and the chunks.
+    Returns the number of rows of a piece, and the chunks.
 
     Examples
     --------
@@ -129,14 +113,7 @@ def split_rows(shape: tuple[int, int], step: int, chunk_size: int) -> tuple[int,
 def map_chunks(job: Job, chunks: Sequence[Chunk], progress: Callable[[int], None] = lambda _: None) -> None:
     """Map chunks in this process. While a piece is mapped, the next one is read and the last one is written.
 
-    Parameters
-    ----------
-    job
-        The mapping.
-    chunks
-        Chunks to map.
-    progress
-        Called with the number of rows of each piece that was written.
+    - `progress`: Called with the number of rows of each piece that was written.
     """
     device = find_device(job.device)
     checksum: dict[int, int] = {}
@@ -191,16 +168,7 @@ def map_on_cluster(
 
     If a worker is lost, another one repeats its tasks: they write the same rows to the same place.
 
-    Parameters
-    ----------
-    job
-        The mapping.
-    chunks
-        Chunks to map.
-    client
-        Client of the cluster.
-    progress
-        Called with the number of rows of each finished chunk.
+    - `progress`: Called with the number of rows of each finished chunk.
     """
     from distributed import as_completed
 

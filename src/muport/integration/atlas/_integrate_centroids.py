@@ -216,20 +216,12 @@ def integrate_centroids(
 class _AtlasCall:
     """Checked arguments of a call.
 
-    Attributes
-    ----------
-    cells
-        The cells, read by rows.
-    hyperparameters, options, centroids
-        How to fit.
-    reference
-        ``"auto"``, ``"union"``, ``"largest"`` or the name of a batch.
-    chunk_size
-        Number of cells that are completed together.
-    device
-        Requested torch device of the mapping.
-    out_key
-        Key of the result.
+    - `cells`: The cells, read by rows.
+    - `hyperparameters`, `options`, `centroids`: How to fit.
+    - `reference`: ``"auto"``, ``"union"``, ``"largest"`` or the name of a batch.
+    - `chunk_size`: Number of cells that are completed together.
+    - `device`: Requested torch device of the mapping.
+    - `out_key`: Key of the result.
     """
 
     cells: CellChunks

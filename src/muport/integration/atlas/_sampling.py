@@ -27,18 +27,11 @@ _SLACK = 6.0  # standard deviations by which more candidates than needed are kep
 class CellSource:
     """Cells that are read by rows.
 
-    Attributes
-    ----------
-    read
-        (start, stop) -> (stop - start, d) float32 coordinates.
-    blocks
-        First row and group codes of one block of cells after the other; called again for each pass.
-    names
-        Names of the groups, G in number.
-    shape
-        (n, d).
-    labels
-        First row and label codes of one block after the other, -1 where unknown; None without labels.
+    - `read`: (start, stop) -> (stop - start, d) float32 coordinates.
+    - `blocks`: First row and group codes of one block of cells after the other; called again for each pass.
+    - `names`: Names of the groups, G in number.
+    - `shape`: (n, d).
+    - `labels`: First row and label codes of one block after the other, -1 where unknown; None without labels.
     """
 
     read: Read
@@ -52,16 +45,10 @@ class CellSource:
 class Sample:
     """Cells that represent all cells.
 
-    Attributes
-    ----------
-    x
-        (s, d) float32, in the order of the input.
-    group
-        (s,) groups of the cells.
-    row
-        (s,) rows of the cells in the input.
-    size
-        (G,) number of cells of each group in the input.
+    - `x`: (s, d) float32, in the order of the input.
+    - `group`: (s,) groups of the cells.
+    - `row`: (s,) rows of the cells in the input.
+    - `size`: (G,) number of cells of each group in the input.
     """
 
     x: NDArray[np.float32]
@@ -88,16 +75,7 @@ def draw_sample(source: CellSource, most: int, seed: int, rows_at_once: int) -> 
     So the sample is uniform, does not depend on the size of the chunks, and is known before the coordinates are read.
     These are read once, from front to back, without the blocks that contain no sampled cell.
 
-    Parameters
-    ----------
-    source
-        The cells.
-    most
-        Maximum number of cells of a group.
-    seed
-        Seed.
-    rows_at_once
-        Number of rows that are read together.
+    - `most`: Maximum number of cells of a group.
     """
     n, d = source.shape
     size = count_groups(source.blocks, len(source.names))

@@ -31,14 +31,9 @@ _BETWEEN_COMPONENTS = 1.2  # distance between components of a graph, over the la
 class MetricScaling:
     """Standardization of a modality in one metric: rows scaled to norm 1 ("cosine") or not, centered, and scaled.
 
-    Attributes
-    ----------
-    metric
-        "euclidean" or "cosine".
-    center
-        (d,) mean.
-    scale
-        Root mean square distance to it.
+    - `metric`: "euclidean" or "cosine".
+    - `center`: (d,) mean.
+    - `scale`: Root mean square distance to it.
     """
 
     metric: str
@@ -50,22 +45,14 @@ class MetricScaling:
 class ModalityGeometry:
     """Points and prototypes of one modality, and distances between them.
 
-    Attributes
-    ----------
-    scalings
-        Metric -> standardization.
-    points
-        Metric -> (n, d) standardized points.
-    mass
-        (n,) masses of the points, of sum 1.
-    prototype
-        (n,) prototype of each point.
-    prototype_mass
-        (m,) masses of the prototypes.
-    point_distances
-        (metric, graph) -> (n, n) distances between points, of root mean square 1.
-    prototype_distances
-        (metric, graph) -> (m, m) distances between prototypes, of root mean square 1; also straight distances.
+    - `scalings`: Metric -> standardization.
+    - `points`: Metric -> (n, d) standardized points.
+    - `mass`: (n,) masses of the points, of sum 1.
+    - `prototype`: (n,) prototype of each point.
+    - `prototype_mass`: (m,) masses of the prototypes.
+    - `point_distances`: (metric, graph) -> (n, n) distances between points, of root mean square 1.
+    - `prototype_distances`: (metric, graph) -> (m, m) distances between prototypes, of root mean square 1; also
+      straight distances.
     """
 
     scalings: dict[str, MetricScaling]
@@ -93,19 +80,9 @@ def scale_cells(x: NDArray[np.float32], scaling: MetricScaling) -> NDArray[np.fl
 def compute_geometry(name: str, x: NDArray[np.float32], seed: int) -> ModalityGeometry:
     """Compute the geometry of a modality; the order of its cells does not matter.
 
-    Parameters
-    ----------
-    name
-        Name of the modality, for messages.
-    x
-        (n, d) cells.
-    seed
-        Seed of the clustering.
+    - `x`: (n, d) cells.
 
-    Raises
-    ------
-    ValueError
-        If it has too few cells, no variance, or an entry that is not finite.
+    Raises ValueError if it has too few cells, no variance, or an entry that is not finite.
     """
     cells = _sort_cells(name, x)
     scalings = _fit_scalings(name, cells)

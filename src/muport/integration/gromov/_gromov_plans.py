@@ -46,18 +46,12 @@ type Setting = tuple[str, str, float]
 class PrototypePlan:
     """The plan between prototypes with the most evidence over all settings.
 
-    Attributes
-    ----------
-    plan
-        (m_a, m_b) masses.
-    objectives
-        Setting -> objective of the plan (Eq. 1) in it.
-    stability
-        Mean over the settings of the mass that the best plan of the setting shares with this plan.
-    margin
-        One minus the evidence for the best different plan over that for this one: 0 if they are equally good. A plan is
-        different if in either modality it sends cells a fifth as far from the images under this plan as an unrelated
-        plan does.
+    - `plan`: (m_a, m_b) masses.
+    - `objectives`: Setting -> objective of the plan (Eq. 1) in it.
+    - `stability`: Mean over the settings of the mass that the best plan of the setting shares with this plan.
+    - `margin`: One minus the evidence for the best different plan over that for this one: 0 if they are equally good. A
+      plan is different if in either modality it sends cells a fifth as far from the images under this plan as an
+      unrelated plan does.
     """
 
     plan: NDArray[np.float64]
@@ -72,15 +66,6 @@ def choose_plan(a: ModalityGeometry, b: ModalityGeometry, seed: int, device: str
     With v_gxy(T) the objective (Eq. 1) by graph g and metrics x and y, the evidence for T is the mean over (x, y) of
     (mean over g of v_gxy(T))^-2. So a plan is also judged by graphs on which it was not fitted, and a pair of metrics
     in which all plans fit badly has little weight.
-
-    Parameters
-    ----------
-    a, b
-        Geometries of the two modalities.
-    seed
-        Seed of the random plans.
-    device
-        Torch device.
     """
     p, q = _to_tensor(a.prototype_mass, device), _to_tensor(b.prototype_mass, device)
     rng = np.random.default_rng(seed)
@@ -116,14 +101,9 @@ def choose_plan(a: ModalityGeometry, b: ModalityGeometry, seed: int, device: str
 def _compare_plans(plans: Tensor, best: int, squared: Tensor) -> Tensor:
     """Compute the mean squared distance (S,) between the images of a cell under each plan and under the best.
 
-    Parameters
-    ----------
-    plans
-        (S, n, m) plans.
-    best
-        Position of the best plan.
-    squared
-        (m, m) squared distances of root mean square 1, so that the distance of unrelated plans is 1.
+    - `plans`: (S, n, m) plans.
+    - `best`: Position of the best plan.
+    - `squared`: (m, m) squared distances of root mean square 1, so that the distance of unrelated plans is 1.
     """
     conditional = plans / plans.sum(2, keepdim=True)
     mean_distance = conditional @ squared
@@ -138,20 +118,10 @@ def refine_plan(
 ) -> tuple[NDArray[np.float32], float]:
     """Refine a plan between prototypes to one between points.
 
-    Parameters
-    ----------
-    a, b
-        Geometries of the two modalities.
-    metrics
-        Metric of each.
-    plan
-        (m_a, m_b) plan between prototypes.
-    device
-        Torch device.
+    - `metrics`: Metric of each.
+    - `plan`: (m_a, m_b) plan between prototypes.
 
-    Returns
-    -------
-    (n_a, n_b) plan between points, and its objective in the mean of the graphs.
+    Returns (n_a, n_b) plan between points, and its objective in the mean of the graphs.
     """
     first = _to_tensor(np.mean([a.point_distances[metrics[0], graph] for graph in GRAPHS], axis=0), device)
     second = _to_tensor(np.mean([b.point_distances[metrics[1], graph] for graph in GRAPHS], axis=0), device)

@@ -41,26 +41,17 @@ _PACKAGE = str(Path(__file__).parents[1])
 class GromovSpace:
     """Maps of all modalities to the space of one of them, the hub.
 
-    Attributes
-    ----------
-    hub
-        Modality whose standardized coordinates are the common space.
-    scalings
-        Modality -> its metric, mean and scale.
-    points
-        Modality, without the hub -> (n, d_m) standardized points of it.
-    images
-        Modality, without the hub -> (n, D) images of the points in the common space.
-    slope
-        Modality, without the hub -> (d_m, D) slope of the linear regression of images on points.
-    offset
-        Modality, without the hub -> (D,) offset of that regression.
-    diagnostics
-        How far to trust the alignment. ``"hub"``: the hub. ``"metric m"``: the metric of modality m. For each pair,
-        ``"objective a-b"``: mean squared distortion of the distances of root mean square 1, 0 for an isometry;
-        ``"stability a-b"``: mass that the best plans of the settings share with the chosen one, 1 is best; ``"margin
-        a-b"``: evidence that the best different plan lacks, 0..1, near 0 is ambiguous. ``"kept m in hub"``: variance of
-        the images over that of the hub.
+    - `hub`: Modality whose standardized coordinates are the common space.
+    - `scalings`: Modality -> its metric, mean and scale.
+    - `points`: Modality, without the hub -> (n, d_m) standardized points of it.
+    - `images`: Modality, without the hub -> (n, D) images of the points in the common space.
+    - `slope`: Modality, without the hub -> (d_m, D) slope of the linear regression of images on points.
+    - `offset`: Modality, without the hub -> (D,) offset of that regression.
+    - `diagnostics`: How far to trust the alignment. ``"hub"``: the hub. ``"metric m"``: the metric of modality m. For
+      each pair, ``"objective a-b"``: mean squared distortion of the distances of root mean square 1, 0 for an isometry;
+      ``"stability a-b"``: mass that the best plans of the settings share with the chosen one, 1 is best; ``"margin
+      a-b"``: evidence that the best different plan lacks, 0..1, near 0 is ambiguous. ``"kept m in hub"``: variance of
+      the images over that of the hub.
     """
 
     hub: str
@@ -91,21 +82,10 @@ def fit_gromov_space(
     Masses are cells, so types in different proportions are matched worse. Mirror images of equal size cannot be
     distinguished by any such method.
 
-    Parameters
-    ----------
-    views
-        Modality -> (n_m, d_m) representation of its cells. Neither the order of the modalities nor that of the cells
-        matters.
-    random_state
-        Seed.
-    device
-        Torch device.
-    progress
-        Called with a line of text at each step.
+    - `views`: Modality -> (n_m, d_m) representation of its cells. Neither the order of the modalities nor that of the
+      cells matters.
 
-    Returns
-    -------
-    The fitted space, of at most 1,200 points a modality.
+    Returns the fitted space, of at most 1,200 points a modality.
 
     Warns
     -----
@@ -113,11 +93,6 @@ def fit_gromov_space(
         If an alignment is ambiguous: a different one has over 90 % of its evidence. If it is uncertain: the distances
         fit badly, and the best plans of the settings share less than half of its mass, for example because the
         proportions of types differ.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two modalities, or one is constant, has too few cells or an entry that is not finite.
 
     Examples
     --------
@@ -157,27 +132,11 @@ def fit_gromov_space(
 def map_to_hub(space: GromovSpace, modality: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Map cells of a modality to the common space, each cell by itself.
 
-    Parameters
-    ----------
-    space
-        Fitted space.
-    modality
-        Name of the modality.
-    x
-        (n, d_m) cells, in the representation of the fit.
+    - `x`: (n, d_m) cells, in the representation of the fit.
 
-    Returns
-    -------
-    (n, D) float32. For the hub, its standardized coordinates. For another modality, the mean of two estimates: the mean
-    image of the nearest fitted points, weighted by a kernel, and the linear regression of all images on their points.
-    The first follows curves; the second keeps differences between nearby cells, which transport blurs.
-
-    Raises
-    ------
-    KeyError
-        If the space was fitted without the modality.
-    ValueError
-        If the width of `x` is not that of the modality, or an entry is not finite.
+    Returns (n, D) float32. For the hub, its standardized coordinates. For another modality, the mean of two estimates:
+    the mean image of the nearest fitted points, weighted by a kernel, and the linear regression of all images on their
+    points. The first follows curves; the second keeps differences between nearby cells, which transport blurs.
     """
     if modality not in space.scalings:
         raise KeyError(f"{modality!r} is not one of the modalities {tuple(space.scalings)} of the space.")

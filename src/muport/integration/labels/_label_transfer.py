@@ -46,25 +46,15 @@ def fit_labels(
 ) -> Labels:
     """Choose the labeled cells that vote, fit the classifiers, and calibrate the probabilities.
 
-    Parameters
-    ----------
-    z
-        (n, d) integrated rows, standardized.
-    code
-        (n,) labels, -1 where unknown; at least one is known.
-    names
-        Names of the labels.
-    views
-        Modality -> its rows in `z`, and its own representation of them; None if that is the space of `z`.
-    seed
-        Seed of the choice of voters.
-    cell
-        (n,) cell of each row: no row of a cell votes for another one of it. By default every row is a separate cell.
-    n_voting
-        Number of rows, the first ones, that may vote; by default all. The classifiers and the calibration use all rows.
-    starts
-        Columns of `z` from which on the coordinates form a space. In each, a linear classifier is fitted beside the
-        votes; see :class:`Labels`. Empty if no cell is in several modalities: then there are no classifiers.
+    - `z`: (n, d) integrated rows, standardized.
+    - `code`: (n,) labels, -1 where unknown; at least one is known.
+    - `views`: Modality -> its rows in `z`, and its own representation of them; None if that is the space of `z`.
+    - `cell`: (n,) cell of each row: no row of a cell votes for another one of it. By default every row is a separate
+      cell.
+    - `n_voting`: Number of rows, the first ones, that may vote; by default all. The classifiers and the calibration use
+      all rows.
+    - `starts`: Columns of `z` from which on the coordinates form a space. In each, a linear classifier is fitted beside
+      the votes; see :class:`Labels`. Empty if no cell is in several modalities: then there are no classifiers.
     """
     known = np.flatnonzero(code[:n_voting] >= 0)
     voters, weight = _sample_voters(code[known], len(names), np.random.default_rng(seed))
@@ -94,16 +84,9 @@ def predict_labels(
     sensitive to noise that is the same in all labels. Beyond the reach of the labeled cells, p is mixed with the
     uniform distribution, so that a cell of an unknown type does not get a confident label.
 
-    Parameters
-    ----------
-    z
-        (n, d) integrated rows, standardized. A row that is itself a labeled cell does not vote for itself.
-    labels
-        Fitted labels.
-    views
-        As for :func:`fit_labels`; may lack modalities.
-    cell
-        As for :func:`fit_labels`.
+    - `z`: (n, d) integrated rows, standardized. A row that is itself a labeled cell does not vote for itself.
+    - `views`: As for :func:`fit_labels`; may lack modalities.
+    - `cell`: As for :func:`fit_labels`.
     """
     logit, distance = _count_votes(z, labels, cell)
     own = [rows for modality, (rows, values) in views.items() if values is not None and modality in labels.own]
@@ -125,20 +108,10 @@ def cross_validate_classifier(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.int64]]:
     """Fit a linear classifier in the integrated space, and predict each labeled cell without its own label.
 
-    Parameters
-    ----------
-    z
-        (n, d) integrated rows, standardized.
-    code
-        (n,) labels, -1 where unknown; at least one is known.
-    n_labels
-        Number of labels, C.
-    seed
-        Seed of the choice of voters.
+    - `z`: (n, d) integrated rows, standardized.
+    - `code`: (n,) labels, -1 where unknown; at least one is known.
 
-    Returns
-    -------
-    (d + 1, C) weights of calibrated log probabilities, the last row the intercepts; for the L labeled rows, the
+    Returns (d + 1, C) weights of calibrated log probabilities, the last row the intercepts; for the L labeled rows, the
     held-out probabilities (L, C) and the labels (L,).
     """
     known = np.flatnonzero(code >= 0)
@@ -218,9 +191,7 @@ def _count_votes(
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Count the weighted votes of the neighbors.
 
-    Returns
-    -------
-    (n, C) unnormalized log probabilities, and (n,) distances to the nearest labeled cell.
+    Returns (n, C) unnormalized log probabilities, and (n,) distances to the nearest labeled cell.
     """
     indices, distances = _find_neighbors(z, labels, cell)
     n_labels = len(labels.names)
@@ -248,10 +219,8 @@ def _fit_linear_classifiers(
 ) -> tuple[Labels, NDArray[np.float64]]:
     """Fit a linear classifier in each space.
 
-    Returns
-    -------
-    The labels with the classifiers, and (n, C) log probabilities: means over the votes and the classifiers, where each
-    labeled cell is scored by classifiers that were fitted without its label.
+    Returns the labels with the classifiers, and (n, C) log probabilities: means over the votes and the classifiers,
+    where each labeled cell is scored by classifiers that were fitted without its label.
     """
     prior = np.log(_compute_frequencies(labels) + _TINY).astype(np.float32)
     known = code >= 0
@@ -310,9 +279,7 @@ def _fit_reach(labels: Labels) -> float:
 def _fit_co_trained(votes: NDArray[np.float64], code: NDArray[np.int64], x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Fit a classifier on x by co-training: on labels and votes, then again on labels and votes times its own output.
 
-    Returns
-    -------
-    (d + 1, C) weights, the last row the intercepts.
+    Returns (d + 1, C) weights, the last row the intercepts.
     """
     known = np.flatnonzero(code >= 0)
     classifier = np.zeros((x.shape[1] + 1, votes.shape[1]), np.float32)
@@ -326,16 +293,10 @@ def _fit_co_trained(votes: NDArray[np.float64], code: NDArray[np.int64], x: NDAr
 def _fit_discriminant(x: NDArray[np.float32], target: NDArray[np.float64]) -> NDArray[np.float32]:
     """Fit linear discriminant analysis with soft labels.
 
-    Parameters
-    ----------
-    x
-        (n, d) rows.
-    target
-        (n, C) probabilities of the labels.
+    - `x`: (n, d) rows.
+    - `target`: (n, C) probabilities of the labels.
 
-    Returns
-    -------
-    (d + 1, C) weights of log p(x | c) up to a function of x, the last row the intercepts.
+    Returns (d + 1, C) weights of log p(x | c) up to a function of x, the last row the intercepts.
     """
     center = x.mean(axis=0, dtype=np.float64)
     centered = x - center

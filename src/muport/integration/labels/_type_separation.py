@@ -30,18 +30,10 @@ def fit_types(z: NDArray[np.float32], code: NDArray[np.int64], seed: int) -> tup
     As p is calibrated, a type that is half predictable needs no more caution. Labels that the cells do not support,
     because they are noise or too few, get weight 0.
 
-    Parameters
-    ----------
-    z
-        (n, d) cells after the transport, standardized.
-    code
-        (n,) labels, -1 where unknown; at least one is known.
-    seed
-        Seed of the subsample on which the classifier is fitted.
+    - `z`: (n, d) cells after the transport, standardized.
+    - `code`: (n,) labels, -1 where unknown; at least one is known.
 
-    Returns
-    -------
-    The types, without shifts, and (C,) weights in 0..1.
+    Returns the types, without shifts, and (C,) weights in 0..1.
     """
     rows = _sample_cells(code, seed)
     weights, p, truth = cross_validate_classifier(z[rows], code[rows], int(code.max()) + 1, seed)
@@ -88,16 +80,9 @@ def separate_types(
 
     where the radius rho is the root mean square distance of cells to the mean of their type.
 
-    Parameters
-    ----------
-    y
-        (n, d) integrated cells.
-    p
-        (n, C) probabilities of their types.
-    weight
-        (C,) how predictable each type is, 0..1.
-    supervision
-        The hyperparameter, 0..1.
+    - `y`: (n, d) integrated cells.
+    - `p`: (n, C) probabilities of their types.
+    - `weight`: (C,) how predictable each type is, 0..1.
     """
     predictable = np.flatnonzero(weight > 0)
     shift = np.zeros((p.shape[1], y.shape[1]), np.float32)

@@ -41,14 +41,9 @@ type Clustering = tuple[NDArray[np.float32], NDArray[np.int64]]
 class Prototypes:
     """Prototypes of all groups, sorted by group.
 
-    Attributes
-    ----------
-    position
-        (P, d) float32.
-    mass
-        (P,) float32 number of cells of each prototype.
-    start
-        (B + 1,) int64: prototypes ``start[b]:start[b + 1]`` belong to group b.
+    - `position`: (P, d) float32.
+    - `mass`: (P,) float32 number of cells of each prototype.
+    - `start`: (B + 1,) int64: prototypes ``start[b]:start[b + 1]`` belong to group b.
     """
 
     position: NDArray[np.float32]
@@ -81,20 +76,11 @@ def fit_prototypes(
 ) -> tuple[Prototypes, NDArray[np.int64]]:
     """Cluster each group on its own.
 
-    Parameters
-    ----------
-    x
-        (N, d) cells sorted by group.
-    start
-        (B + 1,) group b has the cells ``start[b]:start[b + 1]``.
-    resolution
-        Factor of the number of prototypes.
-    seed
-        Seed of k-means.
+    - `x`: (N, d) cells sorted by group.
+    - `start`: (B + 1,) group b has the cells ``start[b]:start[b + 1]``.
+    - `resolution`: Factor of the number of prototypes.
 
-    Returns
-    -------
-    The prototypes, and (N,) int64 the nearest prototype of each cell.
+    Returns the prototypes, and (N,) int64 the nearest prototype of each cell.
     """
     sizes = np.diff(start)
     if len(sizes) >= _GROUPS_PER_BATCH and sizes.max() <= _MOST_PADDED_CELLS:
@@ -155,9 +141,7 @@ def soft_assign(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find the nearest points of each row, and weights exp(-(d^2 - d_1^2) / d_3^2) with d_3 the third distance.
 
-    Returns
-    -------
-    (n, q) indices, nearest first, and (n, q) float32 weights that sum to 1.
+    Returns (n, q) indices, nearest first, and (n, q) float32 weights that sum to 1.
     """
     neighbors = knn(points, min(n_neighbors, len(points)), query=x, method="exact", device=device)
     squared = np.square(neighbors.distances)

@@ -19,18 +19,11 @@ __all__ = ["StandardizedCells", "measure_scale", "standardize_cells"]
 class StandardizedCells:
     """Standardized cells in canonical order: by group, then by coordinates, so that no result depends on their order.
 
-    Attributes
-    ----------
-    x
-        (N, d) float32.
-    start
-        (B + 1,) int64 bounds of the groups.
-    names
-        Names of the groups. Their order depends on the cells of the groups and not on the names.
-    label
-        (N,) codes, -1 where unknown; None if labels are not used.
-    center, scale
-        The standardization.
+    - `x`: (N, d) float32.
+    - `start`: (B + 1,) int64 bounds of the groups.
+    - `names`: Names of the groups. Their order depends on the cells of the groups and not on the names.
+    - `label`: (N,) codes, -1 where unknown; None if labels are not used.
+    - `center`, `scale`: The standardization.
     """
 
     x: NDArray[np.float32]
@@ -65,18 +58,10 @@ def standardize_cells(
 ) -> StandardizedCells:
     """Sort cells into canonical order and standardize them to mean 0 and root mean square norm 1.
 
-    Parameters
-    ----------
-    x
-        (N, d) cells.
-    group
-        (N,) codes into `names`.
-    names
-        Names of the groups.
-    label
-        (N,) labels, -1 where unknown.
-    scaling
-        Center and scale of a fitted state; computed if not given.
+    - `x`: (N, d) cells.
+    - `group`: (N,) codes into `names`.
+    - `label`: (N,) labels, -1 where unknown.
+    - `scaling`: Center and scale of a fitted state; computed if not given.
     """
     order = canonical_order(x, group)
     size = np.bincount(group, minlength=len(names))
@@ -104,12 +89,8 @@ def standardize_cells(
 def measure_scale(centered: NDArray[np.float32], offset: float) -> float:
     """Root mean square norm of centered cells (n, d); 1 for a constant representation, which has no scale.
 
-    Parameters
-    ----------
-    centered
-        (n, d) cells minus their mean.
-    offset
-        Largest absolute coordinate of that mean: a norm of less than 1e-6 of it is rounding.
+    - `centered`: (n, d) cells minus their mean.
+    - `offset`: Largest absolute coordinate of that mean: a norm of less than 1e-6 of it is rounding.
     """
     norm = float(np.sqrt(np.einsum("nd,nd->n", centered, centered).mean(dtype=np.float64)))
     return norm if norm > 1e-6 * offset else 1.0

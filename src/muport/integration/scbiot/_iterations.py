@@ -56,26 +56,15 @@ _GAIN, _MASS_GAIN = 1e-3, 5e-3  # of J and of the transported mass, which count 
 class ScbiotProblem:
     """What is the same in all iterations.
 
-    Attributes
-    ----------
-    landmarks
-        Landmarks of all groups: their input positions and masses.
-    label
-        (L,) labels, -1 where unknown; None without labels.
-    edges
-        Neighbor graph of the input.
-    smoother
-        (L, L) mean over the neighbors in the input.
-    spacing
-        (L,) mean distance to the neighbors in the input.
-    free
-        (L,) landmarks that may move: those of groups that do not stay in place.
-    free_groups
-        Rows of each group that may move.
-    scored_rows
-        Landmarks on which J is computed.
-    hyperparameters, options
-        How to fit.
+    - `landmarks`: Landmarks of all groups: their input positions and masses.
+    - `label`: (L,) labels, -1 where unknown; None without labels.
+    - `edges`: Neighbor graph of the input.
+    - `smoother`: (L, L) mean over the neighbors in the input.
+    - `spacing`: (L,) mean distance to the neighbors in the input.
+    - `free`: (L,) landmarks that may move: those of groups that do not stay in place.
+    - `free_groups`: Rows of each group that may move.
+    - `scored_rows`: Landmarks on which J is computed.
+    - `hyperparameters`, `options`: How to fit.
     """
 
     landmarks: Prototypes
@@ -126,20 +115,12 @@ class _MovingCenters:
 class Iterate:
     """Landmarks after an iteration, and their score.
 
-    Attributes
-    ----------
-    number
-        Number of the iteration; 0 is the identity.
-    x
-        (L, d) landmarks.
-    mass
-        Transported mass of Eq. 3, mean over the groups.
-    converged
-        Whether the transport converged.
-    overlap
-        Fraction of neighbors kept, Eq. 18.
-    objective
-        J, Eq. 20.
+    - `number`: Number of the iteration; 0 is the identity.
+    - `x`: (L, d) landmarks.
+    - `mass`: Transported mass of Eq. 3, mean over the groups.
+    - `converged`: Whether the transport converged.
+    - `overlap`: Fraction of neighbors kept, Eq. 18.
+    - `objective`: J, Eq. 20.
     """
 
     number: int

@@ -35,14 +35,9 @@ def cap_moves(shift: Floats, limit: Floats) -> Floats:
 class Edges:
     """Undirected edges of the neighbor graph of the input whose length is not 0.
 
-    Attributes
-    ----------
-    tail, head
-        (E,) points at their ends.
-    length
-        (E,) their lengths in the input.
-    component
-        (n,) connected component of each point.
+    - `tail`, `head`: (E,) points at their ends.
+    - `length`: (E,) their lengths in the input.
+    - `component`: (n,) connected component of each point.
     """
 
     tail: Indices
@@ -81,18 +76,10 @@ def guard_edges(x: Floats, move: Floats, edges: Edges, low: Floats, high: Floats
     halved toward the mean move of the connected component, which changes no length, until all limits hold. The limits
     vary with beta, so an edge may violate them before the move: it may keep its length, but not move farther outside.
 
-    Parameters
-    ----------
-    x
-        (n, d) points.
-    move
-        (n, d) their moves.
-    edges
-        Edges of the graph of the input.
-    low, high
-        (n,) limits of the relative length of the edges at each point.
-    free
-        (n,) points that may move.
+    - `x`: (n, d) points.
+    - `move`: (n, d) their moves.
+    - `low`, `high`: (n,) limits of the relative length of the edges at each point.
+    - `free`: (n,) points that may move.
     """
     current = edges.stretch(x)
     least = np.minimum(np.maximum(low[edges.tail], low[edges.head]), current * (1 - _ROUNDING))

@@ -45,14 +45,8 @@ def compute_density_weights(spacing: Floats) -> Floats:
 def compute_bridge_scores(neighbor_groups: Indices, spacing: Floats, n_groups: int) -> tuple[Floats, Floats]:
     """Compute the bridge score beta (Eqs 8-9) and the sparsity rho in [0, 1] of every point.
 
-    Parameters
-    ----------
-    neighbor_groups
-        (n, k) groups of the neighbors of each point.
-    spacing
-        (n,) mean distance to the neighbors.
-    n_groups
-        Number of groups, B.
+    - `neighbor_groups`: (n, k) groups of the neighbors of each point.
+    - `spacing`: (n,) mean distance to the neighbors.
     """
     low, span = spacing.min(), np.ptp(spacing)
     sparsity = (spacing - low) / span if span > 0 else np.zeros_like(spacing)
@@ -74,22 +68,13 @@ def transport_to_barycenters(
     The paper forbids costs above a quantile. Here they are clipped to it, and the problem is solved in the log domain,
     so that no prototype loses all its partners.
 
-    Parameters
-    ----------
-    prototypes
-        (K_b, d) for each group; masses are uniform.
-    reference
-        (K, d) reference prototypes.
-    quantile
-        Quantile at which the cost is clipped.
-    max_iter, tol
-        Maximum number of Sinkhorn iterations, and the change of a potential divided by epsilon at which they stop.
-    device
-        Torch device.
+    - `prototypes`: (K_b, d) for each group; masses are uniform.
+    - `reference`: (K, d) reference prototypes.
+    - `quantile`: Quantile at which the cost is clipped.
+    - `max_iter`, `tol`: Maximum number of Sinkhorn iterations, and the change of a potential divided by epsilon at
+      which they stop.
 
-    Returns
-    -------
-    One (K_b, d) array per group, the mean transported mass, and whether every problem converged.
+    Returns one (K_b, d) array per group, the mean transported mass, and whether every problem converged.
     """
     target = torch.from_numpy(reference).to(device)
     size = [len(positions) for positions in prototypes]

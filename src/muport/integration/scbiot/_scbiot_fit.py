@@ -62,17 +62,6 @@ def fit_scbiot(
     high costs are clipped and not forbidden, the guard holds after PostScale, the identity is a candidate, and all
     candidates are scored on the same landmarks. The landmarks of a group are its cells, or k-means centers of a large
     group. A cell moves by the mean displacement of the nearest landmarks.
-
-    Parameters
-    ----------
-    cells
-        Standardized cells in canonical order.
-    hyperparameters
-        The user's hyperparameters.
-    options
-        How to fit.
-    progress
-        Called with the name of each stage, and once per outer iteration.
     """
     progress("landmarks")
     landmarks, label = build_landmarks(cells, options.seed)

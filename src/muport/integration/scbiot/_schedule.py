@@ -18,22 +18,13 @@ __all__ = ["ScbiotSettings", "anneal_settings"]
 class ScbiotSettings:
     """Hyperparameters of one iteration; the symbols of the paper are in brackets.
 
-    Attributes
-    ----------
-    step
-        Fraction of the shift that is applied (eta).
-    cap
-        Largest move, in mean distances to the neighbors (kappa).
-    smooth
-        Weight of the shifts of the neighbors (lambda of Eq. 13).
-    quantile
-        Quantile at which the cost of the transport is clipped.
-    floor
-        Overlap with the input below which J is penalized.
-    bulk, bridge
-        Smallest and largest relative length of an edge, between cells of the bulk and at bridges.
-    weights
-        Weights of J.
+    - `step`: Fraction of the shift that is applied (eta).
+    - `cap`: Largest move, in mean distances to the neighbors (kappa).
+    - `smooth`: Weight of the shifts of the neighbors (lambda of Eq. 13).
+    - `quantile`: Quantile at which the cost of the transport is clipped.
+    - `floor`: Overlap with the input below which J is penalized.
+    - `bulk`, `bridge`: Smallest and largest relative length of an edge, between cells of the bulk and at bridges.
+    - `weights`: Weights of J.
     """
 
     step: float

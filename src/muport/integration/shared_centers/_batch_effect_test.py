@@ -28,20 +28,10 @@ def measure_batch_effect(x: NDArray[np.float32], group: NDArray[np.int64], n_gro
     evidence is (observed - m - 3 s) / sqrt(m), clipped to 0..1; m is about the degrees of freedom, B - 1. So the
     identity competes with every other map, as in Eq. 20, and is selected on data without a batch effect.
 
-    Parameters
-    ----------
-    x
-        (N, d) cells.
-    group
-        (N,) group of each cell.
-    n_groups
-        Number of groups.
-    seed
-        Seed of the subsample and of the permutations.
+    - `x`: (N, d) cells.
+    - `group`: (N,) group of each cell.
 
-    Returns
-    -------
-    The evidence; 0 with fewer than two groups, or with too few cells for a test.
+    Returns the evidence; 0 with fewer than two groups, or with too few cells for a test.
     """
     rng = np.random.default_rng(seed)
     if len(x) > _CELLS:

@@ -36,18 +36,11 @@ _CELLS_PER_CENTER = 30
 class Coupling:
     """Semi-relaxed transport onto shared centers.
 
-    Attributes
-    ----------
-    centers
-        (K, d) float32 unit vectors.
-    plan
-        (P, K) float32: the fraction of each prototype that is transported to each center; rows sum to 1.
-    weight
-        (K,) float32 mass of the centers; the sum is 1.
-    log_scale
-        (B, K) float32 column potentials divided by epsilon, from which the next solution starts.
-    converged
-        Whether the transport of every group converged.
+    - `centers`: (K, d) float32 unit vectors.
+    - `plan`: (P, K) float32: the fraction of each prototype that is transported to each center; rows sum to 1.
+    - `weight`: (K,) float32 mass of the centers; the sum is 1.
+    - `log_scale`: (B, K) float32 column potentials divided by epsilon, from which the next solution starts.
+    - `converged`: Whether the transport of every group converged.
     """
 
     centers: NDArray[np.float32]
@@ -61,18 +54,11 @@ class Coupling:
 class CouplingSettings:
     """How one transport is solved.
 
-    Attributes
-    ----------
-    theta
-        Marginal relaxation divided by regularization, lambda / epsilon.
-    frozen
-        Keep the centers and their masses: new groups are transported onto fitted centers.
-    max_iter
-        Maximum number of Sinkhorn iterations.
-    tol
-        Largest change of a potential, divided by epsilon, at which the iterations stop.
-    device
-        Torch device of the transport.
+    - `theta`: Marginal relaxation divided by regularization, lambda / epsilon.
+    - `frozen`: Keep the centers and their masses: new groups are transported onto fitted centers.
+    - `max_iter`: Maximum number of Sinkhorn iterations.
+    - `tol`: Largest change of a potential, divided by epsilon, at which the iterations stop.
+    - `device`: Torch device of the transport.
     """
 
     theta: float
@@ -119,18 +105,10 @@ def fit_coupling(
 
     A type that a batch lacks costs it only lambda, so theta sets how strongly groups are forced onto absent types.
 
-    Parameters
-    ----------
-    position
-        (P, d) current positions of the prototypes.
-    prototypes
-        Their masses and groups.
-    previous
-        Centers, masses and potentials to start from.
-    settings
-        How to solve the transport.
-    penalty
-        (P, K) array that is added to the cost.
+    - `position`: (P, d) current positions of the prototypes.
+    - `prototypes`: Their masses and groups.
+    - `previous`: Centers, masses and potentials to start from.
+    - `penalty`: (P, K) array that is added to the cost.
     """
     direction = unit_rows(position)
     cost = 2 - 2 * direction @ previous.centers.T

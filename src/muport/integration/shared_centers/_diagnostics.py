@@ -49,18 +49,11 @@ class ObjectiveWeights:
 class Diagnostics:
     """Scores of an embedding x, compared with the input x0.
 
-    Attributes
-    ----------
-    mix
-        Mean entropy (nats) of the groups among the neighbors of a cell, Eq. 17.
-    mix_input
-        The same for the input.
-    overlap
-        Fraction of the neighbors of a cell that are its neighbors in the input, Eq. 18.
-    strain
-        Mean squared relative change of the lengths of the edges of the input, Eq. 19.
-    trustworthiness
-        1 minus the rank-weighted fraction of new neighbors, Eq. 22.
+    - `mix`: Mean entropy (nats) of the groups among the neighbors of a cell, Eq. 17.
+    - `mix_input`: The same for the input.
+    - `overlap`: Fraction of the neighbors of a cell that are its neighbors in the input, Eq. 18.
+    - `strain`: Mean squared relative change of the lengths of the edges of the input, Eq. 19.
+    - `trustworthiness`: 1 minus the rank-weighted fraction of new neighbors, Eq. 22.
     """
 
     mix: float
@@ -98,18 +91,10 @@ def diagnose(
 ) -> Diagnostics:
     """Compare an embedding with its input.
 
-    Parameters
-    ----------
-    x0
-        (n, d) cells of the input.
-    x
-        (n, d) the same cells after the integration.
-    group
-        (n,) groups.
-    n_groups
-        Number of groups.
-    ranks
-        Whether to compute the trustworthiness, on at most 500 cells; NaN if not.
+    - `x0`: (n, d) cells of the input.
+    - `x`: (n, d) the same cells after the integration.
+    - `group`: (n,) groups.
+    - `ranks`: Whether to compute the trustworthiness, on at most 500 cells; NaN if not.
     """
     k = min(_NEIGHBORS, (len(x) - 1) // 2)
     if k < 1:
@@ -146,18 +131,8 @@ def score_fit(
 ) -> dict[str, float]:
     """Score a fit on a sample of its cells: the entries of ``metrics_`` that all algorithms have.
 
-    Parameters
-    ----------
-    state, cells, options
-        The fit.
-    iteration
-        Number of outer iterations.
-    transported_mass
-        Fraction of the mass of a group that is transported to centers with mass of all groups.
-    converged
-        Whether the transport converged.
-    objective
-        Objective J that selected the result; that of the sample by default.
+    - `transported_mass`: Fraction of the mass of a group that is transported to centers with mass of all groups.
+    - `objective`: Objective J that selected the result; that of the sample by default.
     """
     rows = cells.sample_rows(DIAGNOSED_CELLS, options.seed + 1)
     before, group = cells.x[rows], cells.group[rows]

@@ -34,18 +34,11 @@ _BLOCK = 2**16  # number of cells whose residuals are in memory together
 class CenterSummary:
     """Numbers and means of the cells of each group at each center.
 
-    Attributes
-    ----------
-    n_cells
-        (B, K) number of cells of group b that are transported to center k.
-    mean
-        (B, K, d) their mean.
-    target
-        (K, d) point to which the cells at the center are moved.
-    mean_proportions
-        (K,) mean over the fitted groups of the proportion of their cells at the center.
-    of_new_groups
-        Whether the groups are new: not among those that the mean proportions were computed from.
+    - `n_cells`: (B, K) number of cells of group b that are transported to center k.
+    - `mean`: (B, K, d) their mean.
+    - `target`: (K, d) point to which the cells at the center are moved.
+    - `mean_proportions`: (K,) mean over the fitted groups of the proportion of their cells at the center.
+    - `of_new_groups`: Whether the groups are new: not among those that the mean proportions were computed from.
     """
 
     n_cells: NDArray[np.float32]
@@ -65,16 +58,10 @@ def summarize_centers(
 ) -> CenterSummary:
     """Count and average the cells of every group at every center; targets are weighted means over the groups.
 
-    Parameters
-    ----------
-    prototypes
-        Original positions and masses.
-    coupling
-        Transport of the prototypes to the centers.
-    fixed_groups
-        Groups whose own means are the targets wherever they have cells.
-    fitted
-        Summary of the fitted groups, whose targets and mean proportions are kept: for new groups.
+    - `prototypes`: Original positions and masses.
+    - `coupling`: Transport of the prototypes to the centers.
+    - `fixed_groups`: Groups whose own means are the targets wherever they have cells.
+    - `fitted`: Summary of the fitted groups, whose targets and mean proportions are kept: for new groups.
     """
     flow = prototypes.mass[:, None] * coupling.plan
     n_cells = np.add.reduceat(flow, prototypes.start[:-1], axis=0)
@@ -143,12 +130,8 @@ def estimate_translation(
     The displacement at a center, mean - target, is weighted by n / (n + 1) for n cells, times the agreement. The rest
     of the weight goes to the mean displacement of the group, so that a type without a partner moves with its batch.
 
-    Parameters
-    ----------
-    prototypes, coupling, centers
-        The transport.
-    full_agreement
-        Ratio of the proportions of the group and of the others from which the agreement is 1; 0: it is 1 everywhere.
+    - `full_agreement`: Ratio of the proportions of the group and of the others from which the agreement is 1; 0: it is
+      1 everywhere.
     """
     agreement = _agreement_at_centers(centers, full_agreement)
     displacement = centers.mean - centers.target
@@ -169,22 +152,13 @@ def compute_residual_covariances(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weighted covariance of the residuals of each group about the anchors of its prototypes.
 
-    Parameters
-    ----------
-    x
-        (N, d) cells sorted by group.
-    start
-        (B + 1,) bounds of the groups.
-    nearest
-        (N,) prototype of each cell.
-    anchor
-        (P, d) mean of the cells of the same group and center.
-    weight
-        (P,) weight of the cells of a prototype.
+    - `x`: (N, d) cells sorted by group.
+    - `start`: (B + 1,) bounds of the groups.
+    - `nearest`: (N,) prototype of each cell.
+    - `anchor`: (P, d) mean of the cells of the same group and center.
+    - `weight`: (P,) weight of the cells of a prototype.
 
-    Returns
-    -------
-    (B, d, d) covariances and (B,) total weights.
+    Returns (B, d, d) covariances and (B,) total weights.
     """
     d = x.shape[1]
     covariance, total = np.zeros((len(start) - 1, d, d)), np.zeros(len(start) - 1)

@@ -51,19 +51,7 @@ def fit_shared_centers(
     options: FitOptions,
     progress: Callable[[str], None] = lambda _: None,
 ) -> IntegrationFit:
-    """Fit the default algorithm, ``"shared"``: transport of all groups onto shared centers.
-
-    Parameters
-    ----------
-    cells
-        Standardized cells in canonical order.
-    hyperparameters
-        The user's hyperparameters.
-    options
-        How to fit.
-    progress
-        Called with the name of each stage, and once per outer iteration.
-    """
+    """Fit the default algorithm, ``"shared"``: transport of all groups onto shared centers."""
     # 1. Without evidence of a batch effect no cell moves: `step` scales every move.
     progress("evidence")
     batch_effect = measure_batch_effect(cells.x, cells.group, len(cells.names), options.seed)
@@ -104,16 +92,10 @@ def fit_shared_centers(
 class _Task:
     """Input of the steps that run twice if labels are known.
 
-    Attributes
-    ----------
-    cells, problem
-        The cells, and the transport of their prototypes.
-    nearest
-        (N,) prototype of each cell.
-    step
-        Fraction of the displacement that is applied.
-    progress
-        Called with the name of each stage.
+    - `cells`, `problem`: The cells, and the transport of their prototypes.
+    - `nearest`: (N,) prototype of each cell.
+    - `step`: Fraction of the displacement that is applied.
+    - `progress`: Called with the name of each stage.
     """
 
     cells: StandardizedCells
@@ -127,14 +109,9 @@ class _Task:
 class _FittedMaps:
     """A transport and the maps it gives.
 
-    Attributes
-    ----------
-    transport, maps, reference
-        The transport, the maps, and what new groups are transported onto.
-    types
-        Classifier of the labeled types; None without labels, or if the cells do not support them.
-    predictability
-        (C,) how well each type is predicted, 0 to 1.
+    - `transport`, `maps`, `reference`: The transport, the maps, and what new groups are transported onto.
+    - `types`: Classifier of the labeled types; None without labels, or if the cells do not support them.
+    - `predictability`: (C,) how well each type is predicted, 0 to 1.
     """
 
     transport: Transport

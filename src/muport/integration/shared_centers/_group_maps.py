@@ -39,20 +39,10 @@ def fit_group_maps(
 ) -> tuple[tuple[GroupMap, ...], NDArray[np.float64]]:
     """Turn a transport into the maps of the groups (Eqs 7 and 16).
 
-    Parameters
-    ----------
-    problem, transport
-        The transport.
-    cells
-        The cells.
-    nearest
-        (N,) prototype of each cell.
-    step
-        Fraction of the displacement that is applied.
+    - `nearest`: (N,) prototype of each cell.
+    - `step`: Fraction of the displacement that is applied.
 
-    Returns
-    -------
-    The maps, and the (d, d) covariance onto which the residuals of every group are mapped.
+    Returns the maps, and the (d, d) covariance onto which the residuals of every group are mapped.
     """
     prototypes, hyperparameters = problem.prototypes, problem.hyperparameters
     fixed_groups = problem.options.fixed_groups
@@ -98,20 +88,11 @@ def keep_if_mixing_holds(
 ) -> tuple[tuple[GroupMap, ...], float, float]:
     """Keep the change of shape, and then the MNN refinement, unless the groups mix less with it than without (Eq. 17).
 
-    Parameters
-    ----------
-    maps
-        Maps with the change of shape, and without the refinement.
-    prototypes, cells
-        What was transported, and the cells on a sample of which the mixing is measured.
-    mnn_fraction
-        Fraction of the distance between mutual nearest neighbors that each of them moves.
-    options
-        How to fit.
+    - `maps`: Maps with the change of shape, and without the refinement.
+    - `prototypes`, `cells`: What was transported, and the cells on a sample of which the mixing is measured.
+    - `mnn_fraction`: Fraction of the distance between mutual nearest neighbors that each of them moves.
 
-    Returns
-    -------
-    The maps, and the fractions of the change of shape and of the refinement that are kept.
+    Returns the maps, and the fractions of the change of shape and of the refinement that are kept.
     """
     if len(maps) < 2:
         return maps, 1.0, 1.0

@@ -25,14 +25,8 @@ def average_over_prototypes(
 ) -> NDArray[np.float32]:
     """(P, C) mean over the cells of each prototype of the probabilities of their types.
 
-    Parameters
-    ----------
-    p
-        (N, C) probabilities of the types of the cells.
-    nearest
-        (N,) prototype of each cell.
-    n_prototypes
-        Number of prototypes, P.
+    - `p`: (N, C) probabilities of the types of the cells.
+    - `nearest`: (N,) prototype of each cell.
     """
     membership = csr_array((np.ones(len(p), np.float32), (nearest, np.arange(len(p)))), shape=(n_prototypes, len(p)))
     size = np.maximum(np.bincount(nearest, minlength=n_prototypes), 1)

@@ -31,24 +31,12 @@ def merge_batches(
 
     Many small groups without a batch effect would each be fitted on few cells, and rare types would be lost.
 
-    Parameters
-    ----------
-    x
-        (N, d) cells.
-    group
-        (N,) codes into `names`.
-    names
-        Names of the groups.
-    blocks
-        Name -> codes of the groups that may be merged under that name.
-    hyperparameters
-        Their conservation decides how strong the evidence of a batch effect must be.
-    seed
-        Seed of the test.
+    - `x`: (N, d) cells.
+    - `group`: (N,) codes into `names`.
+    - `blocks`: Name -> codes of the groups that may be merged under that name.
+    - `hyperparameters`: Their conservation decides how strong the evidence of a batch effect must be.
 
-    Returns
-    -------
-    (G,) merged group of each group, and the names of the merged groups.
+    Returns (G,) merged group of each group, and the names of the merged groups.
     """
     merged_name = list(names)
     for name, codes in blocks.items():

@@ -31,14 +31,10 @@ def estimate_mnn_shift(
     A prototype without a mutual nearest neighbor, such as one of a type that only its group has, gets the kernel mean
     of the nearest prototypes of its group that have one.
 
-    Parameters
-    ----------
-    prototypes
-        Original positions, over which the shifts are smoothed.
-    image
-        (P, d) positions after the transport.
-    fixed
-        (F, d) fitted prototypes after the transport. If given, they are the only other group, and they do not move.
+    - `prototypes`: Original positions, over which the shifts are smoothed.
+    - `image`: (P, d) positions after the transport.
+    - `fixed`: (F, d) fitted prototypes after the transport. If given, they are the only other group, and they do not
+      move.
     """
     mass, total = _sum_mutual_neighbors(prototypes, image) if fixed is None else _sum_fixed_neighbors(image, fixed)
     has_neighbor = mass > 0

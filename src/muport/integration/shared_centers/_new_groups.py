@@ -42,18 +42,10 @@ def fit_new_groups(
 
     Each new group is transported on its own, so that its map does not depend on the other groups of the query.
 
-    Parameters
-    ----------
-    cells
-        Cells of the new groups only, standardized as in the state.
-    state
-        Fitted state, which is not changed.
-    hyperparameters, options
-        Those of the fit.
+    - `cells`: Cells of the new groups only, standardized as in the state.
+    - `state`: Fitted state, which is not changed.
 
-    Returns
-    -------
-    One map per group, in the order of ``cells.names``.
+    Returns one map per group, in the order of ``cells.names``.
     """
     bounds = zip(cells.start[:-1], cells.start[1:], cells.names, strict=True)
     groups = [

@@ -61,20 +61,10 @@ def add_type_separation(
 ) -> IntegrationState:
     """Set the displacement that separates the types, from distances between sharpened cells.
 
-    Parameters
-    ----------
-    state
-        State with sharpening, and with types that do not move yet; returned without types if groups stay in place.
-    cells
-        The cells.
-    predictability
-        (C,) how well each type is predicted, 0 to 1.
-    supervision
-        The hyperparameter.
-    step
-        Fraction of the displacement that is applied.
-    options
-        How to fit.
+    - `state`: State with sharpening, and with types that do not move yet; returned without types if groups stay in
+      place.
+    - `predictability`: (C,) how well each type is predicted, 0 to 1.
+    - `step`: Fraction of the displacement that is applied.
     """
     if state.types is None or options.fixed_groups:
         return replace(state, types=None)

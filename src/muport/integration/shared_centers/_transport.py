@@ -41,16 +41,11 @@ type History = tuple[tuple[float, float, float], ...]
 class TransportProblem:
     """Input of the iterations.
 
-    Attributes
-    ----------
-    prototypes
-        The prototypes that are transported.
-    hyperparameters, options
-        How to transport them.
-    type_probabilities
-        (P, C) probabilities of the types of the prototypes, weighted by how predictable a type is; None without labels.
-    fitted_centers
-        Fitted centers onto which new groups are transported; None in a fit, which updates its centers.
+    - `prototypes`: The prototypes that are transported.
+    - `hyperparameters`, `options`: How to transport them.
+    - `type_probabilities`: (P, C) probabilities of the types of the prototypes, weighted by how predictable a type is;
+      None without labels.
+    - `fitted_centers`: Fitted centers onto which new groups are transported; None in a fit, which updates its centers.
     """
 
     prototypes: Prototypes
@@ -64,16 +59,10 @@ class TransportProblem:
 class Transport:
     """Result of the iterations.
 
-    Attributes
-    ----------
-    coupling
-        The last coupling.
-    centers
-        Numbers and means of the cells of each group at each center.
-    shift
-        (P, d) displacement of each prototype, to be subtracted.
-    history
-        The iterations.
+    - `coupling`: The last coupling.
+    - `centers`: Numbers and means of the cells of each group at each center.
+    - `shift`: (P, d) displacement of each prototype, to be subtracted.
+    - `history`: The iterations.
     """
 
     coupling: Coupling
@@ -90,14 +79,8 @@ def fit_transport(
     Theta falls to 0. While it is large, the groups share all centers, and types without a partner may be transported
     to a wrong center. At 0 these are released.
 
-    Parameters
-    ----------
-    problem
-        What to transport, and how.
-    coupling
-        Centers, masses and potentials to start from.
-    progress
-        Called with ``"transport"`` in each iteration.
+    - `problem`: What to transport, and how.
+    - `coupling`: Centers, masses and potentials to start from.
     """
     prototypes, hyperparameters, options = problem.prototypes, problem.hyperparameters, problem.options
     frozen = problem.fitted_centers is not None

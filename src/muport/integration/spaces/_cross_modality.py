@@ -35,15 +35,10 @@ _MIN_R2 = 1e-6  # R squared that a prediction counts with if it explains nothing
 class AssistedPredictor:
     """Prediction of a modality from another and from the shared coordinates of the cells.
 
-    Attributes
-    ----------
-    shared_weight
-        1 if the prediction from the shared coordinates alone is added to the regression, 0 if not.
-    regression
-        Regression of the target, or of what the shared coordinates leave of it, on the coordinates of the source
-        beside the shared ones; None if there are too few paired cells.
-    r2
-        Fraction of the target's variance that is predicted on held-out paired cells.
+    - `shared_weight`: 1 if the prediction from the shared coordinates alone is added to the regression, 0 if not.
+    - `regression`: Regression of the target, or of what the shared coordinates leave of it, on the coordinates of the
+      source beside the shared ones; None if there are too few paired cells.
+    - `r2`: Fraction of the target's variance that is predicted on held-out paired cells.
     """
 
     shared_weight: float
@@ -55,14 +50,9 @@ class AssistedPredictor:
 class SharedPredictor:
     """Predictions that use coordinates which all modalities share.
 
-    Attributes
-    ----------
-    center, scale
-        Modality -> (d_s,) mean of its shared coordinates, and root mean square distance to it.
-    from_shared
-        Modality -> regression of its own representation on its shared coordinates.
-    assisted
-        Source -> target -> prediction from the source and the shared coordinates together.
+    - `center`, `scale`: Modality -> (d_s,) mean of its shared coordinates, and root mean square distance to it.
+    - `from_shared`: Modality -> regression of its own representation on its shared coordinates.
+    - `assisted`: Source -> target -> prediction from the source and the shared coordinates together.
     """
 
     center: dict[str, NDArray[np.float32]]
@@ -75,14 +65,9 @@ class SharedPredictor:
 class CrossModalPredictor:
     """Predictions of each modality from each other one.
 
-    Attributes
-    ----------
-    direct
-        Source -> target -> regression, fitted on the cells that have both.
-    paths
-        Source -> target -> modalities that are predicted one after the other, the target last.
-    shared
-        Predictions with shared coordinates; None if there are no such coordinates.
+    - `direct`: Source -> target -> regression, fitted on the cells that have both.
+    - `paths`: Source -> target -> modalities that are predicted one after the other, the target last.
+    - `shared`: Predictions with shared coordinates; None if there are no such coordinates.
     """
 
     direct: dict[str, dict[str, RidgeRegression]]
@@ -99,23 +84,9 @@ def fit_predictor(
 ) -> CrossModalPredictor:
     """Fit the predictions of each modality from each other one.
 
-    Parameters
-    ----------
-    x
-        Modality -> (n_m, d_m) standardized coordinates.
-    cell
-        Modality -> (n_m,) position of each row among the cells.
-    n_cells
-        Number of cells.
-    shared
-        Modality -> (n_m, d_s) shared coordinates.
-    seed
-        Seed of landmarks and subsamples.
-
-    Raises
-    ------
-    ValueError
-        If no chain of paired cells leads from one modality to another, and there are no shared coordinates.
+    - `x`: Modality -> (n_m, d_m) standardized coordinates.
+    - `cell`: Modality -> (n_m,) position of each row among the cells.
+    - `shared`: Modality -> (n_m, d_s) shared coordinates.
     """
     pairs = {(b, m): find_paired_rows(x, cell, b, m, n_cells) for b, m in permutations(x, 2)}
     direct: dict[str, dict[str, RidgeRegression]] = {b: {} for b in x}
@@ -198,10 +169,8 @@ def align_shared(
 ) -> dict[str, NDArray[np.float32]] | None:
     """Align the shared coordinates of all modalities by cell, standardized.
 
-    Returns
-    -------
-    Modality -> (n_cells, d_s); where a cell lacks the modality, the mean over the modalities that it has. None if the
-    predictor was fitted without shared coordinates.
+    Returns modality -> (n_cells, d_s); where a cell lacks the modality, the mean over the modalities that it has. None
+    if the predictor was fitted without shared coordinates.
     """
     if predictor.shared is None:
         return None
@@ -224,20 +193,11 @@ def predict_modality(
 ) -> NDArray[np.float32]:
     """Predict a modality from another.
 
-    Parameters
-    ----------
-    predictor
-        Fitted predictions.
-    source, target
-        The modalities.
-    x
-        (n, d_source) standardized coordinates of the source.
-    s
-        (n, d_s) shared coordinates; None if they are not known.
+    - `source`, `target`: The modalities.
+    - `x`: (n, d_source) standardized coordinates of the source.
+    - `s`: (n, d_s) shared coordinates; None if they are not known.
 
-    Returns
-    -------
-    (n, d_target) standardized coordinates of the target; 0 where no chain of paired cells leads to it.
+    Returns (n, d_target) standardized coordinates of the target; 0 where no chain of paired cells leads to it.
     """
     if s is not None and predictor.shared is not None:
         assisted = predictor.shared.assisted[source][target]
@@ -276,16 +236,9 @@ def impute_modalities(
 ) -> dict[str, NDArray[np.float32]]:
     """Fill in the modalities that a cell lacks: the mean of the predictions from those it has, weighted by R squared.
 
-    Parameters
-    ----------
-    predictor
-        Fitted predictions.
-    x
-        Modality -> (n, d_m) standardized coordinates; rows of cells that lack the modality are not read.
-    s
-        Modality -> (n, d_s) shared coordinates, as :func:`align_shared` returns them.
-    observed
-        Modality -> (n,) whether the cell was measured in it.
+    - `x`: Modality -> (n, d_m) standardized coordinates; rows of cells that lack the modality are not read.
+    - `s`: Modality -> (n, d_s) shared coordinates, as :func:`align_shared` returns them.
+    - `observed`: Modality -> (n,) whether the cell was measured in it.
     """
     out: dict[str, NDArray[np.float32]] = {}
     for m, values in x.items():

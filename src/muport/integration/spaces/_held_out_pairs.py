@@ -41,16 +41,9 @@ def estimate_shared_fraction(
     in the shared coordinates or in the space fitted on the other pairs, each of the two counts with sqrt(1/e - 2),
     which is 0 at chance. The square root keeps some of both: their average has less noise than the better one alone.
 
-    Parameters
-    ----------
-    x
-        Modality -> (n_m, d_m) coordinates, which give the pairs an order of their own.
-    cell
-        Modality -> (n_m,) position of each row among the cells.
-    n_cells
-        Number of cells.
-    embed_held_out
-        Embeds held-out pairs.
+    - `x`: Modality -> (n_m, d_m) coordinates, which give the pairs an order of their own.
+    - `cell`: Modality -> (n_m,) position of each row among the cells.
+    - `embed_held_out`: Embeds held-out pairs.
     """
     fitted_errors, shared_errors = [], []
     for b, m in combinations(x, 2):

@@ -44,18 +44,13 @@ PREDICTION_WEIGHT = 1 / 3  # weight of predicted coordinates, relative to measur
 class JointSpace:
     """Joint space of M modalities; its size does not grow with the number of cells.
 
-    Attributes
-    ----------
-    modalities
-        Names, in the order of their blocks of coordinates.
-    center, scale
-        Modality -> (d_m,) mean of its coordinates and root mean square distance to it, by which they are standardized.
-    predictor
-        Predictions of each modality from the others.
-    weights
-        Weights of the modalities.
-    shared_scale
-        Factor of the shared coordinates, which are appended to those of the modalities; 0 if they are not appended.
+    - `modalities`: Names, in the order of their blocks of coordinates.
+    - `center`, `scale`: Modality -> (d_m,) mean of its coordinates and root mean square distance to it, by which they
+      are standardized.
+    - `predictor`: Predictions of each modality from the others.
+    - `weights`: Weights of the modalities.
+    - `shared_scale`: Factor of the shared coordinates, which are appended to those of the modalities; 0 if they are not
+      appended.
     """
 
     modalities: tuple[str, ...]
@@ -87,14 +82,9 @@ class JointSpace:
 class JointEmbedding:
     """Cells in the joint space.
 
-    Attributes
-    ----------
-    z
-        (n, D) float32 coordinates: those of all modalities side by side, then the shared ones if they are appended.
-    weights
-        (n, M) float32 weight of each modality that the cell was measured in; rows sum to 1.
-    observed
-        (n, M) whether the cell was measured in the modality.
+    - `z`: (n, D) float32 coordinates: those of all modalities side by side, then the shared ones if they are appended.
+    - `weights`: (n, M) float32 weight of each modality that the cell was measured in; rows sum to 1.
+    - `observed`: (n, M) whether the cell was measured in the modality.
     """
 
     z: NDArray[np.float32]
@@ -112,26 +102,13 @@ def fit_joint_space(
 ) -> JointSpace:
     """Fit the joint space of modalities that have cells in common.
 
-    Parameters
-    ----------
-    views
-        Modality -> (n_m, d_m) its own representation.
-    cell
-        Modality -> (n_m,) position of each row among the cells; a cell in several modalities is paired.
-    batch
-        (n_cells,) codes.
-    shared
-        Modality -> (n_m, d_s) coordinates in a space that all modalities share. They improve the predictions for cells
-        that lack a modality. If there are such cells, they are also appended to the coordinates of the modalities, the
-        more strongly the better held-out pairs find their partner in them (:func:`estimate_shared_fraction`).
-    random_state
-        Seed.
-
-    Raises
-    ------
-    ValueError
-        If there is one modality only, or if without `shared` no chain of paired cells leads from one modality to
-        another.
+    - `views`: Modality -> (n_m, d_m) its own representation.
+    - `cell`: Modality -> (n_m,) position of each row among the cells; a cell in several modalities is paired.
+    - `batch`: (n_cells,) codes.
+    - `shared`: Modality -> (n_m, d_s) coordinates in a space that all modalities share. They improve the predictions
+      for cells that lack a modality. If there are such cells, they are also appended to the coordinates of the
+      modalities, the more strongly the better held-out pairs find their partner in them
+      (:func:`estimate_shared_fraction`).
 
     Examples
     --------
@@ -181,23 +158,12 @@ def embed_cells(
     are the weights of the modalities at the cell's place. Predictions have less noise than measurements, but they lack
     what only one modality measures: so they count less.
 
-    Parameters
-    ----------
-    space
-        Fitted space.
-    views
-        Modality -> (n_m, d_m) own representations, of any of the space's modalities.
-    cell
-        Modality -> (n_m,) position of each row among the cells.
-    n_cells
-        Number of cells.
-    shared
-        As in :func:`fit_joint_space`; without it, missing modalities are predicted from the measured ones alone.
+    - `views`: Modality -> (n_m, d_m) own representations, of any of the space's modalities.
+    - `cell`: Modality -> (n_m,) position of each row among the cells.
+    - `shared`: As in :func:`fit_joint_space`; without it, missing modalities are predicted from the measured ones
+      alone.
 
-    Raises
-    ------
-    ValueError
-        If a modality is unknown, or its width is not that of the fit.
+    Raises ValueError if a modality is unknown, or its width is not that of the fit.
     """
     _check_views(space, views)
     observed = np.zeros((n_cells, len(space.modalities)), bool)
@@ -299,14 +265,8 @@ def _sum_weighted(
 ) -> NDArray[np.float32]:
     """Sum, for each modality, its own coordinates and those predicted from the others, by the weights of the sources.
 
-    Parameters
-    ----------
-    coordinates
-        (source, target) -> (n, d_target) coordinates, predicted unless the source is the target.
-    weights
-        (n, M) weights of the sources.
-    names
-        The M modalities.
+    - `coordinates`: (source, target) -> (n, d_target) coordinates, predicted unless the source is the target.
+    - `weights`: (n, M) weights of the sources.
     """
     z = np.concatenate([np.zeros_like(coordinates[m, m]) for m in names], axis=1)
     low = 0

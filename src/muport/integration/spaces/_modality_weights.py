@@ -38,14 +38,9 @@ _POWER = 2.0  # of the scores, in the weights
 class ModalityWeights:
     """Weights of M modalities at landmarks of the joint space.
 
-    Attributes
-    ----------
-    landmarks
-        (K, D) landmarks.
-    weights
-        (K, M) weights at each landmark; rows sum to 1.
-    mean_weights
-        (M,) weights from the mean scores over all cells.
+    - `landmarks`: (K, D) landmarks.
+    - `weights`: (K, M) weights at each landmark; rows sum to 1.
+    - `mean_weights`: (M,) weights from the mean scores over all cells.
     """
 
     landmarks: NDArray[np.float32]
@@ -62,21 +57,12 @@ def score_neighborhoods(
     score is <y_i, p_i> over the mean of |y|^2. If x and y are independent its mean is 0, for any k and also if some
     cells are neighbors of many others. The residual variance around p_i would not have this property.
 
-    Parameters
-    ----------
-    x
-        (n, d) cells in canonical order.
-    y
-        (n, e) other representation of the cells. None: x itself, each fifth of its coordinates predicted by the
-        neighbors under the others. Such neighbors do not predict uncorrelated noise, but they predict structure.
-    batch
-        (n,) codes.
-    seed
-        Seed of the subsample.
+    - `x`: (n, d) cells in canonical order.
+    - `y`: (n, e) other representation of the cells. None: x itself, each fifth of its coordinates predicted by the
+      neighbors under the others. Such neighbors do not predict uncorrelated noise, but they predict structure.
+    - `batch`: (n,) codes.
 
-    Returns
-    -------
-    (q,) rows that were scored, and their (q,) scores.
+    Returns (q,) rows that were scored, and their (q,) scores.
     """
     rows = _sample_cells(batch, seed)
     batch = batch[rows]
@@ -97,21 +83,12 @@ def score_modalities(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Score how well each modality predicts itself and the others.
 
-    Parameters
-    ----------
-    x
-        Modality -> (n_m, d_m) standardized coordinates.
-    cell
-        Modality -> (n_m,) position of each row among the cells.
-    batch
-        (n_cells,) codes.
-    seed
-        Seed of the subsamples.
+    - `x`: Modality -> (n_m, d_m) standardized coordinates.
+    - `cell`: Modality -> (n_m,) position of each row among the cells.
+    - `batch`: (n_cells,) codes.
 
-    Returns
-    -------
-    (n_cells, M) scores of each cell, NaN where it was not scored, and (M,) means over the cells. Both are means over
-    the predicted modalities, so that a cell that lacks some of them does not get lower scores.
+    Returns (n_cells, M) scores of each cell, NaN where it was not scored, and (M,) means over the cells. Both are means
+    over the predicted modalities, so that a cell that lacks some of them does not get lower scores.
     """
     scores, mean_scores = np.full((len(batch), len(x)), np.nan), np.zeros(len(x))
     for i, source in enumerate(x):
@@ -186,16 +163,9 @@ def fit_weights(
 ) -> ModalityWeights:
     """Compute weights at landmarks of the joint space, each from the cells around it.
 
-    Parameters
-    ----------
-    z
-        (n, D) cells in canonical order.
-    scores
-        (n, M) scores of the modalities in each cell; NaN where they are not known.
-    mean_scores
-        (M,) means over all cells; at each landmark they count as much as 100 cells.
-    seed
-        Seed of the landmarks.
+    - `z`: (n, D) cells in canonical order.
+    - `scores`: (n, M) scores of the modalities in each cell; NaN where they are not known.
+    - `mean_scores`: (M,) means over all cells; at each landmark they count as much as 100 cells.
     """
     n_landmarks = int(np.clip(len(z) // _CELLS_PER_LANDMARK, 1, _MAX_LANDMARKS))
     landmarks = kmeans(z, n_landmarks, n_iter=10, random_state=seed, max_points_per_center=64).centers

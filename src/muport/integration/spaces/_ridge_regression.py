@@ -31,18 +31,11 @@ _BLOCK = 2**14  # cells predicted together: bounds the memory
 class RidgeRegression:
     """Fitted regression of one representation on another.
 
-    Attributes
-    ----------
-    landmarks
-        (K, d) landmarks; K may be 0.
-    center
-        (d + K,) mean of the features.
-    coef
-        (d + K, e) coefficients.
-    intercept
-        (e,) mean of the targets.
-    r2
-        Fraction of the targets' variance that is predicted on held-out cells, 0..1.
+    - `landmarks`: (K, d) landmarks; K may be 0.
+    - `center`: (d + K,) mean of the features.
+    - `coef`: (d + K, e) coefficients.
+    - `intercept`: (e,) mean of the targets.
+    - `r2`: Fraction of the targets' variance that is predicted on held-out cells, 0..1.
     """
 
     landmarks: NDArray[np.float32]
@@ -66,20 +59,11 @@ def find_paired_rows(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find the rows of two modalities that are the same cells.
 
-    Parameters
-    ----------
-    x
-        Modality -> (n_m, d_m) coordinates. They set the order of the pairs, which does not depend on that of the cells.
-    cell
-        Modality -> (n_m,) position of each row among the cells.
-    source, target
-        The two modalities.
-    n_cells
-        Number of cells.
+    - `x`: Modality -> (n_m, d_m) coordinates. They set the order of the pairs, which does not depend on that of the
+      cells.
+    - `cell`: Modality -> (n_m,) position of each row among the cells.
 
-    Returns
-    -------
-    (p,) rows of the source, and (p,) rows of the target.
+    Returns (p,) rows of the source, and (p,) rows of the target.
     """
     row_of_cell = np.full(n_cells, -1)
     row_of_cell[cell[target]] = np.arange(len(cell[target]))
@@ -98,14 +82,8 @@ def fit_ridge(x: NDArray[np.float32], y: NDArray[np.float32], seed: int) -> Ridg
     no landmarks, and the regression is linear; with more it can follow curves. A target that no feature predicts is
     predicted by its mean.
 
-    Parameters
-    ----------
-    x
-        (n, d) inputs of unit scale, in canonical order (see :func:`muport._arrays.canonical_order`).
-    y
-        (n, e) targets, row by row.
-    seed
-        Seed of the landmarks and of the subsample.
+    - `x`: (n, d) inputs of unit scale, in canonical order (see :func:`muport._arrays.canonical_order`).
+    - `y`: (n, e) targets, row by row.
     """
     if len(x) > _MAX_CELLS:
         rows = np.sort(np.random.default_rng(seed).choice(len(x), _MAX_CELLS, replace=False))

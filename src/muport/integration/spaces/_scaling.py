@@ -20,10 +20,7 @@ __all__ = ["fit_scaling", "standardize"]
 def fit_scaling(x: Mapping[str, NDArray[np.float32]]) -> tuple[dict[str, NDArray[np.float32]], dict[str, float]]:
     """Compute the mean (d_m,) of each modality, and the root mean square distance to it.
 
-    Parameters
-    ----------
-    x
-        Modality -> (n_m, d_m) coordinates.
+    - `x`: Modality -> (n_m, d_m) coordinates.
     """
     center, scale = {}, {}
     for m, values in x.items():

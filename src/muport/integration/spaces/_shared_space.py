@@ -24,16 +24,11 @@ __all__ = ["SharedSpace", "denoise", "fit_shared_space"]
 class SharedSpace:
     """Regressions that denoise the shared coordinates; their size does not grow with the number of cells.
 
-    Attributes
-    ----------
-    center, scale
-        Modality -> (d_m,) mean of its own representation, and root mean square distance to it.
-    regressions
-        Modality -> regression of the shared coordinates on the standardized own representation.
-    denoised_center
-        Modality -> (d_s,) mean of its denoised coordinates.
-    rescaling
-        Modality -> (d_s,) factors that give its denoised coordinates the same standard deviations as the others'.
+    - `center`, `scale`: Modality -> (d_m,) mean of its own representation, and root mean square distance to it.
+    - `regressions`: Modality -> regression of the shared coordinates on the standardized own representation.
+    - `denoised_center`: Modality -> (d_s,) mean of its denoised coordinates.
+    - `rescaling`: Modality -> (d_s,) factors that give its denoised coordinates the same standard deviations as the
+      others'.
     """
 
     center: dict[str, NDArray[np.float32]]
@@ -54,14 +49,8 @@ def fit_shared_space(
     measurement: (s + E[s | x] / 3) / (1 + 1 / 3). Each axis is then rescaled, in each modality, to the geometric mean
     of its standard deviations over the modalities: an axis that one modality cannot predict shrinks in all.
 
-    Parameters
-    ----------
-    own
-        Modality -> (n_m, d_m) own representation.
-    shared
-        Modality -> (n_m, d_s) shared coordinates, row by row.
-    random_state
-        Seed.
+    - `own`: Modality -> (n_m, d_m) own representation.
+    - `shared`: Modality -> (n_m, d_s) shared coordinates, row by row.
     """
     center, scale = fit_scaling(own)
     regressions, denoised_center, deviation = {}, {}, {}
@@ -82,20 +71,10 @@ def denoise(
 ) -> NDArray[np.float32]:
     """Denoise the shared coordinates of cells of a modality, each cell by itself.
 
-    Parameters
-    ----------
-    space
-        Fitted space.
-    modality
-        Name of the modality.
-    own
-        (n, d_m) own representation.
-    shared
-        (n, d_s) shared coordinates.
+    - `own`: (n, d_m) own representation.
+    - `shared`: (n, d_s) shared coordinates.
 
-    Returns
-    -------
-    (n, d_s) denoised coordinates, of mean 0 in each modality.
+    Returns (n, d_s) denoised coordinates, of mean 0 in each modality.
     """
     x = standardize(own, space.center[modality], space.scale[modality])
     denoised = _average_with_prediction(x, shared, space.regressions[modality])

@@ -45,32 +45,17 @@ class Objective:
     The published weights of clust, center, repulse and margin are a hundred times the defaults here, and the published
     beta is a tenth: with them, each type splits into prototypes.
 
-    Attributes
-    ----------
-    n_prototypes
-        Number of prototypes K, at least 1. There are at least as many prototypes as labels, and, beyond that, at most
-        a thirtieth of the cells.
-    beta
-        Weight of the Kullback-Leibler term (Eq. 1), at least 0.
-    proto_tau
-        Temperature of the cosine assignments (Eq. 2), above 0.
-    lam_clust, lam_center, lam_repulse, lam_margin, lam_sup, lam_cons
-        Weights of the terms (Eq. 11), at least 0; 0 switches a term off.
-    repulse_target
-        Cosine between two prototypes above which they repel each other (Eq. 7), 0..1.
-    cosface_m
-        Margin of the confident self-labels, as a cosine (Eq. 8), at least 0.
-    conf_thr
-        Probability from which a cell labels itself (Eq. 8), 0..1.
-    label_eps
-        Smoothing of the given labels (Eq. 9), 0..1.
-    proto_ema_m
-        Momentum of the moving average of the prototypes, 0..1; with 1 only the gradient moves them.
-
-    Raises
-    ------
-    ValueError
-        If a constant is out of range.
+    - `n_prototypes`: Number of prototypes K, at least 1. There are at least as many prototypes as labels, and, beyond
+      that, at most a thirtieth of the cells.
+    - `beta`: Weight of the Kullback-Leibler term (Eq. 1), at least 0.
+    - `proto_tau`: Temperature of the cosine assignments (Eq. 2), above 0.
+    - `lam_clust`, `lam_center`, `lam_repulse`, `lam_margin`, `lam_sup`, `lam_cons`: Weights of the terms (Eq. 11), at
+      least 0; 0 switches a term off.
+    - `repulse_target`: Cosine between two prototypes above which they repel each other (Eq. 7), 0..1.
+    - `cosface_m`: Margin of the confident self-labels, as a cosine (Eq. 8), at least 0.
+    - `conf_thr`: Probability from which a cell labels itself (Eq. 8), 0..1.
+    - `label_eps`: Smoothing of the given labels (Eq. 9), 0..1.
+    - `proto_ema_m`: Momentum of the moving average of the prototypes, 0..1; with 1 only the gradient moves them.
     """
 
     n_prototypes: int = 64
@@ -112,12 +97,8 @@ def loss_reconstruction(x: Tensor, mean: Tensor) -> Tensor:
 def loss_kl(mu: Tensor, logvar: Tensor, prior: Tensor) -> Tensor:
     """KL(q(z | x) || p(z)) (n,) of Eq. 1 in closed form, summed over dimensions.
 
-    Parameters
-    ----------
-    mu, logvar
-        (n, d) mean and log variance of the posterior.
-    prior
-        (d,) variance of the prior, whose mean is 0.
+    - `mu`, `logvar`: (n, d) mean and log variance of the posterior.
+    - `prior`: (d,) variance of the prior, whose mean is 0.
     """
     return 0.5 * ((mu.square() + logvar.exp()) / prior - 1 - logvar + prior.log()).sum(dim=1)
 
@@ -161,16 +142,9 @@ def loss_margin(logits: Tensor, conf_thr: float, cosface_m: float, tau: float) -
     The margin is a cosine, as in CosFace: (cos - m) / tau, so m / tau is subtracted from the logits, which are cosines
     over the temperature. In units of the logits the margin would be m tau = .012 as a cosine, which has no effect.
 
-    Parameters
-    ----------
-    logits
-        (n, K) cosines over the temperature.
-    conf_thr
-        Probability from which a cell is confident. Without confident cells the loss is 0.
-    cosface_m
-        Margin.
-    tau
-        Temperature of the logits.
+    - `logits`: (n, K) cosines over the temperature.
+    - `conf_thr`: Probability from which a cell is confident. Without confident cells the loss is 0.
+    - `tau`: Temperature of the logits.
     """
     confidence, assigned = softmax(logits.detach(), dim=1).max(dim=1)
     confident = (confidence >= conf_thr).to(logits.dtype)
@@ -203,14 +177,8 @@ def compute_ramps(epoch: int) -> tuple[float, float]:
 def sum_terms(terms: Mapping[str, Tensor], objective: Objective, epoch: int) -> Tensor:
     """Sum the terms, each with its weight and its ramp (Eq. 11).
 
-    Parameters
-    ----------
-    terms
-        ``"vae"``, ``"clust"``, ``"center"`` (without its ramp), ``"repulse"``, ``"margin"``, ``"sup"``, ``"cons"``.
-    objective
-        The weights.
-    epoch
-        Number of finished epochs.
+    - `terms`: ``"vae"``, ``"clust"``, ``"center"`` (without its ramp), ``"repulse"``, ``"margin"``, ``"sup"``,
+      ``"cons"``.
     """
     r_center, r_sup = compute_ramps(epoch)
     ramp = {"center": r_center, "margin": r_sup, "sup": r_sup}
@@ -223,16 +191,10 @@ def sum_terms(terms: Mapping[str, Tensor], objective: Objective, epoch: int) -> 
 def update_prototypes(prototypes: Tensor, direction_sum: Tensor, mass: Tensor, momentum: float) -> Tensor:
     """Move prototypes toward the mean direction of their cells; the results have length 1.
 
-    Parameters
-    ----------
-    prototypes
-        (K, d) prototypes.
-    direction_sum
-        (K, d) sums over cells of p(i, k) times the normalized cell.
-    mass
-        (K,) sums of p(i, k); a prototype without mass keeps its direction.
-    momentum
-        Weight of the old direction, 0..1.
+    - `prototypes`: (K, d) prototypes.
+    - `direction_sum`: (K, d) sums over cells of p(i, k) times the normalized cell.
+    - `mass`: (K,) sums of p(i, k); a prototype without mass keeps its direction.
+    - `momentum`: Weight of the old direction, 0..1.
     """
     unit = normalize(prototypes, dim=1)
     mean = direction_sum / mass.clamp_min(_TINY)[:, None]

@@ -57,27 +57,15 @@ def fit_network(
     normal scores of the two modalities. The mean of each posterior is a linear map of the cell plus a network of its
     view that starts at 0. Each latent is decoded into the cell, given its batch.
 
-    Parameters
-    ----------
-    y
-        (n, d) cells.
-    batch
-        (n,) batch of each, from 0.
-    n_batches
-        Number of batches.
-    label
-        (n,) label of each, -1 where it is not known.
-    second
-        (n, d2) coordinates of the same cells in a second modality.
-    options
-        The network and its loss.
-    training
-        How it is trained.
+    - `y`: (n, d) cells.
+    - `batch`: (n,) batch of each, from 0.
+    - `label`: (n,) label of each, -1 where it is not known.
+    - `second`: (n, d2) coordinates of the same cells in a second modality.
+    - `options`: The network and its loss.
+    - `training`: How it is trained.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If the shapes do not fit each other, an entry is not finite, or an option is out of range.
+    Raises TypeError or ValueError if the shapes do not fit each other, an entry is not finite, or an option is out of
+    range.
 
     Examples
     --------

@@ -20,13 +20,7 @@ _START_LOGVAR = -4.0  # log variance of the posterior before training
 
 
 class Mlp(nn.Module):
-    """Two SiLU layers and a linear one that starts at 0.
-
-    Parameters
-    ----------
-    n_in, n_out
-        Number of input and of output features.
-    """
+    """Two SiLU layers and a linear one that starts at 0."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -45,11 +39,6 @@ class Transformer(nn.Module):
 
     Unlike in the published code, the last norm is applied, and the output is a linear layer of all tokens, which starts
     at 0.
-
-    Parameters
-    ----------
-    n_in, n_out
-        Number of input and of output features.
     """
 
     def __init__(self, n_in: int, n_out: int) -> None:
@@ -75,14 +64,8 @@ class Posterior(nn.Module):
 
     Mean and log variance have separate networks, as published.
 
-    Parameters
-    ----------
-    encoder
-        ``"mlp"`` or ``"transformer"``.
-    n_in
-        Number of features of the view.
-    n_latent
-        Number of latent dimensions.
+    - `encoder`: ``"mlp"`` or ``"transformer"``.
+    - `n_in`: Number of features of the view.
     """
 
     def __init__(self, encoder: str, n_in: int, n_latent: int) -> None:
@@ -96,17 +79,7 @@ class Posterior(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Mean of the decoded coordinates, given latent and batch: linear in the latent, plus a network that starts at 0.
-
-    Parameters
-    ----------
-    n_latent
-        Number of latent dimensions.
-    n_out
-        Number of decoded coordinates.
-    n_batches
-        Number of batches.
-    """
+    """Mean of the decoded coordinates, given latent and batch: linear in the latent, plus a network starting at 0."""
 
     def __init__(self, n_latent: int, n_out: int, n_batches: int) -> None:
         super().__init__()

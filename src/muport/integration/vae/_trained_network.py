@@ -29,22 +29,14 @@ _TINY = 1e-6
 class TrainedNetwork:
     """A trained network and the statistics that prepare its inputs: all that a new cell needs.
 
-    Attributes
-    ----------
-    weights
-        Tensors of the module by name.
-    statistics
-        Statistics of the cells' coordinates.
-    second_statistics
-        Statistics of the coordinates in the second modality; None if both views are made from the same coordinates.
-    linear
-        (d, n_latent) linear part of the mean of the first posterior, and (d2, n_latent) of the second.
-    scale
-        Factor that gives latent coordinates the scale of the input.
-    encoder
-        ``"mlp"`` or ``"transformer"``.
-    objective
-        Weights and constants of the loss.
+    - `weights`: Tensors of the module by name.
+    - `statistics`: Statistics of the cells' coordinates.
+    - `second_statistics`: Statistics of the coordinates in the second modality; None if both views are made from the
+      same coordinates.
+    - `linear`: (d, n_latent) linear part of the mean of the first posterior, and (d2, n_latent) of the second.
+    - `scale`: Factor that gives latent coordinates the scale of the input.
+    - `encoder`: ``"mlp"`` or ``"transformer"``.
+    - `objective`: Weights and constants of the loss.
     """
 
     weights: dict[str, NDArray[np.float32]]
@@ -81,13 +73,7 @@ class NetworkCells:
 
 
 def check_codes(values: Any, name: str, n: int) -> NDArray[np.int64]:
-    """Return n integer codes as an array.
-
-    Raises
-    ------
-    ValueError
-        If `values` are not n integers.
-    """
+    """Return n integer codes as an array."""
     codes = np.asarray(values)
     if codes.shape != (n,) or codes.dtype.kind not in "iu":
         raise ValueError(f"{name} has shape {codes.shape} and dtype {codes.dtype}: it must be {n} integer codes.")
@@ -120,25 +106,13 @@ def refine(network: TrainedNetwork, y: Any, batch: Any, *, second: Any | None = 
     coordinates are z (r / |z|)^(1/2), where r is the root mean square length of the training cells. There is no
     sampling.
 
-    Parameters
-    ----------
-    network
-        Trained network.
-    y
-        (n, d) cells, in the coordinates on which the network was trained.
-    batch
-        (n,) batches; -1 for a batch on which it was not trained: then the statistics of all cells are used.
-    second
-        (n, d2) cells in the second modality, if the network was trained with one.
+    - `y`: (n, d) cells, in the coordinates on which the network was trained.
+    - `batch`: (n,) batches; -1 for a batch on which it was not trained: then the statistics of all cells are used.
+    - `second`: (n, d2) cells in the second modality, if the network was trained with one.
 
-    Returns
-    -------
-    (n, n_latent) float32, in the scale of `y`.
+    Returns (n, n_latent) float32, in the scale of `y`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If the shapes do not fit each other or the network, or an entry is not finite.
+    Raises TypeError or ValueError if the shapes do not fit each other or the network, or an entry is not finite.
     """
     cells = _check_cells(network, y, batch, second)
     posteriors = _load_posteriors(network)

@@ -38,20 +38,10 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
     The mean of a posterior is the linear part of its view plus a network that starts at 0, so that before training the
     latent coordinates are the linear part.
 
-    Parameters
-    ----------
-    n_features
-        Number of decoded coordinates of each view.
-    n_latent
-        Number of latent dimensions.
-    n_batches
-        Number of batches.
-    n_prototypes
-        Number of prototypes, K.
-    encoder
-        ``"mlp"`` or ``"transformer"``.
-    objective
-        Weights and constants of the loss.
+    - `n_features`: Number of decoded coordinates of each view.
+    - `n_prototypes`: Number of prototypes, K.
+    - `encoder`: ``"mlp"`` or ``"transformer"``.
+    - `objective`: Weights and constants of the loss.
 
     Examples
     --------
@@ -87,14 +77,9 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
     def start(self, prototypes: Tensor, prior: Tensor, linear: Sequence[Tensor]) -> None:
         """Set what is known before training.
 
-        Parameters
-        ----------
-        prototypes
-            (K, n_latent) directions.
-        prior
-            (n_latent,) variance of the prior.
-        linear
-            (d, n_latent) linear part of each decoder.
+        - `prototypes`: (K, n_latent) directions.
+        - `prior`: (n_latent,) variance of the prior.
+        - `linear`: (d, n_latent) linear part of each decoder.
         """
         self.prototypes.copy_(normalize(prototypes, dim=1))
         self.prior.copy_(prior)
@@ -121,12 +106,8 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
     def inference(self, view: tuple[Tensor, Tensor], linear: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Compute the posterior means, log variances and samples (n, n_latent) of both views.
 
-        Parameters
-        ----------
-        view
-            (n, d) views.
-        linear
-            (n, n_latent) linear part of each mean.
+        - `view`: (n, d) views.
+        - `linear`: (n, n_latent) linear part of each mean.
         """
         out: dict[str, Tensor] = {}
         for i, posterior in enumerate(self.posteriors):
@@ -138,12 +119,8 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
     def generative(self, z: tuple[Tensor, Tensor], batch: Tensor) -> dict[str, Tensor]:
         """Decode the mean of each view from its latent.
 
-        Parameters
-        ----------
-        z
-            (n, n_latent) latents.
-        batch
-            (n,) batches.
+        - `z`: (n, n_latent) latents.
+        - `batch`: (n,) batches.
         """
         return {f"mean_{i}": decode(z[i], batch) for i, decode in enumerate(self.decoders)}
 
@@ -156,12 +133,8 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
     ) -> LossOutput:
         """Compute the objective of a minibatch (Eq. 11).
 
-        Parameters
-        ----------
-        tensors, inference_outputs, generative_outputs
-            Data, and the outputs of the two passes.
-        epoch
-            Number of finished epochs, for the ramps.
+        - `tensors`, `inference_outputs`, `generative_outputs`: Data, and the outputs of the two passes.
+        - `epoch`: Number of finished epochs, for the ramps.
         """
         rec, kl = self._compute_elbo(tensors, inference_outputs, generative_outputs)
         terms = {"vae": (rec + self.objective.beta * kl).mean()} | self._compute_prototype_terms(
@@ -204,9 +177,6 @@ class DualViewVAE(BaseModuleClass):  # type: ignore[misc]
     def move_prototypes(self, direction_sum: Tensor, mass: Tensor) -> None:
         """Move the prototypes toward their cells: an exponential moving average.
 
-        Parameters
-        ----------
-        direction_sum, mass
-            `assignment_sums` of a minibatch, or their sums over all devices.
+        - `direction_sum`, `mass`: `assignment_sums` of a minibatch, or their sums over all devices.
         """
         self.prototypes.copy_(update_prototypes(self.prototypes, direction_sum, mass, self.objective.proto_ema_m))

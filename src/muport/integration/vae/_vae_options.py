@@ -24,24 +24,12 @@ _NETWORK_KEYS = ("encoder", "n_latent", "views")
 class VAEOptions:
     """Whether integrated cells are refined by the dual-view VAE, and by which network.
 
-    Attributes
-    ----------
-    enabled
-        Whether cells are refined.
-    by_modality
-        Whether each view is a modality. Otherwise the views are two scalings of the integrated cells.
-    encoder
-        ``"mlp"``, or ``"transformer"``: one token for each feature, as published.
-    n_latent
-        Number of latent dimensions, at least 1 and at most that of the cells. None: 20, or that of the cells if it is
-        smaller.
-    objective
-        Weights and constants of the loss.
-
-    Raises
-    ------
-    ValueError
-        If `encoder` is unknown or `n_latent` is out of range.
+    - `enabled`: Whether cells are refined.
+    - `by_modality`: Whether each view is a modality. Otherwise the views are two scalings of the integrated cells.
+    - `encoder`: ``"mlp"``, or ``"transformer"``: one token for each feature, as published.
+    - `n_latent`: Number of latent dimensions, at least 1 and at most that of the cells. None: 20, or that of the cells
+      if it is smaller.
+    - `objective`: Weights and constants of the loss.
     """
 
     enabled: bool = False
@@ -57,13 +45,7 @@ class VAEOptions:
 
     @classmethod
     def from_args(cls, refine: str, vae_kwargs: Mapping[str, Any] | None) -> VAEOptions:
-        """Read the arguments of a model.
-
-        Raises
-        ------
-        ValueError
-            If `refine`, a key, the encoder or the views are unknown, or keys are given although `refine` is "none".
-        """
+        """Read the arguments of a model."""
         check_option("refine", refine, ("none", "vae"))
         given = dict(vae_kwargs or {})
         if given and refine == "none":
@@ -83,32 +65,16 @@ class VAEOptions:
 class TrainingOptions:
     """How the network is trained.
 
-    Attributes
-    ----------
-    max_epochs
-        Largest number of epochs, at least 1. None: the number that makes 300 steps, 20 to 60.
-    batch_size
-        Cells of a minibatch, at least 1. None: an eighth of all cells, 64 to 1,024.
-    lr
-        Largest learning rate, above 0.
-    early_stopping
-        Stop when the loss of the held-out tenth of the cells no longer falls.
-    accelerator, devices
-        As in Lightning's trainer.
-    random_state
-        Seed of weights, samples and order, at least 0.
-    progress
-        Whether to show a progress bar.
-    plan_kwargs
-        Further arguments of the training plan: ``weight_decay``.
-    trainer_kwargs
-        Further arguments of scvi-tools' trainer: ``callbacks``, ``logger``, ``enable_checkpointing`` (return to the
-        best epoch) and so on.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range.
+    - `max_epochs`: Largest number of epochs, at least 1. None: the number that makes 300 steps, 20 to 60.
+    - `batch_size`: Cells of a minibatch, at least 1. None: an eighth of all cells, 64 to 1,024.
+    - `lr`: Largest learning rate, above 0.
+    - `early_stopping`: Stop when the loss of the held-out tenth of the cells no longer falls.
+    - `accelerator`, `devices`: As in Lightning's trainer.
+    - `random_state`: Seed of weights, samples and order, at least 0.
+    - `progress`: Whether to show a progress bar.
+    - `plan_kwargs`: Further arguments of the training plan: ``weight_decay``.
+    - `trainer_kwargs`: Further arguments of scvi-tools' trainer: ``callbacks``, ``logger``, ``enable_checkpointing``
+      (return to the best epoch) and so on.
     """
 
     max_epochs: int | None = None

@@ -34,17 +34,7 @@ _WARMUP_FRACTION = 0.1  # of the steps, in which the learning rate rises
 
 
 class VAETrainingPlan(TrainingPlan):  # type: ignore[misc]
-    """Training plan: the loss depends on the epoch, the learning rate has one cycle, and the prototypes are averaged.
-
-    Parameters
-    ----------
-    module
-        The module.
-    lr
-        Largest learning rate.
-    weight_decay
-        Weight decay of AdamW.
-    """
+    """Training plan: the loss depends on the epoch, the learning rate has one cycle, the prototypes are averaged."""
 
     def __init__(self, module: DualViewVAE, *, lr: float = 1e-3, weight_decay: float = 1e-4) -> None:
         super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay, eps=1e-8)
@@ -101,16 +91,8 @@ class _Minibatches(Sampler["Tensor"]):
 class ArraySplitter(pl.LightningDataModule):
     """Training and validation minibatches of tensors that stay on the CPU.
 
-    Parameters
-    ----------
-    tensors
-        (n, ...) each.
-    size
-        Cells of a minibatch.
-    seed
-        Seed of the split and of the order.
-    held_out
-        Fraction of the cells that is held out for validation.
+    - `tensors`: (n, ...) each.
+    - `held_out`: Fraction of the cells that is held out for validation.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], size: int, seed: int, held_out: float) -> None:
@@ -167,19 +149,10 @@ def seed_generators(seed: int) -> Iterator[None]:
 def train(module: DualViewVAE, data: ArraySplitter, training: TrainingOptions) -> dict[str, NDArray[np.float64]]:
     """Train the module in place.
 
-    Parameters
-    ----------
-    module
-        The module.
-    data
-        Minibatches.
-    training
-        Options. With ``trainer_kwargs={"enable_checkpointing": True}`` the weights of the best epoch are restored at
-        the end; nothing is written to the working directory.
+    - `training`: Options. With ``trainer_kwargs={"enable_checkpointing": True}`` the weights of the best epoch are
+      restored at the end; nothing is written to the working directory.
 
-    Returns
-    -------
-    Name of a loss or metric -> its value in each epoch.
+    Returns the value of each loss and metric in each epoch, by name.
     """
     model = _RunnerModel(module)
     plan = VAETrainingPlan(module, **({"lr": training.lr} | dict(training.plan_kwargs or {})))

@@ -28,17 +28,11 @@ _TINY = 1e-6
 class ViewStatistics:
     """Statistics of the training cells, from which the views of coordinates (n, d) are computed.
 
-    Attributes
-    ----------
-    center
-        (d,) mean of the coordinates.
-    scale
-        Root mean square of the centered coordinates.
-    quantiles
-        (Q, d) values at Q evenly spaced ranks.
-    location, spread
-        (B + 1, d) median and standard deviation in each batch, shrunk toward those of all cells. The last row is of all
-        cells, for batches that are not known.
+    - `center`: (d,) mean of the coordinates.
+    - `scale`: Root mean square of the centered coordinates.
+    - `quantiles`: (Q, d) values at Q evenly spaced ranks.
+    - `location`, `spread`: (B + 1, d) median and standard deviation in each batch, shrunk toward those of all cells.
+      The last row is of all cells, for batches that are not known.
     """
 
     center: NDArray[np.float32]
@@ -53,16 +47,8 @@ def fit_statistics(y: NDArray[np.float32], batch: NDArray[np.int64], n_batches: 
 
     Those of a batch of n_b cells are shrunk toward the global ones by 100 / (100 + n_b), then by another tenth.
 
-    Parameters
-    ----------
-    y
-        (n, d) cells.
-    batch
-        (n,) batch of each.
-    n_batches
-        Number of batches.
-    seed
-        Seed of the subsample of more than 100,000 cells.
+    - `y`: (n, d) cells.
+    - `batch`: (n,) batch of each.
     """
     if len(y) > _MAX_CELLS:
         rows = np.sort(np.random.default_rng(seed).choice(len(y), _MAX_CELLS, replace=False))
