@@ -18,13 +18,13 @@ from muport.gmm.metric._ground_metric import (
     GroundMetric,
     metric_distances,
     select_least_loss,
-    state_distances,
+    squared_state_distances,
 )
 from muport.gmm.metric._kernel_ridge import balanced_loss, ridge_scores, to_probabilities
 from muport.gmm.metric._metric_candidates import MetricCandidate, fit_metric_candidates
 from muport.gmm.metric._metric_settings import RIDGES, MetricSettings
 from muport.gmm.metric._pair_scatters import CohortPlans, PairScatters
-from muport.gmm.metric._reference_states import composition_distances, fit_reference
+from muport.gmm.metric._reference_states import fit_reference, squared_composition_distances
 from muport.gmm.mixtures._mixtures import Mixtures
 
 P, K, D = 16, 4, 6
@@ -230,8 +230,8 @@ def test_permuted_conditions_are_not_predicted():
 def test_distances_mix_state_and_composition():
     mix, condition, _ = cohort(10, shift=2.0, share=1.0)
     metric = fit_metric(mix, condition, mix=0.25, ridge=1.0, tau=0.5, offset=True)
-    state = state_distances(mix, None, metric)
-    composition = composition_distances(mix, None, metric.reference)
+    state = squared_state_distances(mix, None, metric)
+    composition = squared_composition_distances(mix, None, metric.reference)
     above = np.triu_indices(P, 1)
     assert metric.units == pytest.approx((np.median(state[above]), np.median(composition[above])))
     wanted = np.sqrt(0.25 * state / metric.units[0] + 0.75 * composition / metric.units[1])
@@ -246,7 +246,7 @@ def test_composition_is_hellingers():
     share = reference.composition(mix)
     np.testing.assert_allclose(share.sum(1), 1)
     np.testing.assert_allclose(np.sort(share, 1), np.sort(mix.weights, 1), atol=1e-6)
-    found = composition_distances(mix, None, reference)
+    found = squared_composition_distances(mix, None, reference)
     assert found[0, 3] == pytest.approx(1 - np.sqrt(share[0] * share[3]).sum())
 
 
@@ -285,7 +285,7 @@ def test_the_metric_that_is_not_learned_moves_means_as_they_are():
     assert metric.method == IDENTITY
     moved = np.square(mix.means[:, None, :, None] - mix.means[None, :, None, :]).sum(-1)
     wanted = (plan_components(mix)[0].plan * moved).sum((2, 3))
-    np.testing.assert_allclose(state_distances(mix, None, metric), wanted, atol=1e-9)
+    np.testing.assert_allclose(squared_state_distances(mix, None, metric), wanted, atol=1e-9)
 
 
 def test_the_metric_is_one_that_uses_its_axes():
@@ -298,6 +298,7 @@ def test_the_metric_is_one_that_uses_its_axes():
     assert best.loss == min(one.loss for one in metrics if one.mix > 0 and one.method != IDENTITY)
     assert fit_metric(mix, condition, offset=False).loss == best.loss
     assert select_least_loss([one for one in metrics if one.mix == 0]).mix == 0
+    assert select_least_loss([replace(best, loss=np.nan), best]) is best
 
 
 @pytest.mark.parametrize("method", ["fisher", "nca"])
@@ -314,10 +315,10 @@ def test_a_held_out_loss_is_that_of_fits_without_the_patient(method):
         cohort_plans.mixtures, cohort_plans._roots = mix.subset(rest), component_roots(mix.subset(rest))
         metric = fit_candidates(mix.subset(rest), condition[rest], plans=cohort_plans, **how)[1].metric
         assert metric.reference.within == pytest.approx(reference.within)
-        unit = np.median(composition_distances(mix, None, reference)[np.triu_indices(9, 1)])
+        unit = np.median(squared_composition_distances(mix, None, reference)[np.triu_indices(9, 1)])
         squared = [
-            0.75 * state_distances(one, mix.subset(rest), metric) / metric.units[0]
-            + 0.25 * composition_distances(one, mix.subset(rest), reference) / unit
+            0.75 * squared_state_distances(one, mix.subset(rest), metric) / metric.units[0]
+            + 0.25 * squared_composition_distances(one, mix.subset(rest), reference) / unit
             for one in (mix.subset(rest), mix.subset([i]))
         ]
         alone.append(ridge_scores(*squared, condition[rest])[found.calibration.penalty, 0])

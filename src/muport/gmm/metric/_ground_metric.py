@@ -1,4 +1,12 @@
-"""A learned distance between patients: a state distance under W and a composition distance, mixed."""
+"""A distance between patients from where their components lie (state) and how frequent they are (composition).
+
+A patient is a mixture of components in d dimensions, such as cell states. The distance D has two parts::
+
+    D^2 = mix D_state^2 / u + (1 - mix) D_composition^2 / v
+
+- D_state^2 is the mean squared distance, after the projection W (r, d), of components that a transport plan matches.
+- D_composition is the Hellinger distance of the proportions of the reference states, which all patients share.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +17,7 @@ import numpy as np
 
 from muport._parallel import single_threaded
 from muport.gmm.metric._component_plans import plan_components
-from muport.gmm.metric._reference_states import Reference, composition_distances
+from muport.gmm.metric._reference_states import Reference, squared_composition_distances
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,36 +26,33 @@ if TYPE_CHECKING:
 
     from muport.gmm.mixtures._mixtures import Mixtures
 
-__all__ = ["IDENTITY", "GroundMetric", "metric_distances", "select_least_loss", "state_distances"]
+__all__ = ["IDENTITY", "GroundMetric", "metric_distances", "select_least_loss", "squared_state_distances"]
 
 IDENTITY = "identity"  # the method of a metric that is not learned
-_SAME_LOSS = 1e-6  # relative difference below which two losses are equal
+_SAME_LOSS = 1e-6  # losses are equal if they differ by less than this, plus this times the loss
 
 
 @dataclass(frozen=True, eq=False)
 class GroundMetric:
-    """A learned distance between patients: D^2 = mix D_state^2 / u + (1 - mix) D_composition^2 / v.
+    """A distance between patients: learned or, if the method is ``IDENTITY``, with W the identity.
 
     Attributes
     ----------
-    w
-        (r, d) float64 metric of the states, canonical: orthogonal rows, the longest first, the largest entry positive.
-    mix
-        Weight of the state distance, in [0, 1]; the rest is the weight of the composition.
-    ridge, tau, offset, bures, method
-        Options of the fit, see :class:`muport.gmm.metric._metric_settings.MetricSettings`.
-    scale
-        Unit of costs of the plans.
-    units
-        u and v, the median squared distances of the training patients.
-    reference
-        States for compositions and offsets.
-    ratios
-        (r,) ratio on each axis of the squared differences between conditions to those within conditions.
+    w : (r, d) projection W, canonical: orthogonal rows, the longest first, the largest entry of each positive.
+    mix : Weight of the state distance, 0..1; the rest is the weight of the composition distance.
+    ridge : Weight of the covariance within components in the fit of W.
+    tau : Balance of the plans: 1 matches all mass, a smaller value leaves mass without a counterpart unmatched.
+    offset : Whether the median shift of a patient's components from the reference states is first subtracted.
+    bures : Whether the state distance includes changes of the covariances.
+    method : ``"fisher"``, ``"nca"`` or ``"triplet"``, as in ``MetricSettings``, or ``IDENTITY``.
+    scale : Cost by which the costs of the plans are divided.
+    units : u and v, the median squared distances of the training patients.
+    reference : The reference states.
+    ratios : (r,) Fisher ratio of each row of `w`: squared differences between conditions over those within conditions.
     loss
-        Balanced log-loss of held-out training patients, in nats; log C is chance for C conditions.
-    history
-        Loss of each step of the gradient training; empty without.
+        Log-loss, in nats, of the classifier on these distances for held-out training patients; all conditions have the
+        same weight, and guessing among C conditions gives log C. NaN before it is measured.
+    history : Loss of each step of the gradient training; empty if there was none.
     """
 
     w: NDArray[np.float64]
@@ -65,41 +70,35 @@ class GroundMetric:
     history: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def latent(self, x: NDArray[Any]) -> NDArray[np.float64]:
-        """Cells (n, d) in the learned subspace, (n, r)."""
+        """Project cells (n, d) by W, (n, r)."""
         projected: NDArray[np.float64] = np.asarray(x, dtype=np.float64) @ self.w.T
         return projected
 
 
-def state_distances(a: Mixtures, b: Mixtures | None, metric: GroundMetric) -> NDArray[np.float64]:
-    """Compute squared distances (Pa, Pb) under W of the components that the plans match."""
-    first, second = (
-        mix if mix is None or not metric.offset else metric.reference.remove_offsets(mix) for mix in (a, b)
-    )  # fmt: skip
-    assert first is not None
-    plans, _ = plan_components(first, second, tau=metric.tau, bures=metric.bures, scale=metric.scale)
+def squared_state_distances(a: Mixtures, b: Mixtures | None, metric: GroundMetric) -> NDArray[np.float64]:
+    """Compute D_state^2 (Pa, Pb) of the patients in `a` and `b`; `b` is `a` if it is None."""
+    if metric.offset:
+        a, b = metric.reference.remove_offsets(a), None if b is None else metric.reference.remove_offsets(b)
+    plans, _ = plan_components(a, b, tau=metric.tau, bures=metric.bures, scale=metric.scale)
     return plans.squared(metric.w)
 
 
 @single_threaded()
-def metric_distances(mix_a: Mixtures, mix_b: Mixtures | None, metric: GroundMetric) -> NDArray[np.float64]:
-    """Compute learned distances (Pa, Pb), not squared; `mix_b` is `mix_a` if it is None."""
-    state = state_distances(mix_a, mix_b, metric) / metric.units[0]
-    composition = composition_distances(mix_a, mix_b, metric.reference) / metric.units[1]
+def metric_distances(a: Mixtures, b: Mixtures | None, metric: GroundMetric) -> NDArray[np.float64]:
+    """Compute D (Pa, Pb), not squared, of the patients in `a` and `b`; `b` is `a` if it is None."""
+    state = squared_state_distances(a, b, metric) / metric.units[0]
+    composition = squared_composition_distances(a, b, metric.reference) / metric.units[1]
     return np.sqrt(metric.mix * state + (1 - metric.mix) * composition)
 
 
 def select_least_loss(metrics: Sequence[GroundMetric]) -> GroundMetric:
-    """Select the learned metric of the smallest held-out loss, if possible among those with a state distance.
+    """Select the learned metric of the smallest held-out loss; at least one metric must be learned and have a loss.
 
-    W has no effect on the composition distance, so its loss says nothing about W. The first metric is selected among
-    losses that are equal to six digits, so that the result does not depend on rounding.
-
-    Parameters
-    ----------
-    metrics
-        Metrics, at least one of them learned.
+    Metrics that use the state distance (mix > 0) are preferred: the composition distance does not depend on W, so its
+    loss says nothing about W. Among equal losses the first is selected, so that the result does not depend on rounding.
     """
     learned = [metric for metric in metrics if metric.method != IDENTITY]
     candidates = [metric for metric in learned if metric.mix > 0] or learned
-    least = min(metric.loss for metric in candidates)
-    return next(metric for metric in candidates if metric.loss <= least + _SAME_LOSS * (1 + abs(least)))
+    losses = np.array([metric.loss for metric in candidates])
+    least = losses[np.nanargmin(losses)]
+    return candidates[int(np.argmax(losses <= least + _SAME_LOSS * (1 + abs(least))))]

@@ -16,7 +16,7 @@ from muport.gmm.metric._ground_metric import IDENTITY, GroundMetric
 from muport.gmm.metric._kernel_ridge import Calibration, calibrate, inner_folds, score_held_out
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.metric._pair_scatters import CohortPlans
-from muport.gmm.metric._reference_states import composition_distances
+from muport.gmm.metric._reference_states import squared_composition_distances
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +90,7 @@ def fit_metric_candidates(
     code = code.astype(np.int64)
     folds = inner_folds(code, np.arange(len(code)) if group is None else np.asarray(group))
     cohort = CohortPlans(mixtures, settings.n_states, settings.random_state) if plans is None else plans
-    composition = composition_distances(mixtures, None, cohort.reference)
+    composition = squared_composition_distances(mixtures, None, cohort.reference)
     families: list[_IdentityFamily | _LearnedFamily] = []
     for offset, tau, bures in product(*(settings.values(name) for name in ("offset", "tau", "bures"))):
         fitter = _MetricFitter(cohort, code, bool(offset), float(tau), bool(bures), settings)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from muport.gmm.mixtures._mixtures import Mixtures
 
-__all__ = ["Reference", "composition_distances", "fit_reference"]
+__all__ = ["Reference", "squared_composition_distances", "fit_reference"]
 
 _TINY = 1e-12
 
@@ -81,7 +81,7 @@ def fit_reference(mix: Mixtures, n_states: int | None = None, random_state: int 
     return Reference(np.asarray(clusters.centers, dtype=np.float64) @ factor.T, within)
 
 
-def composition_distances(a: Mixtures, b: Mixtures | None, reference: Reference) -> NDArray[np.float64]:
+def squared_composition_distances(a: Mixtures, b: Mixtures | None, reference: Reference) -> NDArray[np.float64]:
     """Compute squared Hellinger distances (Pa, Pb) of the compositions, in [0, 1]; `b` is `a` if it is None."""
     first, second = (np.sqrt(reference.composition(mix)) for mix in (a, a if b is None else b))
     squared: NDArray[np.float64] = 0.5 * cdist(first, second, "sqeuclidean")

@@ -13,7 +13,7 @@ from muport.gmm.metric._ground_metric import IDENTITY, GroundMetric, select_leas
 from muport.gmm.metric._kernel_ridge import Calibration, ridge_scores, to_probabilities
 from muport.gmm.metric._metric_candidates import fit_metric_candidates
 from muport.gmm.metric._metric_settings import MetricSettings
-from muport.gmm.metric._reference_states import composition_distances
+from muport.gmm.metric._reference_states import squared_composition_distances
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,7 +179,7 @@ def _view_distances(
         if key not in states and metric.mix > 0:
             states[key] = [plans.squared(metric.w) for plans in _view_plans(metric, train, new, cache)]
         if not compositions and metric.mix < 1:
-            compositions = [composition_distances(mix, train, metric.reference) for mix in (train, new)]
+            compositions = [squared_composition_distances(mix, train, metric.reference) for mix in (train, new)]
         squared = []
         for i in range(2):
             state = states[key][i] / metric.units[0] if metric.mix > 0 else 0.0
