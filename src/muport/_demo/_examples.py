@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import mudata
 import numpy as np
+import pandas as pd
 
 from muport import datasets, pp
 from muport._keys import DATA_VARIABLE
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import anndata
-    import pandas as pd
 
 _TRANSFER_DATASETS = ("snare_mouse_cortex",)
 #: Distance between the two batches of the simulated process, in units of the representation. The process spans 12.
@@ -31,14 +31,12 @@ class Example:
 
     - `name`: Name of the data set and of the files written.
     - `mdata`: Cells with representations and a column ``batch``; ``cell_type`` where the types are known to the model.
-    - `rare_type`: A rare cell type whose score is shown, if there is one.
     - `true_types`: True types of the ATAC cells by cell name, which the model does not see.
     - `partner`: Name of the RNA cell that was measured together with each ATAC cell, which the model does not see.
     """
 
     name: str
     mdata: mudata.MuData
-    rare_type: str | None = None
     true_types: pd.Series | None = None
     partner: pd.Series | None = None
 
@@ -47,12 +45,13 @@ def batch_examples(seed: int) -> Iterator[Example]:
     """Yield data sets of one modality and several batches."""
     if os.environ.get(DATA_VARIABLE):
         for name in _available(datasets.BATCH_DATASETS):
-            yield Example(name, mudata.MuData({"cells": _subsample(datasets.load(name), seed)}))
+            cells = datasets.load(name)
+            rows = np.random.default_rng(seed).permutation(cells.n_obs)[:_MAX_CELLS]
+            yield Example(name, mudata.MuData({"cells": cells[np.sort(rows)].copy()}))
         return
-    mdata = datasets.simulated_multiome(random_state=seed)
-    rna = mdata["rna"]
+    rna = datasets.simulated_multiome(random_state=seed)["rna"]
     datasets.represent(rna, "counts", n_comps=30, random_state=seed)
-    yield Example("simulated_rna", mudata.MuData({"rna": rna}), str(mdata.uns["simulation"]["rare_type"]))
+    yield Example("simulated_rna", mudata.MuData({"rna": rna}))
     yield Example("pbmc68k_reduced", mudata.MuData({"rna": datasets.pbmc68k_reduced()}))
 
 
@@ -88,13 +87,12 @@ def hide_pairing(name: str, rna: anndata.AnnData, atac: anndata.AnnData, seed: i
     rna.obs_names = [f"rna_{i:05d}" for i in np.sort(rows)]
     atac.obs_names = [f"atac_{i:05d}" for i in range(len(rows))]
     true_types = atac.obs["cell_type"].astype(str)
-    partner = true_types.copy()
-    partner[:] = [f"rna_{i:05d}" for i in rows]
-    atac.obs = atac.obs[["batch"]]
-    rna.obs = rna.obs[["batch", "cell_type"]]
+    partner = pd.Series([f"rna_{i:05d}" for i in rows], index=atac.obs_names)
+    atac.obs, rna.obs = atac.obs[["batch"]], rna.obs[["batch", "cell_type"]]
     mdata = mudata.MuData({"rna": rna, "atac": atac})
+    mdata.obs["modality"] = np.where(mdata.obs_names.isin(rna.obs_names), "RNA", "ATAC")
     pp.shared_representation(mdata, random_state=seed)
-    return Example(name, mdata, true_types=true_types, partner=partner)
+    return Example(name, mdata, true_types, partner)
 
 
 def check_data_folder() -> None:
@@ -106,13 +104,6 @@ def check_data_folder() -> None:
             f"{DATA_VARIABLE}={folder!r} holds none of {', '.join(names)} (.h5ad, .h5mu): correct it, or unset it to "
             "run on the embedded data."
         )
-
-
-def _subsample(adata: anndata.AnnData, seed: int) -> anndata.AnnData:
-    if adata.n_obs <= _MAX_CELLS:
-        return adata
-    rows = np.random.default_rng(seed).choice(adata.n_obs, _MAX_CELLS, replace=False)
-    return adata[np.sort(rows)].copy()
 
 
 def _available(names: tuple[str, ...]) -> list[str]:

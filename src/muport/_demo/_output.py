@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import anndata
 import numpy as np
+import pandas as pd
 import scanpy as sc
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -94,18 +94,20 @@ def write_outcome(outcome: Outcome, folder: Path, seed: int) -> None:
     if isinstance(outcome.model, Velocity):
         mdata.obsm["velot_velocity_umap"] = outcome.model.project_to_embedding(mdata.obsm["X_umap"])
         mdata.obsm["velot_velocity_integration"] = outcome.model.get_velocity()
-        _save(_draw_streams(outcome), folder / f"{example.name}_stream.png")
+        figures = {"stream": _draw_streams(outcome)}
     else:
         mdata.obsm["X_umap_before"] = _umap(outcome.before, seed)
-        _save(_draw_umaps(outcome), folder / f"{example.name}_umap.png")
+        figures = {"umap": _draw_umaps(outcome)}
     if example.true_types is not None:
-        _save(_draw_confusion(outcome), folder / f"{example.name}_confusion.png")
+        figures["confusion"] = _draw_confusion(outcome)
+    for content, figure in figures.items():
+        figure.savefig(folder / f"{example.name}_{content}.png", dpi=130)
     mdata.write(folder / f"{example.name}.h5mu")
 
 
 def _umap(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    representation: dict[str, Any] = {"X_rep": x}
-    adata = anndata.AnnData(obsm=representation)
+    adata = anndata.AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(x))]))
+    adata.obsm["X_rep"] = x
     sc.pp.neighbors(adata, use_rep="X_rep", random_state=seed)
     sc.tl.umap(adata, min_dist=0.3, maxiter=_UMAP_EPOCHS, random_state=seed)
     return np.asarray(adata.obsm["X_umap"], dtype=np.float32)
@@ -119,7 +121,7 @@ def _draw_umaps(outcome: Outcome) -> Figure:
         known = mdata["rna"].obs["cell_type"].astype(str).reindex(mdata.obs_names)
         mdata.obs["true_cell_type"] = known.fillna(true_types)
         colors = ["modality", "batch", "true_cell_type"]
-    figure = _new_figure(9.5, 3.6 * len(colors) + 0.4)
+    figure = Figure(figsize=(9.5, 3.6 * len(colors) + 0.4), layout="constrained")
     axes = figure.subplots(len(colors), 2, squeeze=False)
     for row, color in zip(axes, colors, strict=True):
         for ax, basis in zip(row, ("X_umap_before", "X_umap"), strict=True):
@@ -136,7 +138,7 @@ def _draw_umaps(outcome: Outcome) -> Figure:
 
 def _draw_streams(outcome: Outcome) -> Figure:
     mdata = outcome.example.mdata
-    figure = _new_figure(9.5, 4)
+    figure = Figure(figsize=(9.5, 4), layout="constrained")
     for ax, color in zip(figure.subplots(1, 2), ("cell_type", "batch"), strict=True):
         pl.velocity_stream(mdata, color=color, ax=ax)
     figure.suptitle(f"{outcome.example.name}: velocity of {mdata.n_obs:,} cells of two batches, integrated")
@@ -146,17 +148,7 @@ def _draw_streams(outcome: Outcome) -> Figure:
 def _draw_confusion(outcome: Outcome) -> Figure:
     example = outcome.example
     n_types = 1 if example.true_types is None else example.true_types.nunique()
-    figure = _new_figure(3.4 + 0.5 * n_types, 2.2 + 0.4 * n_types)
+    figure = Figure(figsize=(3.4 + 0.5 * n_types, 2.2 + 0.4 * n_types), layout="constrained")
     ax = pl.confusion(example.true_types, example.mdata.obs[RESULT_KEYS.PREDICTION], figure.subplots())
     ax.set_title(f"{example.name}: labels transferred from RNA to ATAC", fontsize="medium")
     return figure
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=130)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import anndata
 import numpy as np
 import pandas as pd
 
@@ -17,7 +17,6 @@ from muport.neighbors import knn
 from muport.velocity import Velocity, fate_probabilities
 
 if TYPE_CHECKING:
-    import mudata
     from numpy.typing import NDArray
 
     from muport._demo._examples import Example
@@ -30,7 +29,7 @@ _FATE_TIMES = 0.6, 0.9
 _SCIB_SCORES = ("Bio conservation", "Batch correction", "Total")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
     """The result of one example.
 
@@ -38,7 +37,7 @@ class Outcome:
     - `model`: The fitted model.
     - `before`, `after`: (n_cells, d) coordinates before and after integration, in the order of ``mdata.obs_names``.
     - `scores`: Scores before and after.
-    - `seconds`: Time of the fit.
+    - `seconds`: Time of the fit and of the scores.
     """
 
     example: Example
@@ -46,23 +45,16 @@ class Outcome:
     before: NDArray[np.float32]
     after: NDArray[np.float32]
     scores: Scores
-    seconds: float
+    seconds: float = 0.0
 
 
 def integrate_batches(example: Example, seed: int) -> Outcome:
     """Integrate the batches of one modality."""
-    mdata = example.mdata
-    (name,) = mdata.mod
-    Integration.setup_mudata(mdata, use_rep={name: "X_pca"}, batch_key="batch")
-    model, seconds = _fit_integration(mdata, seed)
-    before, after = joined_rows(mdata, "X_pca"), np.asarray(mdata.obsm[RESULT_KEYS.LATENT])
-    cell_type = mdata[name].obs["cell_type"].to_numpy(str)
-    votes = [knn_labels(x, cell_type) for x in (before, after)]
-    scores = _mixing(before, after, mdata[name].obs["batch"]) | _accuracy(cell_type, *votes)
-    if example.rare_type is not None:
-        rare = cell_type == example.rare_type
-        scores["rare type"] = float((votes[0] == cell_type)[rare].mean()), float((votes[1] == cell_type)[rare].mean())
-    return Outcome(example, model, before, after, scores, seconds)
+    outcome = _integrate(example, seed)
+    (cells,) = example.mdata.mod.values()
+    cell_type = cells.obs["cell_type"].to_numpy(str)
+    outcome.scores |= _accuracy(cell_type, *(knn_labels(x, cell_type) for x in (outcome.before, outcome.after)))
+    return outcome
 
 
 def integrate_modalities(example: Example, seed: int) -> Outcome:
@@ -70,59 +62,53 @@ def integrate_modalities(example: Example, seed: int) -> Outcome:
     mdata, true_types, partner = example.mdata, example.true_types, example.partner
     if true_types is None or partner is None:
         raise ValueError(f"example {example.name!r} has no true types and partners.")
-    Integration.setup_mudata(
-        mdata,
-        use_rep={"rna": "X_pca", "atac": "X_lsi"},
-        shared_rep="X_shared",
-        batch_key="batch",
-        labels_key="cell_type",
-    )
-    model, seconds = _fit_integration(mdata, seed)
-    start = time.perf_counter()
-    mdata.obs[RESULT_KEYS.PREDICTION] = model.predict()
-    mdata.obs[RESULT_KEYS.CONFIDENCE] = model.predict(soft=True).max(axis=1)
-    seconds += time.perf_counter() - start
-    before, after = joined_rows(mdata, "X_shared"), np.asarray(mdata.obsm[RESULT_KEYS.LATENT])
+    outcome = _integrate(
+        example, seed, key="X_shared", group="modality", use_rep={"rna": "X_pca", "atac": "X_lsi"},
+        shared_rep="X_shared", labels_key="cell_type",
+    )  # fmt: skip
+    before, after = outcome.before, outcome.after
+    mdata.obs[RESULT_KEYS.PREDICTION] = outcome.model.predict()
+    mdata.obs[RESULT_KEYS.CONFIDENCE] = outcome.model.predict(soft=True).max(axis=1)
     rna, atac, paired_rna = (mdata.obs_names.get_indexer(x) for x in (mdata["rna"].obs_names, partner.index, partner))
     vote = knn_labels(before[rna], mdata["rna"].obs["cell_type"].to_numpy(str), query=before[atac])
-    predicted = mdata.obs[RESULT_KEYS.PREDICTION].loc[true_types.index]
-    mdata.obs["modality"] = np.where(mdata.obs_names.isin(mdata["rna"].obs_names), "RNA", "ATAC")
-    scores = _mixing(before, after, mdata.obs["modality"]) | _accuracy(true_types, vote, predicted)
-    scores["FOSCTTM"] = foscttm(before[paired_rna], before[atac]), foscttm(after[paired_rna], after[atac])
-    return Outcome(example, model, before, after, scores, seconds)
+    outcome.scores |= _accuracy(true_types, vote, mdata.obs[RESULT_KEYS.PREDICTION].loc[true_types.index])
+    outcome.scores["FOSCTTM"] = foscttm(before[paired_rna], before[atac]), foscttm(after[paired_rna], after[atac])
+    return outcome
 
 
 def fit_velocities(example: Example, seed: int) -> Outcome:
     """Fit the velocity of a process in two spaces: that of its unintegrated batches, and the integrated one."""
-    mdata = example.mdata
-    (name,) = mdata.mod
-    Integration.setup_mudata(mdata, use_rep={name: "X_pca"}, batch_key="batch")
     # sharpening moves cells of one type together, and would mix their times
-    _, seconds = _fit_integration(mdata, seed, sharpen=0.0)
-    start = time.perf_counter()
-    models = [_fit_velocity(mdata, use_rep, seed) for use_rep in ({name: "X_pca"}, RESULT_KEYS.LATENT)]
-    seconds += time.perf_counter() - start
-    cells = mdata[name]
-    errors = [velocity_error(model.get_velocity(), cells.obsm["velocity"]) for model in models]
-    before, after = joined_rows(mdata, "X_pca"), np.asarray(mdata.obsm[RESULT_KEYS.LATENT])
-    scores = _mixing(before, after, cells.obs["batch"])
-    scores["cosine"] = errors[0].cosine, errors[1].cosine
-    scores["5th pct."] = errors[0].cosine_p05, errors[1].cosine_p05
-    scores["fate"] = _fate_score(models[0], cells.obs), _fate_score(models[1], cells.obs)
-    return Outcome(example, models[1], before, after, scores, seconds)
+    outcome = _integrate(example, seed, sharpen=0.0)
+    (cells,) = example.mdata.mod.values()
+    scores = []
+    for use_rep in ({"cells": "X_pca"}, RESULT_KEYS.LATENT):
+        Velocity.setup_mudata(example.mdata, use_rep=use_rep, time_key="time", labels_key="cell_type")
+        outcome.model = Velocity(example.mdata)
+        outcome.model.train(random_state=seed, progress=False)
+        error = velocity_error(outcome.model.get_velocity(), cells.obsm["velocity"])
+        scores.append((error.cosine, error.cosine_p05, _fate_score(outcome.model, cells.obs)))
+    outcome.scores |= dict(zip(("cosine", "5th pct.", "fate"), zip(*scores, strict=True), strict=True))
+    return outcome
 
 
-def joined_rows(mdata: mudata.MuData, key: str) -> NDArray[np.float32]:
-    """Return ``obsm[key]`` of all modalities, which share no cells, in the order of ``mdata.obs_names``."""
-    parts = mdata.mod.values()
-    table = pd.concat([pd.DataFrame(np.asarray(part.obsm[key]), index=part.obs_names) for part in parts])
-    rows: NDArray[np.float32] = table.loc[mdata.obs_names].to_numpy(np.float32)
-    return rows
+def _integrate(
+    example: Example, seed: int, *, key: str = "X_pca", group: str = "batch", sharpen: float = 0.5, **setup: Any
+) -> Outcome:
+    """Integrate an example, and score how the groups mix; `key` names the coordinates before the integration."""
+    mdata = example.mdata
+    Integration.setup_mudata(mdata, **({"use_rep": key} | setup), batch_key="batch")
+    model = Integration(mdata, sharpen=sharpen)
+    model.train(random_state=seed, progress=False)
+    mdata.obsm[RESULT_KEYS.LATENT] = after = model.get_latent_representation()
+    cells = anndata.concat(list(mdata.mod.values()))[mdata.obs_names]
+    before = np.asarray(cells.obsm[key], np.float32)
+    codes = (mdata if group in mdata.obs else cells).obs[group].to_numpy(str)
+    return Outcome(example, model, before, after, {"mixing": (batch_mixing(before, codes), batch_mixing(after, codes))})
 
 
 def scib_scores(outcome: Outcome) -> Scores:
     """Return the aggregate scores of scib-metrics, without kBET, which takes longer than all other scores."""
-    import anndata
     from scib_metrics.benchmark import BatchCorrection, Benchmarker
     from scib_metrics.nearest_neighbors import NeighborsResults
 
@@ -149,32 +135,10 @@ def check_scib() -> None:
         raise ModuleNotFoundError("--scib needs scib-metrics: pip install 'muport[metrics]'.")
 
 
-def _fit_integration(mdata: mudata.MuData, seed: int, sharpen: float = 0.5) -> tuple[Integration, float]:
-    start = time.perf_counter()
-    model = Integration(mdata, sharpen=sharpen)
-    model.train(random_state=seed, progress=False)
-    mdata.obsm[RESULT_KEYS.LATENT] = model.get_latent_representation()
-    return model, time.perf_counter() - start
-
-
-def _fit_velocity(mdata: mudata.MuData, use_rep: dict[str, str] | str, seed: int) -> Velocity:
-    Velocity.setup_mudata(mdata, use_rep=use_rep, time_key="time", labels_key="cell_type")
-    model = Velocity(mdata)
-    model.train(random_state=seed, progress=False)
-    return model
-
-
-def _mixing(before: NDArray[np.float32], after: NDArray[np.float32], group: pd.Series) -> Scores:
-    codes = group.to_numpy(str)
-    return {"mixing": (batch_mixing(before, codes), batch_mixing(after, codes))}
-
-
 def _accuracy(truth: Any, before: Any, after: Any) -> Scores:
     first, second = label_transfer(truth, before), label_transfer(truth, after)
-    return {
-        "accuracy": (first.accuracy, second.accuracy),
-        "balanced": (first.balanced_accuracy, second.balanced_accuracy),
-    }
+    balanced = first.balanced_accuracy, second.balanced_accuracy
+    return {"accuracy": (first.accuracy, second.accuracy), "balanced": balanced}
 
 
 def _fate_score(model: Velocity, obs: pd.DataFrame) -> float:

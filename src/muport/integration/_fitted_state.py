@@ -13,6 +13,7 @@ from muport._parallel import parallel_map
 # Saved states are rebuilt by class, so the classes of their parts are imported at run time.
 from muport.integration.gromov._gromov_space import GromovSpace  # noqa: TC001
 from muport.integration.prototypes._prototypes import NEIGHBORS, soft_assign
+from muport.integration.prototypes._standardized_cells import standardize
 from muport.integration.spaces._joint_space import JointSpace  # noqa: TC001
 from muport.integration.spaces._shared_space import SharedSpace  # noqa: TC001
 from muport.integration.vae._trained_network import TrainedNetwork  # noqa: TC001
@@ -160,13 +161,6 @@ class IntegrationState:
     network: TrainedNetwork | None = None
     neighbors: int = NEIGHBORS
     types: Types | None = None
-
-
-def standardize(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    """Subtract `center` from the cells and divide them by `scale`."""
-    standardized: NDArray[np.float32] = x - center
-    standardized /= np.float32(scale)
-    return standardized
 
 
 def apply_map(

@@ -13,12 +13,12 @@ from scipy import sparse
 from muport._checks import check_integers, check_numbers
 from muport._parallel import single_threaded
 from muport.data import MuDataModel, layer_of
-from muport.integration._fitted_state import standardize, transform_cells
+from muport.integration._fitted_state import transform_cells
 from muport.integration._hyperparameters import FitOptions
 from muport.integration._working_space import embed_rows, find_fitted_group, make_network_views
 from muport.integration.labels._label_transfer import predict_labels
 from muport.integration.prototypes._prototypes import soft_assign
-from muport.integration.prototypes._standardized_cells import standardize_cells
+from muport.integration.prototypes._standardized_cells import standardize, standardize_cells
 from muport.integration.shared_centers._new_groups import fit_new_groups
 from muport.integration.spaces._joint_space import JointSpace, split_modalities
 from muport.integration.vae._trained_network import refine

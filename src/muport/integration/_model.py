@@ -14,7 +14,7 @@ from muport._checks import check_integers, check_option, check_seed
 from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport._parallel import single_threaded
 from muport.data import register
-from muport.integration._fitted_state import IntegrationState, standardize, transform_cells
+from muport.integration._fitted_state import IntegrationState, transform_cells
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration._inference import IntegrationInference, assign_maps, find_batch_of_cell, get_own_views
 from muport.integration._working_space import (
@@ -27,7 +27,7 @@ from muport.integration._working_space import (
 from muport.integration.atlas._centroid_fit import fit_centroids
 from muport.integration.atlas._sampling import CellSource
 from muport.integration.labels._label_transfer import fit_labels
-from muport.integration.prototypes._standardized_cells import standardize_cells
+from muport.integration.prototypes._standardized_cells import standardize, standardize_cells
 from muport.integration.scbiot._scbiot_fit import fit_scbiot
 from muport.integration.shared_centers._fit import IntegrationFit, fit_shared_centers
 from muport.integration.shared_centers._merge_batches import merge_batches

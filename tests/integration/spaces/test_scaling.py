@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from muport.integration.spaces._scaling import fit_scaling, standardize
+from muport.integration.prototypes._standardized_cells import standardize
+from muport.integration.spaces._scaling import fit_scaling
 
 
 def test_standardized_coordinates_have_mean_0_and_unit_scale_in_any_order():

@@ -12,7 +12,7 @@ from muport._arrays import canonical_order
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["StandardizedCells", "measure_scale", "standardize_cells"]
+__all__ = ["StandardizedCells", "measure_scale", "standardize", "standardize_cells"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,14 @@ def standardize_cells(
         center=center,
         scale=scale,
     )
+
+
+def standardize(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    """Subtract the center from coordinates (n, d) and divide by the scale."""
+    # in place, so that at most one copy is in memory
+    standardized = x - center
+    standardized /= np.float32(scale)
+    return np.ascontiguousarray(standardized, np.float32)
 
 
 def measure_scale(centered: NDArray[np.float32], offset: float) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muport._arrays import canonical_order
+from muport.integration.prototypes._standardized_cells import standardize
 from muport.integration.spaces._cross_modality import (
     CrossModalPredictor,
     align_shared,
@@ -24,7 +25,7 @@ from muport.integration.spaces._modality_weights import (
     interpolate_weights,
     score_modalities,
 )
-from muport.integration.spaces._scaling import fit_scaling, standardize
+from muport.integration.spaces._scaling import fit_scaling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["fit_scaling", "standardize"]
+__all__ = ["fit_scaling"]
 
 
 def fit_scaling(x: Mapping[str, NDArray[np.float32]]) -> tuple[dict[str, NDArray[np.float32]], dict[str, float]]:
@@ -29,8 +29,3 @@ def fit_scaling(x: Mapping[str, NDArray[np.float32]]) -> tuple[dict[str, NDArray
         center[m] = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         scale[m] = measure_scale(rows - center[m], float(np.abs(center[m]).max(initial=0)))
     return center, scale
-
-
-def standardize(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    """Subtract the center from coordinates (n, d) and divide by the scale."""
-    return np.ascontiguousarray((x - center) / np.float32(scale), np.float32)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muport._arrays import canonical_order
+from muport.integration.prototypes._standardized_cells import standardize
 from muport.integration.spaces._joint_space import PREDICTION_WEIGHT
 from muport.integration.spaces._ridge_regression import RidgeRegression, fit_ridge
-from muport.integration.spaces._scaling import fit_scaling, standardize
+from muport.integration.spaces._scaling import fit_scaling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
