@@ -38,3 +38,10 @@ def test_settings_are_those_of_the_model():
 def test_values_out_of_range_are_named(name, value):
     with pytest.raises((ValueError, TypeError), match=f"{name}={value!r}"):
         VelocityHyperparameters(**{name: value})
+
+
+def test_whole_floats_are_integers():
+    hyperparameters = VelocityHyperparameters(window_size=50.0, n_steps=100.0, n_bootstrap=0.0, random_state=3.0)
+    assert hyperparameters == VelocityHyperparameters(window_size=50, n_steps=100, n_bootstrap=0, random_state=3)
+    values = (hyperparameters.window_size, hyperparameters.n_steps, hyperparameters.random_state)
+    assert [type(value) for value in values] == [int] * 3

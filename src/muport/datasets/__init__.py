@@ -16,13 +16,6 @@ from muport.datasets._simulated_dynamics import simulated_dynamics
 from muport.datasets._simulated_multiome import simulated_multiome
 
 __all__ = [
-    "BATCH_DATASETS",
-    "available",
-    "load",
-    "names",
-    "pbmc68k_reduced",
-    "represent",
-    "simulated_cohort",
-    "simulated_dynamics",
-    "simulated_multiome",
-]
+    "BATCH_DATASETS", "available", "load", "names", "pbmc68k_reduced", "represent", "simulated_cohort",
+    "simulated_dynamics", "simulated_multiome",
+]  # fmt: skip

@@ -30,20 +30,12 @@ __all__ = [
 class Cohort:
     """Mixtures of the fitted patients, and how those of new patients are fitted.
 
-    Attributes
-    ----------
-    mixtures
-        Mixtures of the P patients.
-    best_k
-        (P,) number of components of each.
-    sharing
-        ``"sample_specific"`` or ``"global"``.
-    priors
-        Pooled mixtures by their number of components; empty without shrinkage.
-    log_likelihood
-        Mean log-likelihood per cell, in nats, of each fit; one number for a shared mixture.
-    converged
-        Fraction of the fits that converged.
+    - `mixtures`: Mixtures of the P patients.
+    - `best_k`: (P,) number of components of each.
+    - `sharing`: ``"sample_specific"`` or ``"global"``.
+    - `priors`: Pooled mixtures by their number of components; empty without shrinkage.
+    - `log_likelihood`: Mean log-likelihood per cell, in nats, of each fit; one number for a shared mixture.
+    - `converged`: Fraction of the fits that converged.
     """
 
     mixtures: Mixtures
@@ -58,18 +50,11 @@ class Cohort:
 class GMMState:
     """Everything that `save` writes.
 
-    Attributes
-    ----------
-    cohort
-        The mixtures.
-    samples
-        Names of the P patients.
-    condition
-        (P,) codes into `conditions`, -1 for a patient whose condition is not known.
-    conditions
-        Names of the conditions.
-    classifier
-        Learned metrics and classifier, over the patients of known condition; None before `train_gmm`.
+    - `cohort`: The mixtures.
+    - `samples`: Names of the P patients.
+    - `condition`: (P,) codes into `conditions`, -1 for a patient whose condition is not known.
+    - `conditions`: Names of the conditions.
+    - `classifier`: Learned metrics and classifier, over the patients of known condition; None before `train_gmm`.
     """
 
     cohort: Cohort
@@ -146,10 +131,7 @@ def make_fitter(settings: SelectionSettings) -> Fitter:
 def labeled_patients(condition: NDArray[np.int64], key: str | None) -> NDArray[np.int64]:
     """Return the patients of known condition, of which there must be at least two conditions.
 
-    Raises
-    ------
-    ValueError
-        If there are not.
+    Raises ValueError if there are fewer.
     """
     known = np.flatnonzero(condition >= 0)
     if (number := len(np.unique(condition[known]))) < 2:
@@ -170,19 +152,11 @@ def label_samples(
 ) -> NDArray[np.int64]:
     """Return the (P,) label of each sample, from the labels of its cells; -1 if no cell has one.
 
-    Parameters
-    ----------
-    sample, label
-        (n,) sample and label of each cell; -1 for a missing label.
-    samples, labels
-        Names of samples and labels.
-    key, what
-        Name of the column, and what a label is, for messages.
+    - `sample`, `label`: (n,) sample and label of each cell; -1 for a missing label.
+    - `samples`, `labels`: Names of samples and labels.
+    - `key`, `what`: Name of the column, and what a label is, for messages.
 
-    Raises
-    ------
-    ValueError
-        If the cells of a sample have two labels; names the sample.
+    Raises ValueError if the cells of a sample have two labels; names the sample.
     """
     table = np.zeros((len(samples), len(labels)), dtype=np.int64)
     known = label >= 0

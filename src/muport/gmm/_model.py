@@ -235,10 +235,7 @@ class GMM(ConditionPrediction):
         condition = sample_conditions(rows, str(self._setup.labels_key))
         self.state_ = GMMState(cohort, rows.samples, condition, rows.labels)
         self.settings_ = {"fit_gmm": options}
-        self.metrics_ = {
-            "log_likelihood": float(cohort.log_likelihood.mean()),
-            "converged": cohort.converged,
-        }
+        self.metrics_ = {"log_likelihood": float(cohort.log_likelihood.mean()), "converged": cohort.converged}
         scores = {name: values.mean(axis=0) for name, values in selected.scores.items()}
         index = pd.Index(selected.candidates, name="k")
         self.history_ = {name: pd.DataFrame({name: values}, index=index) for name, values in scores.items()}
@@ -354,7 +351,9 @@ class GMM(ConditionPrediction):
         """Fit the mixtures, and, where conditions are known, the metric: :meth:`fit_gmm`, then :meth:`train_gmm`.
 
         One number of components is chosen for all patients by the likelihood of held-out cells, and the mixtures are
-        fitted again to all cells.
+        fitted again to all cells. ``metrics_`` then holds ``log_likelihood`` (mean per cell, in nats), ``converged``
+        (fraction of the fits that converged) and, with a metric, ``loss`` (of held-out patients, in nats) and
+        ``weight_state``, ``weight_spread``, ``weight_composition`` and ``weight_mixture`` (of the distances).
 
         Parameters
         ----------

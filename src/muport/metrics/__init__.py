@@ -16,16 +16,6 @@ from muport.metrics._neighbor_scores import batch_mixing, knn_labels
 from muport.metrics._velocity_scores import VelocityError, cbdir, direction_free, iccoh, velocity_error
 
 __all__ = [
-    "TransferScores",
-    "VelocityError",
-    "batch_mixing",
-    "cbdir",
-    "clonal_agreement",
-    "confusion_counts",
-    "direction_free",
-    "foscttm",
-    "iccoh",
-    "knn_labels",
-    "label_transfer",
-    "velocity_error",
-]
+    "TransferScores", "VelocityError", "batch_mixing", "cbdir", "clonal_agreement", "confusion_counts",
+    "direction_free", "foscttm", "iccoh", "knn_labels", "label_transfer", "velocity_error",
+]  # fmt: skip

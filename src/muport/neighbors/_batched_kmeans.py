@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchedKMeans", "batched_kmeans"]
 
+_TINY = 1e-30  # smallest mass of a set of points that its mean is divided by
+
 
 @dataclass(frozen=True)
 class BatchedKMeans:
@@ -72,7 +74,7 @@ def batched_kmeans(
 
     weight = torch.ones_like(x[..., 0]) if mass is None else mass.to(x)
     number = torch.as_tensor(k, device=x.device).expand(len(x))
-    center = (weight[..., None] * x).sum(1, keepdim=True) / weight.sum(1)[:, None, None].clamp(min=1e-30)
+    center = (weight[..., None] * x).sum(1, keepdim=True) / weight.sum(1)[:, None, None].clamp(min=_TINY)
     x = x - center
     centers, alive = _start(x, weight, number, random_state)
     for _ in range(n_iter):

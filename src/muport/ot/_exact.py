@@ -33,16 +33,9 @@ def solve_exact(batch: Batch, max_iter: int) -> OTResult:
     failed = torch.tensor([log["warning"] is not None for log in logs])
     converged = ~(failed | uses_forbidden).to(batch.cost.device)
     objective = (plan * finite).sum((1, 2)).to(batch.cost)
+    n_iter = torch.zeros_like(converged, dtype=torch.int64)
+    f, g, plan = (values.to(batch.cost) for values in (f, g, plan))
     return OTResult(
-        a=batch.a,
-        b=batch.b,
-        cost_matrix=batch.cost,
-        n_iter=torch.zeros_like(converged, dtype=torch.int64),
-        converged=converged,
-        f=f.to(batch.cost),
-        g=g.to(batch.cost),
-        reg=torch.zeros_like(objective),
-        sizes=batch.sizes,
-        coupling=plan.to(batch.cost),
-        objective=objective,
-    )
+        batch.a, batch.b, batch.cost, n_iter, converged, f, g, reg=torch.zeros_like(objective), sizes=batch.sizes,
+        coupling=plan, objective=objective,
+    )  # fmt: skip

@@ -18,25 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = ["GromovSettings", "solve_gromov"]
 
+_RANDOM_REG = 0.1  # of the range of a random cost: its plan is random, but no pair is excluded
+
 
 @dataclass(frozen=True)
 class GromovSettings:
     """Settings of the Gromov solvers; ranges are checked here.
 
-    Attributes
-    ----------
-    alpha
-        Weight of the structures against the linear cost, in [0, 1].
-    reg
-        Entropic regularization; 0 is conditional gradient without entropy.
-    n_restarts
-        Number of starts, the best of which is kept.
-    random_state
-        Seed of the starts.
-    max_iter
-        Most iterations of one start.
-    tol
-        Change of the plan (entropic) or of the objective (conditional gradient) at convergence.
+    - `alpha`: Weight of the structures against the linear cost, in [0, 1].
+    - `reg`: Entropic regularization; 0 is conditional gradient without entropy.
+    - `n_restarts`: Number of starts, the best of which is kept.
+    - `random_state`: Seed of the starts.
+    - `max_iter`: Most iterations of one start.
+    - `tol`: Change of the plan (entropic) or of the objective (conditional gradient) at convergence.
     """
 
     alpha: float
@@ -92,16 +86,12 @@ def solve_gromov(cx: Tensor, cy: Tensor, batch: Batch, settings: GromovSettings)
         descents.append(descend(problem, start, settings))
     best = min(descents, key=lambda descent: descent.value)
     objective = torch.tensor([best.value]).to(batch.cost)
+    mass_a, mass_b, plan = (torch.as_tensor(array)[None].to(batch.cost) for array in (a, b, best.plan))
+    n_iter, converged = (torch.tensor([value], device=objective.device) for value in (best.n_iter, best.converged))
     return OTResult(
-        a=torch.as_tensor(a)[None].to(batch.cost),
-        b=torch.as_tensor(b)[None].to(batch.cost),
-        cost_matrix=batch.cost,
-        n_iter=torch.tensor([best.n_iter], device=objective.device),
-        converged=torch.tensor([best.converged], device=objective.device),
-        reg=torch.full_like(objective, settings.reg),
-        coupling=torch.as_tensor(best.plan)[None].to(batch.cost),
+        mass_a, mass_b, batch.cost, n_iter, converged, reg=torch.full_like(objective, settings.reg), coupling=plan,
         objective=objective,
-    )
+    )  # fmt: skip
 
 
 def _descend_by_conditional_gradient(problem: _FusedProblem, start: np.ndarray, settings: GromovSettings) -> _Descent:
@@ -143,6 +133,5 @@ def _descend_entropic(problem: _FusedProblem, plan: np.ndarray, settings: Gromov
 def _random_coupling(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw a dense plan with the marginals ``a`` and ``b``: the entropic plan of a uniform random cost."""
     cost = torch.from_numpy(rng.random((1, len(a), len(b))))
-    # a tenth of the range of the cost: the plan is random, but no pair is excluded
-    potentials = sinkhorn(cost, torch.from_numpy(a)[None], torch.from_numpy(b)[None], 0.1, tol=1e-12)
+    potentials = sinkhorn(cost, torch.from_numpy(a)[None], torch.from_numpy(b)[None], _RANDOM_REG, tol=1e-12)
     return potentials.plan()[0].numpy()

@@ -85,16 +85,7 @@ class Potentials:
     def to_result(self) -> OTResult:
         """Result with the cost, the objective and barycentric projections of the plan."""
         return OTResult(
-            a=self.a,
-            b=self.b,
-            cost_matrix=self.cost,
-            n_iter=self.n_iter,
-            converged=self.converged,
-            f=self.f,
-            g=self.g,
-            reg=self.reg,
-            reg_m=self.reg_m,
-            reg_type=self.reg_type,
+            self.a, self.b, self.cost, self.n_iter, self.converged, self.f, self.g, self.reg, self.reg_m, self.reg_type
         )
 
 

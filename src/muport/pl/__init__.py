@@ -21,19 +21,7 @@ from muport.pl._patients import distance_map, patient_embedding
 from muport.pl._velocity_field import confidence, training_curves, velocity_quiver, velocity_stream
 
 __all__ = [
-    "coarse_graph",
-    "components",
-    "confidence",
-    "confusion",
-    "distance_map",
-    "embedding",
-    "fate_summary",
-    "feature_ranking",
-    "flow",
-    "patient_embedding",
-    "training_curves",
-    "trajectories",
-    "velocity_quiver",
-    "velocity_stream",
-    "windows",
-]
+    "coarse_graph", "components", "confidence", "confusion", "distance_map", "embedding", "fate_summary",
+    "feature_ranking", "flow", "patient_embedding", "training_curves", "trajectories", "velocity_quiver",
+    "velocity_stream", "windows",
+]  # fmt: skip

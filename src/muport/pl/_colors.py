@@ -37,14 +37,9 @@ def palette(n: int) -> list[Color]:
 class CategoryColors:
     """Colors of n categorical values.
 
-    Attributes
-    ----------
-    colors
-        (n, 3) color of each value; gray where it is missing.
-    missing
-        (n,) whether a value is missing.
-    legend
-        Name and color of each category, and of ``"no value"`` if a value is missing.
+    - `colors`: (n, 3) color of each value; gray where it is missing.
+    - `missing`: (n,) whether a value is missing.
+    - `legend`: Name and color of each category, and of ``"no value"`` if a value is missing.
     """
 
     colors: NDArray[np.float64]

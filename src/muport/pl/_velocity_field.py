@@ -102,12 +102,10 @@ def velocity_quiver(
     ----------
     data, basis, velocity_key, color, ax, kwargs
         As for :func:`velocity_stream`.
-    n_arrows
-        Number of cells with an arrow.
+    n_arrows, random_state
+        Number of cells with an arrow, and the seed of their choice.
     length
         Mean length of an arrow, as a fraction of the width of the embedding.
-    random_state
-        Seed of the choice of cells.
 
     Returns
     -------
@@ -137,11 +135,7 @@ def velocity_quiver(
 
 
 def confidence(
-    data: Data,
-    basis: str = "X_umap",
-    key: str = "velot_confidence",
-    ax: Axes | None = None,
-    **kwargs: Any,
+    data: Data, basis: str = "X_umap", key: str = "velot_confidence", ax: Axes | None = None, **kwargs: Any
 ) -> Axes:
     """Draw the confidence of the velocity of each cell.
 

@@ -37,25 +37,8 @@ from muport.velocity.velot._velocity_steps import (
 )
 
 __all__ = [
-    "MetaStates",
-    "Paths",
-    "Trajectories",
-    "Velocity",
-    "build_windows",
-    "cell_kernel",
-    "committor",
-    "compute_ot_velocity",
-    "compute_trajectories",
-    "fate_probabilities",
-    "gridsearch",
-    "integrate",
-    "meta_states",
-    "project_to_embedding",
-    "project_to_umap",
-    "query_velocity",
-    "simulate",
-    "simulate_flow",
-    "smooth_velocity",
-    "terminal_states",
-    "velocity",
-]
+    "MetaStates", "Paths", "Trajectories", "Velocity", "build_windows", "cell_kernel", "committor",
+    "compute_ot_velocity", "compute_trajectories", "fate_probabilities", "gridsearch", "integrate", "meta_states",
+    "project_to_embedding", "project_to_umap", "query_velocity", "simulate", "simulate_flow", "smooth_velocity",
+    "terminal_states", "velocity",
+]  # fmt: skip

@@ -30,16 +30,10 @@ _MAX_LANDMARKS = 10_000  # cells kept: paths use their tangent spaces and labels
 class Landmarks:
     """A sample of the fitted cells.
 
-    Attributes
-    ----------
-    x
-        (n, d) float32 coordinates.
-    time
-        (n,) float64 times.
-    label
-        (n,) int64 codes into `labels`, -1 for a cell without a label.
-    labels
-        Names of the labels.
+    - `x`: (n, d) float32 coordinates.
+    - `time`: (n,) float64 times.
+    - `label`: (n,) int64 codes into `labels`, -1 for a cell without a label.
+    - `labels`: Names of the labels.
     """
 
     x: NDArray[np.float32]
@@ -52,14 +46,9 @@ class Landmarks:
 class VelocityState:
     """Everything that `save` writes: its size does not grow with the cells beyond 10,000.
 
-    Attributes
-    ----------
-    fit
-        The network and its training history.
-    landmarks
-        A sample of the cells.
-    speed
-        Mean length of the velocity at the landmarks, in units of the representation per unit time.
+    - `fit`: The network and its training history.
+    - `landmarks`: A sample of the cells.
+    - `speed`: Mean length of the velocity at the landmarks, in units of the representation per unit time.
     """
 
     fit: FieldFit

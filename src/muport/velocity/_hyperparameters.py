@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULTS", "VelocityHyperparameters"]
 
+# integers, by their smallest value
+_FROM_0 = ("tail_threshold", "n_bootstrap", "random_state")
+_FROM_1 = ("n_clusters", "batch_size", "hidden_dim", "n_latent", "k_smooth")
+_FROM_2 = ("window_size", "min_window_size", "n_steps")
 _OPTIONAL = ("n_clusters", "window_size", "reg", "lr")  # None: set by a rule from the data
 
 
@@ -19,10 +23,7 @@ _OPTIONAL = ("n_clusters", "window_size", "reg", "lr")  # None: set by a rule fr
 class VelocityHyperparameters:
     """All choices of the method; :class:`muport.Velocity` and its ``train`` explain them.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If a value is outside its range; the message names it.
+    Raises TypeError or ValueError if a value is outside its range; the message names it.
     """
 
     windows: Literal["time", "spatial"] = "time"
@@ -64,13 +65,17 @@ class VelocityHyperparameters:
         return cls(**cls.among(arguments) | values)
 
     def __post_init__(self) -> None:
+        for name in (*_FROM_0, *_FROM_1, *_FROM_2):
+            # a float without a fraction, such as 50.0, is an integer
+            if isinstance(value := getattr(self, name), float) and value.is_integer():
+                object.__setattr__(self, name, int(value))
         check_option("windows", self.windows, ("time", "spatial"))
         check_option("difference", self.difference, ("central", "forward"))
         check_option("tail_handling", self.tail_handling, ("force", "drop", "split"))
         check_flags(use_time=self.use_time, denoise=self.denoise)
-        check_integers(0, **self._given("tail_threshold", "n_bootstrap", "random_state"))
-        check_integers(1, **self._given("n_clusters", "batch_size", "hidden_dim", "n_latent", "k_smooth"))
-        check_integers(2, **self._given("window_size", "min_window_size", "n_steps"))
+        check_integers(0, **self._given(*_FROM_0))
+        check_integers(1, **self._given(*_FROM_1))
+        check_integers(2, **self._given(*_FROM_2))
         check_not_negative(**self._given("lambda_time", "lambda_knn", "lambda_smooth", "lambda_curl"))
         check_not_negative(lambda_divergence=self.lambda_divergence)
         check_positive(**self._given("window_fraction", "reg", "reg_scale", "tau", "lr"))

@@ -40,18 +40,11 @@ __all__ = ["FittedCells", "VelocityInference"]
 class FittedCells:
     """The cells of the fit, or, if the model has no data, its landmarks.
 
-    Attributes
-    ----------
-    field
-        The field that was fitted to them.
-    x
-        (n, d) float32 coordinates.
-    time
-        (n,) float64 times.
-    labels
-        (n,) names of the labels, ``"unknown"`` for cells without one; None if no labels were set up.
-    names
-        Names of the cells.
+    - `field`: The field that was fitted to them.
+    - `x`: (n, d) float32 coordinates.
+    - `time`: (n,) float64 times.
+    - `labels`: (n,) names of the labels, ``"unknown"`` for cells without one; None if no labels were set up.
+    - `names`: Names of the cells.
     """
 
     field: Field
@@ -266,19 +259,10 @@ class VelocityInference(MuDataModel):
         ValueError
             If no cell satisfies the conditions, the target was never reached, or a number is out of range.
         """
+        options = TrajectoryOptions.from_arguments(locals())
         cells = self._cells()
         field = cells.field if use_network else interpolate_field(cells.x, cells.velocity, k_velocity)
         start = StartCells(rows=start_cells, cluster=start_cluster, time_min=start_pseudotime, time_max=end_pseudotime)
-        options = TrajectoryOptions(
-            target_cluster=target_cluster,
-            n_trajectories=n_trajectories,
-            n_steps=n_steps,
-            step_size=step_size,
-            direction=direction,
-            evolve_time=evolve_pseudotime,
-            max_attempts_factor=max_attempts_factor,
-            random_state=random_state,
-        )
         return trace_trajectories(field, ClusteredCells.create(cells.x, cells.time, cells.labels), start, options)
 
     def simulate_flow(
@@ -329,16 +313,9 @@ class VelocityInference(MuDataModel):
         ValueError
             If no cell satisfies the conditions, or a number is out of range.
         """
+        options = FlowOptions.from_arguments(locals())
         cells = self._cells()
         source = FlowSource(cluster=source_cluster, time_min=source_pseudotime_min, time_max=source_pseudotime_max)
-        options = FlowOptions(
-            n_particles=n_particles,
-            n_steps=n_steps,
-            step_size=step_size,
-            diffusion=diffusion,
-            noise_scale=noise_scale,
-            random_state=random_state,
-        )
         return flow_particles(cells.field, ClusteredCells.create(cells.x, cells.time, cells.labels), source, options)
 
     def project_to_embedding(self, embedding: Any, n_neighbors: int = 30) -> NDArray[np.float32]:

@@ -202,6 +202,9 @@ class Velocity(FateInference):
     ) -> None:
         """Fit the field.
 
+        ``metrics_`` then holds ``converged`` (fraction of the transport problems that converged), ``covered`` (fraction
+        of the cells with a raw velocity), ``loss`` (of the last step) and ``speed`` (mean length of the velocity).
+
         Parameters
         ----------
         window_fraction
@@ -262,7 +265,9 @@ class Velocity(FateInference):
             raw = transport_cells(cells, windows, hyperparameters, str(device))
             bar.update(task, description="network", advance=10)
             fit = fit_network(cells, raw, hyperparameters, str(device), lambda _: bar.update(task, advance=1))
-        landmarks = sample_landmarks(cells.x, cells.time, rows.label[rows.cell], rows.labels, random_state)
+        landmarks = sample_landmarks(
+            cells.x, cells.time, rows.label[rows.cell], rows.labels, hyperparameters.random_state
+        )
         speed = np.linalg.norm(evaluate(fit.field(), landmarks.x, landmarks.time), axis=1)
         self.state_ = VelocityState(fit, landmarks, float(speed.mean()))
         self._raw = raw

@@ -15,19 +15,12 @@ _BLOCK = 2**21  # matrix entries of the pairs that are decomposed at once, 16 Mi
 def roots(covariance: Tensor) -> Tensor:
     """Symmetric square roots of covariances, one eigendecomposition each.
 
-    Parameters
-    ----------
-    covariance
-        (..., d, d) symmetric matrices; eigenvalues below 0 count as 0.
+    - `covariance`: (..., d, d) symmetric matrices; eigenvalues below 0 count as 0.
 
-    Returns
-    -------
-    Tensor
-        (..., d, d).
+    Returns (..., d, d).
 
     Examples
     --------
-    >>> import torch
     >>> roots(torch.diag(torch.tensor([4.0, 9.0])))
     tensor([[2., 0.],
             [0., 3.]])
@@ -40,21 +33,13 @@ def roots(covariance: Tensor) -> Tensor:
 def bures_squared(a: Tensor, b: Tensor | None = None) -> Tensor:
     """Compute squared Bures distances tr S + tr T - 2 tr (S^1/2 T S^1/2)^1/2 between all covariances of two lists.
 
-    Parameters
-    ----------
-    a
-        (A, d, d) covariances, or (A, d) diagonals.
-    b
-        (B, d, d) or (B, d); by default `a`, and then only the upper triangle is computed.
+    - `a`: (A, d, d) covariances, or (A, d) diagonals.
+    - `b`: (B, d, d) or (B, d); by default `a`, and then only the upper triangle is computed.
 
-    Returns
-    -------
-    Tensor
-        (A, B), at least 0; exactly symmetric with a diagonal of 0 if `b` is not given.
+    Returns (A, B), at least 0; exactly symmetric with a diagonal of 0 if `b` is not given.
 
     Examples
     --------
-    >>> import torch
     >>> bures_squared(torch.eye(2)[None], 9 * torch.eye(2)[None])
     tensor([[8.]])
     """

@@ -32,31 +32,18 @@ def sliced_wasserstein(
     SW2^2 is the mean over directions of the integral of (F_i^-1 - F_j^-1)^2, approximated by the midpoints of
     `n_quantiles` equal intervals.
 
-    Parameters
-    ----------
-    x
-        (n, d) cells.
-    sample
-        (n,) codes 0..P-1 of the patients.
-    weight
-        (n,) weights of the cells, >= 0; by default 1. Cells of weight 0 are ignored.
-    w
-        (r, d) metric; by default the identity.
-    n_projections
-        Number of random directions.
-    n_quantiles
-        Number of points of each quantile function.
-    random_state
-        Seed of the directions.
+    - `x`: (n, d) cells.
+    - `sample`: (n,) codes 0..P-1 of the patients.
+    - `weight`: (n,) weights of the cells, >= 0; by default 1. Cells of weight 0 are ignored.
+    - `w`: (r, d) metric; by default the identity.
+    - `n_projections`: Number of random directions.
+    - `n_quantiles`: Number of points of each quantile function.
+    - `random_state`: Seed of the directions.
 
-    Returns
-    -------
-    NDArray
-        (P, P), a pseudometric: symmetric, with the triangle inequality.
+    Returns (P, P), a pseudometric: symmetric, with the triangle inequality.
 
     Examples
     --------
-    >>> import numpy as np
     >>> x = np.array([[0.0], [1.0], [3.0], [4.0]])
     >>> sliced_wasserstein(x, [0, 0, 1, 1])[0, 1].round(6)
     np.float64(3.0)
@@ -102,25 +89,16 @@ def exact_wasserstein(
 ) -> NDArray[np.float64]:
     """Compute exact 2-Wasserstein distances between the cells of patients.
 
-    Parameters
-    ----------
-    x, sample, weight, w
-        As for :func:`sliced_wasserstein`.
-    n_cells
-        Maximum number of random cells of each patient; ``None`` uses all cells, in a time cubic in their number.
-    random_state
-        Seed of the choice of cells.
+    - `x`, `sample`, `weight`, `w`: As for :func:`sliced_wasserstein`.
+    - `n_cells`: Maximum number of random cells of each patient; ``None`` uses all cells, in a time cubic in their
+      number.
+    - `random_state`: Seed of the choice of cells.
 
-    Returns
-    -------
-    NDArray
-        (P, P), symmetric with a diagonal of 0.
+    Returns (P, P), symmetric with a diagonal of 0.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> x = np.array([[0.0], [1.0], [3.0], [4.0]])
-    >>> exact_wasserstein(x, [0, 0, 1, 1])[0, 1].round(6)
+    >>> exact_wasserstein([[0.0], [1.0], [3.0], [4.0]], [0, 0, 1, 1])[0, 1].round(6)
     np.float64(3.0)
     """
     cells, code, weights = _check_patients(x, sample, weight, w)

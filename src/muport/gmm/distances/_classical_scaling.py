@@ -15,21 +15,13 @@ __all__ = ["embed_distances"]
 def embed_distances(distances: NDArray[np.float64], n_components: int) -> NDArray[np.float64]:
     """Embed points by classical multidimensional scaling (Torgerson 1952).
 
-    Parameters
-    ----------
-    distances
-        (P, P) distances.
-    n_components
-        Number of coordinates, at most P.
+    - `distances`: (P, P) distances.
+    - `n_components`: Number of coordinates, at most P.
 
-    Returns
-    -------
-    NDArray
-        (P, n_components) coordinates, those of the largest variance first; the largest entry of each is positive.
+    Returns (P, n_components) coordinates, those of the largest variance first; the largest entry of each is positive.
 
     Examples
     --------
-    >>> import numpy as np
     >>> embed_distances(np.array([[0.0, 2.0], [2.0, 0.0]]), 1).round(6).tolist()
     [[1.0], [-1.0]]
     """

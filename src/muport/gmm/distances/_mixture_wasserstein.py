@@ -29,19 +29,11 @@ def mixture_wasserstein(
 ) -> NDArray[np.float64]:  # fmt: skip
     """Compute mixture Wasserstein distances MW2 between patients (not squared).
 
-    Parameters
-    ----------
-    mix_a
-        Mixtures of Pa patients.
-    mix_b
-        Mixtures of Pb patients; by default `mix_a`.
-    w
-        (r, d) metric; by default the identity.
+    - `mix_a`: Mixtures of Pa patients.
+    - `mix_b`: Mixtures of Pb patients; by default `mix_a`.
+    - `w`: (r, d) metric; by default the identity.
 
-    Returns
-    -------
-    NDArray
-        (Pa, Pb).
+    Returns (Pa, Pb).
 
     References
     ----------
@@ -49,7 +41,6 @@ def mixture_wasserstein(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from muport.gmm.mixtures._mixtures import Mixtures
     >>> weights = np.ones((2, 1))
     >>> mix = Mixtures(weights, np.array([[[0.0]], [[3.0]]]), np.array([[[[1.0]]], [[[25.0]]]]), "full", 0.0)
@@ -70,20 +61,10 @@ def pair_costs(mix_a: Mixtures, mix_b: Mixtures | None = None, w: ArrayLike | No
 
     c_kl = |W (m_k - m_l)|^2 + tr S_k + tr S_l - 2 tr (S_k^1/2 S_l S_k^1/2)^1/2 with S = W S W'.
 
-    Parameters
-    ----------
-    mix_a, mix_b, w
-        As for :func:`mixture_wasserstein`.
+    - `mix_a`, `mix_b`, `w`: As for :func:`mixture_wasserstein`.
 
-    Returns
-    -------
-    NDArray
-        (Pa, Pb, Ka, Kb), at least 0; 0 for padded components.
-
-    Raises
-    ------
-    ValueError
-        If the mixtures or the metric do not have the same number of coordinates.
+    Returns (Pa, Pb, Ka, Kb), at least 0; 0 for padded components. Raises ValueError if the mixtures or the metric do
+    not have the same number of coordinates.
     """
     _check_same_coordinates(mix_a, mix_b, w)
     first = _flatten(mix_a, w)
@@ -132,36 +113,19 @@ def _flatten(mix: Mixtures, w: ArrayLike | None) -> tuple[Tensor, Tensor, Tensor
 
 
 def compute_plans(
-    mix_a: Mixtures,
-    mix_b: Mixtures | None,
-    costs: NDArray[np.float64],
-    *,
-    tau: float = 1.0,
-    scale: float | None = None,
+    mix_a: Mixtures, mix_b: Mixtures | None, costs: NDArray[np.float64], *, tau: float = 1.0, scale: float | None = None
 ) -> NDArray[np.float64]:
     """Compute exact transport plans between the components of all pairs of patients.
 
-    Parameters
-    ----------
-    mix_a, mix_b
-        Mixtures; if `mix_b` is None it is `mix_a`, and the plan of (j, i) is the transpose of that of (i, j).
-    costs
-        (Pa, Pb, Ka, Kb) costs between components.
-    tau
-        In (0, 1]; 1 is balanced transport. Below 1, mass may stay unmatched at a cost of scale x tau / (1 - tau) on
-        each side, so that a component which one patient lacks is not moved to a different component.
-    scale
-        Unit of costs; by default :func:`typical_cost` of these mixtures.
+    - `mix_a`, `mix_b`: Mixtures; if `mix_b` is None it is `mix_a`, and the plan of (j, i) is the transpose of that of
+      (i, j).
+    - `costs`: (Pa, Pb, Ka, Kb) costs between components.
+    - `tau`: In (0, 1]; 1 is balanced transport. Below 1, mass may stay unmatched at a cost of scale x tau / (1 - tau)
+      on each side, so that a component which one patient lacks is not moved to a different component.
+    - `scale`: Unit of costs; by default :func:`typical_cost` of these mixtures.
 
-    Returns
-    -------
-    NDArray
-        (Pa, Pb, Ka, Kb); the mass of a plan is 1 if balanced, else at most 1 and never 0.
-
-    Raises
-    ------
-    ValueError
-        If tau is out of range.
+    Returns (Pa, Pb, Ka, Kb); the mass of a plan is 1 if balanced, else at most 1 and never 0. Raises ValueError if tau
+    is out of range.
     """
     if not 0 < tau <= 1:
         raise ValueError(f"tau={tau} must be in (0, 1]: 1 is balanced transport.")
@@ -197,21 +161,12 @@ def solve_transport(
 ) -> Tensor:
     """Solve a batch of small transport problems.
 
-    Parameters
-    ----------
-    costs
-        (N, K, L) float64.
-    a, b
-        (N, K) and (N, L) masses with sum 1; zeros are allowed.
-    price
-        Cost of a unit of mass that stays unmatched on one side; ``None`` for balanced transport.
-    reg
-        Entropic regularization; ``None`` for exact transport.
+    - `costs`: (N, K, L) float64.
+    - `a`, `b`: (N, K) and (N, L) masses with sum 1; zeros are allowed.
+    - `price`: Cost of a unit of mass that stays unmatched on one side; ``None`` for balanced transport.
+    - `reg`: Entropic regularization; ``None`` for exact transport.
 
-    Returns
-    -------
-    Tensor
-        (N, K, L) plans. A problem whose plan would be empty is solved as a balanced one.
+    Returns (N, K, L) plans. A problem whose plan would be empty is solved as a balanced one.
     """
     if not len(costs):
         return torch.zeros_like(costs)

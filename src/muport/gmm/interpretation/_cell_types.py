@@ -42,21 +42,10 @@ class ComponentTypes:
 def component_types(responsibilities: ArrayLike, labels: ArrayLike) -> ComponentTypes:
     """Count the cell types of each component; every cell counts by its responsibilities.
 
-    Parameters
-    ----------
-    responsibilities
-        (n, M), rows sum to 1.
-    labels
-        (n,) cell types; cells without one (None, NaN) are left out.
+    - `responsibilities`: (n, M), rows sum to 1.
+    - `labels`: (n,) cell types; cells without one (None, NaN) are left out.
 
-    Returns
-    -------
-    ComponentTypes
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ or no cell has a type.
+    Raises ValueError if the lengths differ or no cell has a type.
 
     Examples
     --------
@@ -83,19 +72,11 @@ def component_types(responsibilities: ArrayLike, labels: ArrayLike) -> Component
 def sum_by_group(responsibilities: ArrayLike, sample: ArrayLike, groups: ComponentGroups) -> NDArray[np.float64]:
     """Sum the responsibilities of each cell over the components of its patient that are in one group.
 
-    Parameters
-    ----------
-    responsibilities
-        (n, K) for the components of the cell's own patient.
-    sample
-        (n,) patient of each cell, a row of ``groups.group``.
-    groups
-        Matched components.
+    - `responsibilities`: (n, K) for the components of the cell's own patient.
+    - `sample`: (n,) patient of each cell, a row of ``groups.group``.
+    - `groups`: Matched components.
 
-    Returns
-    -------
-    NDArray
-        (n, M), rows sum to 1.
+    Returns (n, M), rows sum to 1.
     """
     r, group = np.asarray(responsibilities, dtype=np.float64), groups.group[np.asarray(sample)]
     summed = np.zeros((len(r), len(groups)))

@@ -74,28 +74,15 @@ def match_components(mixtures: Mixtures, n_groups: int | None = None, *, random_
     |m - m'|^2 + B^2(S, S'), and each barycenter takes one step of its fixed-point iteration (Alvarez-Esteban et al.
     2016, eq. 7). The start is k-means of (m, S^1/2), in which the distance is an upper bound of Bures-Wasserstein.
 
-    Parameters
-    ----------
-    mixtures
-        Mixtures of P patients.
-    n_groups
-        Number of groups; by default the largest number of components of a patient.
-    random_state
-        Seed of the start.
+    - `mixtures`: Mixtures of P patients.
+    - `n_groups`: Number of groups; by default the largest number of components of a patient.
+    - `random_state`: Seed of the start.
 
-    Returns
-    -------
-    ComponentGroups
-        Fewer than `n_groups` if there are fewer different components.
-
-    Raises
-    ------
-    ValueError
-        If `n_groups` is not positive.
+    Returns fewer groups than `n_groups` if there are fewer different components. Raises ValueError if `n_groups` is not
+    positive.
 
     Examples
     --------
-    >>> import numpy as np
     >>> from muport.gmm.mixtures._mixtures import Mixtures
     >>> means = np.array([[[0.0], [9.0]], [[9.1], [0.1]]])
     >>> match_components(Mixtures(np.full((2, 2), 0.5), means, np.ones((2, 2, 1)), "diag")).group.tolist()
@@ -121,17 +108,10 @@ def match_components(mixtures: Mixtures, n_groups: int | None = None, *, random_
 def compute_barycenters(mean: Tensor, covariance: Tensor, mass: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the Wasserstein barycenters of groups of Gaussians.
 
-    Parameters
-    ----------
-    mean, covariance, mass
-        (N, d), (N, d, d) and (N,) > 0.
-    label
-        (N,) group of each, 0..M-1, none empty.
+    - `mean`, `covariance`, `mass`: (N, d), (N, d, d) and (N,) > 0.
+    - `label`: (N,) group of each, 0..M-1, none empty.
 
-    Returns
-    -------
-    tuple
-        Means (M, d) and covariances (M, d, d).
+    Returns means (M, d) and covariances (M, d, d).
     """
     weights = _group_weights(mass, label)
     center = torch.einsum("mn,nij->mij", weights, covariance)

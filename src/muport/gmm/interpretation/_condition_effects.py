@@ -31,32 +31,18 @@ def condition_effects(
     the barycenter). Composition: the square root of its fraction (Hellinger). The statistic is the sum of squares
     between conditions. Conditions of patients are permuted, so patients, not cells, are the samples.
 
-    Parameters
-    ----------
-    mixtures
-        Mixtures of P patients.
-    groups
-        Their matched components.
-    condition
-        (P,) codes 0..C-1.
-    n_permutations
-        Number of permutations; the smallest p-value is 1 / (`n_permutations` + 1).
-    random_state
-        Seed of the permutations.
+    - `mixtures`: Mixtures of P patients.
+    - `groups`: Their matched components.
+    - `condition`: (P,) codes 0..C-1.
+    - `n_permutations`: Number of permutations; the smallest p-value is 1 / (`n_permutations` + 1).
+    - `random_state`: Seed of the permutations.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row per group. ``n_patients``: number of patients that have it. ``state_shift``: largest distance between
-        the means of two conditions, in standard deviations of its cells. ``state_effect``: fraction of the variance
-        between patients that the condition explains, corrected for chance, 0 to 1. ``state_p``, ``state_q``: p-value,
-        and q-value of Benjamini and Hochberg over the groups. ``share_shift``: largest difference of the mean
-        fractions of two conditions. ``share_effect``, ``share_p``, ``share_q``: as for the state.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two conditions, or not one for each patient.
+    Returns one row per group. ``n_patients``: number of patients that have it. ``state_shift``: largest distance
+    between the means of two conditions, in standard deviations of its cells. ``state_effect``: fraction of the variance
+    between patients that the condition explains, corrected for chance, 0 to 1. ``state_p``, ``state_q``: p-value, and
+    q-value of Benjamini and Hochberg over the groups. ``share_shift``: largest difference of the mean fractions of two
+    conditions. ``share_effect``, ``share_p``, ``share_q``: as for the state. Raises ValueError if there are fewer than
+    two conditions, or not one for each patient.
     """
     codes = _check_condition(condition, len(mixtures))
     position, present = _whitened_means(mixtures, groups)

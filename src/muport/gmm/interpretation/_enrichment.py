@@ -26,36 +26,20 @@ def enrichment(
 ) -> pd.DataFrame:
     """Test which sets of features have high or low scores, with a method of decoupler; nothing is downloaded.
 
-    Parameters
-    ----------
-    scores
-        (g, r) scores of g features on r axes or components, see :func:`axis_loadings`.
-    features
-        (g,) names of the features.
-    sets
-        Name of a set -> its features; or a table with the columns ``source`` (set), ``target`` (feature) and,
-        optionally, ``weight``.
-    names
-        (r,) names of the columns of `scores`; 0, 1, ... by default.
-    method
-        A method of ``decoupler.mt``: ``"ulm"`` (t statistic of a linear model), ``"gsea"``, ``"ora"``, ``"zscore"`` ...
-    min_features
-        Minimum number of these features in a set; smaller sets are left out.
+    - `scores`: (g, r) scores of g features on r axes or components, see :func:`axis_loadings`.
+    - `features`: (g,) names of the features.
+    - `sets`: Name of a set -> its features; or a table with the columns ``source`` (set), ``target`` (feature) and,
+      optionally, ``weight``.
+    - `names`: (r,) names of the columns of `scores`; 0, 1, ... by default.
+    - `method`: A method of ``decoupler.mt``: ``"ulm"`` (t statistic of a linear model), ``"gsea"``, ``"ora"``,
+      ``"zscore"`` ...
+    - `min_features`: Minimum number of these features in a set; smaller sets are left out.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each column of `scores` and each set: ``item``, ``set``, ``score``, ``padj`` (Benjamini and
-        Hochberg over the sets of an item; 1 if the method has no test) and ``n_features``. Items keep their order, and
-        the sets of an item are sorted by decreasing |score|. The sign of a learned axis is a convention, so the sign
-        of a score is relative to it.
-
-    Raises
-    ------
-    ImportError
-        If decoupler is not installed.
-    ValueError
-        If shapes do not fit, a name occurs twice, the method is unknown, or no set has enough features.
+    Returns one row for each column of `scores` and each set: ``item``, ``set``, ``score``, ``padj`` (Benjamini and
+    Hochberg over the sets of an item; 1 if the method has no test) and ``n_features``. Items keep their order, and the
+    sets of an item are sorted by decreasing |score|. The sign of a learned axis is a convention, so the sign of a score
+    is relative to it. Raises ImportError if decoupler is not installed; ValueError if shapes do not fit, a name occurs
+    twice, the method is unknown, or no set has enough features.
     """
     decoupler = _import_decoupler()
     matrix = np.atleast_2d(np.asarray(scores, dtype=np.float64).T)

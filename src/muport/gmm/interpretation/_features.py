@@ -20,22 +20,10 @@ __all__ = ["axis_loadings", "component_shifts", "rank_features"]
 def axis_loadings(w: ArrayLike, loadings: ArrayLike) -> NDArray[np.float64]:
     """Compute the weight of each feature on each axis: with the representation z = V' x, W z = (V W')' x.
 
-    Parameters
-    ----------
-    w
-        (r, d) metric.
-    loadings
-        (g, d) loadings V of the representation on the features, such as ``adata.varm["PCs"]``.
+    - `w`: (r, d) metric.
+    - `loadings`: (g, d) loadings V of the representation on the features, such as ``adata.varm["PCs"]``.
 
-    Returns
-    -------
-    NDArray
-        (g, r).
-
-    Raises
-    ------
-    ValueError
-        If the dimensions differ, or an entry is not finite.
+    Returns (g, r). Raises ValueError if the dimensions differ, or an entry is not finite.
 
     Examples
     --------
@@ -56,22 +44,11 @@ def component_shifts(means: ArrayLike, mass: ArrayLike) -> NDArray[np.float64]:
 
     The product of the loadings (g, d) and its transpose is (g, M) scores for :func:`rank_features`.
 
-    Parameters
-    ----------
-    means
-        (M, d) means, such as those of :class:`ComponentGroups`.
-    mass
-        (M,) masses, such as mean fractions of cells.
+    - `means`: (M, d) means, such as those of :class:`ComponentGroups`.
+    - `mass`: (M,) masses, such as mean fractions of cells.
 
-    Returns
-    -------
-    NDArray
-        (M, d); 0 for a single component, and for a component with all the mass.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit.
+    Returns (M, d); 0 for a single component, and for a component with all the mass. Raises ValueError if shapes do not
+    fit.
 
     Examples
     --------
@@ -99,29 +76,14 @@ def rank_features(
 ) -> pd.DataFrame:
     """Rank features for each axis or component.
 
-    Parameters
-    ----------
-    scores
-        (g, r) scores of g features; see :func:`axis_loadings` and :func:`component_shifts`.
-    features
-        (g,) names of the features.
-    names
-        (r,) names of the axes or components; 0, 1, ... by default.
-    n
-        Number of features for each; all by default.
-    by
-        Order: by the ``"magnitude"`` of the score, from the highest (``"up"``) or from the lowest (``"down"``).
+    - `scores`: (g, r) scores of g features; see :func:`axis_loadings` and :func:`component_shifts`.
+    - `features`: (g,) names of the features.
+    - `names`: (r,) names of the axes or components; 0, 1, ... by default.
+    - `n`: Number of features for each; all by default.
+    - `by`: Order: by the ``"magnitude"`` of the score, from the highest (``"up"``) or from the lowest (``"down"``).
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``item``, ``rank`` (from 1), ``feature`` and ``score``, one item after another. Features of equal scores keep
-        their order.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit or `by` is unknown.
+    Returns ``item``, ``rank`` (from 1), ``feature`` and ``score``, one item after another. Features of equal scores
+    keep their order. Raises ValueError if shapes do not fit or `by` is unknown.
 
     Examples
     --------

@@ -35,12 +35,8 @@ _ROUNDING = 1e-13  # a squared distance below this fraction of the squared norms
 class ComponentPlans:
     """Transport plans between patients, and the features of the components that they move.
 
-    Attributes
-    ----------
-    a, b
-        (Pa K, d, c) and (Pb K, d, c) features of the components: the mean, and the root of the covariance.
-    plan
-        (Pa, Pb, K, K), each with sum 1.
+    - `a`, `b`: (Pa K, d, c) and (Pb K, d, c) features of the components: the mean, and the root of the covariance.
+    - `plan`: (Pa, Pb, K, K), each with sum 1.
     """
 
     a: NDArray[np.float64]
@@ -81,18 +77,11 @@ def plan_components(
 ) -> tuple[ComponentPlans, float]:
     """Compute plans between all patients in the whole space, and the unit of costs that was used.
 
-    Parameters
-    ----------
-    a, b
-        Mixtures; `b` is `a` by default.
-    tau
-        Balance of :func:`muport.gmm.distances._mixture_wasserstein.compute_plans`.
-    bures
-        Whether the features include the roots of the covariances; the plans depend on covariances in both cases.
-    scale
-        Unit of costs of the training patients; by default that of these mixtures.
-    root
-        Roots of the covariances of `a` and `b`, if they are known, see :func:`component_roots`.
+    - `a`, `b`: Mixtures; `b` is `a` by default.
+    - `tau`: Balance of :func:`muport.gmm.distances._mixture_wasserstein.compute_plans`.
+    - `bures`: Whether the features include the roots of the covariances; the plans depend on covariances in both cases.
+    - `scale`: Unit of costs of the training patients; by default that of these mixtures.
+    - `root`: Roots of the covariances of `a` and `b`, if they are known, see :func:`component_roots`.
     """
     if root is None:
         root = component_roots(a), None if b is None else component_roots(b)

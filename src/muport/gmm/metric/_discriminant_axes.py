@@ -38,10 +38,7 @@ def pair_weights(
 
 
 def discriminant_axes(
-    noise: NDArray[np.float64],
-    between: NDArray[np.float64],
-    ridges: Sequence[float],
-    n_comps: int = 5,
+    noise: NDArray[np.float64], between: NDArray[np.float64], ridges: Sequence[float], n_comps: int = 5
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute the axes on which patients of different conditions differ most, relative to those of the same condition.
 
@@ -52,19 +49,12 @@ def discriminant_axes(
     composition are large. In the coordinates of :class:`muport.gmm.metric._pair_scatters.PairScatters` S is the
     identity.
 
-    Parameters
-    ----------
-    noise, between
-        (N, d, d) C and B of N sets of patients, in these coordinates.
-    ridges
-        (R,) weights of S.
-    n_comps
-        Number of axes.
+    - `noise`, `between`: (N, d, d) C and B of N sets of patients, in these coordinates.
+    - `ridges`: (R,) weights of S.
+    - `n_comps`: Number of axes.
 
-    Returns
-    -------
-    Axes v' / sqrt(v' noise v) times sqrt(g), (N, R, n_comps, d), in these coordinates; and the ratios g
-    (N, R, n_comps), in descending order.
+    Returns axes v' / sqrt(v' noise v) times sqrt(g), (N, R, n_comps, d), in these coordinates; and the ratios g (N, R,
+    n_comps), in descending order.
     """
     values, axes = np.linalg.eigh(noise)
     # scatters are differences of large sums, so rounding may make small eigenvalues negative

@@ -27,24 +27,15 @@ _START_PENALTY = 1.0  # of the squared relative distance from the start, in the 
 class TrainingSettings:
     """Options of the gradient training of a metric.
 
-    Attributes
-    ----------
-    alpha
-        Margin of the triplets, in units of the mean squared distance at the start.
-    reg
-        Weight of the norm of W, relative to that at the start.
-    reg_type
-        Norm: ``"fro"`` (Frobenius), 1 (sum of absolute entries) or ``"nuc"`` (nuclear).
-    lr
-        Learning rate of Adam, relative to the root mean square entry of the start.
-    max_iter
-        Maximum number of steps.
-    entropic_reg
-        Entropic regularization of the plans, in units of the mean cost; 0 is exact.
-    mi_reg
-        Weight of the mutual information between the axes in a component, 1/2 (sum log diag - log det) of W S W'.
-    stop_thr
-        Norm of the gradient below which training stops.
+    - `alpha`: Margin of the triplets, in units of the mean squared distance at the start.
+    - `reg`: Weight of the norm of W, relative to that at the start.
+    - `reg_type`: Norm: ``"fro"`` (Frobenius), 1 (sum of absolute entries) or ``"nuc"`` (nuclear).
+    - `lr`: Learning rate of Adam, relative to the root mean square entry of the start.
+    - `max_iter`: Maximum number of steps.
+    - `entropic_reg`: Entropic regularization of the plans, in units of the mean cost; 0 is exact.
+    - `mi_reg`: Weight of the mutual information between the axes in a component, 1/2 (sum log diag - log det) of W S
+      W'.
+    - `stop_thr`: Norm of the gradient below which training stops.
     """
 
     alpha: float = 1.0
@@ -72,31 +63,15 @@ def train_metric(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Improve a metric by gradient steps.
 
-    Parameters
-    ----------
-    features
-        (P K, d, c) features of the components of all patients: means, and roots of covariances if c > 1.
-    plan
-        (P, P, K, K) plans between patients, each with sum 1; the plan of a patient with itself is its weights.
-    w
-        (r, d) start.
-    condition
-        (P,) codes.
-    method
-        ``"nca"``: the balanced log-probability of the own condition among neighbors, with fixed plans. ``"triplet"``:
-        the mean over triplets of relu(D_ij - D_ik + margin), with i and j != i of one condition and k of another, with
-        plans that are solved again under W in every step.
-    settings
-        Options.
+    - `features`: (P K, d, c) features of the components of all patients: means, and roots of covariances if c > 1.
+    - `plan`: (P, P, K, K) plans between patients, each with sum 1; the plan of a patient with itself is its weights.
+    - `w`: (r, d) start.
+    - `condition`: (P,) codes.
+    - `method`: ``"nca"``: the balanced log-probability of the own condition among neighbors, with fixed plans.
+      ``"triplet"``: the mean over triplets of relu(D_ij - D_ik + margin), with i and j != i of one condition and k of
+      another, with plans that are solved again under W in every step.
 
-    Returns
-    -------
-    W of the smallest loss (r, d), and the loss of every step.
-
-    Raises
-    ------
-    ValueError
-        For mi_reg without covariances.
+    Returns W of the smallest loss (r, d), and the loss of every step. Raises ValueError for mi_reg without covariances.
     """
     if settings.mi_reg and features.shape[2] == 1:
         raise ValueError("mi_reg needs the covariances: set bures=True.")
@@ -127,7 +102,6 @@ def compute_triplet_loss(squared: Tensor, condition: Tensor, margin: float) -> T
 
     Examples
     --------
-    >>> import torch
     >>> d = torch.tensor([[0.0, 1.0, 3.0], [1.0, 0.0, 4.0], [3.0, 4.0, 0.0]])
     >>> compute_triplet_loss(d, torch.tensor([0, 0, 1]), margin=2.5)
     tensor(0.2500)

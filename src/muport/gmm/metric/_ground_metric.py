@@ -36,23 +36,21 @@ _SAME_LOSS = 1e-6  # losses are equal if they differ by less than this, plus thi
 class GroundMetric:
     """A distance between patients: learned or, if the method is ``IDENTITY``, with W the identity.
 
-    Attributes
-    ----------
-    w : (r, d) projection W, canonical: orthogonal rows, the longest first, the largest entry of each positive.
-    mix : Weight of the state distance, 0..1; the rest is the weight of the composition distance.
-    ridge : Weight of the covariance within components in the fit of W.
-    tau : Balance of the plans: 1 matches all mass, a smaller value leaves mass without a counterpart unmatched.
-    offset : Whether the median shift of a patient's components from the reference states is first subtracted.
-    bures : Whether the state distance includes changes of the covariances.
-    method : ``"fisher"``, ``"nca"`` or ``"triplet"``, as in ``MetricSettings``, or ``IDENTITY``.
-    scale : Cost by which the costs of the plans are divided.
-    units : u and v, the median squared distances of the training patients.
-    reference : The reference states.
-    ratios : (r,) Fisher ratio of each row of `w`: squared differences between conditions over those within conditions.
-    loss
-        Log-loss, in nats, of the classifier on these distances for held-out training patients; all conditions have the
-        same weight, and guessing among C conditions gives log C. NaN before it is measured.
-    history : Loss of each step of the gradient training; empty if there was none.
+    - `w`: (r, d) projection W, canonical: orthogonal rows, the longest first, the largest entry of each positive.
+    - `mix`: Weight of the state distance, 0..1; the rest is the weight of the composition distance.
+    - `ridge`: Weight of the covariance within components in the fit of W.
+    - `tau`: Balance of the plans: 1 matches all mass, a smaller value leaves mass without a counterpart unmatched.
+    - `offset`: Whether the median shift of a patient's components from the reference states is first subtracted.
+    - `bures`: Whether the state distance includes changes of the covariances.
+    - `method`: ``"fisher"``, ``"nca"`` or ``"triplet"``, as in ``MetricSettings``, or ``IDENTITY``.
+    - `scale`: Cost by which the costs of the plans are divided.
+    - `units`: u and v, the median squared distances of the training patients.
+    - `reference`: The reference states.
+    - `ratios`: (r,) Fisher ratio of each row of `w`: squared differences between conditions over those within
+      conditions.
+    - `loss`: Log-loss, in nats, of the classifier on these distances for held-out training patients; all conditions
+      have the same weight, and guessing among C conditions gives log C. NaN before it is measured.
+    - `history`: Loss of each step of the gradient training; empty if there was none.
     """
 
     w: NDArray[np.float64]

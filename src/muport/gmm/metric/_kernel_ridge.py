@@ -34,14 +34,9 @@ _TINY = 1e-12
 class Calibration:
     """How scores become probabilities.
 
-    Attributes
-    ----------
-    penalty
-        Position of the penalty in ``PENALTIES``.
-    slope
-        Factor of the scores before the softmax.
-    loss
-        Balanced log-loss of held-out patients, in nats; log C is chance.
+    - `penalty`: Position of the penalty in ``PENALTIES``.
+    - `slope`: Factor of the scores before the softmax.
+    - `loss`: Balanced log-loss of held-out patients, in nats; log C is chance.
     """
 
     penalty: int
@@ -60,30 +55,15 @@ def classify(
     probabilities. As in any linear regression on indicators, a condition that lies between two others on one line is
     masked: compare ordered conditions two at a time.
 
-    Parameters
-    ----------
-    train
-        (P, P) distances between the training patients, not squared.
-    condition
-        (P,) codes 0..C-1.
-    new
-        (Q, P) distances of new patients to the training patients.
-    group
-        (P,) person of each sample, if a person has several; they are held out together.
+    - `train`: (P, P) distances between the training patients, not squared.
+    - `condition`: (P,) codes 0..C-1.
+    - `new`: (Q, P) distances of new patients to the training patients.
+    - `group`: (P,) person of each sample, if a person has several; they are held out together.
 
-    Returns
-    -------
-    NDArray
-        (Q, C), rows sum to 1.
-
-    Raises
-    ------
-    ValueError
-        If there is only one condition, or shapes do not fit.
+    Returns (Q, C), rows sum to 1. Raises ValueError if there is only one condition, or shapes do not fit.
 
     Examples
     --------
-    >>> import numpy as np
     >>> x = np.array([0.0, 0.1, 0.2, 3.0, 3.1, 3.2])
     >>> p = classify(abs(x[:, None] - x), [0, 0, 0, 1, 1, 1], abs(np.array([[0.0], [3.0]]) - x))
     >>> p.argmax(axis=1).tolist()
@@ -127,16 +107,10 @@ def ridge_scores(
     With K the kernel of the embedding, scaled to mean diagonal 1, Y the centered conditions and w balanced weights, the
     scores are k' a with a = (K + penalty W^-1)^-1 Y, by one eigendecomposition of W^1/2 K W^1/2.
 
-    Parameters
-    ----------
-    train
-        (..., P, P) squared distances; leading axes are folds and views, solved together.
-    new
-        (..., Q, P) squared distances.
-    condition
-        (..., P) codes; leading axes as of the distances, or of length one.
-    n_classes
-        C; by default the largest code plus 1.
+    - `train`: (..., P, P) squared distances; leading axes are folds and views, solved together.
+    - `new`: (..., Q, P) squared distances.
+    - `condition`: (..., P) codes; leading axes as of the distances, or of length one.
+    - `n_classes`: C; by default the largest code plus 1.
     """
     classes = int(condition.max()) + 1 if n_classes is None else n_classes
     member = np.eye(classes)[condition]
@@ -167,14 +141,10 @@ def score_held_out(
 ) -> NDArray[np.float64]:
     """Compute scores (V, L, P, C) of training patients by fits to the others; NaN for patients of no fold.
 
-    Parameters
-    ----------
-    squared
-        Function that returns the (F, V, P, P) squared distances to use when the rows of each of F folds are held out.
-    condition
-        (P,) codes.
-    folds
-        Rows of each fold.
+    - `squared`: Function that returns the (F, V, P, P) squared distances to use when the rows of each of F folds are
+      held out.
+    - `condition`: (P,) codes.
+    - `folds`: Rows of each fold.
     """
     shape = len(PENALTIES), len(condition), int(condition.max()) + 1
     if not folds:

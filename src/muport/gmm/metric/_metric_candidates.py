@@ -33,12 +33,8 @@ __all__ = ["MetricCandidate", "fit_metric_candidates"]
 class MetricCandidate:
     """A metric and how well a classifier on its distances predicts held-out patients.
 
-    Attributes
-    ----------
-    metric
-        The metric, fitted to all patients.
-    calibration
-        Penalty, slope and loss of the classifier.
+    - `metric`: The metric, fitted to all patients.
+    - `calibration`: Penalty, slope and loss of the classifier.
     """
 
     metric: GroundMetric
@@ -59,28 +55,14 @@ def fit_metric_candidates(
     One metric is fitted for every combination of options. The loss of each is that of training patients for which
     metric and classifier were fitted to the other patients.
 
-    Parameters
-    ----------
-    mixtures
-        Mixtures of the P training patients.
-    condition
-        (P,) codes 0..C-1.
-    settings
-        Options.
-    group
-        (P,) person of each sample, if a person has several; they are held out together.
-    plans
-        Plans of these mixtures, with the same states and seed, which may be reused with other conditions.
+    - `mixtures`: Mixtures of the P training patients.
+    - `condition`: (P,) codes 0..C-1.
+    - `group`: (P,) person of each sample, if a person has several; they are held out together.
+    - `plans`: Plans of these mixtures, with the same states and seed, which may be reused with other conditions.
 
-    Returns
-    -------
-    The distance without a learned metric first, unless only the composition is asked for; then the learned ones, with
-    the composition alone once, since it is the same for all.
-
-    Raises
-    ------
-    ValueError
-        If there is only one condition, or not one code for each patient.
+    Returns the distance without a learned metric first, unless only the composition is asked for; then the learned
+    ones, with the composition alone once, since it is the same for all. Raises ValueError if there is only one
+    condition, or not one code for each patient.
     """
     code = np.asarray(condition)
     if code.shape != (len(mixtures),) or code.dtype.kind not in "iu" or code.min(initial=0) < 0:

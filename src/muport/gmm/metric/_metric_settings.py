@@ -22,31 +22,19 @@ BURES = (False, True)
 class MetricSettings:
     """How a ground metric is learned; `ridge`, `tau`, `offset`, `mix` and `bures` may be one value or several.
 
-    Attributes
-    ----------
-    n_comps
-        Number of axes, the rows of W.
-    method
-        ``"fisher"``: the closed form. ``"nca"``: improved by neighborhood components (Goldberger et al. 2004).
-        ``"triplet"``: trained with the objective of ggml-ot, with plans under W.
-    ridge
-        Weight of the cells' covariance within components; 1 is the difference of patients of one condition on an
-        ordinary axis.
-    tau
-        1 moves all mass; less leaves mass without a counterpart unmatched. The default is one value, since comparing
-        several values on the few held-out patients costs more than it gains.
-    offset
-        Whether to subtract from each patient the median shift of its components.
-    mix
-        Weight of the state distance; the rest is the weight of the composition.
-    bures
-        Whether W depends on changes of covariances, in addition to those of means.
-    n_states
-        Number of states of the reference; by default the median number of components.
-    training
-        Options of the gradient training.
-    random_state
-        Seed of the reference.
+    - `n_comps`: Number of axes, the rows of W.
+    - `method`: ``"fisher"``: the closed form. ``"nca"``: improved by neighborhood components (Goldberger et al. 2004).
+      ``"triplet"``: trained with the objective of ggml-ot, with plans under W.
+    - `ridge`: Weight of the cells' covariance within components; 1 is the difference of patients of one condition on an
+      ordinary axis.
+    - `tau`: 1 moves all mass; less leaves mass without a counterpart unmatched. The default is one value, since
+      comparing several values on the few held-out patients costs more than it gains.
+    - `offset`: Whether to subtract from each patient the median shift of its components.
+    - `mix`: Weight of the state distance; the rest is the weight of the composition.
+    - `bures`: Whether W depends on changes of covariances, in addition to those of means.
+    - `n_states`: Number of states of the reference; by default the median number of components.
+    - `training`: Options of the gradient training.
+    - `random_state`: Seed of the reference.
     """
 
     n_comps: int = 5

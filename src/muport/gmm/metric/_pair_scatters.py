@@ -32,16 +32,13 @@ _MAX_STORED = 2**26  # float64 numbers that are stored, 512 MiB; if there are mo
 class PairScatters:
     """The matrices A_ij of all pairs of one set of patients, in coordinates whitened by the cells' covariance.
 
-    Parameters
-    ----------
-    plans
-        Plans between the patients and the features of their components; that of (j, i) is the transpose of (i, j).
-    root
-        (d, d) lower Cholesky factor R of the mean covariance within components: A_ij is that of the features R^-1 F.
+    - `plans`: Plans between the patients and the features of their components; that of (j, i) is the transpose of (i,
+      j).
+    - `root`: (d, d) lower Cholesky factor R of the mean covariance within components: A_ij is that of the features R^-1
+      F.
 
     Examples
     --------
-    >>> import numpy as np
     >>> from muport.gmm.metric._component_plans import ComponentPlans
     >>> features = np.array([0.0, 3.0, 4.0]).reshape(3, 1, 1)
     >>> pairs = PairScatters(ComponentPlans(features, features, np.ones((3, 3, 1, 1))), np.eye(1))
@@ -105,12 +102,8 @@ class PairScatters:
 class CohortPlans:
     """What of a cohort does not depend on the conditions: states, plans and scatters, computed at first use.
 
-    Parameters
-    ----------
-    mixtures
-        Mixtures of the P patients.
-    n_states, random_state
-        As for :func:`muport.gmm.metric._reference_states.fit_reference`.
+    - `mixtures`: Mixtures of the P patients.
+    - `n_states`, `random_state`: As for :func:`muport.gmm.metric._reference_states.fit_reference`.
     """
 
     def __init__(self, mixtures: Mixtures, n_states: int | None = None, random_state: int = 0) -> None:

@@ -25,12 +25,8 @@ _TINY = 1e-12
 class Reference:
     """States that all patients share, found in the components of the training patients.
 
-    Attributes
-    ----------
-    means
-        (M, d) float64 centers of the states.
-    within
-        (d, d) float64 mean covariance of the components.
+    - `means`: (M, d) float64 centers of the states.
+    - `within`: (d, d) float64 mean covariance of the components.
     """
 
     means: NDArray[np.float64]
@@ -61,14 +57,9 @@ class Reference:
 def fit_reference(mix: Mixtures, n_states: int | None = None, random_state: int = 0) -> Reference:
     """Cluster the components of all patients, weighted by their cells, after whitening by their mean covariance.
 
-    Parameters
-    ----------
-    mix
-        Mixtures of the training patients.
-    n_states
-        Number of states; by default the median number of components of a patient.
-    random_state
-        Seed of the clustering.
+    - `mix`: Mixtures of the training patients.
+    - `n_states`: Number of states; by default the median number of components of a patient.
+    - `random_state`: Seed of the clustering.
     """
     has_mass = mix.weights > 0
     weight, means = mix.weights[has_mass], mix.means[has_mass]

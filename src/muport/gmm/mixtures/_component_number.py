@@ -34,28 +34,18 @@ type Criterion = Literal["aic", "bic", "heldout_nll"]
 class SelectionSettings:
     """How the mixtures of a cohort are fitted and their numbers of components chosen.
 
-    Attributes
-    ----------
-    component_sharing
-        ``"sample_specific"``: one mixture per patient. ``"global"``: one mixture for all patients, in which the
-        weights of a patient are its mean responsibilities. ``"auto"``: global if all patients have the same points,
-        else sample-specific.
-    k_comps
-        Number of components, or candidates; 1 to 10 by default.
-    k_selection_metric
-        ``"aic"``, ``"bic"`` or ``"heldout_nll"``.
-    refit
-        With several candidates: ``"none"`` keeps the mixtures of the training cells, ``"full"`` fits the chosen number
-        to all cells.
-    train_size
-        Fraction of each patient's cells to fit the candidates on, between 0 and 1; at least one cell.
-    shrinkage
-        Number of cells that the mixture of all patients counts as in each patient's own (`Prior`). True: twice the
-        number of dimensions, at least 20. False or 0: maximum likelihood. A shared mixture is never shrunk.
-    common_k
-        With several candidates: choose one number for all patients, that of the best mean score.
-    em
-        Options of EM.
+    - `component_sharing`: ``"sample_specific"``: one mixture per patient. ``"global"``: one mixture for all patients,
+      in which the weights of a patient are its mean responsibilities. ``"auto"``: global if all patients have the same
+      points, else sample-specific.
+    - `k_comps`: Number of components, or candidates; 1 to 10 by default.
+    - `k_selection_metric`: ``"aic"``, ``"bic"`` or ``"heldout_nll"``.
+    - `refit`: With several candidates: ``"none"`` keeps the mixtures of the training cells, ``"full"`` fits the chosen
+      number to all cells.
+    - `train_size`: Fraction of each patient's cells to fit the candidates on, between 0 and 1; at least one cell.
+    - `shrinkage`: Number of cells that the mixture of all patients counts as in each patient's own (`Prior`). True:
+      twice the number of dimensions, at least 20. False or 0: maximum likelihood. A shared mixture is never shrunk.
+    - `common_k`: With several candidates: choose one number for all patients, that of the best mean score.
+    - `em`: Options of EM.
     """
 
     component_sharing: Sharing = "sample_specific"
@@ -117,25 +107,16 @@ class SelectionSettings:
 class SelectedMixtures:
     """Mixtures of P patients with the chosen numbers of components.
 
-    Attributes
-    ----------
-    mixtures
-        The mixtures, padded to the largest number. With ``sharing="global"`` all have the same means and covariances.
-    best_k
-        (P,) chosen number of components.
-    candidates
-        Numbers of components that were fitted.
-    scores
-        (P, C) of ``"aic"``, ``"bic"`` and ``"heldout_nll"`` (nats per cell), lower is better; empty if k was given.
-        The score of a shared mixture is repeated for all patients.
-    sharing
-        ``"sample_specific"`` or ``"global"``.
-    fit
-        The fit of the mixtures: likelihoods, convergence, iterations. One row for a shared mixture.
-    prior
-        Pooled mixtures that these were shrunk to, by number of components; empty without shrinkage.
-    train
-        (n,) which cells the mixtures were fitted on.
+    - `mixtures`: The mixtures, padded to the largest number. With ``sharing="global"`` all have the same means and
+      covariances.
+    - `best_k`: (P,) chosen number of components.
+    - `candidates`: Numbers of components that were fitted.
+    - `scores`: (P, C) of ``"aic"``, ``"bic"`` and ``"heldout_nll"`` (nats per cell), lower is better; empty if k was
+      given. The score of a shared mixture is repeated for all patients.
+    - `sharing`: ``"sample_specific"`` or ``"global"``.
+    - `fit`: The fit of the mixtures: likelihoods, convergence, iterations. One row for a shared mixture.
+    - `prior`: Pooled mixtures that these were shrunk to, by number of components; empty without shrinkage.
+    - `train`: (n,) which cells the mixtures were fitted on.
     """
 
     mixtures: Mixtures
@@ -175,31 +156,16 @@ def select_mixtures(
     cells and scored there by the criterion of Akaike (1974) or Schwarz (1978), AIC = -2 L + 2 p and
     BIC = -2 L + p log n, or by the mean negative log-likelihood of the other cells.
 
-    Parameters
-    ----------
-    x
-        (n, d) cells.
-    sample
-        (n,) patient of each cell, 0 to P - 1; None for a single patient.
-    settings
-        Options of the choice and of EM.
-    weight, names
-        As for `fit_mixtures`.
+    - `x`: (n, d) cells.
+    - `sample`: (n,) patient of each cell, 0 to P - 1; None for a single patient.
+    - `settings`: Options of the choice and of EM.
+    - `weight`, `names`: As for `fit_mixtures`.
 
-    Returns
-    -------
-    SelectedMixtures
-        Mixtures, chosen numbers and scores.
-
-    Raises
-    ------
-    ValueError
-        For a patient with too few cells to hold some out, or a singular component under ``"strict"``.
+    Returns mixtures, chosen numbers and scores. Raises ValueError for a patient with too few cells to hold some out, or
+    a singular component under ``"strict"``.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.gmm.mixtures._component_number import SelectionSettings, select_mixtures
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(400, 2)) + 20 * rng.integers(0, 2, (400, 1))
     >>> settings = SelectionSettings(k_comps=(1, 2, 3), k_selection_metric="bic")

@@ -42,41 +42,22 @@ def fit_mixtures(
     patient ends when its mean log-likelihood per cell changes by less than ``tol``, as in scikit-learn. An iteration
     takes O(n K d^2) time; memory is O(n d) plus a block of at most 0.5 GB. The same seed gives the same result.
 
-    Parameters
-    ----------
-    x
-        (n, d) cells.
-    sample
-        (n,) patient of each cell, 0 to P - 1; None for a single patient.
-    k
-        Number of components of every patient, or (P,) of each. Components beyond the number of distinct cells are
-        padding.
-    settings
-        Options of EM.
-    weight
-        (n,) weights >= 0: a cell of weight 2 counts as two cells.
-    prior
-        Pooled mixture to shrink to and to start from, one for each number of components in ``k``; None for maximum
-        likelihood from a k-means++ start.
-    init
-        Start of every patient, (P, K, ...), or one for all.
-    names
-        (P,) names of the patients in messages; their codes by default.
+    - `x`: (n, d) cells.
+    - `sample`: (n,) patient of each cell, 0 to P - 1; None for a single patient.
+    - `k`: Number of components of every patient, or (P,) of each. Components beyond the number of distinct cells are
+      padding.
+    - `settings`: Options of EM.
+    - `weight`: (n,) weights >= 0: a cell of weight 2 counts as two cells.
+    - `prior`: Pooled mixture to shrink to and to start from, one for each number of components in ``k``; None for
+      maximum likelihood from a k-means++ start.
+    - `init`: Start of every patient, (P, K, ...), or one for all.
+    - `names`: (P,) names of the patients in messages; their codes by default.
 
-    Returns
-    -------
-    EMResult
-        Mixtures, likelihoods and convergence.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For inputs that do not fit each other, and for a singular component under ``"strict"``.
+    Returns mixtures, likelihoods and convergence. Raises TypeError or ValueError for inputs that do not fit each other,
+    and for a singular component under ``"strict"``.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.gmm.mixtures._em import fit_mixtures
     >>> x = np.array([[0.0], [1.0], [10.0], [11.0], [5.0], [7.0]])
     >>> fit = fit_mixtures(x, [0, 0, 0, 0, 1, 1], np.array([2, 1]))
     >>> np.sort(fit.mixtures.means[0, :, 0]).round(3).tolist(), fit.mixtures.n_components.tolist()
@@ -99,20 +80,12 @@ def fit_mixture_candidates(
 ) -> tuple[EMResult, ...]:
     """Fit every number of components to every patient; parameters other than ``candidates`` as in `fit_mixtures`.
 
-    Parameters
-    ----------
-    candidates
-        Numbers of components.
+    - `candidates`: Numbers of components.
 
-    Returns
-    -------
-    tuple of EMResult
-        One for each candidate.
+    Returns one for each candidate.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.gmm.mixtures._em import fit_mixture_candidates
     >>> x = np.random.default_rng(0).normal(size=(60, 2))
     >>> [len(fit.mixtures.weights[0]) for fit in fit_mixture_candidates(x, None, (1, 2))]
     [1, 2]

@@ -44,20 +44,12 @@ _MAX_FEATURES = 2**25  # float64 features of a block, 256 MiB
 class EMResult:
     """Fitted mixtures of P patients.
 
-    Attributes
-    ----------
-    mixtures
-        The mixtures.
-    log_likelihood
-        (P,) mean log-likelihood per cell, in nats, under the returned mixture.
-    converged
-        (P,) whether the mean log-likelihood changed by less than ``tol`` before ``max_iter`` was reached.
-    n_iter
-        (P,) number of iterations.
-    history
-        (P, T) mean log-likelihood at the start of each iteration; constant after the end of a patient's fit.
-    n_singular
-        (P,) number of components whose covariance was singular; 0 for ``"guarded"``, which does not check.
+    - `mixtures`: The mixtures.
+    - `log_likelihood`: (P,) mean log-likelihood per cell, in nats, under the returned mixture.
+    - `converged`: (P,) whether the mean log-likelihood changed by less than ``tol`` before ``max_iter`` was reached.
+    - `n_iter`: (P,) number of iterations.
+    - `history`: (P, T) mean log-likelihood at the start of each iteration; constant after the end of a patient's fit.
+    - `n_singular`: (P,) number of components whose covariance was singular; 0 for ``"guarded"``, which does not check.
     """
 
     mixtures: Mixtures
@@ -72,18 +64,12 @@ class EMResult:
 class EMProblems:
     """The Q problems of a fit, and what all of them share.
 
-    Attributes
-    ----------
-    cells
-        Cells of the patients.
-    patient, k, restart
-        (Q,) patient, number of components and number of the start of each problem; 0 is the first start.
-    settings
-        Options of EM.
-    priors
-        Pooled mixture for each number of components; empty for maximum likelihood.
-    init
-        Start of every patient, or one for all; None for k-means++ or the prior.
+    - `cells`: Cells of the patients.
+    - `patient`, `k`, `restart`: (Q,) patient, number of components and number of the start of each problem; 0 is the
+      first start.
+    - `settings`: Options of EM.
+    - `priors`: Pooled mixture for each number of components; empty for maximum likelihood.
+    - `init`: Start of every patient, or one for all; None for k-means++ or the prior.
     """
 
     cells: PatientCells
@@ -137,14 +123,7 @@ class ResultArrays:
 def fit_block(rows: NDArray[np.int64], problems: EMProblems, out: ResultArrays) -> None:
     """Fit a block of problems and store the results.
 
-    Parameters
-    ----------
-    rows
-        (B,) positions of the problems, all with one number of components, and either all first starts or none.
-    problems
-        All problems.
-    out
-        Receives the results.
+    - `rows`: (B,) positions of the problems, all with one number of components, and either all first starts or none.
     """
     patients, k, settings = problems.patient[rows], int(problems.k[rows[0]]), problems.settings
     x, weight = problems.cells.padded(patients)

@@ -19,26 +19,16 @@ type SingularityHandling = Literal["guarded", "robust", "strict"]
 class EMSettings:
     """How mixtures are fitted by EM.
 
-    Attributes
-    ----------
-    covariance_type
-        ``"full"`` or ``"diag"``.
-    max_iter
-        Maximum number of iterations.
-    tol
-        Change of the mean log-likelihood per cell, in nats, below which the fit of a patient ends.
-    n_init
-        Number of starts; the fit of highest likelihood is kept.
-    eps
-        Added to the diagonal of every covariance.
-    singularity_handling
-        What to do with a component whose covariance is singular before ``eps`` is added: ``"guarded"`` adds to the
-        diagonal only where the Cholesky factorization fails; ``"robust"`` adds a hundredth of the patient's mean
-        variance and warns; ``"strict"`` raises an error.
-    random_state
-        Seed of the starts.
-    device
-        Device of the computation.
+    - `covariance_type`: ``"full"`` or ``"diag"``.
+    - `max_iter`: Maximum number of iterations.
+    - `tol`: Change of the mean log-likelihood per cell, in nats, below which the fit of a patient ends.
+    - `n_init`: Number of starts; the fit of highest likelihood is kept.
+    - `eps`: Added to the diagonal of every covariance.
+    - `singularity_handling`: What to do with a component whose covariance is singular before ``eps`` is added:
+      ``"guarded"`` adds to the diagonal only where the Cholesky factorization fails; ``"robust"`` adds a hundredth of
+      the patient's mean variance and warns; ``"strict"`` raises an error.
+    - `random_state`: Seed of the starts.
+    - `device`: Device of the computation.
     """
 
     covariance_type: CovarianceType = "full"

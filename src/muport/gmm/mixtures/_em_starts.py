@@ -19,26 +19,14 @@ _ROUNDING = 1e-14  # a squared distance below this fraction of the squared norms
 def kmeans_start(x: Tensor, weight: Tensor, k: int, random: Tensor, n_iter: int = 20) -> tuple[Tensor, Tensor]:
     """Cluster the cells of each of B problems from k-means++ centers (Arthur & Vassilvitskii 2007, greedy variant).
 
-    Parameters
-    ----------
-    x
-        (B, m, d) cells, centered: distances are computed from norms.
-    weight
-        (B, m) weights, 0 for padding.
-    k
-        Number of centers of every problem.
-    random
-        (B, k, trials) uniform numbers in [0, 1), see `n_trials`.
-    n_iter
-        Maximum number of Lloyd iterations; they end when no cell changes its center.
+    - `x`: (B, m, d) cells, centered: distances are computed from norms.
+    - `weight`: (B, m) weights, 0 for padding.
+    - `k`: Number of centers of every problem.
+    - `random`: (B, k, trials) uniform numbers in [0, 1), see `n_trials`.
+    - `n_iter`: Maximum number of Lloyd iterations; they end when no cell changes its center.
 
-    Returns
-    -------
-    Tensor
-        (B, K, m) weight of each cell at its nearest center, 0 elsewhere. If there are fewer distinct cells than
-        centers, the other centers have no cells.
-    Tensor
-        (B, K, d) centers.
+    Returns (B, K, m) weight of each cell at its nearest center, 0 elsewhere. If there are fewer distinct cells than
+    centers, the other centers have no cells; and (B, K, d) centers.
     """
     squared = x.square().sum(-1)
     centers, exists = _choose_centers(x, squared, weight, k, random)

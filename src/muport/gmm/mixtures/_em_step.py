@@ -14,15 +14,8 @@ from torch.nn.functional import pad
 from muport.gmm.mixtures._mixtures import joint_log_density
 
 __all__ = [
-    "EStep",
-    "FeatureEStep",
-    "Moments",
-    "OffsetEStep",
-    "BlockParameters",
-    "PriorTerms",
-    "maximize",
-    "select_problems",
-]
+    "EStep", "FeatureEStep", "Moments", "OffsetEStep", "BlockParameters", "PriorTerms", "maximize", "select_problems",
+]  # fmt: skip
 
 _MIN_LOG_RESPONSIBILITY = -60.0  # smaller ones are raised to this: denormal numbers are a hundred times slower
 _EMPTY = 1e-10  # fraction of a patient's weight below which a component is empty
@@ -259,25 +252,14 @@ def maximize(
     .. math:: w = (n_k + \nu w_0) / (n + \nu), \quad m = (\sum r x + \nu m_0) / (n_k + \nu), \quad
         S = (\sum r (x - m)(x - m)' + \nu (m - m_0)(m - m_0)' + \nu S_0) / (n_k + \nu) + \epsilon I
 
-    Parameters
-    ----------
-    moments
-        Moments of the E step; the second moments are overwritten.
-    prior
-        Pooled mixture; None for maximum likelihood.
-    mean_variance
-        (B,) mean variance of the cells of each problem.
-    eps
-        Added to the diagonal of every covariance.
-    handling
-        ``"guarded"``, ``"robust"`` or ``"strict"``.
+    - `moments`: Moments of the E step; the second moments are overwritten.
+    - `prior`: Pooled mixture; None for maximum likelihood.
+    - `mean_variance`: (B,) mean variance of the cells of each problem.
+    - `eps`: Added to the diagonal of every covariance.
+    - `handling`: ``"guarded"``, ``"robust"`` or ``"strict"``.
 
-    Returns
-    -------
-    BlockParameters
-        New parameters.
-    Tensor
-        (B, K) which covariances were singular before ``eps``; all False for ``"guarded"``, which does not check.
+    Returns new parameters; and (B, K) which covariances were singular before ``eps``; all False for ``"guarded"``,
+    which does not check.
     """
     mass, total = moments.mass, moments.mass.sum(1, keepdim=True)
     full = moments.second.ndim == 4

@@ -31,23 +31,15 @@ _BUDGET = 2**21  # float64 numbers of a block, 16 MiB
 class Mixtures:
     """One Gaussian mixture per patient, padded to K components.
 
-    Attributes
-    ----------
-    weights
-        (P, K) float64, rows sum to 1; 0 for padded components, whose mean is 0 and whose covariance is the identity.
-    means
-        (P, K, d) float64.
-    covariances
-        (P, K, d, d) float64, or (P, K, d) variances for ``covariance_type="diag"``.
-    covariance_type
-        ``"full"`` or ``"diag"``.
-    eps
-        Added to the diagonal of every covariance by the fit.
+    - `weights`: (P, K) float64, rows sum to 1; 0 for padded components, whose mean is 0 and whose covariance is the
+      identity.
+    - `means`: (P, K, d) float64.
+    - `covariances`: (P, K, d, d) float64, or (P, K, d) variances for ``covariance_type="diag"``.
+    - `covariance_type`: ``"full"`` or ``"diag"``.
+    - `eps`: Added to the diagonal of every covariance by the fit.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.gmm.mixtures._mixtures import Mixtures
     >>> mixtures = Mixtures(np.array([[0.5, 0.5]]), np.zeros((1, 2, 3)), np.ones((1, 2, 3)), "diag")
     >>> mixtures.n_components, mixtures.full().shape
     (array([2]), (1, 2, 3, 3))
@@ -93,10 +85,7 @@ class Mixtures:
     def stack(parts: Sequence[Mixtures]) -> Mixtures:
         """Concatenate the mixtures of several sets of patients, padded to the largest number of components.
 
-        Raises
-        ------
-        ValueError
-            If the parts differ in dimensions or covariance type, or there are none.
+        Raises ValueError if the parts differ in dimensions or covariance type, or there are none.
         """
         if not parts or len({(part.means.shape[2], part.covariance_type) for part in parts}) != 1:
             raise ValueError(
@@ -135,31 +124,15 @@ def log_density(
 ) -> NDArray[np.float64]:
     """Joint log-density log w_k + log N(x | m_k, S_k) of every cell and each component of its patient.
 
-    Parameters
-    ----------
-    x
-        (n, d) cells.
-    mixtures
-        Fitted mixtures; a single one is used for every cell.
-    sample
-        (n,) row of ``mixtures`` for each cell; not needed if there is only one.
-    device
-        Device of the computation.
+    - `x`: (n, d) cells.
+    - `mixtures`: Fitted mixtures; a single one is used for every cell.
+    - `sample`: (n,) row of ``mixtures`` for each cell; not needed if there is only one.
 
-    Returns
-    -------
-    numpy.ndarray
-        (n, K) float64, in nats; minus infinity for padded components.
-
-    Raises
-    ------
-    ValueError
-        If the dimensions differ, or ``sample`` has a code without a mixture.
+    Returns (n, K) float64, in nats; minus infinity for padded components. Raises ValueError if the dimensions differ,
+    or ``sample`` has a code without a mixture.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.gmm.mixtures._mixtures import Mixtures, log_density
     >>> unit = Mixtures(np.ones((1, 1)), np.zeros((1, 1, 2)), np.ones((1, 1, 2)), "diag")
     >>> log_density([[0.0, 0.0]], unit).round(3)
     array([[-1.838]])
@@ -184,20 +157,12 @@ def responsibilities(
 ) -> NDArray[np.float64]:
     """Posterior probability of each component of the cell's patient, computed in the log domain.
 
-    Parameters
-    ----------
-    x, mixtures, sample, device
-        As for `log_density`.
+    - `x`, `mixtures`, `sample`, `device`: As for `log_density`.
 
-    Returns
-    -------
-    numpy.ndarray
-        (n, K) float64; rows sum to 1, padded components are 0.
+    Returns (n, K) float64; rows sum to 1, padded components are 0.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.gmm.mixtures._mixtures import Mixtures, responsibilities
     >>> two = Mixtures(np.full((1, 2), 0.5), np.array([[[0.0], [1e6]]]), np.ones((1, 2, 1)), "diag")
     >>> responsibilities([[3.0], [1e9]], two).round(3).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -260,14 +225,9 @@ def _block_log_density(x: Tensor, mixtures: Mixtures, factors: NDArray[np.float6
 def joint_log_density(x: Tensor, weights: Tensor, means: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """Compute log w_k + log N(x | m_k, L_k L_k'), (B, K, m), and the offsets x - m_k, (B, K, m, d).
 
-    Parameters
-    ----------
-    x
-        (B, m, d) cells.
-    weights, means
-        (B, K) and (B, K, d).
-    factor
-        (B, K, d, d) lower Cholesky factors, or (B, K, d) standard deviations.
+    - `x`: (B, m, d) cells.
+    - `weights`, `means`: (B, K) and (B, K, d).
+    - `factor`: (B, K, d, d) lower Cholesky factors, or (B, K, d) standard deviations.
     """
     offset = x[:, None] - means[:, :, None]
     if factor.ndim == 3:

@@ -30,16 +30,10 @@ _MAX_SIZE_RATIO = 1.25  # largest over smallest patient of a block: bounds the m
 class PatientCells:
     """Cells sorted by patient.
 
-    Attributes
-    ----------
-    x
-        (n, d) float64 cells on the device of the computation.
-    weight
-        (n,) float64 weights.
-    start
-        (P + 1,) int64: patient p has the rows ``start[p]:start[p + 1]``.
-    order
-        (n,) int64 row of the caller's array for each sorted row.
+    - `x`: (n, d) float64 cells on the device of the computation.
+    - `weight`: (n,) float64 weights.
+    - `start`: (P + 1,) int64: patient p has the rows ``start[p]:start[p + 1]``.
+    - `order`: (n,) int64 row of the caller's array for each sorted row.
     """
 
     x: Tensor
@@ -71,11 +65,8 @@ def sort_by_patient(
 ) -> PatientCells:
     """Check cells, patient codes and weights, and sort them by patient.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If the cells are not a finite matrix, the codes are not the integers 0 to P - 1, or the weights do not fit or
-        are all 0 for a patient.
+    Raises TypeError or ValueError if the cells are not a finite matrix, the codes are not the integers 0 to P - 1, or
+    the weights do not fit or are all 0 for a patient.
     """
     cells = check_cells(x)
     codes = check_codes(sample, len(cells))
@@ -155,16 +146,10 @@ def iterate_blocks(
 ) -> Iterator[NDArray[np.int64]]:
     """Positions of problems to solve together: of one group, of similar sizes, and within a memory budget.
 
-    Parameters
-    ----------
-    size
-        (Q,) number of cells of each problem.
-    group
-        (Q,) group of each problem; problems of different groups never share a block.
-    width
-        (Q,) numbers that one cell of a problem needs in memory.
-    budget
-        Maximum numbers of a block; a single problem may need more.
+    - `size`: (Q,) number of cells of each problem.
+    - `group`: (Q,) group of each problem; problems of different groups never share a block.
+    - `width`: (Q,) numbers that one cell of a problem needs in memory.
+    - `budget`: Maximum numbers of a block; a single problem may need more.
     """
     order = np.lexsort((size, group))
     low = 0

@@ -30,24 +30,14 @@ _MAX_CELLS = 5_000  # maximum number of cells that a pooled mixture is fitted on
 class Prior:
     """A pooled mixture, and the number of cells that it counts as in the mixture of a patient.
 
-    Attributes
-    ----------
-    weights
-        (K,) weights of the pooled mixture.
-    means
-        (K, d) means.
-    covariances
-        (K, d, d) covariances, or (K, d) variances.
-    covariance_type
-        ``"full"`` or ``"diag"``.
-    nu
-        Number of cells that the pooled mean and covariance count as in each component, and the pooled weights in all
-        components together.
+    - `weights`: (K,) weights of the pooled mixture.
+    - `means`: (K, d) means.
+    - `covariances`: (K, d, d) covariances, or (K, d) variances.
+    - `covariance_type`: ``"full"`` or ``"diag"``.
+    - `nu`: Number of cells that the pooled mean and covariance count as in each component, and the pooled weights in
+      all components together.
 
-    Raises
-    ------
-    ValueError
-        If ``nu`` is negative or not finite.
+    Raises ValueError if ``nu`` is negative or not finite.
     """
 
     weights: NDArray[np.float64]
@@ -71,8 +61,6 @@ def sample_evenly(sample: NDArray[np.int64], maximum: int, random_state: int) ->
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.gmm.mixtures._pooled_prior import sample_evenly
     >>> np.bincount(np.repeat([0, 1], [2, 100])[sample_evenly(np.repeat([0, 1], [2, 100]), 10, 0)]).tolist()
     [2, 8]
     """
@@ -100,27 +88,17 @@ def fit_pooled_priors(
 ) -> dict[int, Prior]:
     """Fit mixtures to the cells of all patients together, to which each patient's mixture is shrunk.
 
-    Parameters
-    ----------
-    x, sample, weight
-        As for `fit_mixtures`. At most 5,000 cells are used, drawn evenly over patients.
-    candidates
-        Numbers of components to fit a prior for.
-    settings
-        Options of EM; one start, and singular components are always ``"guarded"``.
-    nu
-        Number of cells that the pooled mixture counts as, see `Prior`; by default twice the dimensions, at least 20.
+    - `x`, `sample`, `weight`: As for `fit_mixtures`. At most 5,000 cells are used, drawn evenly over patients.
+    - `candidates`: Numbers of components to fit a prior for.
+    - `settings`: Options of EM; one start, and singular components are always ``"guarded"``.
+    - `nu`: Number of cells that the pooled mixture counts as, see `Prior`; by default twice the dimensions, at least
+      20.
 
-    Returns
-    -------
-    dict
-        A `Prior` for each number of components; each covariance is shrunk to their mean.
+    Returns a `Prior` for each number of components; each covariance is shrunk to their mean.
 
     Examples
     --------
-    >>> import numpy as np
     >>> from muport.gmm.mixtures._em import fit_mixtures
-    >>> from muport.gmm.mixtures._pooled_prior import fit_pooled_priors
     >>> x, sample = np.random.default_rng(0).normal(size=(90, 5)), np.repeat([0, 1, 2], 30)
     >>> priors = fit_pooled_priors(x, sample, [2])
     >>> fit_mixtures(x, sample, 2, prior=priors).mixtures.means.shape

@@ -30,14 +30,8 @@ if TYPE_CHECKING:
     type FoldMixtures = tuple[Mixtures, Mixtures]
 
 __all__ = [
-    "CrossValidation",
-    "cross_validate",
-    "fit_fold",
-    "make_folds",
-    "predict_folds",
-    "score_predictions",
-    "summarize",
-]
+    "CrossValidation", "cross_validate", "fit_fold", "make_folds", "predict_folds", "score_predictions", "summarize",
+]  # fmt: skip
 
 _N_BOOTSTRAP = 1000
 _MAX_DRAWS = 1000  # permutations that are tried to find one with every condition in every fold
@@ -100,30 +94,15 @@ def cross_validate(
 ) -> CrossValidation:
     """Predict every patient from the others: mixtures, metric, its options and the classifier are fitted without it.
 
-    Parameters
-    ----------
-    cells
-        Cells and conditions of the patients. A representation that was computed from all cells, without conditions,
-        is not computed again in each fold.
-    fitter
-        Fits the mixtures of each fold.
-    settings
-        Options of the metric.
-    n_folds
-        Number of folds with the conditions distributed evenly; by default each group is a fold.
-    n_permutations
-        Number of repeats with permuted conditions, whose scores are those of chance.
-    random_state
-        Seed of the permutations and of the bootstrap.
+    - `cells`: Cells and conditions of the patients. A representation that was computed from all cells, without
+      conditions, is not computed again in each fold.
+    - `fitter`: Fits the mixtures of each fold.
+    - `settings`: Options of the metric.
+    - `n_folds`: Number of folds with the conditions distributed evenly; by default each group is a fold.
+    - `n_permutations`: Number of repeats with permuted conditions, whose scores are those of chance.
+    - `random_state`: Seed of the permutations and of the bootstrap.
 
-    Returns
-    -------
-    CrossValidation
-
-    Raises
-    ------
-    ValueError
-        If a condition has no patient outside a fold.
+    Raises ValueError if a condition has no patient outside a fold.
     """
     folds = make_folds(cells, n_folds)
     mixtures = [fit_fold(cells, rows, fitter) for rows in folds]
@@ -139,7 +118,6 @@ def score_predictions(p: NDArray[np.float64], condition: NDArray[np.int64]) -> t
 
     Examples
     --------
-    >>> import numpy as np
     >>> score_predictions(np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]]), np.array([0, 0, 1]))[:2]
     (1.0, 1.0)
     """
@@ -189,9 +167,7 @@ def predict_folds(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Predict held-out patients under R sets of conditions; plans are computed once for all sets.
 
-    Returns
-    -------
-    Probabilities (R, P, C), and weights of the families of views (R, F, 4).
+    Returns probabilities (R, P, C), and weights of the families of views (R, F, 4).
     """
     p = np.zeros((len(labels), len(group), max(int(label.max()) for label in labels) + 1))
     families = []

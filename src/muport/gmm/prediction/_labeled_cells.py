@@ -17,18 +17,11 @@ __all__ = ["LabeledCells"]
 class LabeledCells:
     """Cells of P patients, and the condition of each patient.
 
-    Attributes
-    ----------
-    x
-        (n, d) cells.
-    sample
-        (n,) codes 0..P-1 of the patients' samples.
-    condition
-        (P,) codes 0..C-1 of the samples.
-    group
-        (P,) person of each sample; the samples of one person are held out together.
-    weight
-        (n,) weights of the cells, or None.
+    - `x`: (n, d) cells.
+    - `sample`: (n,) codes 0..P-1 of the patients' samples.
+    - `condition`: (P,) codes 0..C-1 of the samples.
+    - `group`: (P,) person of each sample; the samples of one person are held out together.
+    - `weight`: (n,) weights of the cells, or None.
     """
 
     x: NDArray[np.float64]
@@ -48,10 +41,7 @@ class LabeledCells:
     ) -> LabeledCells:
         """Return checked arrays; by default each sample is a group.
 
-        Raises
-        ------
-        ValueError
-            If shapes or codes do not fit, or there are fewer than two conditions.
+        Raises ValueError if shapes or codes do not fit, or there are fewer than two conditions.
         """
         cells, code, label = np.asarray(x, dtype=np.float64), np.asarray(sample), np.asarray(condition)
         if cells.ndim != 2 or code.shape != cells.shape[:1]:

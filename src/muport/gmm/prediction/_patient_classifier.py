@@ -37,14 +37,9 @@ _MIN_WEIGHT = 1e-3  # views of a smaller weight are not used in predictions
 class View:
     """One distance and its classifier.
 
-    Attributes
-    ----------
-    metric
-        The metric, learned or not.
-    calibration
-        Penalty, slope and held-out loss.
-    weight
-        Weight in the prediction.
+    - `metric`: The metric, learned or not.
+    - `calibration`: Penalty, slope and held-out loss.
+    - `weight`: Weight in the prediction.
     """
 
     metric: GroundMetric
@@ -65,16 +60,10 @@ class View:
 class PatientClassifier:
     """Views with their weights, and the training patients that new ones are compared with.
 
-    Attributes
-    ----------
-    views
-        All views, including those of negligible weight.
-    mixtures
-        Mixtures of the P training patients.
-    condition
-        (P,) codes.
-    n_classes
-        C.
+    - `views`: All views, including those of negligible weight.
+    - `mixtures`: Mixtures of the P training patients.
+    - `condition`: (P,) codes.
+    - `n_classes`: C.
     """
 
     views: tuple[View, ...]
@@ -110,22 +99,11 @@ def fit_classifier(
     weights, divided evenly within a family. A view is weighted by prior x exp(-G loss), where the loss is that of the
     G held-out training groups: stacking by pseudo Bayesian model averaging (Yao et al. 2018).
 
-    Parameters
-    ----------
-    mixtures
-        Mixtures of the training patients.
-    condition
-        (P,) codes 0..C-1.
-    settings
-        Options of the metrics.
-    group
-        (P,) person of each sample, if a person has several.
-    plans
-        Plans of these mixtures, which do not depend on the conditions; computed by default.
-
-    Returns
-    -------
-    PatientClassifier
+    - `mixtures`: Mixtures of the training patients.
+    - `condition`: (P,) codes 0..C-1.
+    - `settings`: Options of the metrics.
+    - `group`: (P,) person of each sample, if a person has several.
+    - `plans`: Plans of these mixtures, which do not depend on the conditions; computed by default.
     """
     code = np.asarray(condition, dtype=np.int64)
     groups = np.arange(len(code)) if group is None else np.asarray(group)
@@ -146,14 +124,9 @@ def predict_conditions(
 ) -> NDArray[np.float64]:
     """Predict probabilities (Q, C) of the conditions of new patients; rows sum to 1.
 
-    Parameters
-    ----------
-    classifier
-        The fitted classifier.
-    mixtures
-        Mixtures of Q patients in the representation of the training patients.
-    cache
-        Plans of earlier calls with the same training and new patients, for any conditions; extended by this call.
+    - `mixtures`: Mixtures of Q patients in the representation of the training patients.
+    - `cache`: Plans of earlier calls with the same training and new patients, for any conditions; extended by this
+      call.
     """
     total = np.zeros((len(mixtures), classifier.n_classes))
     for view, train, new in _view_distances(classifier, mixtures, {} if cache is None else cache):

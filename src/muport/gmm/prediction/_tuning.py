@@ -80,29 +80,15 @@ def tune(
 ) -> Tuning:
     """Choose options by cross-validation, and score the choice by a second cross-validation around it.
 
-    Parameters
-    ----------
-    cells
-        Cells and conditions of the patients.
-    grid
-        Option -> values; all combinations are evaluated. Options of the fitter have the prefix ``"fitter__"``.
-    make_fitter, make_settings
-        Make the fitter of the mixtures and the settings of the metric from options by name.
-    n_folds
-        Number of outer folds; ``None`` leaves each group out.
-    n_inner
-        Number of inner folds.
-    random_state
-        Seed of the bootstrap.
+    - `cells`: Cells and conditions of the patients.
+    - `grid`: Option -> values; all combinations are evaluated. Options of the fitter have the prefix ``"fitter__"``.
+    - `make_fitter`, `make_settings`: Make the fitter of the mixtures and the settings of the metric from options by
+      name.
+    - `n_folds`: Number of outer folds; ``None`` leaves each group out.
+    - `n_inner`: Number of inner folds.
+    - `random_state`: Seed of the bootstrap.
 
-    Returns
-    -------
-    Tuning
-
-    Raises
-    ------
-    ValueError
-        If the grid is empty, or as for :func:`cross_validate`.
+    Raises ValueError if the grid is empty, or as for :func:`cross_validate`.
     """
     combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     if not grid or not combinations:

@@ -46,35 +46,19 @@ def project_velocity(
     achieve, so that a linear embedding is exact up to the ridge. Cost and memory are linear in cells: beyond 20,000
     cells, neighbors are searched in a random sample of 20,000.
 
-    Parameters
-    ----------
-    x
-        (n, d) cells.
-    velocity
-        (n, d) velocities, in units of ``x`` per unit of time.
-    embedding
-        (n, c) positions of the same cells in the embedding.
-    n_neighbors
-        Neighbors of a cell; all other cells if there are fewer. Choose more neighbors than dimensions of ``x``.
-    method
-        ``"kernel"`` or ``"linear"``.
-    neighbors
-        (n, k) rows of the neighbors, if they are known; ``n_neighbors`` is then ignored.
+    - `x`: (n, d) cells.
+    - `velocity`: (n, d) velocities, in units of ``x`` per unit of time.
+    - `embedding`: (n, c) positions of the same cells in the embedding.
+    - `n_neighbors`: Neighbors of a cell; all other cells if there are fewer. Choose more neighbors than dimensions of
+      ``x``.
+    - `method`: ``"kernel"`` or ``"linear"``.
+    - `neighbors`: (n, k) rows of the neighbors, if they are known; ``n_neighbors`` is then ignored.
 
-    Returns
-    -------
-    numpy.ndarray
-        (n, c) float32 velocities in the embedding, in its units per unit of time; 0 where the velocity is 0.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit, an entry is NaN, the method is unknown or ``n_neighbors`` is below 2.
+    Returns (n, c) float32 velocities in the embedding, in its units per unit of time; 0 where the velocity is 0. Raises
+    ValueError if shapes do not fit, an entry is NaN, the method is unknown or ``n_neighbors`` is below 2.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.velocity.dynamics._embedding_projection import project_velocity
     >>> x = np.random.default_rng(0).normal(size=(500, 3))
     >>> linear = x @ np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
     >>> project_velocity(x, np.ones_like(x), linear).mean(axis=0).round(1).tolist()

@@ -27,14 +27,9 @@ _N_VOTES = 5  # nearest cells whose majority decides the cluster of a position
 class Manifold:
     """Cells that represent the data.
 
-    Attributes
-    ----------
-    points
-        (m, d) float32 positions.
-    cell
-        (m,) int64 rows of the data: all of them, or a random sample of 100,000.
-    spacing
-        Median distance of a cell to the nearest other cell, in data units.
+    - `points`: (m, d) float32 positions.
+    - `cell`: (m,) int64 rows of the data: all of them, or a random sample of 100,000.
+    - `spacing`: Median distance of a cell to the nearest other cell, in data units.
     """
 
     points: NDArray[np.float32]
@@ -80,14 +75,8 @@ def fit_manifold(x: ArrayLike, *, random_state: int = 0) -> Manifold:
 def make_stop_rule(data: Manifold, *, max_distance: float = 10.0, target: NDArray[np.bool_] | None = None) -> StopRule:
     """Make a rule for :func:`integrate` that ends paths off the manifold or at a target.
 
-    Parameters
-    ----------
-    data
-        The cells.
-    max_distance
-        Distance to the nearest cell, in spacings, beyond which a path has left the data.
-    target
-        (n,) whether a cell is a target: a path ends where most of the five nearest cells are targets.
+    - `max_distance`: Distance to the nearest cell, in spacings, beyond which a path has left the data.
+    - `target`: (n,) whether a cell is a target: a path ends where most of the five nearest cells are targets.
     """
 
     def stop(x: Tensor, t: Tensor) -> Tensor:
@@ -109,19 +98,11 @@ def interpolate_field(x: ArrayLike, velocity: ArrayLike, k: int = 15) -> VectorF
 
     v(x) = sum_j w_j v_j / sum_j w_j with w_j = exp(-|x - x_j|^2 / (2 s^2)), and s the mean distance to the k cells.
 
-    Parameters
-    ----------
-    x
-        (n, d) cells.
-    velocity
-        (n, d) their velocities.
-    k
-        Neighbors, 1 to n.
+    - `x`: (n, d) cells.
+    - `velocity`: (n, d) their velocities.
+    - `k`: Neighbors, 1 to n.
 
-    Raises
-    ------
-    ValueError
-        If shapes differ or ``k`` is out of range.
+    Raises ValueError if shapes differ or ``k`` is out of range.
     """
     points, arrows = as_points(x, "x"), as_points(velocity, "velocity")
     if points.shape != arrows.shape:

@@ -18,15 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "InitialValueProblem",
-    "PathRecorder",
-    "Paths",
-    "StopReason",
-    "StopRule",
-    "VectorField",
-    "solve_paths",
+    "InitialValueProblem", "PathRecorder", "Paths", "StopReason", "StopRule", "VectorField", "solve_paths",
     "take_equal_steps",
-]
+]  # fmt: skip
 
 #: Velocity (n, d) at positions (n, d) and times (n,).
 type VectorField = Callable[[Tensor, Tensor], Tensor]
@@ -87,18 +81,12 @@ class Paths:
 class InitialValueProblem:
     """A field to be followed from P starts, each from a start time to an end time.
 
-    Attributes
-    ----------
-    field
-        Velocity (n, d) at positions (n, d) and times (n,). NaN where a position is not finite, which ends the path.
-    x0
-        (P, d) starts.
-    t0, t1
-        (P,) float64 start and end times. In float32 a short step far from time 0 would be rounded to 0.
-    times
-        (P, N) float64 times of the points of the paths.
-    evolve_time
-        Whether the field is evaluated at the time of the path, or always at the start time.
+    - `field`: Velocity (n, d) at positions (n, d) and times (n,). NaN where a position is not finite, which ends the
+      path.
+    - `x0`: (P, d) starts.
+    - `t0`, `t1`: (P,) float64 start and end times. In float32 a short step far from time 0 would be rounded to 0.
+    - `times`: (P, N) float64 times of the points of the paths.
+    - `evolve_time`: Whether the field is evaluated at the time of the path, or always at the start time.
     """
 
     field: VectorField

@@ -19,14 +19,9 @@ __all__ = ["FlowSource", "StartCells", "ClusteredCells", "select_cluster"]
 class ClusteredCells:
     """Cells with times and, optionally, clusters.
 
-    Attributes
-    ----------
-    x
-        (n, d) positions.
-    time
-        (n,) times.
-    labels
-        (n,) names of the clusters, or None.
+    - `x`: (n, d) positions.
+    - `time`: (n,) times.
+    - `labels`: (n,) names of the clusters, or None.
     """
 
     x: NDArray[np.float32]
@@ -54,14 +49,9 @@ class ClusteredCells:
 class StartCells:
     """The cells from which trajectories start.
 
-    Attributes
-    ----------
-    rows
-        Rows of the cells, or a mask (n,). The other conditions are then ignored.
-    cluster
-        Their cluster.
-    time_min, time_max
-        Bounds of their time, both included.
+    - `rows`: Rows of the cells, or a mask (n,). The other conditions are then ignored.
+    - `cluster`: Their cluster.
+    - `time_min`, `time_max`: Bounds of their time, both included.
     """
 
     rows: ArrayLike | None = None
@@ -83,16 +73,10 @@ class StartCells:
 class FlowSource:
     """The cells from which the particles of a flow start.
 
-    Attributes
-    ----------
-    cluster
-        Their cluster.
-    time_min, time_max
-        Without a cluster: bounds of their time, as fractions of the range of time.
-    embedding
-        (n, 2) embedding to which `x_lim` and `y_lim` refer.
-    x_lim, y_lim
-        Bounds of their position in the embedding.
+    - `cluster`: Their cluster.
+    - `time_min`, `time_max`: Without a cluster: bounds of their time, as fractions of the range of time.
+    - `embedding`: (n, 2) embedding to which `x_lim` and `y_lim` refer.
+    - `x_lim`, `y_lim`: Bounds of their position in the embedding.
     """
 
     cluster: str | None = None

@@ -25,17 +25,11 @@ _N_ISOTROPIC = 200  # random isotropic neighborhoods, with whose spectra that of
 class TangentSpaces:
     """Tangent spaces at A anchors, which are cells of the data.
 
-    Attributes
-    ----------
-    center
-        (A, d) means of the neighborhoods of the anchors.
-    basis
-        (A, d, r) orthonormal bases of their leading r principal components.
-    anchor
-        (A, d) positions of the anchors.
-    along, across
-        (A,) extent of a neighborhood within its tangent space (largest distance from the mean), and orthogonal to it
-        (root mean square distance).
+    - `center`: (A, d) means of the neighborhoods of the anchors.
+    - `basis`: (A, d, r) orthonormal bases of their leading r principal components.
+    - `anchor`: (A, d) positions of the anchors.
+    - `along`, `across`: (A,) extent of a neighborhood within its tangent space (largest distance from the mean), and
+      orthogonal to it (root mean square distance).
     """
 
     center: Tensor
@@ -83,26 +77,13 @@ def fit_tangent_spaces(x: ArrayLike, k: int = 30, rank: int | None = None, *, ra
     dimension. If there are none, the data fill the space at that scale, and r is the intrinsic dimension: the maximum
     likelihood estimate from the distances to the neighbors, rounded.
 
-    Parameters
-    ----------
-    x
-        (n, d) data.
-    k
-        Neighbors of an anchor; at most n - 1 are used.
-    rank
-        Dimension r, from 1 to d; chosen by the rule above if not given.
-    random_state
-        Seed of the sample of anchors and of the isotropic neighborhoods.
+    - `x`: (n, d) data.
+    - `k`: Neighbors of an anchor; at most n - 1 are used.
+    - `rank`: Dimension r, from 1 to d; chosen by the rule above if not given.
+    - `random_state`: Seed of the sample of anchors and of the isotropic neighborhoods.
 
-    Returns
-    -------
-    TangentSpaces
-        Means, bases and extents at the anchors.
-
-    Raises
-    ------
-    ValueError
-        For fewer than three cells, or ``k`` or ``rank`` out of range.
+    Returns means, bases and extents at the anchors. Raises ValueError for fewer than three cells, or ``k`` or ``rank``
+    out of range.
 
     References
     ----------
@@ -110,8 +91,6 @@ def fit_tangent_spaces(x: ArrayLike, k: int = 30, rank: int | None = None, *, ra
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.velocity.dynamics._tangent_space import fit_tangent_spaces
     >>> line = np.linspace(0, 1, 100)[:, None] * np.array([[3.0, 4.0]])
     >>> spaces = fit_tangent_spaces(line)
     >>> spaces.rank, spaces.basis[0, :, 0].abs().round(decimals=3).tolist()

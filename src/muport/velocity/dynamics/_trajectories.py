@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from muport.velocity.dynamics._start_cells import select_cluster
 from muport.velocity.dynamics._tangent_space import fit_tangent_spaces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -32,28 +32,18 @@ __all__ = ["FlowOptions", "TrajectoryOptions", "flow_particles", "trace_trajecto
 class TrajectoryOptions:
     """How trajectories are integrated, and which of them are kept.
 
-    Attributes
-    ----------
-    target_cluster
-        Keep only paths that reach this cluster, and end them there: where most of the five nearest cells are of it.
-    n_trajectories
-        Paths in each direction, from different cells; fewer if there are not as many cells. With a target: paths that
-        reach it.
-    n_steps
-        Maximum number of steps.
-    step_size
-        Step as a fraction of the range of time.
-    direction
-        ``"forward"``, ``"backward"`` or ``"both"``.
-    evolve_time
-        Whether time advances along the path. If not, the field is that of the start time, and a path ends only after
-        ``n_steps``, at the target or outside the data.
-    max_attempts_factor
-        With a target: maximum number of start cells, as a multiple of ``n_trajectories``.
-    method
-        Solver of :func:`integrate`.
-    random_state
-        Seed of the choice of start cells.
+    - `target_cluster`: Keep only paths that reach this cluster, and end them there: where most of the five nearest
+      cells are of it.
+    - `n_trajectories`: Paths in each direction, from different cells; fewer if there are not as many cells. With a
+      target: paths that reach it.
+    - `n_steps`: Maximum number of steps.
+    - `step_size`: Step as a fraction of the range of time.
+    - `direction`: ``"forward"``, ``"backward"`` or ``"both"``.
+    - `evolve_time`: Whether time advances along the path. If not, the field is that of the start time, and a path ends
+      only after ``n_steps``, at the target or outside the data.
+    - `max_attempts_factor`: With a target: maximum number of start cells, as a multiple of ``n_trajectories``.
+    - `method`: Solver of :func:`integrate`.
+    - `random_state`: Seed of the choice of start cells.
     """
 
     target_cluster: str | None = None
@@ -65,6 +55,11 @@ class TrajectoryOptions:
     max_attempts_factor: int = 10
     method: Literal["rk4", "dopri5"] = "rk4"
     random_state: int = 42
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> TrajectoryOptions:
+        """Take the options among the arguments of a function, such as its ``locals()``."""
+        return cls(evolve_time=arguments["evolve_pseudotime"], **_fields_among(cls, arguments))
 
     def __post_init__(self) -> None:
         check_option("direction", self.direction, ["forward", "backward", "both"])
@@ -79,23 +74,14 @@ class TrajectoryOptions:
 class FlowOptions:
     """How the particles of a flow are simulated.
 
-    Attributes
-    ----------
-    n_particles
-        Number of particles; several start from one cell if there are more particles than cells.
-    n_steps
-        Maximum number of steps.
-    step_size
-        Step as a fraction of the range of time.
-    diffusion
-        Strength of the noise, without unit: 0.1 to 0.5 is mild, 1 strong.
-    noise
-        ``"tangent"``: noise in the local tangent space of the data, and particles are brought back to the data; or
-        ``"isotropic"``.
-    noise_scale
-        Standard deviation of noise added to the starts, in data units.
-    random_state
-        Seed of the choice of cells and of the noise.
+    - `n_particles`: Number of particles; several start from one cell if there are more particles than cells.
+    - `n_steps`: Maximum number of steps.
+    - `step_size`: Step as a fraction of the range of time.
+    - `diffusion`: Strength of the noise, without unit: 0.1 to 0.5 is mild, 1 strong.
+    - `noise`: ``"tangent"``: noise in the local tangent space of the data, and particles are brought back to the data;
+      or ``"isotropic"``.
+    - `noise_scale`: Standard deviation of noise added to the starts, in data units.
+    - `random_state`: Seed of the choice of cells and of the noise.
     """
 
     n_particles: int = 200
@@ -105,6 +91,11 @@ class FlowOptions:
     noise: Literal["tangent", "isotropic"] = "tangent"
     noise_scale: float = 0.0
     random_state: int = 42
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> FlowOptions:
+        """Take the options among the arguments of a function, such as its ``locals()``."""
+        return cls(**_fields_among(cls, arguments))
 
     def __post_init__(self) -> None:
         check_option("noise", self.noise, ["tangent", "isotropic"])
@@ -124,34 +115,18 @@ def trace_trajectories(
     ``n_steps``, at the first or last time of the data (where all steps of the path are made equally shorter, so that
     the last one ends there), at the target, or before it is more than ten spacings from the nearest cell.
 
-    Parameters
-    ----------
-    field
-        Velocity (n, d) at positions and times; :func:`interpolate_field` makes one from the velocities of cells.
-    cells
-        Cells with times.
-    start
-        Cells to start from; given rows are all used, in their order.
-    options
-        Steps, direction, target and number of paths.
+    - `field`: Velocity (n, d) at positions and times; :func:`interpolate_field` makes one from the velocities of cells.
+    - `cells`: Cells with times.
+    - `start`: Cells to start from; given rows are all used, in their order.
+    - `options`: Steps, direction, target and number of paths.
 
-    Returns
-    -------
-    Trajectories
-        Paths with their starts, ends and clusters.
-
-    Raises
-    ------
-    KeyError
-        If a cluster does not exist.
-    ValueError
-        If no cell meets the conditions, or the target was never reached.
+    Returns paths with their starts, ends and clusters. Raises KeyError if a cluster does not exist; ValueError if no
+    cell meets the conditions, or the target was never reached.
 
     Examples
     --------
     >>> import numpy as np, torch
     >>> from muport.velocity.dynamics._start_cells import StartCells, ClusteredCells
-    >>> from muport.velocity.dynamics._trajectories import TrajectoryOptions, trace_trajectories
     >>> time = np.linspace(0, 1, 101)
     >>> cells = ClusteredCells.create(time[:, None], time, np.where(time < 0.5, "early", "late"))
     >>> options = TrajectoryOptions(target_cluster="late")
@@ -203,34 +178,18 @@ def flow_particles(field: VectorField, cells: ClusteredCells, source: FlowSource
     data (the median distance to the nearest other cell). ``diffusion`` has no unit, and 0 is a deterministic flow.
     Steps, times and ends are those of :func:`trace_trajectories`.
 
-    Parameters
-    ----------
-    field
-        Velocity (n, d) at positions and times.
-    cells
-        Cells with times.
-    source
-        Cells to start from.
-    options
-        Steps, noise and number of particles.
+    - `field`: Velocity (n, d) at positions and times.
+    - `cells`: Cells with times.
+    - `source`: Cells to start from.
+    - `options`: Steps, noise and number of particles.
 
-    Returns
-    -------
-    Trajectories
-        One forward path for each particle.
-
-    Raises
-    ------
-    KeyError
-        If the source cluster does not exist.
-    ValueError
-        If no cell meets the conditions.
+    Returns one forward path for each particle. Raises KeyError if the source cluster does not exist; ValueError if no
+    cell meets the conditions.
 
     Examples
     --------
     >>> import numpy as np, torch
     >>> from muport.velocity.dynamics._start_cells import FlowSource, ClusteredCells
-    >>> from muport.velocity.dynamics._trajectories import FlowOptions, flow_particles
     >>> time = np.linspace(0, 1, 101)
     >>> cells = ClusteredCells.create(time[:, None], time)
     >>> flow = flow_particles(lambda x, t: torch.ones_like(x), cells, FlowSource(), FlowOptions(n_particles=50))
@@ -246,21 +205,17 @@ def flow_particles(field: VectorField, cells: ClusteredCells, source: FlowSource
     tangent = options.noise == "tangent" and options.diffusion > 0
     spaces = fit_tangent_spaces(cells.x, random_state=seed) if tangent else None
     t0, t1, n_steps = _time_spans(cells, start, options.step_size, options.n_steps)
+    noise, retract = (None, None) if spaces is None else (spaces.project, spaces.retract)
     paths = simulate(
-        field,
-        x0,
-        t0,
-        t1,
-        n_steps=n_steps,
-        diffusion=options.diffusion,
-        length_scale=data.spacing,
-        noise=None if spaces is None else spaces.project,
-        retract=None if spaces is None else spaces.retract,
-        stop=make_stop_rule(data),
-        random_state=seed,
-    )
+        field, x0, t0, t1, n_steps=n_steps, diffusion=options.diffusion, length_scale=data.spacing, noise=noise,
+        retract=retract, stop=make_stop_rule(data), random_state=seed,
+    )  # fmt: skip
     paths = _mark_end_of_time(paths, t1, cells.time)
     return describe_paths(paths, np.ones(n, np.int8), start, cells, data, n)
+
+
+def _fields_among(options: type[TrajectoryOptions | FlowOptions], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: arguments[field.name] for field in fields(options) if field.name in arguments}
 
 
 def _time_spans(

@@ -30,12 +30,9 @@ _MIN_STEPS = 40
 class AveragedVelocity:
     """Raw velocities after averaging over neighbors.
 
-    Attributes
-    ----------
-    raw
-        The raw velocities, each replaced by its mean with those of its neighbors; all other fields are unchanged.
-    noise_ratio
-        Variance of the raw velocities around those of their neighbors, divided by the rest of their mean square.
+    - `raw`: The raw velocities, each replaced by its mean with those of its neighbors; all other fields are unchanged.
+    - `noise_ratio`: Variance of the raw velocities around those of their neighbors, divided by the rest of their mean
+      square.
     """
 
     raw: RawVelocity
@@ -43,13 +40,7 @@ class AveragedVelocity:
 
 
 def average_over_neighbors(
-    x: NDArray[np.float32],
-    time: Floats,
-    raw: RawVelocity,
-    noise_variance: float,
-    k: int = 15,
-    *,
-    random_state: int = 0,
+    x: NDArray[np.float32], time: Floats, raw: RawVelocity, noise_variance: float, k: int = 15, *, random_state: int = 0
 ) -> AveragedVelocity:
     r"""Average the raw velocity of each covered cell with those of its nearest covered cells in place and time.
 
@@ -62,30 +53,16 @@ def average_over_neighbors(
     differ in time because their places are noisy, r is about s / |v|, and time is weighted by the distance that cells
     move in it. Where times are noisy r is larger, and cells at one place are averaged whatever their times.
 
-    Parameters
-    ----------
-    x
-        (n, d) coordinates, denoised.
-    time
-        (n,) times.
-    raw
-        Raw velocities.
-    noise_variance
-        Variance s^2 of the noise of a coordinate.
-    k
-        Number of neighbors.
-    random_state
-        Seed of the cells in which r is measured.
+    - `x`: (n, d) coordinates, denoised.
+    - `time`: (n,) times.
+    - `noise_variance`: Variance s^2 of the noise of a coordinate.
+    - `k`: Number of neighbors.
+    - `random_state`: Seed of the cells in which r is measured.
 
-    Returns
-    -------
-    AveragedVelocity
-        The means, and how noisy the raw velocities were.
+    Returns the means, and how noisy the raw velocities were.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.velocity.estimation._averaging import average_over_neighbors
     >>> from muport.velocity.estimation._raw_velocity import estimate_raw_velocity
     >>> from muport.velocity.estimation._windows import pair_time_windows
     >>> time = np.linspace(0, 1, 400)

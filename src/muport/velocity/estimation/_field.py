@@ -34,23 +34,14 @@ class Field(nn.Module):
     Coordinates, times and velocities are in the units of the data: the scales are buffers of the module. The members
     share z and differ in A and b; ``misfit`` is the root mean square error that all of them have in common.
 
-    Parameters
-    ----------
-    d
-        Number of coordinates.
-    hidden
-        Width of both hidden layers.
-    n_latent
-        Width of the bottleneck.
-    with_time
-        Whether the field depends on time; otherwise ``t`` is ignored.
-    n_members
-        Number of bootstrap members.
+    - `d`: Number of coordinates.
+    - `hidden`: Width of both hidden layers.
+    - `n_latent`: Width of the bottleneck.
+    - `with_time`: Whether the field depends on time; otherwise ``t`` is ignored.
+    - `n_members`: Number of bootstrap members.
 
     Examples
     --------
-    >>> import torch
-    >>> from muport.velocity.estimation._field import Field
     >>> field = Field(3)
     >>> field(torch.zeros(2, 3), torch.zeros(2)).shape
     torch.Size([2, 3])

@@ -40,14 +40,9 @@ _LATENT_ENTRIES = 2**22  # latent entries of windows in memory at once
 class FieldFit:
     """A fitted field as arrays.
 
-    Attributes
-    ----------
-    state
-        Every tensor of the :class:`Field`, by name.
-    history
-        Loss of every step, by name: ``"loss"``, and its parts without their weights.
-    hidden_dim, n_latent, use_time
-        Shape of the network.
+    - `state`: Every tensor of the :class:`Field`, by name.
+    - `history`: Loss of every step, by name: ``"loss"``, and its parts without their weights.
+    - `hidden_dim`, `n_latent`, `use_time`: Shape of the network.
     """
 
     state: dict[str, NDArray[Any]]
@@ -109,42 +104,22 @@ def fit_field(
     bootstrap member, on windows drawn with replacement: the spread of the members is the uncertainty of the field,
     without another training.
 
-    Parameters
-    ----------
-    x
-        (n, d) coordinates.
-    time
-        (n,) times.
-    raw
-        Raw velocities; cells of weight 0 are left out.
-    hyperparameters
-        Those of the network and its fit. ``n_steps`` are steps of AdamW under one cycle of the learning rate; curl and
-        divergence, over all dimensions, are computed in 64 cells of each batch.
-    target
-        (n, d) velocities to fit in place of the raw ones, such as their means over neighbors. The members still differ
-        by the raw ones, since means over neighbors have errors that windows share.
-    neighbors
-        (n, k) nearest neighbors, for ``lambda_smooth``.
-    device
-        Torch device.
-    progress
-        Called with the number of steps done, after each.
+    - `x`: (n, d) coordinates.
+    - `time`: (n,) times.
+    - `raw`: Raw velocities; cells of weight 0 are left out.
+    - `hyperparameters`: Those of the network and its fit. ``n_steps`` are steps of AdamW under one cycle of the
+      learning rate; curl and divergence, over all dimensions, are computed in 64 cells of each batch.
+    - `target`: (n, d) velocities to fit in place of the raw ones, such as their means over neighbors. The members still
+      differ by the raw ones, since means over neighbors have errors that windows share.
+    - `neighbors`: (n, k) nearest neighbors, for ``lambda_smooth``.
+    - `progress`: Called with the number of steps done, after each.
 
-    Returns
-    -------
-    FieldFit
-        Weights, members and losses.
-
-    Raises
-    ------
-    ValueError
-        For arrays that do not fit, no covered cell or a loss that is not finite.
+    Returns weights, members and losses. Raises ValueError for arrays that do not fit, no covered cell or a loss that is
+    not finite.
 
     Examples
     --------
-    >>> import numpy as np
     >>> from muport.velocity._hyperparameters import VelocityHyperparameters
-    >>> from muport.velocity.estimation._field_training import fit_field
     >>> from muport.velocity.estimation._raw_velocity import estimate_raw_velocity
     >>> from muport.velocity.estimation._windows import pair_time_windows
     >>> time = np.linspace(0, 1, 400)

@@ -34,14 +34,9 @@ _COST_NEIGHBORS = 30  # with lambda_knn, a transport between cells that are not 
 class InputCells:
     """Cells that a velocity field is estimated from.
 
-    Attributes
-    ----------
-    x
-        (n, d) float32 coordinates.
-    time
-        (n,) float64 times, in the user's unit.
-    batch, spatial
-        (n,) int64 codes, or None: one batch; regions found by k-means.
+    - `x`: (n, d) float32 coordinates.
+    - `time`: (n,) float64 times, in the user's unit.
+    - `batch`, `spatial`: (n,) int64 codes, or None: one batch; regions found by k-means.
     """
 
     x: NDArray[np.float32]

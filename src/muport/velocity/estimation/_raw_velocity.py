@@ -34,23 +34,16 @@ _MIN_GAP = 0.2  # fraction of the median time gap below which a difference quoti
 class RawVelocity:
     """Velocity of each cell from the plans, before any smoothing.
 
-    Attributes
-    ----------
-    velocity
-        (n, d) float32 displacement per unit of time; 0 where not covered.
-    weight
-        (n,) float32 time gap of the difference quotient, its weight in a fit; 0 where not covered.
-    confidence
-        (n,) float32 in 0..1: share of the two sides, later and earlier, on which the cell has a partner window; for the
-        forward difference, number of windows it was in over the largest such number.
-    growth
-        (n,) float32 log change of mass per unit of time relative to the mean of the cell's window; 0 if balanced.
-    block
-        (n,) int64 window of each cell, the unit of resampling; -1 where not covered.
-    converged
-        Share of the transport problems that converged.
-    midpoint
-        (n,) float64 time in the middle of the gap, the cell's own where not covered; ``None`` if the gap is not known.
+    - `velocity`: (n, d) float32 displacement per unit of time; 0 where not covered.
+    - `weight`: (n,) float32 time gap of the difference quotient, its weight in a fit; 0 where not covered.
+    - `confidence`: (n,) float32 in 0..1: share of the two sides, later and earlier, on which the cell has a partner
+      window; for the forward difference, number of windows it was in over the largest such number.
+    - `growth`: (n,) float32 log change of mass per unit of time relative to the mean of the cell's window; 0 if
+      balanced.
+    - `block`: (n,) int64 window of each cell, the unit of resampling; -1 where not covered.
+    - `converged`: Share of the transport problems that converged.
+    - `midpoint`: (n,) float64 time in the middle of the gap, the cell's own where not covered; ``None`` if the gap is
+      not known.
     """
 
     velocity: NDArray[np.float32]
@@ -159,42 +152,24 @@ def estimate_raw_velocity(
     <C, T> + eps KL(T | a b') at squared distances C, with fixed column sums and, at tau < 1, row sums relaxed by
     eps tau / (1 - tau) KL(T 1 | a): the log of a row sum over its uniform share is growth.
 
-    Parameters
-    ----------
-    x
-        (n, d) coordinates.
-    time
-        (n,) pseudotime or real time.
-    windows
-        Pairs of windows.
-    hyperparameters
-        ``reg`` is eps as a fraction of the largest cost of each window; by default eps is ``reg_scale`` times the
-        median over cells of the squared distance to the fifth neighbor in the window. ``tau`` in (0, 1] relaxes the
-        source masses. Balanced plans (1) transport mass across branches wherever two windows have different shares of
-        them, by growth or by chance; strongly relaxed plans explain movement by growth where a step is long compared
-        to the distance of neighbors, and the velocity is then too short (few dimensions: 6 % at .98, 23 % at .9).
-        ``lambda_time`` is added to the cost, in units of the largest cost of the window, where the later window's cell
-        has the earlier time; ``lambda_knn`` where a pair of different cells is not among ``neighbors`` in either
-        direction. A cell without any neighbor among the target's cells gets nothing from that window.
-    neighbors
-        (n, k) nearest neighbors of each cell, for ``lambda_knn``.
-    device
-        Torch device of the transport.
+    - `x`: (n, d) coordinates.
+    - `time`: (n,) pseudotime or real time.
+    - `hyperparameters`: ``reg`` is eps as a fraction of the largest cost of each window; by default eps is
+      ``reg_scale`` times the median over cells of the squared distance to the fifth neighbor in the window. ``tau`` in
+      (0, 1] relaxes the source masses. Balanced plans (1) transport mass across branches wherever two windows have
+      different shares of them, by growth or by chance; strongly relaxed plans explain movement by growth where a step
+      is long compared to the distance of neighbors, and the velocity is then too short (few dimensions: 6 % at .98, 23
+      % at .9). ``lambda_time`` is added to the cost, in units of the largest cost of the window, where the later
+      window's cell has the earlier time; ``lambda_knn`` where a pair of different cells is not among ``neighbors`` in
+      either direction. A cell without any neighbor among the target's cells gets nothing from that window.
+    - `neighbors`: (n, k) nearest neighbors of each cell, for ``lambda_knn``.
+    - `device`: Torch device of the transport.
 
-    Returns
-    -------
-    RawVelocity
-        Velocity in units of ``x`` per unit of ``time``.
-
-    Raises
-    ------
-    ValueError
-        For arrays that do not fit, or ``lambda_knn`` without ``neighbors``.
+    Returns velocity in units of ``x`` per unit of ``time``. Raises ValueError for arrays that do not fit, or
+    ``lambda_knn`` without ``neighbors``.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.velocity.estimation._raw_velocity import estimate_raw_velocity
     >>> from muport.velocity.estimation._windows import pair_time_windows
     >>> time = np.linspace(0, 1, 400)
     >>> raw = estimate_raw_velocity(np.stack([3 * time, 0 * time], axis=1), time, pair_time_windows(time))

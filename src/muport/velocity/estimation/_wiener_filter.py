@@ -27,14 +27,9 @@ _HALF = 0.5  # share of a direction's variance kept by the filter above which ve
 class WienerFilter:
     """The map y = c + M (x - c).
 
-    Attributes
-    ----------
-    center
-        (d,) mean c of the data.
-    matrix
-        (d, d) symmetric matrix M, its eigenvalues from 0 to 1.
-    noise_variance
-        Variance of the noise in each coordinate, in squared units of the data.
+    - `center`: (d,) mean c of the data.
+    - `matrix`: (d, d) symmetric matrix M, its eigenvalues from 0 to 1.
+    - `noise_variance`: Variance of the noise in each coordinate, in squared units of the data.
     """
 
     center: NDArray[np.float64]
@@ -72,27 +67,13 @@ def fit_wiener_filter(x: Any, time: Any) -> WienerFilter:
     motion; in fifty dimensions they would dominate the distances between cells. Where all directions vary alike, M is a
     multiple of the identity, and no distance changes relative to another. The map rotates with the data.
 
-    Parameters
-    ----------
-    x
-        (n, d) coordinates.
-    time
-        (n,) pseudotime or real time.
+    - `x`: (n, d) coordinates.
+    - `time`: (n,) pseudotime or real time.
 
-    Returns
-    -------
-    WienerFilter
-        The map, and the noise variance.
-
-    Raises
-    ------
-    ValueError
-        For arrays that do not fit, or a single value of time.
+    Returns the map, and the noise variance. Raises ValueError for arrays that do not fit, or a single value of time.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.velocity.estimation._wiener_filter import fit_wiener_filter
     >>> time = np.linspace(0, 1, 400)
     >>> x = np.random.default_rng(0).normal(size=(400, 20))
     >>> x[:, 0] += 20 * time

@@ -28,22 +28,15 @@ _MIN_BIN = 20  # cells that a bin is planned for, however small window_fraction 
 class Windows:
     """Pairs of windows between which cells are transported; row i of ``source`` is paired with row i of ``target``.
 
-    Attributes
-    ----------
-    source
-        (P, w) int64 positions of cells, padded with -1.
-    target
-        (P, w) int64 positions of cells, padded with -1.
-    direction
-        (P,) int8: 1 if the target is later, -1 if earlier, 0 if a window at the edge of time is paired with itself.
-    mutual
-        (P,) bool: whether the plan also gives the origins of the target's cells; otherwise only the source uses it.
-    cluster
-        (n,) int64 time bin of each cell, or its region in space.
-    block
-        (n,) int64 window of each cell, the unit of resampling; -1 where it is in none.
-    kind
-        ``"time"`` or ``"spatial"``.
+    - `source`: (P, w) int64 positions of cells, padded with -1.
+    - `target`: (P, w) int64 positions of cells, padded with -1.
+    - `direction`: (P,) int8: 1 if the target is later, -1 if earlier, 0 if a window at the edge of time is paired with
+      itself.
+    - `mutual`: (P,) bool: whether the plan also gives the origins of the target's cells; otherwise only the source uses
+      it.
+    - `cluster`: (n,) int64 time bin of each cell, or its region in space.
+    - `block`: (n,) int64 window of each cell, the unit of resampling; -1 where it is in none.
+    - `kind`: ``"time"`` or ``"spatial"``.
     """
 
     source: Ints
@@ -75,30 +68,16 @@ def pair_time_windows(
     window replaces the missing one. Where it has none, its cells are paired with all cells of the bins before and
     after.
 
-    Parameters
-    ----------
-    time
-        (n,) pseudotime or real time.
-    batch
-        (n,) batch of each cell, of any type; one batch by default.
-    hyperparameters
-        Of these, ``window_fraction``, ``window_size`` and ``random_state`` are used. A bin is planned for at least 20
-        cells.
+    - `time`: (n,) pseudotime or real time.
+    - `batch`: (n,) batch of each cell, of any type; one batch by default.
+    - `hyperparameters`: Of these, ``window_fraction``, ``window_size`` and ``random_state`` are used. A bin is planned
+      for at least 20 cells.
 
-    Returns
-    -------
-    Windows
-        With the time bins as clusters.
-
-    Raises
-    ------
-    ValueError
-        If time is not finite, has one value only, or all cells are in a single bin.
+    Returns the windows, with the time bins as clusters. Raises ValueError if time is not finite, has one value only, or
+    all cells are in a single bin.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.velocity.estimation._windows import pair_time_windows
     >>> windows = pair_time_windows(np.repeat([2.0, 4.0, 6.0], 20))
     >>> windows.n_pairs, windows.direction.tolist()
     (4, [1, 1, 0, 0])
@@ -250,9 +229,7 @@ def _make_cell_sets(bins: Ints, batch: Ints) -> _CellSets:
 def _split_into_blocks(cells: Ints, group: Ints, n_groups: int, width: int) -> tuple[Ints, Ints, Ints]:
     """Split each group into blocks of about `width` cells: cell i of a group of m blocks goes to its block i mod m.
 
-    Returns
-    -------
-    (blocks, w) cells of each block, padded with -1; first block of each group; number of blocks of each group.
+    Returns (blocks, w) cells of each block, padded with -1; first block of each group; number of blocks of each group.
     """
     size = np.bincount(group, minlength=n_groups)
     count = np.maximum(1, np.round(size / width)).astype(np.int64)
@@ -268,9 +245,7 @@ def _split_into_blocks(cells: Ints, group: Ints, n_groups: int, width: int) -> t
 def _pair_blocks(left: Ints, right: Ints, first: Ints, count: Ints) -> tuple[Ints, Ints, Ints]:
     """Pair block r with block r of every two linked sets; the set with fewer blocks repeats its own.
 
-    Returns
-    -------
-    Source block, target block and link of each pair.
+    Returns source block, target block and link of each pair.
     """
     n_pairs = np.maximum(count[left], count[right])
     link = np.repeat(np.arange(len(left)), n_pairs)
@@ -300,40 +275,23 @@ def pair_spatial_windows(
     Regions are given, or clusters of k-means. Within each region (and batch) cells are sorted by time and cut into
     windows of ``window_size`` cells; each window begins ``1 - overlap_fraction`` of a window after the previous one.
 
-    Parameters
-    ----------
-    x
-        (n, d) coordinates.
-    time
-        (n,) pseudotime or real time.
-    cluster
-        (n,) region of each cell, of any type; k-means by default.
-    batch
-        (n,) batch of each cell; a window never has cells of two batches.
-    hyperparameters
-        The number ``n_clusters`` of k-means regions is by default a hundredth of the cells, between 5 and 30. A
-        window has ``window_size`` cells, at most half a region; by default a quarter of the mean region, at least
-        ``min_window_size``. A region of fewer than two windows of ``min_window_size`` cells is left out. The last
-        cells of a region may be too few for a window: ``tail_handling="force"`` adds a full window that ends at the
-        last cell, ``"split"`` makes them a window, or adds them to the last window if they are fewer than
-        ``tail_threshold``, and ``"drop"`` leaves them out. ``random_state`` is the seed of k-means and of the order
-        among equal times.
+    - `x`: (n, d) coordinates.
+    - `time`: (n,) pseudotime or real time.
+    - `cluster`: (n,) region of each cell, of any type; k-means by default.
+    - `batch`: (n,) batch of each cell; a window never has cells of two batches.
+    - `hyperparameters`: The number ``n_clusters`` of k-means regions is by default a hundredth of the cells, between 5
+      and 30. A window has ``window_size`` cells, at most half a region; by default a quarter of the mean region, at
+      least ``min_window_size``. A region of fewer than two windows of ``min_window_size`` cells is left out. The last
+      cells of a region may be too few for a window: ``tail_handling="force"`` adds a full window that ends at the last
+      cell, ``"split"`` makes them a window, or adds them to the last window if they are fewer than ``tail_threshold``,
+      and ``"drop"`` leaves them out. ``random_state`` is the seed of k-means and of the order among equal times.
 
-    Returns
-    -------
-    Windows
-        With the regions as clusters.
-
-    Raises
-    ------
-    ValueError
-        If time is not finite or constant, or no region has two windows.
+    Returns the windows, with the regions as clusters. Raises ValueError if time is not finite or constant, or no region
+    has two windows.
 
     Examples
     --------
-    >>> import numpy as np
     >>> from muport.velocity._hyperparameters import VelocityHyperparameters
-    >>> from muport.velocity.estimation._windows import pair_spatial_windows
     >>> time = np.linspace(0, 1, 100)
     >>> options = VelocityHyperparameters(window_size=40)
     >>> windows = pair_spatial_windows(time[:, None], time, ["a"] * 100, hyperparameters=options)

@@ -26,21 +26,13 @@ _MIN_REACH = 1e-3  # a cell with a smaller probability to be absorbed counts as 
 class Absorption:
     """Probability that a chain is absorbed in each terminal set, and the accuracy of the solution.
 
-    Attributes
-    ----------
-    probabilities
-        (n, f) probability of each terminal set, given that one is reached. Rows sum to 1, or are 0 where none is
-        reached.
-    reach
-        (n,) probability that any terminal set is reached: below 1 where the chain can stay elsewhere forever.
-    reached
-        (n,) whether ``reach`` is at least 0.001; the other rows of ``probabilities`` are 0.
-    residual
-        Largest absolute entry of (I - Q) q - R.
-    n_iter
-        Iterations of the solvers over all columns; 0 for the direct solver.
-    converged
-        Whether the residual is at most the tolerance.
+    - `probabilities`: (n, f) probability of each terminal set, given that one is reached. Rows sum to 1, or are 0 where
+      none is reached.
+    - `reach`: (n,) probability that any terminal set is reached: below 1 where the chain can stay elsewhere forever.
+    - `reached`: (n,) whether ``reach`` is at least 0.001; the other rows of ``probabilities`` are 0.
+    - `residual`: Largest absolute entry of (I - Q) q - R.
+    - `n_iter`: Iterations of the solvers over all columns; 0 for the direct solver.
+    - `converged`: Whether the residual is at most the tolerance.
     """
 
     probabilities: NDArray[np.float64]
@@ -60,33 +52,16 @@ def solve_absorption(kernel: Any, terminal: Any, *, tol: float = 1e-8, max_iter:
     q <- Q q + R is run, whose error decreases in every iteration. Memory and the cost of an iteration are linear in
     the number of non-zero entries.
 
-    Parameters
-    ----------
-    kernel
-        (n, n) row-stochastic matrix.
-    terminal
-        (n,) integer code of the terminal set of a cell, 0 to f - 1; -1 where it is transient.
-    tol
-        Largest residual.
-    max_iter
-        Maximum iterations of each solver and column.
+    - `kernel`: (n, n) row-stochastic matrix.
+    - `terminal`: (n,) integer code of the terminal set of a cell, 0 to f - 1; -1 where it is transient.
+    - `tol`: Largest residual.
+    - `max_iter`: Maximum iterations of each solver and column.
 
-    Returns
-    -------
-    Absorption
-        Probabilities (n, f), reach and convergence.
-
-    Raises
-    ------
-    ValueError
-        If ``kernel`` is not row-stochastic, or ``terminal`` does not fit or holds no terminal cell.
-    TypeError
-        If ``terminal`` is not integer.
+    Returns probabilities (n, f), reach and convergence. Raises ValueError if ``kernel`` is not row-stochastic, or
+    ``terminal`` does not fit or holds no terminal cell; TypeError if ``terminal`` is not integer.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.velocity.fates._absorption import solve_absorption
     >>> chain = np.array([[1, 0, 0, 0], [0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5], [0, 0, 0, 1]])
     >>> solve_absorption(chain, [0, -1, -1, 1]).probabilities[1].round(3).tolist()
     [0.667, 0.333]

@@ -24,15 +24,10 @@ _MIN_VARIANCE = 1e-12  # relative to the mean square: a column of smaller varian
 class FeatureCorrelation:
     """Correlation of g features with f fates.
 
-    Attributes
-    ----------
-    correlation
-        (g, f) in -1..1; 0 where the feature or the fate is constant.
-    p_value
-        (g, f) two-sided, for no correlation; 1 where one is constant. Cells are treated as independent samples. Cells
-        that are neighbors on a trajectory are not independent, so use the p-value only to rank features.
-    q_value
-        (g, f) false discovery rate over the features of a fate (Benjamini and Hochberg, 1995).
+    - `correlation`: (g, f) in -1..1; 0 where the feature or the fate is constant.
+    - `p_value`: (g, f) two-sided, for no correlation; 1 where one is constant. Cells are treated as independent
+      samples. Cells that are neighbors on a trajectory are not independent, so use the p-value only to rank features.
+    - `q_value`: (g, f) false discovery rate over the features of a fate (Benjamini and Hochberg, 1995).
     """
 
     correlation: NDArray[np.float64]
@@ -48,29 +43,16 @@ def correlate_features(
     The p-values use Fisher's transformation: atanh(r) sqrt(n - 3) is standard normal without correlation. For ranks the
     variance is 1.06 / (n - 3) instead (Fieller, Hartley and Pearson, 1957).
 
-    Parameters
-    ----------
-    features
-        (n, g) dense or sparse, e.g. log-normalized expression. A sparse matrix is made dense in blocks at most.
-    fates
-        (n, f) e.g. of :func:`fate_probabilities`; leave out cells that reach no terminal state.
-    method
-        ``"pearson"``, or ``"spearman"``: correlation of the ranks, ties at their mean.
+    - `features`: (n, g) dense or sparse, e.g. log-normalized expression. A sparse matrix is made dense in blocks at
+      most.
+    - `fates`: (n, f) e.g. of :func:`fate_probabilities`; leave out cells that reach no terminal state.
+    - `method`: ``"pearson"``, or ``"spearman"``: correlation of the ranks, ties at their mean.
 
-    Returns
-    -------
-    FeatureCorrelation
-        Correlation, p and q, each (g, f).
-
-    Raises
-    ------
-    ValueError
-        For fewer than four cells, shapes that do not fit, NaN or infinite entries, or an unknown method.
+    Returns correlation, p and q, each (g, f). Raises ValueError for fewer than four cells, shapes that do not fit, NaN
+    or infinite entries, or an unknown method.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.velocity.fates._drivers import correlate_features
     >>> fate = np.linspace(0, 1, 9)[:, None]
     >>> correlate_features(np.hstack([fate, 1 - fate, fate * 0]), fate).correlation.ravel().round(3).tolist()
     [1.0, -1.0, 0.0]
@@ -153,28 +135,15 @@ def _correlate_sparse(block: Any, unit: NDArray[np.float64]) -> NDArray[np.float
 def feature_velocity(velocity: Any, loadings: Any) -> NDArray[np.float32]:
     """Velocity of features: v_feature = v L', for coordinates x = (feature - mean) L.
 
-    Parameters
-    ----------
-    velocity
-        (n, d) in the space of the coordinates.
-    loadings
-        (g, d) of the features, e.g. ``varm["PCs"]``, or some of its rows. Where features were scaled before the
-        projection, the result is in scaled units.
+    - `velocity`: (n, d) in the space of the coordinates.
+    - `loadings`: (g, d) of the features, e.g. ``varm["PCs"]``, or some of its rows. Where features were scaled before
+      the projection, the result is in scaled units.
 
-    Returns
-    -------
-    numpy.ndarray
-        (n, g) float32, in units of the features per unit of time.
-
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit, or NaN or infinite entries.
+    Returns (n, g) float32, in units of the features per unit of time. Raises ValueError for shapes that do not fit, or
+    NaN or infinite entries.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.velocity.fates._drivers import feature_velocity
     >>> feature_velocity(np.array([[1.0, 2.0]]), np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])).tolist()
     [[1.0, 1.5, 2.0]]
     """

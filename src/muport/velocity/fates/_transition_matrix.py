@@ -154,15 +154,9 @@ def _balance_columns(kernel: sp.csr_matrix, balance: float) -> sp.csr_matrix:
 def as_transition_matrix(kernel: Any) -> sp.csr_matrix:
     """Return a transition matrix as float64 CSR without stored zeros, after a check that its rows sum to 1.
 
-    Parameters
-    ----------
-    kernel
-        (n, n) probabilities, dense or sparse. Row sums may differ from 1 by the rounding of float32.
+    - `kernel`: (n, n) probabilities, dense or sparse. Row sums may differ from 1 by the rounding of float32.
 
-    Raises
-    ------
-    ValueError
-        If it is not square, not finite, negative, or a row does not sum to 1.
+    Raises ValueError if it is not square, not finite, negative, or a row does not sum to 1.
     """
     matrix = sp.csr_matrix(kernel, dtype=np.float64)
     if matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:

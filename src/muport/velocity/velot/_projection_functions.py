@@ -31,14 +31,10 @@ def project_to_embedding(
     ----------
     adata
         Cells with velocities.
-    velocity_key
-        Key of ``obsm`` with the velocities in the basis.
+    velocity_key, basis_pca, basis_embedding
+        Keys of ``obsm`` with the velocities in the basis, with the basis, and with the embedding.
     velocity_key_umap
-        Key of ``obsm`` under which those in the embedding are written.
-    basis_pca
-        Key of ``obsm`` with the basis.
-    basis_embedding
-        Key of ``obsm`` with the embedding.
+        Key of ``obsm`` under which the velocities in the embedding are written.
     n_neighbors
         Number of neighbors from which the map between the two spaces is estimated.
     modality

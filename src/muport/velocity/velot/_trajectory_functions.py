@@ -61,16 +61,14 @@ def compute_trajectories(
         Where paths start and end, as for the method.
     n_trajectories, n_steps, step_size, direction, evolve_pseudotime, max_attempts_factor, random_state
         As for the method.
-    velocity_key
-        Key of ``obsm`` with the velocities that are interpolated where the network is not used.
     basis
         Key of ``obsm`` with the space in which cells move.
+    use_network
+        Follow the network, if there is one in that basis. Otherwise velocities of cells are interpolated.
+    velocity_key, k_velocity
+        Key of ``obsm`` with the velocities to interpolate, and number of cells over which they are interpolated.
     cluster_key
         Column with the clusters; needed only where a cluster is named.
-    k_velocity
-        Number of cells whose velocities are interpolated.
-    use_network
-        Follow the network, if there is one in that basis.
     time_key, modality
         As for :func:`build_windows`.
 
@@ -86,22 +84,12 @@ def compute_trajectories(
     ValueError
         If no cell satisfies the conditions, the target was never reached, or a number is out of range.
     """
-    settings = _plain_values(locals())
+    settings, options = _plain_values(locals()), TrajectoryOptions.from_arguments(locals())
     data = in_modality(adata, modality)
     cells = read_cells(data, basis, time_key)
     labels = _labels(data, cluster_key, required=start_cluster is not None or target_cluster is not None)
     field = _field(data, cells, basis, velocity_key, k_velocity, use_network)
     start = StartCells(rows=start_cells, cluster=start_cluster, time_min=start_pseudotime, time_max=end_pseudotime)
-    options = TrajectoryOptions(
-        target_cluster=target_cluster,
-        n_trajectories=n_trajectories,
-        n_steps=n_steps,
-        step_size=step_size,
-        direction=direction,
-        evolve_time=evolve_pseudotime,
-        max_attempts_factor=max_attempts_factor,
-        random_state=random_state,
-    )
     trajectories = trace_trajectories(field, ClusteredCells.create(cells.x, cells.time, labels), start, options)
     data.uns[VelotKeys.TRAJECTORIES] = pack_trajectories(trajectories, basis, settings)
     return adata
@@ -138,12 +126,10 @@ def simulate_flow(
         Bounds of the source in the embedding `basis_embedding`.
     n_steps, step_size, diffusion, noise_scale, random_state
         As for the method.
-    basis
-        Key of ``obsm`` with the space of the network.
+    basis, basis_embedding
+        Keys of ``obsm`` with the space of the network, and with the embedding of those bounds.
     cluster_key
         Column with the clusters; needed only with `source_cluster`.
-    basis_embedding
-        Key of ``obsm`` with the embedding of those bounds.
     modality
         As for :func:`build_windows`.
 
@@ -158,7 +144,7 @@ def simulate_flow(
     ValueError
         If no cell satisfies the conditions, or a number is out of range.
     """
-    settings = _plain_values(locals())
+    settings, options = _plain_values(locals()), FlowOptions.from_arguments(locals())
     data = in_modality(adata, modality)
     fit, cells, basis_of_fit = read_fit(data)
     if basis_of_fit != basis:
@@ -171,14 +157,6 @@ def simulate_flow(
         embedding=np.asarray(data.obsm[basis_embedding]) if basis_embedding in data.obsm else None,
         x_lim=source_x_lim,
         y_lim=source_y_lim,
-    )
-    options = FlowOptions(
-        n_particles=n_particles,
-        n_steps=n_steps,
-        step_size=step_size,
-        diffusion=diffusion,
-        noise_scale=noise_scale,
-        random_state=random_state,
     )
     trajectories = flow_particles(fit.field(), ClusteredCells.create(cells.x, cells.time, labels), source, options)
     data.uns[VelotKeys.FLOW] = pack_trajectories(trajectories, basis, settings)
