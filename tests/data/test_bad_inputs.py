@@ -98,7 +98,7 @@ MUDATA = {
     "use_rep of numbers": (None, {"use_rep": {"rna": 3}}, TypeError, ["use_rep", "3"]),
     "batch_key a list": (None, {"batch_key": ["batch"]}, TypeError, ["batch_key", "['batch']"]),
     "paired a word": (None, {"paired": "yes"}, TypeError, ["paired", "yes"]),
-    "unlabelled a number": (None, {"unlabeled_category": 0}, TypeError, ["unlabeled_category", "0"]),
+    "unlabeled a number": (None, {"unlabeled_category": 0}, TypeError, ["unlabeled_category", "0"]),
     "unknown option": (None, {"extend": True}, TypeError, ["extend"]),
 }
 

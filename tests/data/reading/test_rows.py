@@ -49,7 +49,7 @@ def test_groups_of_one_modality_are_its_batches(adata):
     assert rows.own["adata"].base is rows.x
 
 
-def test_labels_come_from_rna_and_the_rest_is_unlabelled(mdata):
+def test_labels_come_from_rna_and_the_rest_is_unlabeled(mdata):
     rows = read_rows(mdata, SHARED)
     label = pd.Series(rows.label, index=rows.obs_names)
     assert rows.labels == ("t0", "t1", "t2")
@@ -234,3 +234,10 @@ def test_cells_of_another_width_are_refused(mdata):
     rows.check_width(rows.x.shape[1])
     with pytest.raises(ValueError, match=rf"{rows.x.shape[1]} coordinates, but the model has 3"):
         rows.check_width(3)
+
+
+def test_repeated_names_beside_a_modality_called_data_are_refused(adata):
+    mdata = MuData({"data": adata, "rna": adata.copy()})
+    mdata.obs_names = ["c0", *mdata.obs_names[1:-1], "c0"]
+    with pytest.raises(ValueError, match=r"obs_names of 'data' repeat 1"):
+        read_rows(mdata, Setup(None, shared_rep="X_pca"))

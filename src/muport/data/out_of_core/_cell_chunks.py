@@ -14,7 +14,7 @@ from muport._checks import check_option
 from muport._keys import UNLABELED_CATEGORY
 from muport.data.out_of_core._coded_columns import CodedColumn, ObsTable, obs_in_memory, obs_on_disk, select_column
 from muport.data.out_of_core._disk_arrays import OnDisk, Window, choose_modality, open_root
-from muport.data.reading._representation import width
+from muport.data.reading._representation import count_columns
 
 if TYPE_CHECKING:
     import anndata
@@ -134,7 +134,7 @@ def open_chunks(
     _check_numeric(values, name)
     if isinstance(values, OnDisk):
         values.check_whole(name)
-    shape = int(values.shape[0]), width(values, name)
+    shape = int(values.shape[0]), count_columns(values, name)
     if not shape[0]:
         raise ValueError("adata_full has no cells.")
     own = source.obs(None)

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 _BLOCK = 65_536
 
 
-def width(values: Any, name: str) -> int:
+def count_columns(values: Any, where: str) -> int:
     """Return the number of columns of a representation; refuse what is not (n, d) with d >= 1."""
     shape = tuple(getattr(values, "shape", ()))
     if len(shape) != 2 or shape[1] < 1:
-        raise ValueError(f"{name} has shape {shape}, expected (n_cells, d) with d >= 1.")
+        raise ValueError(f"{where} has shape {shape}, expected (n_cells, d) with d >= 1.")
     return int(shape[1])
 
 
-def ready(values: Any) -> NDArray[np.float32] | None:
+def view_if_float32(values: Any) -> NDArray[np.float32] | None:
     """Return a read-only view of values that already are finite float32 rows, or None: large data need no copy then."""
     if type(values) is not np.ndarray or values.dtype != np.float32 or not values.flags.c_contiguous:
         return None
@@ -34,18 +34,18 @@ def ready(values: Any) -> NDArray[np.float32] | None:
     return view
 
 
-def fill(out: NDArray[np.float32], values: Any, name: str, obs_names: pd.Index) -> None:
+def write_float32(out: NDArray[np.float32], values: Any, where: str, obs_names: pd.Index) -> None:
     """Write a representation into `out` as float32, block by block, and refuse NaN and Inf.
 
     - `out`: (n, d) array to write into.
     - `values`: (n, d) ndarray, sparse matrix (made dense here), DataFrame, or an array on disk, of any real dtype.
-    - `name`: How messages call it, for example ``"obsm['X_pca'] of 'rna'"``.
+    - `where`: Text by which errors name the values, for example ``"obsm['X_pca'] of 'rna'"``.
     - `obs_names`: Names of the n cells, for messages.
     """
     if isinstance(values, pd.DataFrame):
         values = values.to_numpy()
     if np.dtype(getattr(values, "dtype", float)).kind not in "fiub":
-        raise TypeError(f"{name} has dtype {values.dtype}, expected real numbers: convert it with .astype('float32').")
+        raise TypeError(f"{where} has dtype {values.dtype}, expected real numbers: convert it with .astype('float32').")
     bad, first = 0, -1
     for start in range(0, out.shape[0], _BLOCK):
         block = values[start : start + _BLOCK]
@@ -60,6 +60,6 @@ def fill(out: NDArray[np.float32], values: Any, name: str, obs_names: pd.Index) 
             bad += int((~finite).sum())
     if bad:
         raise ValueError(
-            f"{name} holds {bad} NaN or Inf values in float32, first in cell {obs_names[first]!r}: leave such cells "
+            f"{where} holds {bad} NaN or Inf values in float32, first in cell {obs_names[first]!r}: leave such cells "
             "out or impute the values."
         )

@@ -1,15 +1,28 @@
-"""The cells as the methods read them: arrays with one row per measurement of a cell in a modality."""
+"""The cells as the algorithms read them: arrays with one row per measurement.
+
+A row is the measurement of one cell in one modality; a row of ``obs`` is called a cell. There are n cells, and modality
+m has n_m of them, with d_m coordinates in its own representation. The arrays have one of four layouts:
+
+============  ============  ======================  ==========  =====================
+layout        x             cell                    modalities  own
+============  ============  ======================  ==========  =====================
+one modality  (n, d)        each cell once          its name    x, (n, d_m) or None
+shared space  (sum n_m, d)  modality by modality    all names   (n_m, d_m) or None
+concatenated  (n, sum d_m)  0, 1, ..., n - 1        "joint"     x
+separate      (sum n_m, 0)  modality by modality    all names   (n_m, d_m)
+============  ============  ======================  ==========  =====================
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from muport._keys import JOINT_MODALITY
 from muport.data.reading._annotations import read_annotations
-from muport.data.reading._representation import fill, ready, width
+from muport.data.reading._representation import count_columns, view_if_float32, write_float32
 from muport.data.registration._setup import Setup, SpaceKeys, find_space_keys, select_modalities
 
 if TYPE_CHECKING:
@@ -25,48 +38,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """One row per (cell, modality) measurement, modality after modality, in the order of each modality.
+    """Rows modality by modality, each in the order of its cells. Codes are int64 positions in a tuple of names.
 
     Attributes
     ----------
     x
-        (n_rows, d) float32, C-contiguous: coordinates in the working space. Not to be written to: where the object
-        holds just this, it is a view of it. (n_rows, 0) where the modalities have no space in common.
+        Per row (n_rows, d): float32, C-contiguous coordinates in the working space. Read-only, like `own`: they may
+        share memory with ``obsm``.
     cell
-        (n_rows,) int64: position of the row's cell in `obs_names`.
-    modality
-        (n_rows,) int64 codes into `modalities`.
-    modalities
-        Names of the participating modalities.
-    batch
-        (n_rows,) int64 codes into `batches`.
-    batches
-        Names of the batches present, sorted.
-    group
-        (n_rows,) int64 codes into `groups`. A group is a batch, or, where several modalities take part, a batch of one
-        modality: RNA and ATAC of one batch are different measurements.
-    groups
-        Names of the groups: the batch, or ``"modality:batch"``.
-    label
-        (n_cells,) int64 codes into `labels`, -1 for a cell without a label.
-    labels
-        Names of the labels present, sorted, without the unlabelled category.
+        Per row (n_rows,): position of its cell in `obs_names`.
+    modality, batch, group
+        Per row (n_rows,): codes into `modalities`, `batches` and `groups`. A group is a batch or, if there are several
+        modalities, a batch of one modality: RNA and ATAC of one batch are different measurements.
+    own
+        Modality -> float32 coordinates of its rows in its own representation; None if that is not given.
+    label, sample, spatial
+        Per cell (n_cells,): codes into `labels` (-1 without a label), `samples`, and the spatial regions `spatials`.
+        The last two are None if the set-up does not name them.
+    time, weight
+        Per cell (n_cells,): float64, finite; weights are at least 0, not all 0. None if the set-up does not name them.
     obs_names
         Names of the cells, in the order of the object.
-    own
-        Modality -> its own representation (n_rows of it, d_m) float32, in the order of its rows; None if not given.
-    time
-        (n_cells,) float64: time of each cell, finite; None if the set-up names no time.
-    spatial
-        (n_cells,) int64 codes into `spatials`; None if the set-up names no regions.
-    spatials
-        Names of the regions present, sorted.
-    sample
-        (n_cells,) int64 codes into `samples`; None if the set-up names no samples.
-    samples
-        Names of the samples present, sorted.
-    weight
-        (n_cells,) float64 of at least 0, some above; None if the set-up names no weights.
+    modalities, batches, groups, labels, samples, spatials
+        Names that the codes stand for. Batches, labels, samples and regions are those present, sorted, without the
+        unlabeled category. A group has the name of its batch, or ``"modality:batch"``.
     """
 
     x: NDArray[np.float32]
@@ -95,11 +90,11 @@ class Rows:
 
     @property
     def n_paired(self) -> int:
-        """Number of cells measured in more than one modality."""
+        """Number of cells with several rows; 0 if the modalities are concatenated."""
         return int((np.bincount(self.cell, minlength=self.n_cells) > 1).sum())
 
     def check_width(self, width: int) -> None:
-        """Refuse cells that have not as many coordinates as those a model was fitted to."""
+        """Raise a ValueError if the number of coordinates differs from the model's."""
         if self.x.shape[1] != width:
             raise ValueError(f"the cells have {self.x.shape[1]} coordinates, but the model has {width}.")
 
@@ -113,7 +108,7 @@ class Rows:
 
         Returns
         -------
-        (n_cells, k) float32, in the order of `obs_names`.
+        (n_cells, k) float32, in the order of `obs_names`; may be `values` itself if each cell has one row.
         """
         if np.array_equal(self.cell, np.arange(self.n_cells)):
             return values.astype(np.float32, copy=False)
@@ -150,7 +145,8 @@ def read_rows(
 ) -> Rows:
     """Check the data against `setup` and return them as arrays; `data` and its views are left as they are.
 
-    Peak memory above the input is the float32 copy that is returned, plus one block of rows.
+    Every representation is copied to float32 once, block by block, except for that of a single modality that is finite
+    float32 already. Concatenation needs a second copy of one modality at a time.
 
     Parameters
     ----------
@@ -159,21 +155,17 @@ def read_rows(
     setup
         What the user asked for.
     modalities
-        Modalities of a fitted model, when `data` are new cells: then one of them is enough, and the columns of regions
-        and weights may be missing.
-    require_labels
-        If False, a missing label column means that no cell is labelled.
-    require_batch
-        If False, a missing batch column means that all cells are one batch.
-    require_time
-        If False, a missing time column means no time.
-    require_sample
-        If False, a missing sample column means no samples.
+        Modalities of a fitted model, if `data` are new cells. One of them is then enough (all, if they are
+        concatenated), and the columns of regions and weights may be missing, as may own representations beside a
+        shared one.
+    require_labels, require_batch, require_time, require_sample
+        Whether a column that the set-up names must exist. Without it no cell is labeled, all cells are one batch, or
+        there are no times or samples.
 
     Returns
     -------
     The rows. One batch, a batch of one cell, an empty modality, a constant representation and cells without any label
-    all pass: the methods define what they mean.
+    are allowed: the algorithms define what they mean.
 
     Raises
     ------
@@ -196,7 +188,7 @@ def read_rows(
     mods = select_modalities(data, setup, modalities)
     keys = find_space_keys(mods, setup, modalities)
     obs_names = _check_names(data, mods)
-    cells = {m: _positions(obs_names, mods[m].obs_names, m) for m in keys.space}
+    cells = {m: _locate_cells(obs_names, mods[m].obs_names, m) for m in keys.space}
     _check_cells(obs_names, cells, setup, keys)
     required = {
         "labels_key": require_labels,
@@ -210,7 +202,7 @@ def read_rows(
     working = _concatenate_modalities(mods, keys, cells) if keys.concatenate else _stack_modalities(mods, keys, cells)
     row_batch = annotations.batch.codes[working.cell]
     several = not keys.concatenate and len(modalities if modalities is not None else cells) > 1
-    group, groups = _groups(working.modality, working.modalities, row_batch, annotations.batch.names, several)
+    group, groups = _assign_groups(working.modality, working.modalities, row_batch, annotations.batch.names, several)
     return Rows(
         x=working.x,
         cell=working.cell,
@@ -244,32 +236,68 @@ class _WorkingSpace:
     own: dict[str, NDArray[np.float32] | None]
 
 
+def _get_representation(mods: Modalities, modality: str, key: str) -> tuple[Any, str]:
+    """Return a representation, and the text by which errors name it."""
+    return mods[modality].obsm[key], f"obsm[{key!r}] of {modality!r}"
+
+
+def _read_representation(
+    mods: Modalities, modality: str, key: str, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Read a representation (n_m, d_m) as float32, into `out` if it is given."""
+    values, where = _get_representation(mods, modality, key)
+    if out is None:
+        out = np.empty((mods[modality].n_obs, count_columns(values, where)), np.float32)
+    write_float32(out, values, where, mods[modality].obs_names)
+    return out
+
+
 def _stack_modalities(mods: Modalities, keys: SpaceKeys, cells: Mapping[str, NDArray[np.int64]]) -> _WorkingSpace:
-    sizes = [len(c) for c in cells.values()]
-    x = np.empty((sum(sizes), 0), np.float32) if keys.separate else _stack(mods, keys)
-    modality = np.repeat(np.arange(len(sizes)), sizes)
-    return _WorkingSpace(
-        x, np.concatenate(list(cells.values())), modality, tuple(keys.space), _own(mods, keys, x, sizes)
-    )
+    """Stack the rows of the modalities, in their shared space if they have one."""
+    ends = np.cumsum([0, *map(len, cells.values())])
+    x = np.empty((ends[-1], 0), np.float32) if keys.separate else _read_shared_space(mods, keys, ends)
+    own: dict[str, NDArray[np.float32] | None] = dict.fromkeys(keys.space)
+    for m, start, stop in zip(keys.space, ends[:-1], ends[1:], strict=True):
+        if m in keys.own:
+            is_shared = keys.own[m] == keys.space[m] and not keys.separate
+            own[m] = x[start:stop] if is_shared else _read_representation(mods, m, keys.own[m])
+    modality = np.repeat(np.arange(len(cells)), np.diff(ends))
+    return _WorkingSpace(x, np.concatenate(list(cells.values())), modality, tuple(keys.space), own)
+
+
+def _read_shared_space(mods: Modalities, keys: SpaceKeys, ends: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Read the shared coordinates (n_rows, d) of the modalities, whose rows end at `ends`."""
+    widths = {m: count_columns(*_get_representation(mods, m, key)) for m, key in keys.space.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"shared_rep: {keys.space} differ in width, {widths}: they must be coordinates in one space.")
+    if len(keys.space) == 1:
+        ((m, key),) = keys.space.items()
+        if (view := view_if_float32(mods[m].obsm[key])) is not None:
+            return view
+    x = np.empty((ends[-1], next(iter(widths.values()))), np.float32)
+    for (m, key), start, stop in zip(keys.space.items(), ends[:-1], ends[1:], strict=True):
+        _read_representation(mods, m, key, x[start:stop])
+    return x
 
 
 def _concatenate_modalities(mods: Modalities, keys: SpaceKeys, cells: Mapping[str, NDArray[np.int64]]) -> _WorkingSpace:
-    parts = {m: (mods[m].obsm[key], f"obsm[{key!r}] of {m!r}") for m, key in keys.space.items()}
-    ends = np.cumsum([0, *(width(values, name) for values, name in parts.values())])
+    """Concatenate the representations of each cell, which is in all modalities."""
+    widths = [count_columns(*_get_representation(mods, m, key)) for m, key in keys.space.items()]
+    ends = np.cumsum([0, *widths])
     n_cells = len(next(iter(cells.values())))
     x = np.empty((n_cells, ends[-1]), dtype=np.float32)
-    for (m, (values, name)), start, stop in zip(parts.items(), ends[:-1], ends[1:], strict=True):
-        own = np.empty((n_cells, stop - start), dtype=np.float32)
-        fill(own, values, name, mods[m].obs_names)
-        x[cells[m], start:stop] = own
+    for (m, key), start, stop in zip(keys.space.items(), ends[:-1], ends[1:], strict=True):
+        x[cells[m], start:stop] = _read_representation(mods, m, key)
     code = np.zeros(n_cells, dtype=np.int64)
     return _WorkingSpace(x, np.arange(n_cells), code, (JOINT_MODALITY,), {JOINT_MODALITY: x})
 
 
 def _check_names(data: mudata.MuData | anndata.AnnData, mods: Modalities) -> pd.Index:
+    """Return the names of the cells; refuse names that repeat in the object or a modality."""
     if data.n_obs == 0:
         raise ValueError("data has no cells.")
-    for name, part in {"data": data, **getattr(data, "mod", {}), **mods}.items():
+    # pairs, because a modality may have the name "data"
+    for name, part in [("data", data), *getattr(data, "mod", {}).items(), *mods.items()]:
         if not part.obs_names.is_unique:
             repeated = part.obs_names[part.obs_names.duplicated()].unique()
             raise ValueError(
@@ -279,7 +307,8 @@ def _check_names(data: mudata.MuData | anndata.AnnData, mods: Modalities) -> pd.
     return data.obs_names
 
 
-def _positions(obs_names: pd.Index, names: pd.Index, modality: str) -> NDArray[np.int64]:
+def _locate_cells(obs_names: pd.Index, names: pd.Index, modality: str) -> NDArray[np.int64]:
+    """Find the position (n_m,) in `obs_names` of each cell of a modality."""
     if names is obs_names:
         return np.arange(len(names), dtype=np.int64)
     position: NDArray[np.int64] = obs_names.get_indexer(names).astype(np.int64)
@@ -293,6 +322,7 @@ def _positions(obs_names: pd.Index, names: pd.Index, modality: str) -> NDArray[n
 
 
 def _check_cells(obs_names: pd.Index, cells: Mapping[str, NDArray[np.int64]], setup: Setup, keys: SpaceKeys) -> None:
+    """Check that every cell is in as many modalities as the set-up demands."""
     count = np.bincount(np.concatenate(list(cells.values())), minlength=len(obs_names))
     if (count == 0).any():
         lost = obs_names[count == 0]
@@ -320,48 +350,14 @@ def _check_cells(obs_names: pd.Index, cells: Mapping[str, NDArray[np.int64]], se
         )
 
 
-def _stack(mods: Modalities, keys: SpaceKeys) -> NDArray[np.float32]:
-    parts = {m: (mods[m].obsm[key], f"obsm[{key!r}] of {m!r}") for m, key in keys.space.items()}
-    widths = {m: width(values, name) for m, (values, name) in parts.items()}
-    if len(set(widths.values())) > 1:
-        raise ValueError(f"shared_rep: {keys.space} differ in width, {widths}: they must be coordinates in one space.")
-    n_rows = sum(mods[m].n_obs for m in parts)
-    if len(parts) == 1 and (view := ready(next(iter(parts.values()))[0])) is not None:
-        return view
-    x = np.empty((n_rows, next(iter(widths.values()))), dtype=np.float32)
-    start = 0
-    for m, (values, name) in parts.items():
-        stop = start + mods[m].n_obs
-        fill(x[start:stop], values, name, mods[m].obs_names)
-        start = stop
-    return x
-
-
-def _own(
-    mods: Modalities, keys: SpaceKeys, x: NDArray[np.float32], sizes: Sequence[int]
-) -> dict[str, NDArray[np.float32] | None]:
-    own: dict[str, NDArray[np.float32] | None] = {}
-    for m, stop, size in zip(keys.space, np.cumsum(sizes), sizes, strict=True):
-        key = keys.own.get(m)
-        if key is None:
-            own[m] = None
-        elif key == keys.space[m] and not keys.separate:
-            own[m] = x[stop - size : stop]
-        else:
-            values, name = mods[m].obsm[key], f"obsm[{key!r}] of {m!r}"
-            out = np.empty((size, width(values, name)), dtype=np.float32)
-            fill(out, values, name, mods[m].obs_names)
-            own[m] = out
-    return own
-
-
-def _groups(
+def _assign_groups(
     modality: NDArray[np.int64],
     modalities: tuple[str, ...],
     batch: NDArray[np.int64],
     batches: tuple[str, ...],
     several: bool,
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return the group (n_rows,) of each row, and the names of the groups."""
     if not several:
         return batch, batches
     pair = modality * len(batches) + batch

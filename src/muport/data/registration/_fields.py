@@ -101,7 +101,7 @@ class JoinedLabels(JoinedObs):
     registry_key
         Key of the field in the registry.
     attr_key
-        Name of the column; None, or on transfer absent: no cell is labelled.
+        Name of the column; None, or on transfer absent: no cell is labeled.
     unlabeled_category
         Category of the cells without a label, and of those whose value is missing.
     """
