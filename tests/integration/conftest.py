@@ -77,7 +77,7 @@ def integrate(
     """Coordinates after a fit on arrays; hyperparameters that are not named are as in `OFF`."""
     names = tuple(f"b{i}" for i in range(sim.batch.max() + 1))
     cells = standardize_cells(sim.x, sim.batch, names, label)
-    fixed = tuple(i for i, name in enumerate(cells.names) if name in reference)
+    fixed = tuple(i for i, name in enumerate(cells.group_names) if name in reference)
     found = fit_shared_centers(
         cells,
         Hyperparameters(**{**OFF, **hyperparameters}),

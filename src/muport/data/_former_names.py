@@ -18,7 +18,15 @@ _FORMER_NAMES: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "GroupMap": ("GroupMap", {"trust": "agreement"}),
-    "Reference": ("Reference", {"usual": "mean_proportions", "shaped": "shape_kept", "refined": "refinement_kept"}),
+    "Reference": (
+        "Reference",
+        {
+            "image": "mapped_prototypes",
+            "usual": "mean_proportions",
+            "shaped": "shape_kept",
+            "refined": "refinement_kept",
+        },
+    ),
     # integration
     "Bridge": ("GromovSpace", {"frames": "scalings", "image": "images", "figures": "diagnostics"}),
     "Frame": ("MetricScaling", {}),

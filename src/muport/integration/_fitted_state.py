@@ -65,9 +65,9 @@ class Reference:
     - `target`: (K, d) point to which the cells at each center are moved.
     - `mean_proportions`: (K,) mean over the fitted groups of the proportion of their cells at each center.
     - `covariance`: (d, d) covariance onto which the residuals of every group are mapped.
-    - `image`: (P, d) fitted prototypes after the map.
+    - `mapped_prototypes`: (P, d) fitted prototypes after the map.
     - `landmarks`: (L, d) sample of the mapped cells, before sharpening.
-    - `shape_kept`, `refinement_kept`: Fraction of the change of shape, and of the MNN refinement, that was kept.
+    - `shape_kept`, `refinement_kept`: Fraction (0..1) of the change of shape, and of the MNN refinement, that was kept.
     """
 
     centers: NDArray[np.float32]
@@ -75,7 +75,7 @@ class Reference:
     target: NDArray[np.float32]
     mean_proportions: NDArray[np.float32]
     covariance: NDArray[np.float64]
-    image: NDArray[np.float32]
+    mapped_prototypes: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     shape_kept: float = 1.0
     refinement_kept: float = 1.0

@@ -324,7 +324,7 @@ class IntegrationInference(MuDataModel):
             self.settings_["random_state"],
             str(self.device),
         )
-        maps = dict(zip(cells.names, fit_new_groups(cells, state, self._hyperparameters, options), strict=True))
+        maps = dict(zip(cells.group_names, fit_new_groups(cells, state, self._hyperparameters, options), strict=True))
         return tuple(maps[name] for name in unknown)
 
 

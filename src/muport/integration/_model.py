@@ -373,7 +373,7 @@ class Integration(IntegrationInference):
             )
             return fit_centroids(source, self._hyperparameters, options, fixed=fixed, progress=report)
         cells = standardize_cells(rows.x, group, names, label)
-        options = replace(options, fixed_groups=tuple(i for i, name in enumerate(cells.names) if name in fixed))
+        options = replace(options, fixed_groups=tuple(i for i, name in enumerate(cells.group_names) if name in fixed))
         return _ALGORITHMS[self._algorithm](cells, self._hyperparameters, options, report)
 
     def _fit_network(self, embedded: EmbeddedRows, training: TrainingOptions) -> None:
@@ -438,16 +438,16 @@ def _add_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: Fi
     # before types are separated, which would use the labels on which the confidence is calibrated.
     plain = replace(state, sharpening=0.0, types=None)
     parts, cell = [embedded], embedded.cell
-    starts: tuple[int, ...] = ()
+    subspace_starts: tuple[int, ...] = ()
     if isinstance(state.space, JointSpace):
-        starts = state.space.starts
+        subspace_starts = state.space.subspace_starts
         separate, separate_cell = separate_paired_cells(rows)
         if len(separate_cell):
             parts, cell = [embedded, embed_rows(separate, state.space).rows], np.concatenate([cell, separate_cell])
     y = [transform_cells(part.x, assign_maps(part, state), plain, device=options.search_device) for part in parts]
     z = standardize(np.concatenate(y), state.center, state.scale)
     views = _concatenate_views(parts)
-    labels = fit_labels(z, rows.label[cell], rows.labels, views, options.seed, cell, len(embedded.x), starts)
+    labels = fit_labels(z, rows.label[cell], rows.labels, views, options.seed, cell, len(embedded.x), subspace_starts)
     return replace(state, labels=labels)
 
 

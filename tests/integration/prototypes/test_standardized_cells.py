@@ -23,7 +23,7 @@ def test_neither_order_nor_names_matter(cells):
     assert np.array_equal(one.x, two.x)
     assert np.array_equal(one.start, two.start)
     assert np.array_equal(one.label, two.label)
-    assert two.names == tuple({"a": "x", "b": "z", "c": "y"}[name] for name in one.names)
+    assert two.group_names == tuple({"a": "x", "b": "z", "c": "y"}[name] for name in one.group_names)
 
 
 @pytest.mark.parametrize("values", ["integer", "two equal columns first"])
@@ -72,5 +72,5 @@ def test_constant_cells_have_no_scale():
 def test_larger_groups_come_first_and_empty_ones_last():
     x = np.arange(6, dtype=np.float32)[:, None]
     found = standardize_cells(x, np.array([0, 2, 2, 2, 0, 3]), ("a", "none", "b", "c"))
-    assert found.names == ("b", "a", "c")
+    assert found.group_names == ("b", "a", "c")
     assert found.start.tolist() == [0, 3, 5, 6]

@@ -461,10 +461,10 @@ def test_landmarks_take_the_commonest_known_label(monkeypatch: pytest.MonkeyPatc
 def test_a_new_group_meets_the_fitted_ones() -> None:
     cells, _ = batches(900, n_groups=3)
     known = cells.group < 2
-    part = StandardizedCells(cells.x[known], cells.start[:3], cells.names[:2], None, cells.center, cells.scale)
+    part = StandardizedCells(cells.x[known], cells.start[:3], cells.group_names[:2], None, cells.center, cells.scale)
     found = fit_scbiot(part, Hyperparameters(), FitOptions())
     new = StandardizedCells(
-        cells.x[~known], np.array([0, (~known).sum()]), cells.names[2:], None, cells.center, cells.scale
+        cells.x[~known], np.array([0, (~known).sum()]), cells.group_names[2:], None, cells.center, cells.scale
     )
     y = apply_map(new.x, fit_new_groups(new, found.state, Hyperparameters(), FitOptions())[0])
     z = embedded(found, part)

@@ -25,7 +25,7 @@ def fitted(kit):
 def mapped(x: np.ndarray, group: np.ndarray, names: tuple[str, ...], state, **hyperparameters: float) -> np.ndarray:
     cells = standardize_cells(x, group, names, scaling=(state.center, state.scale))
     maps = fit_new_groups(cells, state, Hyperparameters(**{**HYPERPARAMETERS, **hyperparameters}), FitOptions())
-    order = [cells.names.index(name) for name in names]
+    order = [cells.group_names.index(name) for name in names]
     return transform_cells(x, np.array(order)[group], state, maps=maps)
 
 

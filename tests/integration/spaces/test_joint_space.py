@@ -168,8 +168,8 @@ def test_shared_coordinates_are_appended_where_cells_lack_a_modality(mosaic, pai
     embedding = mosaic.embed(space, shared=True)
     width = sum(WIDTH[m] for m in mosaic.views)
     assert embedding.z.shape == (N, width + 4)
-    assert space.starts == (0, width)
-    assert paired.fit(shared=True).starts == (0,)
+    assert space.subspace_starts == (0, width)
+    assert paired.fit(shared=True).subspace_starts == (0,)
     s = {m: (x - x.mean(0)) / np.sqrt(np.square(x - x.mean(0)).sum(1).mean()) for m, x in mosaic.shared.items()}
     total, number = np.zeros((N, 4)), np.zeros((N, 1))
     for m, x in s.items():

@@ -85,7 +85,7 @@ def fit_centroids(
         n_sampled = np.bincount(sample.group, minlength=len(source.names))
         # the sample takes as much memory as its sorted copy
         del sample
-        fixed_groups = tuple(i for i, name in enumerate(cells.names) if name in fixed)
+        fixed_groups = tuple(i for i, name in enumerate(cells.group_names) if name in fixed)
         limited = _limit_resolution(hyperparameters, n_sampled, how.n_centroids)
         fit = fit_shared_centers(cells, limited, replace(options, fixed_groups=fixed_groups), progress)
     metrics = fit.metrics | {

@@ -20,15 +20,15 @@ class StandardizedCells:
     """Standardized cells in canonical order: by group, then by coordinates, so that no result depends on their order.
 
     - `x`: (N, d) float32.
-    - `start`: (B + 1,) int64 bounds of the groups.
-    - `names`: Names of the groups. Their order depends on the cells of the groups and not on the names.
+    - `start`: (B + 1,) int64 row offsets: group b has the rows from ``start[b]`` up to ``start[b + 1]``.
+    - `group_names`: Names of the groups. Their order depends on the cells of the groups and not on the names.
     - `label`: (N,) codes, -1 where unknown; None if labels are not used.
     - `center`, `scale`: The standardization.
     """
 
     x: NDArray[np.float32]
     start: NDArray[np.int64]
-    names: tuple[str, ...]
+    group_names: tuple[str, ...]
     label: NDArray[np.int64] | None
     center: NDArray[np.float32]
     scale: float
@@ -36,7 +36,7 @@ class StandardizedCells:
     @property
     def group(self) -> NDArray[np.int64]:
         """(N,) group of each cell."""
-        return np.repeat(np.arange(len(self.names)), np.diff(self.start))
+        return np.repeat(np.arange(len(self.group_names)), np.diff(self.start))
 
     def group_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Group of each of the cells in `rows`."""
@@ -79,7 +79,7 @@ def standardize_cells(
     return StandardizedCells(
         x=cells,
         start=np.concatenate([[0], np.cumsum(size[ranked])]).astype(np.int64),
-        names=tuple(names[b] for b in ranked),
+        group_names=tuple(names[b] for b in ranked),
         label=None if label is None else label[order],
         center=center,
         scale=scale,

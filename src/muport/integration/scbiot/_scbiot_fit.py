@@ -20,7 +20,7 @@ from muport.integration.scbiot._iterations import Iterate, build_problem, run_it
 from muport.integration.scbiot._schedule import anneal_settings
 from muport.integration.shared_centers._batch_effect_test import measure_batch_effect
 from muport.integration.shared_centers._coupling import fit_coupling, initialize_coupling
-from muport.integration.shared_centers._diagnostics import DIAGNOSED_CELLS, score_fit
+from muport.integration.shared_centers._diagnostics import DIAGNOSED_CELLS, compute_metrics
 from muport.integration.shared_centers._displacement import (
     compute_anchors,
     compute_residual_covariances,
@@ -78,16 +78,16 @@ def fit_scbiot(
     state = IntegrationState(
         center=cells.center,
         scale=cells.scale,
-        groups=cells.names,
+        groups=cells.group_names,
         map_of_group=tuple(range(len(maps))),
         maps=maps,
         sharpening_centers=np.empty((0, d), np.float32),
         sharpening=0.0,
         reference=_fit_reference(cells, maps, hyperparameters, options),
-        batch_effect=measure_batch_effect(cells.x, cells.group, len(cells.names), options.seed),
+        batch_effect=measure_batch_effect(cells.x, cells.group, len(cells.group_names), options.seed),
     )
     progress("diagnostics")
-    metrics = score_fit(
+    metrics = compute_metrics(
         state,
         cells,
         options,
@@ -185,6 +185,6 @@ def _fit_reference(
         target=centers.target,
         mean_proportions=centers.mean_proportions,
         covariance=covariance[list(options.fixed_groups) or slice(None)].mean(axis=0),
-        image=prototypes.position,
+        mapped_prototypes=prototypes.position,
         landmarks=x[evenly_spaced_rows(len(x), DIAGNOSED_CELLS)],
     )

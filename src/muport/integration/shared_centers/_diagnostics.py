@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +25,7 @@ __all__ = [
     "diagnose",
     "measure_mixing",
     "neighbor_entropy",
-    "score_fit",
+    "compute_metrics",
 ]
 
 DIAGNOSED_CELLS = 1_500  # in the sample on which a fit is scored
@@ -119,7 +119,7 @@ def _trustworthiness(x0: NDArray[np.float32], x: NDArray[np.float32], k: int) ->
     return float(trustworthiness(x0[rows], x[rows], n_neighbors=min(k, (len(rows) - 1) // 2)))
 
 
-def score_fit(
+def compute_metrics(
     state: IntegrationState,
     cells: StandardizedCells,
     options: FitOptions,
@@ -129,23 +129,19 @@ def score_fit(
     converged: bool,
     objective: float | None = None,
 ) -> dict[str, float]:
-    """Score a fit on a sample of its cells: the entries of ``metrics_`` that all algorithms have.
+    """Compute the metrics of a fit on a sample of its cells: the entries of ``metrics_`` that all algorithms have.
 
-    - `transported_mass`: Fraction of the mass of a group that is transported to centers with mass of all groups.
+    - `transported_mass`: Mean over the groups of the sum over the centers of min(the group's proportion, the mean
+      proportion).
     - `objective`: Objective J that selected the result; that of the sample by default.
     """
     rows = cells.sample_rows(DIAGNOSED_CELLS, options.seed + 1)
     before, group = cells.x[rows], cells.group[rows]
     of_standardized = replace(state, center=np.zeros_like(state.center), scale=1.0)
     after = transform_cells(before, group, of_standardized, device=options.search_device)
-    scores = diagnose(before, after, group, len(cells.names))
-    return {
-        "mix": scores.mix,
-        "mix_input": scores.mix_input,
-        "overlap": scores.overlap,
-        "strain": scores.strain,
-        "trustworthiness": scores.trustworthiness,
-        "objective": scores.objective() if objective is None else objective,
+    diagnostics = diagnose(before, after, group, len(cells.group_names))
+    return asdict(diagnostics) | {
+        "objective": diagnostics.objective() if objective is None else objective,
         "evidence": state.batch_effect,
         "iteration": float(iteration),
         "transported_mass": transported_mass,

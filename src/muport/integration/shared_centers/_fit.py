@@ -1,4 +1,8 @@
-"""The default algorithm, ``"shared"``: all steps in their order, from cells and groups to the fitted state."""
+"""The default algorithm, ``"shared"``: all steps in their order, from the cells of all groups to the fitted state.
+
+A group is a batch or, with several modalities, a batch of one modality (in a joint space: of one set of modalities).
+Equation numbers in this package are those of the scBIOT paper.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from muport.integration.labels._type_separation import fit_types
 from muport.integration.prototypes._prototypes import fit_prototypes
 from muport.integration.shared_centers._batch_effect_test import measure_batch_effect
 from muport.integration.shared_centers._coupling import initialize_coupling
-from muport.integration.shared_centers._diagnostics import score_fit
+from muport.integration.shared_centers._diagnostics import compute_metrics
 from muport.integration.shared_centers._group_maps import (
     apply_maps,
     fit_group_maps,
@@ -38,7 +42,11 @@ __all__ = ["IntegrationFit", "fit_shared_centers"]
 
 @dataclass(frozen=True, eq=False)
 class IntegrationFit:
-    """A fitted state, its scores, and its history: rows of (theta, displacement, change of the displacement)."""
+    """A fitted state, its metrics, and one row of history per outer iteration.
+
+    A row holds theta (marginal relaxation of the transport divided by its regularization), the root mean square
+    displacement of the prototypes, and that of its change.
+    """
 
     state: IntegrationState
     metrics: dict[str, float]
@@ -51,57 +59,59 @@ def fit_shared_centers(
     options: FitOptions,
     progress: Callable[[str], None] = lambda _: None,
 ) -> IntegrationFit:
-    """Fit the default algorithm, ``"shared"``: transport of all groups onto shared centers."""
-    # 1. Without evidence of a batch effect no cell moves: `step` scales every move.
+    """Fit an integration: transport all groups onto shared centers.
+
+    - `cells`: Standardized cells, sorted so that the result does not depend on the order of the input.
+    - `progress`: Called with the name of each stage: ``"evidence"``, ``"prototypes"``, ``"transport"`` (in every outer
+      iteration), ``"refinement"``, ``"labels"``, ``"centers"`` and ``"diagnostics"``.
+    """
+    # 1. `move_fraction` (0..1) of every estimated move is applied. It grows with the evidence of a batch effect (0..1),
+    #    and without evidence it is 0, unless conservation is below 1/2.
     progress("evidence")
-    batch_effect = measure_batch_effect(cells.x, cells.group, len(cells.names), options.seed)
-    step = hyperparameters.step * hyperparameters.step_factor(batch_effect)
+    batch_effect = measure_batch_effect(cells.x, cells.group, len(cells.group_names), options.seed)
+    move_fraction = hyperparameters.step * hyperparameters.step_factor(batch_effect)
     # 2. Prototypes make the cost of the transport independent of the number of cells (Eq. 1).
     progress("prototypes")
     prototypes, nearest = fit_prototypes(cells.x, cells.start, hyperparameters.resolution, options.seed)
     # 3. Transport of the prototypes gives one map per group (Eqs 2-7 and 16).
-    task = _Task(cells, TransportProblem(prototypes, hyperparameters, options), nearest, step, progress)
-    fitted = _fit_maps(task)
-    # 4. Labels, if known, are used in a second transport.
-    if cells.label is not None and (cells.label >= 0).any() and hyperparameters.supervision * step > 0:
+    inputs = _MapInputs(cells, TransportProblem(prototypes, hyperparameters, options), nearest, move_fraction, progress)
+    fitted = _fit_maps(inputs)
+    # 4. If there are labels, types predicted from them may be used in a second transport.
+    if cells.label is not None and (cells.label >= 0).any() and hyperparameters.supervision * move_fraction > 0:
         progress("labels")
-        fitted = _add_labels(task, fitted)
+        fitted = _add_labels(inputs, fitted)
     # 5. Cells are pulled toward cluster centers (Eqs 10-12), and labeled types are separated.
     progress("centers")
-    reference = replace(fitted.reference, image=map_prototypes(fitted.maps))
     state = IntegrationState(
         center=cells.center,
         scale=cells.scale,
-        groups=cells.names,
+        groups=cells.group_names,
+        # every fitted group has its own map; only batches that were merged before the fit share one
         map_of_group=tuple(range(len(fitted.maps))),
         maps=fitted.maps,
-        sharpening_centers=reference.landmarks,
-        sharpening=hyperparameters.sharpening * step,
-        reference=reference,
+        sharpening_centers=np.empty((0, cells.x.shape[1]), np.float32),
+        sharpening=hyperparameters.sharpening * move_fraction,
+        reference=fitted.reference,
         batch_effect=batch_effect,
         types=fitted.types,
     )
     state = add_sharpening(state, cells, options)
-    state = add_type_separation(state, cells, fitted.predictability, hyperparameters.supervision, step, options)
-    # 6. Mixing and conservation of a sample are reported (Eqs 17-22).
+    state = add_type_separation(
+        state, cells, fitted.predictability, hyperparameters.supervision, move_fraction, options
+    )
+    # 6. The mixing of groups and the conservation of structure are measured on a sample of the cells (Eqs 17-22).
     progress("diagnostics")
-    return IntegrationFit(state, _score(state, cells, fitted.transport, options), fitted.transport.history)
+    return IntegrationFit(state, _compute_metrics(state, cells, fitted.transport, options), fitted.transport.history)
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
-    """Input of the steps that run twice if labels are known.
-
-    - `cells`, `problem`: The cells, and the transport of their prototypes.
-    - `nearest`: (N,) prototype of each cell.
-    - `step`: Fraction of the displacement that is applied.
-    - `progress`: Called with the name of each stage.
-    """
+class _MapInputs:
+    """Inputs of the maps, which are fitted twice if labels are used; `nearest` is the (N,) prototype of each cell."""
 
     cells: StandardizedCells
     problem: TransportProblem
     nearest: NDArray[np.int64]
-    step: float
+    move_fraction: float
     progress: Callable[[str], None]
 
 
@@ -110,8 +120,8 @@ class _FittedMaps:
     """A transport and the maps it gives.
 
     - `transport`, `maps`, `reference`: The transport, the maps, and what new groups are transported onto.
-    - `types`: Classifier of the labeled types; None without labels, or if the cells do not support them.
-    - `predictability`: (C,) how well each type is predicted, 0 to 1.
+    - `types`: Classifier of the labeled types; None without labels, or if fewer than two types can be predicted.
+    - `predictability`: (C,) how well each type is predicted, 0..1; (0,) without types.
     """
 
     transport: Transport
@@ -121,72 +131,76 @@ class _FittedMaps:
     predictability: NDArray[np.float64]
 
 
-def _fit_maps(task: _Task) -> _FittedMaps:
-    """Transport the prototypes, derive the maps, and keep of the maps what does not reduce the mixing."""
-    cells, problem = task.cells, task.problem
+def _fit_maps(inputs: _MapInputs) -> _FittedMaps:
+    """Transport the prototypes and derive the maps; keep only those parts of the maps that do not reduce the mixing."""
+    cells, problem = inputs.cells, inputs.problem
     prototypes, hyperparameters, options = problem.prototypes, problem.hyperparameters, problem.options
     initial = initialize_coupling(prototypes, len(cells.x), hyperparameters.resolution, options.seed)
-    transport = fit_transport(problem, initial, task.progress)
-    maps, covariance = fit_group_maps(problem, transport, cells, task.nearest, task.step)
-    task.progress("refinement")
+    transport = fit_transport(problem, initial, inputs.progress)
+    maps, covariance = fit_group_maps(problem, transport, cells, inputs.nearest, inputs.move_fraction)
+    inputs.progress("refinement")
     maps, shape_kept, refinement_kept = keep_if_mixing_holds(
-        maps, prototypes, cells, hyperparameters.mnn_fraction * task.step, options
+        maps, prototypes, cells, hyperparameters.mnn_fraction * inputs.move_fraction, options
     )
-    empty = np.empty((0, cells.x.shape[1]), np.float32)
     reference = Reference(
         centers=transport.coupling.centers,
         weight=transport.coupling.weight,
         target=transport.centers.target,
         mean_proportions=transport.centers.mean_proportions,
         covariance=covariance,
-        image=empty,
-        landmarks=empty,
+        mapped_prototypes=map_prototypes(maps),
+        # drawn by add_sharpening, once the maps are final
+        landmarks=np.empty((0, cells.x.shape[1]), np.float32),
         shape_kept=shape_kept,
         refinement_kept=refinement_kept,
     )
     return _FittedMaps(transport, maps, reference, None, np.zeros(0))
 
 
-def _add_labels(task: _Task, unsupervised: _FittedMaps) -> _FittedMaps:
+def _add_labels(inputs: _MapInputs, unsupervised: _FittedMaps) -> _FittedMaps:
     """Fit a classifier of the types after the first transport, and transport once more with its predictions.
 
     The classifier predicts the types of all cells, so that few labels help too. If fewer than two types can be
-    predicted from the cells, the labels are ignored.
+    predicted, the labels are ignored.
     """
-    types, predictability, probabilities = _fit_types(task, unsupervised.maps)
+    types, predictability, probabilities = _fit_types(inputs, unsupervised.maps)
     if (predictability > 0).sum() < 2:
         return unsupervised
-    cells, problem = task.cells, task.problem
-    # Labels of a single group cannot show whether the first transport put another group in the wrong place.
+    cells, problem = inputs.cells, inputs.problem
+    # With labels of one group only, the alignment of the others cannot be checked: the transport is not repeated.
     if cells.label is None or len(np.unique(cells.group[cells.label >= 0])) < 2:
         return replace(unsupervised, types=types, predictability=predictability)
-    of_prototypes = average_over_prototypes(probabilities, task.nearest, len(problem.prototypes.mass))
+    of_prototypes = average_over_prototypes(probabilities, inputs.nearest, len(problem.prototypes.mass))
+    # The rows may sum to less than 1: a type that is hard to predict has less effect on the transport.
     weighted = of_prototypes * predictability.astype(np.float32)
-    supervised = _fit_maps(replace(task, problem=replace(problem, type_probabilities=weighted)))
-    types, predictability, _ = _fit_types(task, supervised.maps)
+    supervised = _fit_maps(replace(inputs, problem=replace(problem, type_probabilities=weighted)))
+    types, predictability, _ = _fit_types(inputs, supervised.maps)
     return replace(supervised, types=types, predictability=predictability)
 
 
-def _fit_types(task: _Task, maps: tuple[GroupMap, ...]) -> tuple[Types, NDArray[np.float64], NDArray[np.float32]]:
+def _fit_types(
+    inputs: _MapInputs, maps: tuple[GroupMap, ...]
+) -> tuple[Types, NDArray[np.float64], NDArray[np.float32]]:
     """Return the types, (C,) how well each is predicted, and (N, C) probabilities of the types of all cells."""
-    cells, options = task.cells, task.problem.options
+    cells, options = inputs.cells, inputs.problem.options
     assert cells.label is not None
     mapped = apply_maps(maps, cells, np.arange(len(cells.x)), options.search_device)
     types, predictability = fit_types(mapped, cells.label, options.seed)
     return types, predictability, predict_type_probabilities(mapped, types)
 
 
-def _score(
+def _compute_metrics(
     state: IntegrationState, cells: StandardizedCells, transport: Transport, options: FitOptions
 ) -> dict[str, float]:
-    centers = transport.centers
-    shared_mass = np.minimum(centers.proportions, centers.mean_proportions).sum(axis=1)
-    scores = score_fit(
+    centers, reference = transport.centers, state.reference
+    transported_mass = np.minimum(centers.proportions, centers.mean_proportions).sum(axis=1).mean()
+    metrics = compute_metrics(
         state,
         cells,
         options,
         iteration=len(transport.history),
-        transported_mass=float(shared_mass.mean()),
+        transported_mass=float(transported_mass),
         converged=transport.coupling.converged,
     )
-    return scores | {"shape_kept": state.reference.shape_kept, "projector_kept": state.reference.refinement_kept}
+    # "projector" is the public name of the MNN refinement.
+    return metrics | {"shape_kept": reference.shape_kept, "projector_kept": reference.refinement_kept}

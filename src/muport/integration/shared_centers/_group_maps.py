@@ -35,12 +35,16 @@ _KEPT_FRACTIONS = (1.0, 0.5, 0.25)  # of the refinement, tried in this order
 
 
 def fit_group_maps(
-    problem: TransportProblem, transport: Transport, cells: StandardizedCells, nearest: NDArray[np.int64], step: float
+    problem: TransportProblem,
+    transport: Transport,
+    cells: StandardizedCells,
+    nearest: NDArray[np.int64],
+    move_fraction: float,
 ) -> tuple[tuple[GroupMap, ...], NDArray[np.float64]]:
     """Turn a transport into the maps of the groups (Eqs 7 and 16).
 
     - `nearest`: (N,) prototype of each cell.
-    - `step`: Fraction of the displacement that is applied.
+    - `move_fraction`: Fraction of the estimated displacement that is applied, 0..1.
 
     Returns the maps, and the (d, d) covariance onto which the residuals of every group are mapped.
     """
@@ -50,8 +54,8 @@ def fit_group_maps(
     covariance, total = compute_residual_covariances(cells.x, cells.start, nearest, anchor, weight)
     target = covariance[list(fixed_groups) or slice(None)].mean(axis=0)
     maps = compute_bures_maps(shrink_covariances(covariance, total, target), target)
-    shape = hyperparameters.shape_fraction * step * maps
-    shift = step * transport.shift
+    shape = hyperparameters.shape_fraction * move_fraction * maps
+    shift = move_fraction * transport.shift
     for group in fixed_groups:
         shift[prototypes.of(group)] = 0
         shape[group] = 0
@@ -92,7 +96,7 @@ def keep_if_mixing_holds(
     - `prototypes`, `cells`: What was transported, and the cells on a sample of which the mixing is measured.
     - `mnn_fraction`: Fraction of the distance between mutual nearest neighbors that each of them moves.
 
-    Returns the maps, and the fractions of the change of shape and of the refinement that are kept.
+    Returns the maps, and the fractions (0..1) of the change of shape and of the refinement that are kept.
     """
     if len(maps) < 2:
         return maps, 1.0, 1.0

@@ -45,7 +45,7 @@ def merge_batches(
         rows = np.flatnonzero(np.isin(group, codes))
         # In canonical order neither names nor the order of cells can change the result.
         cells = standardize_cells(x[rows], group[rows], names)
-        batch_effect = measure_batch_effect(cells.x, cells.group, len(cells.names), seed)
+        batch_effect = measure_batch_effect(cells.x, cells.group, len(cells.group_names), seed)
         if hyperparameters.step_factor(batch_effect) < _MERGED_BELOW:
             for code in codes:
                 merged_name[code] = name

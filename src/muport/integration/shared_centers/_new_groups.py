@@ -45,11 +45,11 @@ def fit_new_groups(
     - `cells`: Cells of the new groups only, standardized as in the state.
     - `state`: Fitted state, which is not changed.
 
-    Returns one map per group, in the order of ``cells.names``.
+    Returns one map per group, in the order of ``cells.group_names``.
     """
-    bounds = zip(cells.start[:-1], cells.start[1:], cells.names, strict=True)
+    bounds = zip(cells.start[:-1], cells.start[1:], cells.group_names, strict=True)
     groups = [
-        replace(cells, x=cells.x[low:high], start=np.array([0, high - low]), names=(name,), label=None)
+        replace(cells, x=cells.x[low:high], start=np.array([0, high - low]), group_names=(name,), label=None)
         for low, high, name in bounds
     ]
     return tuple(_fit_new_group(group, state.reference, hyperparameters, options) for group in groups)
@@ -62,20 +62,21 @@ def _fit_new_group(
     transport = _transport_onto_reference(prototypes, reference, hyperparameters, options)
     coupling, centers = transport.coupling, transport.centers
     batch_effect = _measure_effect_against_landmarks(cells, reference, options.seed)
-    step = hyperparameters.step * hyperparameters.step_factor(batch_effect)
+    move_fraction = hyperparameters.step * hyperparameters.step_factor(batch_effect)
     anchor, weight = compute_anchors(prototypes, coupling, centers)
     covariance, total = compute_residual_covariances(cells.x, cells.start, nearest, anchor, weight)
     shape = compute_bures_maps(shrink_covariances(covariance, total, reference.covariance), reference.covariance)
-    shape *= np.float32(hyperparameters.shape_fraction * step * reference.shape_kept)
+    shape *= np.float32(hyperparameters.shape_fraction * move_fraction * reference.shape_kept)
     agreement = estimate_agreement(prototypes, coupling, centers, hyperparameters.full_agreement)
-    (group_map,) = build_group_maps(prototypes, step * transport.shift, anchor, agreement, shape)
+    (group_map,) = build_group_maps(prototypes, move_fraction * transport.shift, anchor, agreement, shape)
     # The fitted prototypes do not move, so the new ones move the whole distance: twice the fraction.
-    fraction = 2 * hyperparameters.mnn_fraction * step * reference.refinement_kept
+    fraction = 2 * hyperparameters.mnn_fraction * move_fraction * reference.refinement_kept
     if fraction == 0:
         return group_map
-    image = apply_map(group_map.position, group_map)
-    refinement = fraction * agreement[:, None] * estimate_mnn_shift(prototypes, image, fixed=reference.image)
-    return replace(group_map, shift=(group_map.shift - refinement).astype(np.float32))
+    mapped = apply_map(group_map.position, group_map)
+    mnn_shift = estimate_mnn_shift(prototypes, mapped, fixed=reference.mapped_prototypes)
+    shift = group_map.shift - fraction * agreement[:, None] * mnn_shift
+    return replace(group_map, shift=shift.astype(np.float32))
 
 
 def _transport_onto_reference(

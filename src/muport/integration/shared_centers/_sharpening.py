@@ -41,7 +41,7 @@ def add_sharpening(state: IntegrationState, cells: StandardizedCells, options: F
     if state.sharpening == 0:
         return state
     group = cells.group_of(rows)
-    weights = 1 / np.bincount(group, minlength=len(cells.names))[group]
+    weights = 1 / np.bincount(group, minlength=len(cells.group_names))[group]
     clusters = kmeans(mapped, n_centers, weights=weights, n_iter=10, random_state=options.seed)
     return replace(state, sharpening_centers=clusters.centers)
 
@@ -56,7 +56,7 @@ def add_type_separation(
     cells: StandardizedCells,
     predictability: NDArray[np.float64],
     supervision: float,
-    step: float,
+    move_fraction: float,
     options: FitOptions,
 ) -> IntegrationState:
     """Set the displacement that separates the types, from distances between sharpened cells.
@@ -64,7 +64,7 @@ def add_type_separation(
     - `state`: State with sharpening, and with types that do not move yet; returned without types if groups stay in
       place.
     - `predictability`: (C,) how well each type is predicted, 0 to 1.
-    - `step`: Fraction of the displacement that is applied.
+    - `move_fraction`: Fraction of the estimated displacement that is applied, 0..1.
     """
     if state.types is None or options.fixed_groups:
         return replace(state, types=None)
@@ -73,4 +73,4 @@ def add_type_separation(
     sharpened = sharpen_and_separate(mapped, replace(state, types=None), options.search_device)
     probabilities = predict_type_probabilities(mapped, state.types)
     shift = separate_types(sharpened, probabilities, predictability, supervision)
-    return replace(state, types=replace(state.types, shift=np.float32(step) * shift))
+    return replace(state, types=replace(state.types, shift=np.float32(move_fraction) * shift))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from muport.integration.spaces._ridge_regression import CellIndex
+    from muport.integration.spaces._scaling import Coordinates
+
 __all__ = [
     "AssistedPredictor",
     "CrossModalPredictor",
@@ -77,19 +80,14 @@ class CrossModalPredictor:
 
 
 def fit_predictor(
-    x: Mapping[str, NDArray[np.float32]],
-    cell: Mapping[str, NDArray[np.int64]],
-    n_cells: int,
-    shared: Mapping[str, NDArray[np.float32]] | None,
-    seed: int,
+    x: Coordinates, cell_index: CellIndex, n_cells: int, shared: Coordinates | None, seed: int
 ) -> CrossModalPredictor:
     """Fit the predictions of each modality from each other one.
 
     - `x`: Modality -> (n_m, d_m) standardized coordinates.
-    - `cell`: Modality -> (n_m,) position of each row among the cells.
     - `shared`: Modality -> (n_m, d_s) shared coordinates.
     """
-    pairs = {(b, m): find_paired_rows(x, cell, b, m, n_cells) for b, m in permutations(x, 2)}
+    pairs = {(b, m): find_paired_rows(x, cell_index, b, m, n_cells) for b, m in permutations(x, 2)}
     direct: dict[str, dict[str, RidgeRegression]] = {b: {} for b in x}
     for (b, m), (source_rows, target_rows) in pairs.items():
         if len(source_rows):
@@ -117,8 +115,8 @@ def _find_paths(direct: Mapping[str, Mapping[str, RidgeRegression]]) -> dict[str
 
 
 def _fit_shared(
-    x: Mapping[str, NDArray[np.float32]],
-    shared: Mapping[str, NDArray[np.float32]],
+    x: Coordinates,
+    shared: Coordinates,
     pairs: Mapping[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.int64]]],
     direct: Mapping[str, Mapping[str, RidgeRegression]],
     seed: int,
@@ -163,10 +161,7 @@ def _fit_assisted(
 
 
 def align_shared(
-    predictor: CrossModalPredictor,
-    shared: Mapping[str, NDArray[np.float32]],
-    cell: Mapping[str, NDArray[np.int64]],
-    n_cells: int,
+    predictor: CrossModalPredictor, shared: Coordinates, cell_index: CellIndex, n_cells: int
 ) -> dict[str, NDArray[np.float32]] | None:
     """Align the shared coordinates of all modalities by cell, standardized.
 
@@ -181,8 +176,8 @@ def align_shared(
     observed = {m: np.zeros(n_cells, bool) for m in fitted.center}
     aligned = {m: np.zeros((n_cells, width), np.float32) for m in fitted.center}
     for m, coordinates in shared.items():
-        aligned[m][cell[m]] = standardize(coordinates, fitted.center[m], fitted.scale[m])
-        observed[m][cell[m]] = True
+        aligned[m][cell_index[m]] = standardize(coordinates, fitted.center[m], fitted.scale[m])
+        observed[m][cell_index[m]] = True
         total += aligned[m]
         count += observed[m][:, None]
     total /= np.maximum(count, 1)
@@ -230,10 +225,7 @@ def _get_r2(predictor: CrossModalPredictor, source: str, target: str, *, with_sh
 
 
 def impute_modalities(
-    predictor: CrossModalPredictor,
-    x: Mapping[str, NDArray[np.float32]],
-    s: Mapping[str, NDArray[np.float32]] | None,
-    observed: Mapping[str, NDArray[np.bool_]],
+    predictor: CrossModalPredictor, x: Coordinates, s: Coordinates | None, observed: Mapping[str, NDArray[np.bool_]]
 ) -> dict[str, NDArray[np.float32]]:
     """Fill in the modalities that a cell lacks: the mean of the predictions from those it has, weighted by R squared.
 

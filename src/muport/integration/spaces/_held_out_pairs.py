@@ -10,9 +10,12 @@ import numpy as np
 from muport.integration.spaces._ridge_regression import find_paired_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    from muport.integration.spaces._ridge_regression import CellIndex
+    from muport.integration.spaces._scaling import Coordinates
 
 __all__ = ["estimate_shared_fraction", "fraction_closer"]
 
@@ -26,14 +29,11 @@ type Side = tuple[str, NDArray[np.int64]]
 type BothSides = tuple[NDArray[np.float32], NDArray[np.float32]]
 #: From modality -> position of its rows among the cells, in which held-out pairs are separate cells, and the two sides
 #: of the held-out pairs: their coordinates in the space fitted on the other pairs, and their shared coordinates.
-type EmbedHeldOut = Callable[[Mapping[str, NDArray[np.int64]], Side, Side], tuple[BothSides, BothSides]]
+type EmbedHeldOut = Callable[[CellIndex, Side, Side], tuple[BothSides, BothSides]]
 
 
 def estimate_shared_fraction(
-    x: Mapping[str, NDArray[np.float32]],
-    cell: Mapping[str, NDArray[np.int64]],
-    n_cells: int,
-    embed_held_out: EmbedHeldOut,
+    x: Coordinates, cell_index: CellIndex, n_cells: int, embed_held_out: EmbedHeldOut
 ) -> float:
     """Estimate the fraction of the squared distances of cells that shared coordinates should have, 0..1.
 
@@ -42,15 +42,14 @@ def estimate_shared_fraction(
     which is 0 at chance. The square root keeps some of both: their average has less noise than the better one alone.
 
     - `x`: Modality -> (n_m, d_m) coordinates, which give the pairs an order of their own.
-    - `cell`: Modality -> (n_m,) position of each row among the cells.
     - `embed_held_out`: Embeds held-out pairs.
     """
     fitted_errors, shared_errors = [], []
     for b, m in combinations(x, 2):
-        source_rows, target_rows = find_paired_rows(x, cell, b, m, n_cells)
+        source_rows, target_rows = find_paired_rows(x, cell_index, b, m, n_cells)
         for fold in range(_FOLDS if len(source_rows) >= 2 * _FOLDS else 0):
             held_out = np.arange(fold, len(source_rows), _FOLDS)
-            separated = {**cell, m: cell[m].copy()}
+            separated = {**cell_index, m: cell_index[m].copy()}
             separated[m][target_rows[held_out]] = n_cells + np.arange(len(held_out))
             compared = held_out[np.linspace(0, len(held_out) - 1, min(_MAX_PAIRS, len(held_out))).astype(np.int64)]
             fitted, shared = embed_held_out(separated, (b, source_rows[compared]), (m, target_rows[compared]))

@@ -28,15 +28,15 @@ from muport.integration.spaces._modality_weights import (
 from muport.integration.spaces._scaling import fit_scaling
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from muport.integration.spaces._held_out_pairs import BothSides, Side
+    from muport.integration.spaces._ridge_regression import CellIndex
+    from muport.integration.spaces._scaling import Coordinates
 
 __all__ = ["PREDICTION_WEIGHT", "JointEmbedding", "JointSpace", "embed_cells", "fit_joint_space", "split_modalities"]
 
-_BLOCK = 2**14  # cells embedded together: bounds the memory
+_CHUNK_SIZE = 2**14  # cells embedded together: bounds the memory
 _SHARED_FRACTION = 0.01, 0.9  # smallest and largest fraction of the squared distances from shared coordinates
 PREDICTION_WEIGHT = 1 / 3  # weight of predicted coordinates, relative to measured ones
 
@@ -45,7 +45,7 @@ PREDICTION_WEIGHT = 1 / 3  # weight of predicted coordinates, relative to measur
 class JointSpace:
     """Joint space of M modalities; its size does not grow with the number of cells.
 
-    - `modalities`: Names, in the order of their blocks of coordinates.
+    - `modalities`: Names, in the order of their coordinates.
     - `center`, `scale`: Modality -> (d_m,) mean of its coordinates and root mean square distance to it, by which they
       are standardized.
     - `predictor`: Predictions of each modality from the others.
@@ -63,19 +63,19 @@ class JointSpace:
 
     @property
     def width(self) -> int:
-        """Number of coordinates of all modalities together."""
+        """Number D of coordinates of all modalities together."""
         return sum(len(center) for center in self.center.values())
 
     @property
     def shared_width(self) -> int:
-        """Number of shared coordinates that are appended."""
+        """Number d_s of shared coordinates that are appended; 0 if they are not."""
         if not self.shared_scale or self.predictor.shared is None:
             return 0
         return len(next(iter(self.predictor.shared.center.values())))
 
     @property
-    def starts(self) -> tuple[int, ...]:
-        """Columns from which on the coordinates form a space: 0 for all, and the first of the appended shared ones."""
+    def subspace_starts(self) -> tuple[int, ...]:
+        """First column s of each subspace ``z[:, s:]`` with its own label classifier: 0, and D if d_s > 0."""
         return (0, self.width) if self.shared_width else (0,)
 
 
@@ -83,8 +83,9 @@ class JointSpace:
 class JointEmbedding:
     """Cells in the joint space.
 
-    - `z`: (n, D) float32 coordinates: those of all modalities side by side, then the shared ones if they are appended.
-    - `weights`: (n, M) float32 weight of each modality that the cell was measured in; rows sum to 1.
+    - `z`: (n, D + d_s) float32 coordinates: those of all modalities side by side, then the shared ones.
+    - `weights`: (n, M) float32 weight of each modality that the cell was measured in; rows sum to 1. Predicted
+      modalities have weight 0, although they count in z as if they were measured.
     - `observed`: (n, M) whether the cell was measured in the modality.
     """
 
@@ -94,25 +95,26 @@ class JointEmbedding:
 
 
 def fit_joint_space(
-    views: Mapping[str, NDArray[np.float32]],
-    cell: Mapping[str, NDArray[np.int64]],
+    representations: Coordinates,
+    cell_index: CellIndex,
     batch: NDArray[np.int64],
     *,
-    shared: Mapping[str, NDArray[np.float32]] | None = None,
+    shared: Coordinates | None = None,
     random_state: int = 0,
 ) -> JointSpace:
     """Fit the joint space of modalities that have cells in common.
 
-    - `views`: Modality -> (n_m, d_m) its own representation.
-    - `cell`: Modality -> (n_m,) position of each row among the cells; a cell in several modalities is paired.
+    - `representations`: Modality -> (n_m, d_m) its own representation.
+    - `cell_index`: Modality -> (n_m,) index of each row in the union of all cells; a cell in several is paired.
     - `batch`: (n_cells,) codes.
     - `shared`: Modality -> (n_m, d_s) coordinates in a space that all modalities share. They improve the predictions
       for cells that lack a modality. If there are such cells, they are also appended to the coordinates of the
-      modalities, the more strongly the better held-out pairs find their partner in them
-      (:func:`estimate_shared_fraction`).
+      modalities, with a scale that grows with how well they match held-out pairs (:func:`estimate_shared_fraction`).
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from muport.integration.spaces._joint_space import embed_cells, fit_joint_space
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(90, 3)).astype(np.float32)
     >>> y = (x @ rng.normal(size=(3, 4))).astype(np.float32)
@@ -121,80 +123,82 @@ def fit_joint_space(
     >>> embed_cells(space, {"rna": x}, {"rna": cells}, 90).z.shape
     (90, 7)
     """
-    names = tuple(views)
+    names = tuple(representations)
     if len(names) < 2:
         raise ValueError(f"a joint space needs at least two modalities, but there is only {list(names)}.")
-    center, scale = fit_scaling(views)
-    x = {m: standardize(views[m], center[m], scale[m]) for m in names}
-    predictor = fit_predictor(x, cell, len(batch), shared, random_state)
-    scores, mean_scores = score_modalities(x, cell, batch, random_state)
-    # weights depend on the place in the space: the cells are embedded with constant weights first
+    center, scale = fit_scaling(representations)
+    x = {m: standardize(representations[m], center[m], scale[m]) for m in names}
+    predictor = fit_predictor(x, cell_index, len(batch), shared, random_state)
+    # (n_cells, M) scores, NaN where a cell was not scored, and their (M,) means
+    scores, mean_scores = score_modalities(x, cell_index, batch, random_state)
+    # weights depend on the location in the space: the cells are embedded with constant weights first
     constant = fit_constant_weights(mean_scores, sum(values.shape[1] for values in x.values()))
     space = JointSpace(names, center, scale, predictor, constant)
     rows = np.flatnonzero(np.isfinite(scores).any(axis=1))
-    scored, cell_of_scored = _take_cells(views, cell, rows, len(batch))
-    scored_shared = _take_cells(shared or {}, cell, rows, len(batch))[0]
+    scored, cell_of_scored = _take_cells(representations, cell_index, rows, len(batch))
+    scored_shared = _take_cells(shared or {}, cell_index, rows, len(batch))[0]
     z = embed_cells(space, scored, cell_of_scored, len(rows), shared=scored_shared).z
     order = canonical_order(z)
     space = replace(space, weights=fit_weights(z[order], scores[rows][order], mean_scores, random_state))
-    if not shared or all(len(rows_of_modality) == len(batch) for rows_of_modality in cell.values()):
+    if not shared or all(len(rows_of_modality) == len(batch) for rows_of_modality in cell_index.values()):
         return space
-    fraction = np.clip(_estimate_fraction(space, x, cell, len(batch), shared, random_state), *_SHARED_FRACTION)
+    fraction = np.clip(_estimate_fraction(space, x, cell_index, len(batch), shared, random_state), *_SHARED_FRACTION)
     mean_square = np.square(z[order] - z[order].mean(axis=0)).sum(axis=1).mean()
+    # the standardized shared coordinates have mean square 1: scale^2 / (scale^2 + mean_square) = fraction
     return replace(space, shared_scale=float(np.sqrt(fraction / (1 - fraction) * mean_square)))
 
 
 def embed_cells(
     space: JointSpace,
-    views: Mapping[str, NDArray[np.float32]],
-    cell: Mapping[str, NDArray[np.int64]],
+    representations: Coordinates,
+    cell_index: CellIndex,
     n_cells: int,
     *,
-    shared: Mapping[str, NDArray[np.float32]] | None = None,
+    shared: Coordinates | None = None,
 ) -> JointEmbedding:
     """Embed cells in the joint space, each cell by itself.
 
     Let x_m be the standardized coordinates of modality m, and P_bm(x_b) the prediction of m from b. The modalities that
     a cell lacks are predicted from those it has. Then z_m = w_m x_m + (sum over b != m of w_b P_bm(x_b)) / 3, where w
-    are the weights of the modalities at the cell's place. Predictions have less noise than measurements, but they lack
-    what only one modality measures: so they count less.
+    are the weights of the modalities at the cell's location, and 1/3 is `PREDICTION_WEIGHT`: predictions have less
+    noise than measurements, but they lack what only one modality measures, so they count less.
 
-    - `views`: Modality -> (n_m, d_m) own representations, of any of the space's modalities.
-    - `cell`: Modality -> (n_m,) position of each row among the cells.
-    - `shared`: As in :func:`fit_joint_space`; without it, missing modalities are predicted from the measured ones
-      alone.
+    - `representations`: Modality -> (n_m, d_m) own representations, of any of the space's modalities.
+    - `cell_index`: Modality -> (n_m,) index of each row in the union of all cells.
+    - `shared`: As in :func:`fit_joint_space`. Without it, missing modalities are predicted from the measured ones
+      alone, and appended shared coordinates are 0.
 
     Raises ValueError if a modality is unknown, or its width is not that of the fit.
     """
-    _check_views(space, views)
+    _check_representations(space, representations)
     observed = np.zeros((n_cells, len(space.modalities)), bool)
     x: dict[str, NDArray[np.float32]] = {}
     for i, m in enumerate(space.modalities):
         x[m] = np.zeros((n_cells, len(space.center[m])), np.float32)
-        if m in views:
-            observed[cell[m], i] = True
-            x[m][cell[m]] = standardize(views[m], space.center[m], space.scale[m])
-    s = align_shared(space.predictor, shared, cell, n_cells) if shared else None
+        if m in representations:
+            observed[cell_index[m], i] = True
+            x[m][cell_index[m]] = standardize(representations[m], space.center[m], space.scale[m])
+    s = align_shared(space.predictor, shared, cell_index, n_cells) if shared else None
     z, weights = np.zeros((n_cells, space.width + space.shared_width), np.float32), observed.astype(np.float32)
-    for low in range(0, n_cells, _BLOCK):
-        rows = slice(low, low + _BLOCK)
-        block_of_shared = None if s is None else {m: values[rows] for m, values in s.items()}
-        block = {m: values[rows] for m, values in x.items()}
-        z[rows, : space.width], block_weights = _combine_modalities(space, block, block_of_shared, observed[rows])
-        weights[rows] *= np.maximum(block_weights, np.finfo(np.float32).tiny)
+    for low in range(0, n_cells, _CHUNK_SIZE):
+        rows = slice(low, low + _CHUNK_SIZE)
+        chunk_of_shared = None if s is None else {m: values[rows] for m, values in s.items()}
+        chunk = {m: values[rows] for m, values in x.items()}
+        z[rows, : space.width], chunk_weights = _combine_modalities(space, chunk, chunk_of_shared, observed[rows])
+        weights[rows] *= np.maximum(chunk_weights, np.finfo(np.float32).tiny)
     if s is not None and space.shared_scale:
-        z[:, space.width :] = np.float32(space.shared_scale) * _average_shared(s, observed)
+        z[:, space.width :] = np.float32(space.shared_scale) * _average_shared(space, s, observed)
     weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return JointEmbedding(z, weights, observed)
 
 
 def split_modalities(space: JointSpace, y: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """Split cells (n, D) of the joint space into the representations (n, d_m) of all modalities, in their coordinates.
+    """Split the first D columns of cells (n, D + d_s) into the representations (n, d_m) of all modalities.
 
-    What only one modality measures, and no other predicts, is shrunk by the modality's weight, as noise would be.
+    With w the mean weight of a modality, its coordinates in z are divided by w + (1 - w) / 3. This restores what all
+    modalities predict alike; what only this modality measures has the factor w in z, so it is shrunk, as noise is.
     """
     bounds = np.cumsum([0, *(len(space.center[m]) for m in space.modalities)])
-    # factor with which the joint space holds coordinates that all modalities predict alike
     factor = space.weights.mean_weights + np.float32(PREDICTION_WEIGHT) * (1 - space.weights.mean_weights)
     scale = [np.float32(space.scale[m]) / f for m, f in zip(space.modalities, factor, strict=True)]
     return {
@@ -204,50 +208,40 @@ def split_modalities(space: JointSpace, y: NDArray[np.float32]) -> dict[str, NDA
 
 
 def _estimate_fraction(
-    space: JointSpace,
-    x: dict[str, NDArray[np.float32]],
-    cell: Mapping[str, NDArray[np.int64]],
-    n_cells: int,
-    shared: Mapping[str, NDArray[np.float32]],
-    seed: int,
+    space: JointSpace, x: Coordinates, cell_index: CellIndex, n_cells: int, shared: Coordinates, seed: int
 ) -> float:
     """Estimate the fraction of the squared distances that the shared coordinates should have."""
 
-    def embed_held_out(
-        separated: Mapping[str, NDArray[np.int64]], first: Side, second: Side
-    ) -> tuple[BothSides, BothSides]:
+    def embed_held_out(separated: CellIndex, first: Side, second: Side) -> tuple[BothSides, BothSides]:
         n = len(first[1])
         predictor = fit_predictor(x, separated, n_cells + n_cells, shared, seed)
-        # each pair becomes two cells of one modality each: n of the first, then n of the second
+        # Split each pair into two single-modality cells: rows 0..n-1 hold the first modality, n..2n-1 the second.
         sides = {first[0]: (slice(0, n), first[1]), second[0]: (slice(n, 2 * n), second[1])}
         values = {m: np.zeros((2 * n, own.shape[1]), np.float32) for m, own in x.items()}
         observed = np.zeros((2 * n, len(space.modalities)), bool)
         for m, (rows, rows_of_modality) in sides.items():
             values[m][rows] = x[m][rows_of_modality]
             observed[rows, space.modalities.index(m)] = True
-        position = {m: np.arange(2 * n)[rows] for m, (rows, _) in sides.items()}
+        side_index = {m: np.arange(2 * n)[rows] for m, (rows, _) in sides.items()}
         shared_of_sides = {m: shared[m][rows_of_modality] for m, (_, rows_of_modality) in sides.items()}
-        s = align_shared(predictor, shared_of_sides, position, 2 * n)
+        s = align_shared(predictor, shared_of_sides, side_index, 2 * n)
         assert s is not None, "the predictor was fitted with the shared coordinates"
         z = _combine_modalities(replace(space, predictor=predictor), values, s, observed)[0]
-        average = _average_shared(s, observed)
+        average = _average_shared(space, s, observed)
         return (z[:n], z[n:]), (average[:n], average[n:])
 
-    return estimate_shared_fraction(x, cell, n_cells, embed_held_out)
+    return estimate_shared_fraction(x, cell_index, n_cells, embed_held_out)
 
 
-def _average_shared(s: Mapping[str, NDArray[np.float32]], observed: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _average_shared(space: JointSpace, s: Coordinates, observed: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Average the shared coordinates (n, d_s) over the modalities that a cell was measured in."""
-    total = np.add.reduce([values * observed[:, [i]] for i, values in enumerate(s.values())])
+    total = np.add.reduce([s[m] * observed[:, [i]] for i, m in enumerate(space.modalities)])
     mean: NDArray[np.float32] = total / np.maximum(observed.sum(axis=1, keepdims=True), 1).astype(np.float32)
     return mean
 
 
 def _combine_modalities(
-    space: JointSpace,
-    x: dict[str, NDArray[np.float32]],
-    s: dict[str, NDArray[np.float32]] | None,
-    observed: NDArray[np.bool_],
+    space: JointSpace, x: Coordinates, s: Coordinates | None, observed: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Compute the joint coordinates (n, D) and the weights (n, M) of standardized cells."""
     names = space.modalities
@@ -269,29 +263,28 @@ def _sum_weighted(
     - `coordinates`: (source, target) -> (n, d_target) coordinates, predicted unless the source is the target.
     - `weights`: (n, M) weights of the sources.
     """
-    z = np.concatenate([np.zeros_like(coordinates[m, m]) for m in names], axis=1)
-    low = 0
+    z = []
     for m in names:
-        block = z[:, low : low + coordinates[m, m].shape[1]]
+        z_m = np.zeros(coordinates[m, m].shape, np.float32)
         for i, b in enumerate(names):
             values = coordinates[b, m]
-            block += weights[:, [i]] * (values if b == m else np.float32(PREDICTION_WEIGHT) * values)
-        low += block.shape[1]
-    return z
+            z_m += weights[:, [i]] * (values if b == m else np.float32(PREDICTION_WEIGHT) * values)
+        z.append(z_m)
+    return np.concatenate(z, axis=1)
 
 
 def _take_cells(
-    views: Mapping[str, NDArray[np.float32]], cell: Mapping[str, NDArray[np.int64]], cells: NDArray[np.int64], n: int
+    representations: Coordinates, cell_index: CellIndex, cells: NDArray[np.int64], n: int
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.int64]]]:
-    """Take the rows of some of n cells, and their positions among these."""
-    position = np.full(n, -1)
-    position[cells] = np.arange(len(cells))
-    taken = {m: position[cell[m]] >= 0 for m in views}
-    return {m: x[taken[m]] for m, x in views.items()}, {m: position[cell[m]][taken[m]] for m in views}
+    """Take the rows of some of n cells, and the index of each row among these cells."""
+    new_index = np.full(n, -1)
+    new_index[cells] = np.arange(len(cells))
+    index = {m: new_index[cell_index[m]] for m in representations}
+    return {m: x[index[m] >= 0] for m, x in representations.items()}, {m: i[i >= 0] for m, i in index.items()}
 
 
-def _check_views(space: JointSpace, views: Mapping[str, NDArray[np.float32]]) -> None:
-    for m, x in views.items():
+def _check_representations(space: JointSpace, representations: Coordinates) -> None:
+    for m, x in representations.items():
         if m not in space.center:
             raise ValueError(f"modality {m!r} is not in the joint space, which holds {list(space.modalities)}.")
         if x.shape[1] != len(space.center[m]):

@@ -12,9 +12,10 @@ from muport.integration.spaces._ridge_regression import find_paired_rows
 from muport.neighbors import kmeans, knn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
+
+    from muport.integration.spaces._ridge_regression import CellIndex
+    from muport.integration.spaces._scaling import Coordinates
 
 __all__ = [
     "ModalityWeights",
@@ -79,12 +80,11 @@ def score_neighborhoods(
 
 
 def score_modalities(
-    x: Mapping[str, NDArray[np.float32]], cell: Mapping[str, NDArray[np.int64]], batch: NDArray[np.int64], seed: int
+    x: Coordinates, cell_index: CellIndex, batch: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Score how well each modality predicts itself and the others.
 
     - `x`: Modality -> (n_m, d_m) standardized coordinates.
-    - `cell`: Modality -> (n_m,) position of each row among the cells.
     - `batch`: (n_cells,) codes.
 
     Returns (n_cells, M) scores of each cell, NaN where it was not scored, and (M,) means over the cells. Both are means
@@ -94,10 +94,10 @@ def score_modalities(
     for i, source in enumerate(x):
         total, count, means = np.zeros(len(batch)), np.zeros(len(batch)), []
         for target in x:
-            source_rows, target_rows = find_paired_rows(x, cell, source, target, len(batch))
+            source_rows, target_rows = find_paired_rows(x, cell_index, source, target, len(batch))
             if len(source_rows) < 2:
                 continue
-            cells = cell[source][source_rows]
+            cells = cell_index[source][source_rows]
             y = None if target == source else x[target][target_rows]
             rows, score = score_neighborhoods(x[source][source_rows], y, batch[cells], seed)
             if len(rows):

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from muport.integration.spaces._scaling import Coordinates
+
+    #: Modality -> (n_m,) index of each row in the union of all cells.
+    type CellIndex = Mapping[str, NDArray[np.int64]]
+
 __all__ = ["RidgeRegression", "find_paired_rows", "fit_ridge"]
 
 _MAX_CELLS = 20_000  # cells that a regression is fitted on
@@ -55,20 +60,19 @@ class RidgeRegression:
 
 
 def find_paired_rows(
-    x: Mapping[str, NDArray[np.float32]], cell: Mapping[str, NDArray[np.int64]], source: str, target: str, n_cells: int
+    x: Coordinates, cell_index: CellIndex, source: str, target: str, n_cells: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find the rows of two modalities that are the same cells.
 
     - `x`: Modality -> (n_m, d_m) coordinates. They set the order of the pairs, which does not depend on that of the
       cells.
-    - `cell`: Modality -> (n_m,) position of each row among the cells.
 
     Returns (p,) rows of the source, and (p,) rows of the target.
     """
     row_of_cell = np.full(n_cells, -1)
-    row_of_cell[cell[target]] = np.arange(len(cell[target]))
-    source_rows = np.flatnonzero(row_of_cell[cell[source]] >= 0)
-    target_rows = row_of_cell[cell[source][source_rows]]
+    row_of_cell[cell_index[target]] = np.arange(len(cell_index[target]))
+    source_rows = np.flatnonzero(row_of_cell[cell_index[source]] >= 0)
+    target_rows = row_of_cell[cell_index[source][source_rows]]
     if not len(source_rows):
         return source_rows, target_rows
     order = canonical_order(np.concatenate([x[source][source_rows], x[target][target_rows]], axis=1))

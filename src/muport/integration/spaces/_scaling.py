@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    #: Modality -> (n_m, d_m) coordinates of its rows.
+    type Coordinates = Mapping[str, NDArray[np.float32]]
+
 __all__ = ["fit_scaling"]
 
 
-def fit_scaling(x: Mapping[str, NDArray[np.float32]]) -> tuple[dict[str, NDArray[np.float32]], dict[str, float]]:
+def fit_scaling(x: Coordinates) -> tuple[dict[str, NDArray[np.float32]], dict[str, float]]:
     """Compute the mean (d_m,) of each modality, and the root mean square distance to it.
 
     - `x`: Modality -> (n_m, d_m) coordinates.

@@ -14,9 +14,9 @@ from muport.integration.spaces._ridge_regression import RidgeRegression, fit_rid
 from muport.integration.spaces._scaling import fit_scaling
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
+
+    from muport.integration.spaces._scaling import Coordinates
 
 __all__ = ["SharedSpace", "denoise", "fit_shared_space"]
 
@@ -39,9 +39,7 @@ class SharedSpace:
     rescaling: dict[str, NDArray[np.float32]]
 
 
-def fit_shared_space(
-    own: Mapping[str, NDArray[np.float32]], shared: Mapping[str, NDArray[np.float32]], random_state: int = 0
-) -> SharedSpace:
+def fit_shared_space(own: Coordinates, shared: Coordinates, random_state: int = 0) -> SharedSpace:
     """Fit the denoising of coordinates that modalities share, where each also has a representation of its own.
 
     Modalities often share few features, and the values s of one cell are mostly noise. The cell's own representation x
