@@ -113,8 +113,6 @@ def fit_joint_space(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from muport.integration.spaces._joint_space import embed_cells, fit_joint_space
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(90, 3)).astype(np.float32)
     >>> y = (x @ rng.normal(size=(3, 4))).astype(np.float32)
