@@ -42,11 +42,7 @@ __all__ = ["IntegrationFit", "fit_shared_centers"]
 
 @dataclass(frozen=True, eq=False)
 class IntegrationFit:
-    """A fitted state, its metrics, and one row of history per outer iteration.
-
-    A row holds theta (marginal relaxation of the transport divided by its regularization), the root mean square
-    displacement of the prototypes, and that of its change.
-    """
+    """A fitted state, its metrics, and the history of its outer iterations."""
 
     state: IntegrationState
     metrics: dict[str, float]
@@ -171,7 +167,7 @@ def _add_labels(inputs: _MapInputs, unsupervised: _FittedMaps) -> _FittedMaps:
     if cells.label is None or len(np.unique(cells.group[cells.label >= 0])) < 2:
         return replace(unsupervised, types=types, predictability=predictability)
     of_prototypes = average_over_prototypes(probabilities, inputs.nearest, len(problem.prototypes.mass))
-    # The rows may sum to less than 1: a type that is hard to predict has less effect on the transport.
+    # The weighted rows may sum to less than 1: a type that is hard to predict has less effect on the transport.
     weighted = of_prototypes * predictability.astype(np.float32)
     supervised = _fit_maps(replace(inputs, problem=replace(problem, type_probabilities=weighted)))
     types, predictability, _ = _fit_types(inputs, supervised.maps)

@@ -75,8 +75,7 @@ def _fit_new_group(
         return group_map
     mapped = apply_map(group_map.position, group_map)
     mnn_shift = estimate_mnn_shift(prototypes, mapped, fixed=reference.mapped_prototypes)
-    shift = group_map.shift - fraction * agreement[:, None] * mnn_shift
-    return replace(group_map, shift=shift.astype(np.float32))
+    return replace(group_map, shift=(group_map.shift - fraction * agreement[:, None] * mnn_shift).astype(np.float32))
 
 
 def _transport_onto_reference(

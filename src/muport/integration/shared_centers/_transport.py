@@ -33,7 +33,8 @@ __all__ = [
 
 _ANNEALED = 6  # iterations in which theta falls to 0
 
-#: One row per iteration: theta, root mean square displacement, and root mean square change of the displacement.
+#: One row per iteration: theta (marginal relaxation of the transport divided by its regularization), root mean square
+#: displacement of the prototypes, and root mean square change of the displacement.
 type History = tuple[tuple[float, float, float], ...]
 
 

@@ -214,15 +214,14 @@ def _estimate_fraction(
         n = len(first[1])
         predictor = fit_predictor(x, separated, n_cells + n_cells, shared, seed)
         # Split each pair into two single-modality cells: rows 0..n-1 hold the first modality, n..2n-1 the second.
-        sides = {first[0]: (slice(0, n), first[1]), second[0]: (slice(n, 2 * n), second[1])}
+        sides = {first[0]: (np.arange(n), first[1]), second[0]: (np.arange(n, 2 * n), second[1])}
         values = {m: np.zeros((2 * n, own.shape[1]), np.float32) for m, own in x.items()}
         observed = np.zeros((2 * n, len(space.modalities)), bool)
         for m, (rows, rows_of_modality) in sides.items():
             values[m][rows] = x[m][rows_of_modality]
             observed[rows, space.modalities.index(m)] = True
-        side_index = {m: np.arange(2 * n)[rows] for m, (rows, _) in sides.items()}
         shared_of_sides = {m: shared[m][rows_of_modality] for m, (_, rows_of_modality) in sides.items()}
-        s = align_shared(predictor, shared_of_sides, side_index, 2 * n)
+        s = align_shared(predictor, shared_of_sides, {m: rows for m, (rows, _) in sides.items()}, 2 * n)
         assert s is not None, "the predictor was fitted with the shared coordinates"
         z = _combine_modalities(replace(space, predictor=predictor), values, s, observed)[0]
         average = _average_shared(space, s, observed)
