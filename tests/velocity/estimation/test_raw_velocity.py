@@ -12,7 +12,7 @@ import torch
 from muport.datasets import simulated_dynamics
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.estimation._raw_velocity import (
-    _penalty,
+    _compute_penalties,
     _TransportInputs,
     _WindowPairs,
     estimate_raw_velocity,
@@ -128,10 +128,11 @@ def test_penalties_per_pair():
     inputs = _TransportInputs(torch.zeros(3, 1), time, 0.0, 1.0, options, near)
     cells, is_cell = torch.arange(3)[None], torch.ones(1, 3, dtype=torch.bool)
     forward = torch.ones(1, dtype=torch.int8)
-    penalty, linked = _penalty(inputs, _WindowPairs((cells, cells), (is_cell, is_cell), forward, forward > 0))
+    pairs = _WindowPairs((cells, cells), (is_cell, is_cell), forward, forward > 0)
+    penalty, allowed_pairs = _compute_penalties(inputs, pairs)
     assert penalty[0].tolist() == [[0, 0, 5], [2, 0, 0], [7, 2, 0]]
-    assert linked is not None
-    assert linked[0].tolist() == [[True, True, False], [True, True, True], [False, True, True]]
+    assert allowed_pairs is not None
+    assert allowed_pairs[0].tolist() == [[True, True, False], [True, True, True], [False, True, True]]
 
 
 def test_penalties_act_and_the_unreachable_get_nothing():

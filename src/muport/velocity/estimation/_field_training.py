@@ -159,7 +159,7 @@ def _check_neighbors(neighbors: Any | None, n: int) -> NDArray[np.int64]:
         raise ValueError("lambda_smooth needs neighbors: the (n, k) nearest neighbors of each cell.")
     indices = np.asarray(neighbors, np.int64)
     if indices.ndim != 2 or len(indices) != n:
-        raise ValueError(f"neighbors has shape {indices.shape}: it needs k positions of cells for each of {n} cells.")
+        raise ValueError(f"neighbors has shape {indices.shape}: it needs k indices of cells for each of {n} cells.")
     return indices
 
 

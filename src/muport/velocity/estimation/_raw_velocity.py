@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from muport.velocity._hyperparameters import VelocityHyperparameters
     from muport.velocity.estimation._windows import Windows
 
-__all__ = ["RawVelocity", "estimate_raw_velocity", "squared_neighbor_distance"]
+__all__ = ["RawVelocity", "estimate_raw_velocity", "median_squared_neighbor_distance"]
 
-_NEIGHBOR = 5  # neighbor whose distance sets the regularization
-_SAMPLED_WINDOWS = 64  # windows in which that distance is measured
+_NEIGHBOR_RANK = 5  # rank of the neighbor whose distance sets the regularization
+_SAMPLED_PAIRS = 64  # pairs of windows in whose source windows that distance is measured
 _PLAN_ENTRIES = 2**20  # plan entries in memory at once
-_MAX_ITER, _TOL = 100, 1e-2  # the barycenters move by less than a hundredth of the spread of their matches
+_MAX_ITER, _TOL = 100, 1e-2  # tolerance of potential / reg: barycenters move by < 1/100 of the spread of their matches
+_MIN_MASS_RATIO = 1e-6  # smallest row sum, as a fraction of its uniform share, of which the logarithm is taken
 _MIN_GROWTH_GAP = 1e-3  # gap between windows, as a fraction of the range of time, below which growth is left out
 _MIN_GAP = 0.2  # fraction of the median time gap below which a difference quotient is mostly noise
 
@@ -34,16 +35,17 @@ _MIN_GAP = 0.2  # fraction of the median time gap below which a difference quoti
 class RawVelocity:
     """Velocity of each cell from the plans, before any smoothing.
 
+    A cell is covered if it has matches on both sides of its difference quotient, and if the time gap between them is
+    more than a fifth of the median gap.
+
     - `velocity`: (n, d) float32 displacement per unit of time; 0 where not covered.
     - `weight`: (n,) float32 time gap of the difference quotient, its weight in a fit; 0 where not covered.
-    - `confidence`: (n,) float32 in 0..1: share of the two sides, later and earlier, on which the cell has a partner
-      window; for the forward difference, number of windows it was in over the largest such number.
-    - `growth`: (n,) float32 log change of mass per unit of time relative to the mean of the cell's window; 0 if
-      balanced.
-    - `block`: (n,) int64 window of each cell, the unit of resampling; -1 where not covered.
-    - `converged`: Share of the transport problems that converged.
-    - `midpoint`: (n,) float64 time in the middle of the gap, the cell's own where not covered; ``None`` if the gap is
-      not known.
+    - `confidence`: (n,) float32 in 0..1. Central difference: 1/2 for each side (later, earlier) with a partner window.
+      Forward difference: number of windows that the cell was in, divided by the largest such number.
+    - `growth`: (n,) float32 log(row sum of the plan / uniform share of the cell) per unit of time; 0 at ``tau=1``.
+    - `block`: (n,) int64 window of each cell, the block that is resampled in a bootstrap; -1 where not covered.
+    - `converged`: Fraction of the transport problems that converged.
+    - `midpoint`: (n,) float64 time in the middle of the gap, the cell's own where not covered; ``None`` if not known.
     """
 
     velocity: NDArray[np.float32]
@@ -59,31 +61,31 @@ class RawVelocity:
 class _TransportInputs:
     """What the transport problems of all windows have in common; tensors on the device.
 
-    ``x`` (n, d) are centered coordinates, ``time`` (n,) times minus ``mean_time``, ``bandwidth`` is the regularization
-    of each window unless ``options.reg`` is given, ``neighbors`` (n, k) are sorted.
+    ``x`` (n, d) are centered coordinates, ``time`` (n,) times minus ``mean_time``, ``default_reg`` the regularization
+    of each window unless ``options.reg`` is given, ``neighbors`` (n, k) indices of cells in ascending order.
     """
 
     x: Tensor
     time: Tensor
     mean_time: float
-    bandwidth: float
+    default_reg: float
     options: VelocityHyperparameters
     neighbors: Tensor | None
 
     @property
-    def positions_and_times(self) -> Tensor:
-        """(n, d + 1) coordinates and time of each cell, which barycenters are taken of."""
+    def coordinates_and_time(self) -> Tensor:
+        """(n, d + 1) coordinates and time of each cell, of which barycenters are computed."""
         return torch.cat([self.x, self.time[:, None]], dim=1)
 
 
 class _WindowSums:
-    """Sums over the windows of a cell, by side: matched positions and times, number of windows, growth; on the CPU.
+    """Sums over the windows of a cell: barycenters and number of windows by side, growth and number of windows.
 
-    On the CPU a sum over the windows has one order, so that a seed gives the same bits on any device.
+    They are computed on the CPU, where the order of a sum is fixed, so that the same input always gives the same bits.
     """
 
     def __init__(self, n: int, d: int) -> None:
-        self.matched = torch.zeros(3, n, d + 1, dtype=torch.float32)
+        self.matched = torch.zeros(3, n, d + 1, dtype=torch.float32)  # side -1 (earlier) is the last entry
         self.count = torch.zeros(3, n, dtype=torch.float32)
         self.growth = torch.zeros(2, n, dtype=torch.float32)
 
@@ -102,8 +104,8 @@ class _WindowSums:
 class _WindowPairs:
     """P pairs of windows, padded to w source and w' target cells.
 
-    ``cells`` are the positions (P, w) and (P, w') of the source and the target cells, 0 in the padding; ``is_cell``
-    says where they are no padding. ``direction`` and ``mutual`` (P,) are those of :class:`Windows`.
+    ``cells`` are the indices (P, w) and (P, w') of the source and the target cells, 0 in the padding; ``is_cell`` says
+    where they are no padding. ``direction`` and ``mutual`` (P,) are those of :class:`Windows`.
     """
 
     cells: tuple[Tensor, Tensor]
@@ -112,7 +114,7 @@ class _WindowPairs:
     mutual: Tensor
 
     @classmethod
-    def of(cls, windows: Windows, pairs: NDArray[np.int64], device: torch.device) -> _WindowPairs:
+    def from_windows(cls, windows: Windows, pairs: NDArray[np.int64], device: torch.device) -> _WindowPairs:
         """Take some pairs of windows to the device."""
         source, target = (torch.from_numpy(side[pairs]).to(device) for side in (windows.source, windows.target))
         direction, mutual = (torch.from_numpy(side[pairs]).to(device) for side in (windows.direction, windows.mutual))
@@ -140,28 +142,29 @@ def estimate_raw_velocity(
 ) -> RawVelocity:
     """Estimate the velocity of every cell from entropic transport between paired windows.
 
-    With T+ and T- the barycenters of a cell's matches in the later and the earlier window, t+ and t- the mean times
+    With m+ and m- the barycenters of a cell's matches in the later and the earlier window, t+ and t- the mean times
     of these matches under the plan, ::
 
-        v = (T+(x) - T-(x)) / (t+ - t-)                 difference="central"
-        v = (T+(x) - x) / (t+ - t)                      difference="forward"
+        v = (m+ - m-) / (t+ - t-)                       difference="central"
+        v = (m+ - x) / (t+ - t)                         difference="forward"
 
     In the central difference x itself, and with it the noise of the cell, cancels; the forward difference of noisy
     cells points to the middle of the data. In the first and the last window the cell's matches in its own window
-    (without the cell itself) replace the missing side. Coordinates are centered; the plans minimize
-    <C, T> + eps KL(T | a b') at squared distances C, with fixed column sums and, at tau < 1, row sums relaxed by
-    eps tau / (1 - tau) KL(T 1 | a): the log of a row sum over its uniform share is growth.
+    (without the cell itself) replace the missing side. Coordinates are centered; a plan T minimizes
+    <C, T> + reg KL(T | a b') at squared distances C and uniform shares a and b of the cells. Its column sums are fixed,
+    and at tau < 1 its row sums are relaxed by reg tau / (1 - tau) KL(T 1 | a): log(row sum / share) is growth.
 
     - `x`: (n, d) coordinates.
     - `time`: (n,) pseudotime or real time.
-    - `hyperparameters`: ``reg`` is eps as a fraction of the largest cost of each window; by default eps is
+    - `windows`: Pairs of windows, between whose cells mass is transported.
+    - `hyperparameters`: ``reg`` is a fraction of the largest cost of each window; by default the regularization is
       ``reg_scale`` times the median over cells of the squared distance to the fifth neighbor in the window. ``tau`` in
-      (0, 1] relaxes the source masses. Balanced plans (1) transport mass across branches wherever two windows have
-      different shares of them, by growth or by chance; strongly relaxed plans explain movement by growth where a step
-      is long compared to the distance of neighbors, and the velocity is then too short (few dimensions: 6 % at .98, 23
-      % at .9). ``lambda_time`` is added to the cost, in units of the largest cost of the window, where the later
-      window's cell has the earlier time; ``lambda_knn`` where a pair of different cells is not among ``neighbors`` in
-      either direction. A cell without any neighbor among the target's cells gets nothing from that window.
+      (0, 1] relaxes the source masses. Balanced plans (``tau=1``) transport mass across branches wherever two windows
+      have different fractions of their cells in them, by growth or by chance. Strongly relaxed plans explain movement
+      by growth where cells move far compared to the distance of neighbors. The velocity is then too short: in few
+      dimensions by 6 % at 0.98 and by 23 % at 0.9. ``lambda_time`` is added to the cost, in units of the largest cost
+      of the window, where the later window's cell has the earlier time; ``lambda_knn`` where a pair of different cells
+      is not among ``neighbors`` in either direction. A cell without any neighbor in a window is skipped for it.
     - `neighbors`: (n, k) nearest neighbors of each cell, for ``lambda_knn``.
     - `device`: Torch device of the transport.
 
@@ -183,18 +186,17 @@ def estimate_raw_velocity(
         x=centered,
         time=torch.from_numpy((times - mean_time).astype(np.float32)).to(device),
         mean_time=mean_time,
-        bandwidth=hyperparameters.reg_scale * squared_neighbor_distance(centered, windows),
+        default_reg=hyperparameters.reg_scale * median_squared_neighbor_distance(centered, windows),
         options=hyperparameters,
         neighbors=_sort_neighbors(neighbors, len(points), device) if hyperparameters.lambda_knn > 0 else None,
     )
     sums, converged = _WindowSums(*points.shape), []
-    forward = hyperparameters.difference == "forward"
-    pairs = np.flatnonzero(windows.direction != 0) if forward else np.arange(windows.n_pairs)
-    step = max(1, _PLAN_ENTRIES // (windows.source.shape[1] * windows.target.shape[1]))
-    for low in range(0, len(pairs), step):
-        part = _WindowPairs.of(windows, pairs[low : low + step], inputs.x.device)
-        converged.append(_transport(inputs, part, sums))
-    return _difference_quotient(inputs, sums, windows, float(torch.cat(converged).float().mean()))
+    pairs = np.flatnonzero((windows.direction != 0) | (hyperparameters.difference == "central"))
+    pairs_per_batch = max(1, _PLAN_ENTRIES // (windows.source.shape[1] * windows.target.shape[1]))
+    for low in range(0, len(pairs), pairs_per_batch):
+        batch = _WindowPairs.from_windows(windows, pairs[low : low + pairs_per_batch], inputs.x.device)
+        converged.append(_transport_batch(inputs, batch, sums))
+    return _compute_velocity(inputs, sums, windows, float(torch.cat(converged).float().mean()))
 
 
 def _sort_neighbors(neighbors: Any | None, n: int, device: str) -> Tensor:
@@ -202,71 +204,70 @@ def _sort_neighbors(neighbors: Any | None, n: int, device: str) -> Tensor:
         raise ValueError("lambda_knn needs neighbors: the (n, k) nearest neighbors of each cell.")
     indices = np.asarray(neighbors)
     if indices.ndim != 2 or len(indices) != n or indices.min() < 0 or indices.max() >= n:
-        raise ValueError(f"neighbors has shape {indices.shape}: it needs k positions of cells for each of {n} cells.")
+        raise ValueError(f"neighbors has shape {indices.shape}: it needs k indices of cells for each of {n} cells.")
     return torch.from_numpy(np.sort(indices, axis=1).astype(np.int64)).to(device)
 
 
-def squared_neighbor_distance(x: Tensor, windows: Windows) -> float:
-    """Median over cells of the squared distance to the fifth neighbor in the window, in windows evenly sampled."""
-    sampled = np.unique(np.linspace(0, windows.n_pairs - 1, _SAMPLED_WINDOWS).astype(np.int64))
+def median_squared_neighbor_distance(x: Tensor, windows: Windows) -> float:
+    """Median over cells of the squared distance to the fifth neighbor in the window, in evenly sampled windows."""
+    sampled = np.unique(np.linspace(0, windows.n_pairs - 1, _SAMPLED_PAIRS).astype(np.int64))
     cells = torch.from_numpy(windows.source[sampled]).to(x.device)
     valid = cells >= 0
     points = x[cells.clamp(min=0)]
     cost = cost_matrix(points, points).masked_fill(~valid[:, None, :], torch.inf)
-    rank = torch.minimum(valid.sum(1) - 1, torch.tensor(_NEIGHBOR, device=x.device))
-    nearest = cost.topk(min(_NEIGHBOR + 1, cost.shape[2]), dim=2, largest=False).values
+    rank = torch.minimum(valid.sum(1) - 1, torch.tensor(_NEIGHBOR_RANK, device=x.device))
+    nearest = cost.topk(min(_NEIGHBOR_RANK + 1, cost.shape[2]), dim=2, largest=False).values
     squared = nearest.gather(2, rank[:, None, None].expand(-1, cost.shape[1], 1))[..., 0]
     median = float(squared[valid].median())
-    # Half of the cells at one place: any regularization far below the spread of the others will do.
+    # Half of the cells have equal coordinates: any regularization far below the spread of the others will do.
     return median if median > 0 else max(1e-3 * float(x.square().sum(1).mean()), torch.finfo(x.dtype).tiny)
 
 
-def _penalty(inputs: _TransportInputs, pairs: _WindowPairs) -> tuple[Tensor, Tensor | None]:
-    """Penalties (P, w, w') in units of the largest cost, and which pairs are neighbors, if that is penalized."""
+def _compute_penalties(inputs: _TransportInputs, pairs: _WindowPairs) -> tuple[Tensor, Tensor | None]:
+    """Compute penalties (P, w, w') in units of the largest cost, and where `lambda_knn` is not added, if it is set."""
     source, target = pairs.cells
     same_cell = pairs.same_cell
     penalty = torch.zeros(same_cell.shape, device=same_cell.device)
     if inputs.options.lambda_time > 0:
-        ahead = inputs.time[source][:, :, None] - inputs.time[target][:, None, :]
-        penalty += inputs.options.lambda_time * (ahead * pairs.direction[:, None, None] > 0)
+        backward = inputs.time[source][:, :, None] - inputs.time[target][:, None, :]
+        penalty += inputs.options.lambda_time * (backward * pairs.direction[:, None, None] > 0)
     if inputs.neighbors is None:
         return penalty, None
     one_way, other_way = (_are_neighbors(inputs.neighbors, *cells) for cells in ((source, target), (target, source)))
-    linked = same_cell | one_way | other_way.mT
-    return penalty + inputs.options.lambda_knn * ~linked, linked
+    allowed_pairs = same_cell | one_way | other_way.mT
+    return penalty + inputs.options.lambda_knn * ~allowed_pairs, allowed_pairs
 
 
 def _are_neighbors(neighbors: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """Whether the target's cell is among the neighbors of the source's (P, w, w')."""
     rows = neighbors[source]
     query = target[:, None, :].expand(-1, source.shape[1], -1).contiguous()
-    position = torch.searchsorted(rows, query).clamp(max=rows.shape[2] - 1)
-    return rows.gather(2, position) == query
+    column = torch.searchsorted(rows, query).clamp(max=rows.shape[2] - 1)
+    return rows.gather(2, column) == query
 
 
-def _transport(inputs: _TransportInputs, pairs: _WindowPairs, sums: _WindowSums) -> Tensor:
-    """Solve some pairs of windows and add their barycenters and growth to the sums; return which converged."""
+def _transport_batch(inputs: _TransportInputs, pairs: _WindowPairs, sums: _WindowSums) -> Tensor:
+    """Transport some pairs of windows, add their barycenters and growth to the sums, and return which converged."""
     options, (is_source, is_target), valid = inputs.options, pairs.is_cell, pairs.valid
     cost = cost_matrix(inputs.x[pairs.cells[0]], inputs.x[pairs.cells[1]])
     largest = torch.where(valid, cost, 0).amax(dim=(1, 2)).clamp(min=torch.finfo(cost.dtype).tiny)
-    linked = None
+    allowed_pairs = None
     if options.lambda_time > 0 or inputs.neighbors is not None:
-        penalty, linked = _penalty(inputs, pairs)
+        penalty, allowed_pairs = _compute_penalties(inputs, pairs)
         cost = cost + largest[:, None, None] * penalty
-    # A cell is no match for itself in its own window: its noise would come back through the missing side.
+    # A cell must not match itself in its own window: otherwise its noise would not cancel.
     itself = (pairs.direction == 0)[:, None, None] & pairs.same_cell & valid
     cost = cost.masked_fill(itself & (is_source.sum(1) > 1)[:, None, None], torch.inf)
     a, b = (mask / mask.sum(1, keepdim=True) for mask in (is_source.to(cost.dtype), is_target.to(cost.dtype)))
-    reg = largest * options.reg if options.reg is not None else torch.full_like(largest, inputs.bandwidth)
+    reg = largest * options.reg if options.reg is not None else torch.full_like(largest, inputs.default_reg)
     tau = torch.where(pairs.direction == 0, 1.0, options.tau)
     potentials = sinkhorn(cost, a, b, reg, tau, max_iter=_MAX_ITER, tol=_TOL)
-    # Padding has potentials of 0, beside which exp could overflow.
+    # Mask before exp: padded entries could overflow.
     exponent = (potentials.f[:, :, None] + potentials.g[:, None, :] - cost) / reg[:, None, None]
-    plan = torch.exp(exponent.masked_fill(~valid, -torch.inf)) * b[:, None, :]
-    plan = plan * a[:, :, None]
+    plan = torch.exp(exponent.masked_fill(~valid, -torch.inf)) * b[:, None, :] * a[:, :, None]
     matched = pairs.is_cell
-    if linked is not None:
-        matched = (is_source & (linked & valid).any(2), is_target & (linked & valid).any(1))
+    if allowed_pairs is not None:
+        matched = (is_source & (allowed_pairs & valid).any(2), is_target & (allowed_pairs & valid).any(1))
     _add_barycenters(inputs, pairs, plan, matched, sums)
     if options.tau < 1:
         _add_growth(inputs, pairs, plan, a, sums)
@@ -276,49 +277,45 @@ def _transport(inputs: _TransportInputs, pairs: _WindowPairs, sums: _WindowSums)
 def _add_barycenters(
     inputs: _TransportInputs, pairs: _WindowPairs, plan: Tensor, matched: tuple[Tensor, Tensor], sums: _WindowSums
 ) -> None:
-    """Add the barycenters of the matched sources and, in mutual pairs, of the matched targets."""
-    (source, target), state = pairs.cells, inputs.positions_and_times
-    ahead = _barycenter(plan, state[target])
+    """Add the barycenters of the matched sources and, in mutual pairs, of the matched targets (the same plan)."""
+    (source, target), coordinates_and_time = pairs.cells, inputs.coordinates_and_time
+    target_barycenters = _compute_barycenters(plan, coordinates_and_time[target])
     for side in (0, 1, -1):
         taken = matched[0] & (pairs.direction == side)[:, None]
-        sums.add(side, source[taken].cpu(), ahead[taken].cpu())
+        sums.add(side, source[taken].cpu(), target_barycenters[taken].cpu())
     if bool(pairs.mutual.any()):
-        behind = _barycenter(plan.mT, state[source])
+        source_barycenters = _compute_barycenters(plan.mT, coordinates_and_time[source])
         taken = matched[1] & pairs.mutual[:, None]
-        sums.add(-1, target[taken].cpu(), behind[taken].cpu())
+        sums.add(-1, target[taken].cpu(), source_barycenters[taken].cpu())
 
 
-def _barycenter(plan: Tensor, state: Tensor) -> Tensor:
-    """Mean (P, w, k) of the targets' states (P, w', k) under the plan of each source."""
-    tiny = torch.finfo(plan.dtype).tiny
-    return torch.bmm(plan, state) / plan.sum(2, keepdim=True).clamp(min=tiny)
+def _compute_barycenters(plan: Tensor, values: Tensor) -> Tensor:
+    """Mean (P, w, k) of the targets' values (P, w', k) under the plan of each source."""
+    return torch.bmm(plan, values) / plan.sum(2, keepdim=True).clamp(min=torch.finfo(plan.dtype).tiny)
 
 
 def _add_growth(inputs: _TransportInputs, pairs: _WindowPairs, plan: Tensor, a: Tensor, sums: _WindowSums) -> None:
     """Add log(row sum / share) per unit of time to the sources, and its mean over a target's origins to the target."""
-    tiny = torch.finfo(plan.dtype).tiny
-    change = (plan.sum(2) / a.clamp(min=tiny)).clamp(min=1e-6).log()
+    change = (plan.sum(2) / a.clamp(min=torch.finfo(plan.dtype).tiny)).clamp(min=_MIN_MASS_RATIO).log()
     sides = list(zip(pairs.cells, pairs.is_cell, strict=True))
     mean_time = [(inputs.time[cells] * is_cell).sum(1) / is_cell.sum(1) for cells, is_cell in sides]
     gap = (mean_time[1] - mean_time[0]).abs()
-    # Successive windows of one day have no growth rate.
+    # Windows at the same time have no growth rate.
     has_gap = gap > _MIN_GROWTH_GAP * float(inputs.time.max() - inputs.time.min())
     rate = change / torch.where(has_gap, gap, 1.0)[:, None]
     later = ((pairs.direction == 1) & has_gap)[:, None]
-    inherited = _barycenter(plan.mT, torch.where(pairs.is_cell[0], rate, 0)[..., None])[..., 0]
+    inherited = _compute_barycenters(plan.mT, torch.where(pairs.is_cell[0], rate, 0)[..., None])[..., 0]
     for (cells, is_cell), value in zip(sides, (rate, inherited), strict=True):
         taken = is_cell & later
         sums.add_growth(cells[taken].cpu(), value[taken].cpu())
 
 
-def _difference_quotient(
-    inputs: _TransportInputs, sums: _WindowSums, windows: Windows, converged: float
-) -> RawVelocity:
+def _compute_velocity(inputs: _TransportInputs, sums: _WindowSums, windows: Windows, converged: float) -> RawVelocity:
     """Velocity of each cell from the sums over its windows."""
     n_windows = sums.count.clone()
     seen = n_windows > 0
     mean = sums.matched / n_windows.clamp(min=1)[..., None]
-    own = inputs.positions_and_times.cpu()
+    own = inputs.coordinates_and_time.cpu()
     if inputs.options.difference == "central":
         later, earlier = (torch.where(seen[side][:, None], mean[side], mean[0]) for side in (1, -1))
         covered = (seen[1] | seen[-1]) & (seen[1] & seen[-1] | seen[0])
@@ -326,18 +323,17 @@ def _difference_quotient(
     else:
         later, earlier, covered = mean[1], own, seen[1].clone()
         confidence = covered.float() * n_windows[1] / n_windows[1].max().clamp(min=1)
-    step = later - earlier
-    gap = step[:, -1]
+    displacement = later - earlier
+    gap = displacement[:, -1]
     smallest = _MIN_GAP * float(gap[covered].median()) if bool(covered.any()) else 0.0
     covered &= gap > max(smallest, 0.0)
-    velocity = torch.where(covered[:, None], step[:, :-1] / torch.where(covered, gap, 1)[:, None], 0)
+    velocity = torch.where(covered[:, None], displacement[:, :-1] / torch.where(covered, gap, 1)[:, None], 0)
     midpoint = torch.where(covered, (later[:, -1] + earlier[:, -1]) / 2, own[:, -1])
-    growth = sums.growth[0] / sums.growth[1].clamp(min=1)
     return RawVelocity(
         velocity=velocity.numpy(),
         weight=torch.where(covered, gap, 0).numpy(),
         confidence=torch.where(covered, confidence, 0).numpy(),
-        growth=growth.numpy(),
+        growth=(sums.growth[0] / sums.growth[1].clamp(min=1)).numpy(),
         block=np.where(covered.numpy(), windows.block, -1),
         converged=converged,
         midpoint=midpoint.double().numpy() + inputs.mean_time,

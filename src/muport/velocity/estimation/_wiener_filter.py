@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from muport.neighbors import as_points
-from muport.velocity.estimation._raw_velocity import squared_neighbor_distance
+from muport.velocity.estimation._raw_velocity import median_squared_neighbor_distance
 from muport.velocity.estimation._windows import pair_time_windows
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def fit_wiener_filter(x: Any, time: Any) -> WienerFilter:
     center = points.mean(axis=0, dtype=np.float64)
     centered = points - center.astype(np.float32)
     variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(centered, rowvar=False)))
-    neighbor_distance = squared_neighbor_distance(torch.from_numpy(centered), pair_time_windows(time))
+    neighbor_distance = median_squared_neighbor_distance(torch.from_numpy(centered), pair_time_windows(time))
     noise_variance = neighbor_distance / (2 * points.shape[1])
     kept = np.maximum(variance - noise_variance, 0) / np.maximum(variance, np.finfo(np.float64).tiny)
     return WienerFilter(center, (axes * kept) @ axes.T, noise_variance)
