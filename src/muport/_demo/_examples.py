@@ -71,7 +71,7 @@ def transfer_examples(seed: int) -> Iterator[Example]:
 
 def velocity_examples(seed: int) -> Iterator[Example]:
     """Yield a simulated process with two branches and two batches, one of which is shifted."""
-    cells = datasets.simulated_dynamics("bifurcation", n_cells=2000, n_batches=2, random_state=seed)
+    cells = datasets.simulated_dynamics("bifurcation", n_cells=1000, n_batches=2, random_state=seed)
     shift = np.random.default_rng(seed).normal(size=cells.n_vars)
     shift *= _BATCH_SHIFT / np.linalg.norm(shift)
     shifted = (cells.obs["batch"] == "batch1").to_numpy()

@@ -49,7 +49,7 @@ _PARTS = (
 _NOTES = """\
 mixing: neighbors of another batch or modality, 1 as if drawn at random.
 accuracy, balanced: 15 neighbors vote (labels, after: predict()).
-FOSCTTM: fraction of cells closer than the true match, 0 best, .5 by chance. s: seconds of the fit.
+FOSCTTM: fraction of cells closer than the true match, 0 best, .5 by chance. s: seconds.
 cosine, 5th pct.: predicted and true velocity. fate: probability of the right branch, for late cells."""
 
 
