@@ -32,6 +32,15 @@ _FORMER_NAMES: dict[str, tuple[str, dict[str, str]]] = {
     "Frame": ("MetricScaling", {}),
     "Helped": ("AssistedPredictor", {"base": "shared_weight", "regressor": "regression", "explained": "r2"}),
     "JointSpace": ("JointSpace", {"routes": "predictor", "beside": "shared_scale"}),
+    "Labels": (
+        "LabelModel",
+        {
+            "temperature": "inverse_temperature",
+            "own": "modality_classifiers",
+            "starts": "subspace_starts",
+            "linear": "joint_classifiers",
+        },
+    ),
     "Network": ("TrainedNetwork", {"views": "statistics", "second": "second_statistics"}),
     "Regressor": ("RidgeRegression", {"mean": "intercept", "explained": "r2"}),
     "Routes": ("CrossModalPredictor", {"plain": "direct"}),

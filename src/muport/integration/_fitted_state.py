@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GroupMap",
     "IntegrationState",
-    "Labels",
+    "LabelModel",
     "Reference",
     "Types",
     "sharpen_and_separate",
@@ -95,33 +95,34 @@ class Types:
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
-    """Labeled cells that vote, and how their votes become probabilities.
+class LabelModel:
+    """Labeled rows that vote, linear classifiers, and how both become probabilities.
+
+    The last row of the weights of a classifier are the intercepts.
 
     - `names`: Labels, in the order of the codes.
-    - `position`: (L, d) their integrated coordinates.
+    - `position`: (L, d) integrated coordinates of the voters.
     - `code`: (L,) their labels.
-    - `weight`: (L,) number of cells that each represents.
-    - `temperature`: Modality -> power to which likelihoods are raised, fitted by leave-one-out on the labeled cells.
-    - `reach`: 99th percentile of the distances between labeled cells. A cell farther away is unlike all labeled cells.
-    - `own`: Modality -> (d_m + 1, C) weights of a linear classifier in its own representation; the last row are the
-      intercepts. They give log probabilities relative to the label frequencies.
-    - `starts`: First columns of the spaces in `position`: 0, and in a joint space with shared coordinates the first of
-      those.
-    - `linear`: (d - start + 1, C) weights of a linear classifier in each of those spaces; the last row are the
-      intercepts. They give log probabilities. Empty if no modality has its own representation, or no cell is in two
-      modalities.
+    - `weight`: (L,) number of rows that each stands for.
+    - `inverse_temperature`: Modality -> factor of the logits, fitted to held-out labels; 1 if it is missing.
+    - `reach`: 99th percentile of the distance of a voter to the nearest other one. A cell farther away is unlike all.
+    - `modality_classifiers`: Modality -> (d_m + 1, C) weights in its own representation h; they give log p(h | c) up to
+      a term that is the same for all labels.
+    - `subspace_starts`: Each start s stands for the sub-space position[:, s:]; 0 is the whole space, and a second start
+      the shared coordinates of a joint space.
+    - `joint_classifiers`: (d - s + 1, C) weights in each of these sub-spaces; they give log probabilities. Empty if no
+      modality has its own representation, or no cell is in two modalities.
     """
 
     names: tuple[str, ...]
     position: NDArray[np.float32]
     code: NDArray[np.int64]
     weight: NDArray[np.float32]
-    temperature: dict[str, float]
-    reach: float
-    own: dict[str, NDArray[np.float32]]
-    starts: tuple[int, ...] = ()
-    linear: tuple[NDArray[np.float32], ...] = ()
+    inverse_temperature: dict[str, float] = field(default_factory=dict)
+    reach: float = float("inf")
+    modality_classifiers: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    subspace_starts: tuple[int, ...] = ()
+    joint_classifiers: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +138,7 @@ class IntegrationState:
     - `sharpening`: Fraction of the way to the centers that cells move.
     - `reference`: What new groups are transported onto.
     - `batch_effect`: Evidence of a batch effect, 0 to 1.
-    - `labels`: Labeled cells that vote; None without labels.
+    - `labels`: Model that predicts labels; None without labels.
     - `space`: Common space of modalities without a shared representation; None if they share one, or for a single
       modality.
     - `batches`: Names of the batches, in the order of their codes.
@@ -155,7 +156,7 @@ class IntegrationState:
     sharpening: float
     reference: Reference
     batch_effect: float
-    labels: Labels | None = None
+    labels: LabelModel | None = None
     space: JointSpace | SharedSpace | GromovSpace | None = None
     batches: tuple[str, ...] = ()
     network: TrainedNetwork | None = None

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from muport.integration._fitted_state import GroupMap, IntegrationState
     from muport.integration._hyperparameters import Hyperparameters
     from muport.integration._working_space import EmbeddedRows
-    from muport.integration.labels._label_transfer import OwnViews
+    from muport.integration.labels._label_transfer import Representations
 
-__all__ = ["IntegratedRows", "IntegrationInference", "assign_maps", "find_batch_of_cell", "get_own_views"]
+__all__ = ["IntegratedRows", "IntegrationInference", "assign_maps", "find_batch_of_cell", "get_representations"]
 
 _N_SOURCES = 15  # measured cells whose mean an imputed value is
 
@@ -266,7 +266,7 @@ class IntegrationInference(MuDataModel):
         integrated = self._integrate(mdata, sharpening=0.0)
         rows = integrated.embedded.rows
         z = standardize(integrated.y, state.center, state.scale)
-        p = rows.to_cells(predict_labels(z, state.labels, get_own_views(rows), rows.cell))
+        p = rows.to_cells(predict_labels(z, state.labels, get_representations(rows), rows.cell))
         p /= p.sum(axis=1, keepdims=True)
         names = state.labels.names
         if soft:
@@ -356,14 +356,14 @@ def find_batch_of_cell(rows: Rows, batches: tuple[str, ...]) -> NDArray[np.int64
     return batch
 
 
-def get_own_views(rows: Rows) -> OwnViews:
-    """Return the rows of each modality, and its own representation; None if that is the integrated space."""
-    views = {}
+def get_representations(rows: Rows) -> Representations:
+    """Return the rows of each modality, and their own representation; None if that is the integrated space."""
+    representations = {}
     for code, name in enumerate(rows.modalities):
         own = rows.own.get(name)
         shared = own is None or np.shares_memory(own, rows.x)
-        views[name] = (np.flatnonzero(rows.modality == code), None if shared else own)
-    return views
+        representations[name] = (np.flatnonzero(rows.modality == code), None if shared else own)
+    return representations
 
 
 def _check_prediction(soft: bool, threshold: float | None) -> None:

@@ -16,7 +16,7 @@ from muport._parallel import single_threaded
 from muport.data import register
 from muport.integration._fitted_state import IntegrationState, transform_cells
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
-from muport.integration._inference import IntegrationInference, assign_maps, find_batch_of_cell, get_own_views
+from muport.integration._inference import IntegrationInference, assign_maps, find_batch_of_cell, get_representations
 from muport.integration._working_space import (
     embed_rows,
     fit_space,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from muport.data import Rows
     from muport.integration._working_space import EmbeddedRows
-    from muport.integration.labels._label_transfer import OwnViews
+    from muport.integration.labels._label_transfer import Representations
 
 __all__ = ["Integration"]
 
@@ -446,23 +446,23 @@ def _add_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: Fi
             parts, cell = [embedded, embed_rows(separate, state.space).rows], np.concatenate([cell, separate_cell])
     y = [transform_cells(part.x, assign_maps(part, state), plain, device=options.search_device) for part in parts]
     z = standardize(np.concatenate(y), state.center, state.scale)
-    views = _concatenate_views(parts)
-    labels = fit_labels(z, rows.label[cell], rows.labels, views, options.seed, cell, len(embedded.x), subspace_starts)
+    own = _concatenate_representations(parts)
+    labels = fit_labels(z, rows.label[cell], rows.labels, own, options.seed, cell, len(embedded.x), subspace_starts)
     return replace(state, labels=labels)
 
 
-def _concatenate_views(parts: list[Rows]) -> OwnViews:
-    """Concatenate the own views of several parts, whose rows are concatenated too."""
-    views, start = dict(get_own_views(parts[0])), len(parts[0].x)
+def _concatenate_representations(parts: list[Rows]) -> Representations:
+    """Concatenate the own representations of several parts, whose rows are concatenated too."""
+    representations, start = dict(get_representations(parts[0])), len(parts[0].x)
     for part in parts[1:]:
-        for name, (rows, values) in get_own_views(part).items():
-            before = views.get(name)
+        for name, (rows, values) in get_representations(part).items():
+            before = representations.get(name)
             if before is not None and before[1] is not None and values is not None:
-                views[name] = np.append(before[0], start + rows), np.concatenate([before[1], values])
+                representations[name] = np.append(before[0], start + rows), np.concatenate([before[1], values])
             else:
-                views[name] = start + rows, values
+                representations[name] = start + rows, values
         start += len(part.x)
-    return views
+    return representations
 
 
 @contextmanager

@@ -68,11 +68,11 @@ def fit_space(
     if _have_own_space(rows) and _are_linked(rows):
         progress("joint space")
         shared_rep = _split_by_modality(rows, rows.x) if shared else None
-        return fit_joint_space(*_own_views(rows), _batch_of_cell(rows), shared=shared_rep, random_state=seed)
+        return fit_joint_space(*_own_representations(rows), _batch_of_cell(rows), shared=shared_rep, random_state=seed)
     if shared:
         if not (denoise_shared and _have_own_space(rows)):
             return None
-        return fit_shared_space(_own_views(rows)[0], _split_by_modality(rows, rows.x), seed)
+        return fit_shared_space(_own_representations(rows)[0], _split_by_modality(rows, rows.x), seed)
     own = {name: values for name, values in rows.own.items() if values is not None}
     if empty := [name for name, values in own.items() if len(values) == 0]:
         raise ValueError(f"modality {empty[0]!r} has no cells: leave it out of use_rep.")
@@ -90,11 +90,11 @@ def embed_rows(rows: Rows, space: Space | None) -> EmbeddedRows:
     if isinstance(space, SharedSpace):
         return EmbeddedRows(replace(rows, x=_denoise_rows(rows, space)))
     if isinstance(space, GromovSpace):
-        own = {name: values for name, values in _own_views(rows)[0].items() if len(values)}
+        own = {name: values for name, values in _own_representations(rows)[0].items() if len(values)}
         x = np.concatenate([map_to_hub(space, name, values) for name, values in own.items()])
         return EmbeddedRows(replace(rows, x=x))
     shared = _split_by_modality(rows, rows.x) if rows.x.shape[1] > 0 else None
-    embedding = embed_cells(space, *_own_views(rows), rows.n_cells, shared=shared)
+    embedding = embed_cells(space, *_own_representations(rows), rows.n_cells, shared=shared)
     return EmbeddedRows(_merge_rows_by_cell(rows, embedding.z), embedding.weights)
 
 
@@ -165,7 +165,7 @@ def find_fitted_group(name: str, groups: tuple[str, ...]) -> str | None:
 
 
 def _denoise_rows(rows: Rows, space: SharedSpace) -> NDArray[np.float32]:
-    own, x = _own_views(rows)[0], rows.x.copy()
+    own, x = _own_representations(rows)[0], rows.x.copy()
     for code, name in enumerate(rows.modalities):
         rows_of_modality = rows.modality == code
         if rows_of_modality.any() and name in space.regressions:
@@ -197,7 +197,7 @@ def _find_present(rows: Rows) -> NDArray[np.bool_]:
     return present
 
 
-def _own_views(rows: Rows) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.int64]]]:
+def _own_representations(rows: Rows) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.int64]]]:
     """Return the own representation of each modality, and the cells of its rows."""
     own = {name: values for name, values in rows.own.items() if values is not None}
     cell = _split_by_modality(rows, rows.cell)

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from muport.integration._fitted_state import Labels
+from muport.integration._fitted_state import LabelModel
 from muport.integration.labels import _label_transfer
 from muport.integration.labels._label_transfer import fit_labels, predict_labels
 
@@ -54,7 +54,7 @@ def test_a_labeled_cell_does_not_vote_for_itself():
     # labels say nothing here, so a vote of one's own would be the only way to be right
     right = (predict_labels(z, labels, one_view(300)).argmax(1) == code).mean()
     assert right < 0.45
-    assert labels.temperature["rna"] < 0.5
+    assert labels.inverse_temperature["rna"] < 0.5
 
 
 def test_a_query_near_a_labeled_cell_is_decided_by_it():
@@ -74,7 +74,7 @@ def test_votes_are_loops():
 
     distance = np.linalg.norm(features(z[60:])[:, None] - features(z[:60])[None], axis=2)
     frequency = np.bincount(code[:60], minlength=3) / 60
-    logit, nearest = _label_transfer._count_votes(z[60:], labels)
+    logit, nearest = _label_transfer._compute_log_votes(z[60:], labels)
     for row in range(20):
         near = distance[row].argsort()[:30]
         weight = np.exp(-distance[row, near] / np.median(distance[row, near]))
@@ -208,23 +208,28 @@ def test_temperature_is_the_likeliest():
     p = np.exp(0.4 * logit)
     p /= p.sum(1, keepdims=True)
     truth = (rng.random((4000, 1)) > p.cumsum(1)).sum(1)
-    assert _label_transfer._fit_temperature(logit, truth) == pytest.approx(0.4, abs=0.05)
+    assert _label_transfer._fit_inverse_temperature(logit, truth) == pytest.approx(0.4, abs=0.05)
 
 
 @pytest.mark.parametrize("starts", [(0,), (0, 2)])
 def test_votes_and_classifiers_of_all_spaces_count_equally(starts):
     z, code = blobs(300, d=6)
     views = one_view(200, z[:200] ** 2)
-    labels = replace(fit_labels(z[:200], code[:200], NAMES, views, 0, starts=starts), reach=float("inf"))
-    assert labels.starts == starts
-    assert [len(w) for w in labels.linear] == [7 - start for start in starts]
+    labels = replace(fit_labels(z[:200], code[:200], NAMES, views, 0, subspace_starts=starts), reach=float("inf"))
+    assert labels.subspace_starts == starts
+    assert [len(w) for w in labels.joint_classifiers] == [7 - start for start in starts]
     new = z[200:]
     logs = []
-    for start, weights in zip(starts, labels.linear, strict=True):
+    for start, weights in zip(starts, labels.joint_classifiers, strict=True):
         part = replace(labels, position=labels.position[:, start:])
-        logs += [_label_transfer._count_votes(new[:, start:], part)[0], new[:, start:] @ weights[:-1] + weights[-1]]
+        logs += [
+            _label_transfer._compute_log_votes(new[:, start:], part)[0],
+            new[:, start:] @ weights[:-1] + weights[-1],
+        ]
     combined = np.mean([log_softmax(values, axis=1) for values in logs], axis=0)
-    logit = labels.temperature["rna"] * (combined + new**2 @ labels.own["rna"][:-1] + labels.own["rna"][-1])
+    logit = labels.inverse_temperature["rna"] * (
+        combined + new**2 @ labels.modality_classifiers["rna"][:-1] + labels.modality_classifiers["rna"][-1]
+    )
     p = predict_labels(new, labels, {"rna": (np.arange(100), new**2)})
     assert np.allclose(p, softmax(logit, axis=1), atol=1e-4)
 
@@ -232,19 +237,19 @@ def test_votes_and_classifiers_of_all_spaces_count_equally(starts):
 def test_without_a_representation_of_its_own_votes_decide():
     z, code = blobs(200)
     views = {"rna": (np.arange(100), None), "atac": (np.arange(100, 200), z[100:] ** 2)}
-    labels = fit_labels(z, code, NAMES, views, 0, starts=(0,))
-    logit = labels.temperature["rna"] * _label_transfer._count_votes(z, labels)[0][:100]
+    labels = fit_labels(z, code, NAMES, views, 0, subspace_starts=(0,))
+    logit = labels.inverse_temperature["rna"] * _label_transfer._compute_log_votes(z, labels)[0][:100]
     p = predict_labels(z, replace(labels, reach=float("inf")), views)[:100]
     assert np.allclose(p, softmax(logit, axis=1), atol=1e-4)
-    assert fit_labels(z, code, NAMES, one_view(200), 0, starts=(0,)).linear == ()
-    assert fit_labels(z, code, NAMES, views, 0).linear == ()
+    assert fit_labels(z, code, NAMES, one_view(200), 0, subspace_starts=(0,)).joint_classifiers == ()
+    assert fit_labels(z, code, NAMES, views, 0).joint_classifiers == ()
 
 
 def test_the_classifier_sees_through_noise_in_many_coordinates():
     z, code = blobs(1200, 2.0, d=80)
     known, hidden = np.where(np.arange(1200) < 600, code, -1), np.arange(600, 1200)
     views = {"rna": (np.arange(600), None), "atac": (hidden, np.zeros((600, 1), np.float32))}
-    labels = fit_labels(z, known, NAMES, views, 0, starts=(0,))
+    labels = fit_labels(z, known, NAMES, views, 0, subspace_starts=(0,))
     right = [
         (predict_labels(z, labels, some_views)[hidden].argmax(1) == code[hidden]).mean()
         for some_views in (views, {m: (rows, None) for m, (rows, _) in views.items()})
@@ -264,7 +269,7 @@ def test_rows_that_do_not_vote_are_used_by_classifiers_and_calibration():
     z, own, known, code = with_extra(300)
     atac = np.arange(400, 800)
 
-    def fit_and_predict(n: int) -> tuple[np.ndarray, Labels]:
+    def fit_and_predict(n: int) -> tuple[np.ndarray, LabelModel]:
         rows = np.arange(400, n)
         views = {"rna": (np.arange(400), None), "atac": (rows, own[rows])}
         labels = fit_labels(z[:n], known[:n], NAMES, views, 0, n_voting=800)
@@ -286,5 +291,5 @@ def test_rows_that_do_not_vote_are_not_voted_for_by_rows_of_the_same_cell():
     views = {"rna": (np.arange(200), None), "atac": (np.arange(200, 400), None)}
     kept, left_out = (fit_labels(z, code[twice], NAMES, views, 0, cell, n_voting=200) for cell in (None, twice))
     # the labels say nothing, and so do the votes, once a cell's own is left out
-    assert left_out.temperature["atac"] < 0.8
-    assert kept.temperature["atac"] > 1.2
+    assert left_out.inverse_temperature["atac"] < 0.8
+    assert kept.inverse_temperature["atac"] > 1.2
