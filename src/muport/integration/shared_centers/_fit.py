@@ -115,7 +115,6 @@ class _MapInputs:
 class _FittedMaps:
     """A transport and the maps it gives.
 
-    - `transport`, `maps`, `reference`: The transport, the maps, and what new groups are transported onto.
     - `types`: Classifier of the labeled types; None without labels, or if fewer than two types can be predicted.
     - `predictability`: (C,) how well each type is predicted, 0..1; (0,) without types.
     """

@@ -69,9 +69,8 @@ class JointSpace:
     @property
     def shared_width(self) -> int:
         """Number d_s of shared coordinates that are appended; 0 if they are not."""
-        if not self.shared_scale or self.predictor.shared is None:
-            return 0
-        return len(next(iter(self.predictor.shared.center.values())))
+        shared = self.predictor.shared
+        return len(next(iter(shared.center.values()))) if shared is not None and self.shared_scale else 0
 
     @property
     def subspace_starts(self) -> tuple[int, ...]:

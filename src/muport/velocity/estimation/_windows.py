@@ -28,8 +28,8 @@ _MIN_BIN = 20  # cells that a bin is planned for, however small window_fraction 
 class Windows:
     """Pairs of windows between which cells are transported; row i of ``source`` is paired with row i of ``target``.
 
-    - `source`: (P, w) int64 positions of cells, padded with -1.
-    - `target`: (P, w) int64 positions of cells, padded with -1.
+    - `source`: (P, w) int64 indices of cells, padded with -1.
+    - `target`: (P, w) int64 indices of cells, padded with -1.
     - `direction`: (P,) int8: 1 if the target is later, -1 if earlier, 0 if a window at the edge of time is paired with
       itself.
     - `mutual`: (P,) bool: whether the plan also gives the origins of the target's cells; otherwise only the source uses
@@ -123,7 +123,7 @@ def _encode(labels: Any, name: str, n: int) -> Ints:
 
 
 def _sort_with_random_ties(times: NDArray[np.float64], group: Ints | None, seed: int) -> Ints:
-    """Positions of the cells sorted by group, then time, with equal times in random order."""
+    """Indices of the cells sorted by group, then time, with equal times in random order."""
     shuffled = np.random.default_rng(seed).permutation(len(times))
     if group is None:
         return shuffled[np.argsort(times[shuffled], kind="stable")]
