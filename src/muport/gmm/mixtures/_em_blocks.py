@@ -241,7 +241,7 @@ def _random(problems: EMProblems, rows: NDArray[np.int64], k: int) -> Tensor:
 
 
 def _start_from_mixtures(start: Mixtures, patients: NDArray[np.int64], k: int, shift: Tensor) -> BlockParameters:
-    """BlockParameters of given mixtures, one for each patient or one for all."""
+    """Parameters of given mixtures, one for each patient or one for all."""
     rows = patients if len(start) > 1 else np.zeros_like(patients)
     weights, means, covariances = (
         torch.from_numpy(array[rows, :k]).to(shift) for array in (start.weights, start.means, start.covariances)

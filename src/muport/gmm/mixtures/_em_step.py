@@ -26,7 +26,7 @@ _ROBUST_JITTER = 1e-2  # added to a singular covariance by "robust", as a fracti
 
 @dataclass(frozen=True)
 class BlockParameters:
-    """BlockParameters of a block: weights (B, K), means (B, K, d), covariances and their Cholesky factors (B, K, d, d).
+    """Parameters of a block: weights (B, K), means (B, K, d), covariances and their Cholesky factors (B, K, d, d).
 
     Diagonal covariances are variances (B, K, d), and their factors are standard deviations.
     """
@@ -258,7 +258,7 @@ def maximize(
     - `eps`: Added to the diagonal of every covariance.
     - `handling`: ``"guarded"``, ``"robust"`` or ``"strict"``.
 
-    Returns new parameters; and (B, K) which covariances were singular before ``eps``; all False for ``"guarded"``,
+    Returns the new parameters, and (B, K) which covariances were singular before ``eps``; all False for ``"guarded"``,
     which does not check.
     """
     mass, total = moments.mass, moments.mass.sum(1, keepdim=True)

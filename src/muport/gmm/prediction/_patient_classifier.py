@@ -63,7 +63,7 @@ class PatientClassifier:
     - `views`: All views, including those of negligible weight.
     - `mixtures`: Mixtures of the P training patients.
     - `condition`: (P,) codes.
-    - `n_classes`: C.
+    - `n_classes`: Number C of conditions.
     """
 
     views: tuple[View, ...]
