@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from muport.integration.gromov._cell_geometry import ModalityGeometry
+    from muport.ot import Potentials
 
 __all__ = ["PrototypePlan", "choose_plan", "refine_plan"]
 
@@ -159,21 +160,20 @@ def _descend(a: Tensor, b: Tensor, p: Tensor, q: Tensor, plans: Tensor, path: tu
     init: tuple[Tensor, Tensor] | None = None
     for eps in path:
         cost = _compute_gradient(a, b, plans)
-        dual = sinkhorn(cost, left, right, eps, init=init, max_iter=_SWEEPS, tol=1e-3)
-        init = dual.f, dual.g
-        plans = _compute_plan(dual.f, dual.g, cost, eps, left, right)
+        potentials = sinkhorn(cost, left, right, eps, init=init, max_iter=_SWEEPS, tol=1e-3)
+        init = potentials.f, potentials.g
+        plans = _normalized_plan(potentials)
     return plans
 
 
-def _compute_plan(f: Tensor, g: Tensor, cost: Tensor, eps: float, p: Tensor, q: Tensor) -> Tensor:
-    exponent = (f[:, :, None] + g[:, None, :] - cost) / eps
-    plan = exponent.clamp(max=60).exp() * p[:, :, None] * q[:, None, :]
-    return plan / plan.sum((1, 2), keepdim=True)
+def _normalized_plan(potentials: Potentials) -> Tensor:
+    """Plans (S, n, m) of sum 1; the few sweeps before do not give this sum."""
+    log_plan = potentials.log_plan()
+    return torch.softmax(log_plan.flatten(1), dim=1).view_as(log_plan)
 
 
 def _draw_plans(p: Tensor, q: Tensor, rng: np.random.Generator) -> Tensor:
     """Draw random plans: entropic transport at a cost of uniform random numbers."""
     cost = _to_tensor(rng.random((_RANDOM_STARTS, len(p), len(q))), str(p.device))
     left, right = p.expand(_RANDOM_STARTS, -1), q.expand(_RANDOM_STARTS, -1)
-    dual = sinkhorn(cost, left, right, _RANDOM_EPS, max_iter=30, tol=1e-3)
-    return _compute_plan(dual.f, dual.g, cost, _RANDOM_EPS, left, right)
+    return _normalized_plan(sinkhorn(cost, left, right, _RANDOM_EPS, max_iter=30, tol=1e-3))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from muport.integration.shared_centers._diagnostics import neighbor_entropy
-from muport.ot import OTResult, cost_matrix, sinkhorn
+from muport.ot import cost_matrix, sinkhorn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,16 +85,11 @@ def transport_to_barycenters(
         cost[b, : size[b]] = cost_matrix(points, target, scale="std", clip_quantile=quantile)
         mass[b, : size[b]] = 1 / size[b]
     column = torch.full((len(size), len(reference)), 1 / len(reference), device=device)
-    tau = REG_M / (REG_M + REG)
-    solution = sinkhorn(
-        cost, mass, column, REG, tau, tau, reg_type="entropy", eps_scaling=0.5, max_iter=max_iter, tol=tol
-    )
-    reg = torch.full_like(mass[:, 0], REG)
-    plan = OTResult(
-        mass, column, cost, solution.n_iter, solution.converged, solution.f, solution.g, reg, (REG_M, REG_M), "entropy"
-    )
+    plan = sinkhorn(
+        cost, mass, column, REG, reg_m=(REG_M, REG_M), reg_type="entropy", eps_scaling=0.5, max_iter=max_iter, tol=tol
+    ).to_result()
     image = plan.barycentric_projection(target).cpu().numpy()  # type: ignore[union-attr]
-    return [image[b, :n] for b, n in enumerate(size)], float(plan.mass.mean()), bool(solution.converged.all())
+    return [image[b, :n] for b, n in enumerate(size)], float(plan.mass.mean()), bool(plan.converged.all())
 
 
 def compute_damping(delta: Floats) -> Floats:

@@ -121,7 +121,7 @@ def fit_coupling(
         torch.from_numpy(padded_mass).to(device),
         torch.from_numpy(previous.weight[None]).to(device),
         EPSILON,
-        tau_b=settings.theta / (1 + settings.theta),
+        reg_m=(np.inf, settings.theta * EPSILON),
         init=(torch.zeros(padded_mass.shape, device=device), torch.from_numpy(previous.log_scale * EPSILON).to(device)),
         max_iter=settings.max_iter,
         tol=settings.tol,

@@ -260,11 +260,11 @@ def _transport_batch(inputs: _TransportInputs, pairs: _WindowPairs, sums: _Windo
     cost = cost.masked_fill(itself & (is_source.sum(1) > 1)[:, None, None], torch.inf)
     a, b = (mask / mask.sum(1, keepdim=True) for mask in (is_source.to(cost.dtype), is_target.to(cost.dtype)))
     reg = largest * options.reg if options.reg is not None else torch.full_like(largest, inputs.default_reg)
-    tau = torch.where(pairs.direction == 0, 1.0, options.tau)
-    potentials = sinkhorn(cost, a, b, reg, tau, max_iter=_MAX_ITER, tol=_TOL)
-    # Mask before exp: padded entries could overflow.
-    exponent = (potentials.f[:, :, None] + potentials.g[:, None, :] - cost) / reg[:, None, None]
-    plan = torch.exp(exponent.masked_fill(~valid, -torch.inf)) * b[:, None, :] * a[:, :, None]
+    # lambda = reg tau / (1 - tau); within a cell's own window there is no growth, so the rows are hard
+    ratio = options.tau / (1 - options.tau) if options.tau < 1 else torch.inf
+    relaxation = torch.where(pairs.direction == 0, torch.inf, ratio * reg)
+    potentials = sinkhorn(cost, a, b, reg, reg_m=(relaxation, torch.inf), max_iter=_MAX_ITER, tol=_TOL)
+    plan = potentials.plan()
     matched = pairs.is_cell
     if allowed_pairs is not None:
         matched = (is_source & (allowed_pairs & valid).any(2), is_target & (allowed_pairs & valid).any(1))
