@@ -33,7 +33,6 @@ def small():
         patch.setattr(datasets, "simulated_dynamics", lambda kind, **kwargs: follow(kind, **{**kwargs, "n_cells": 500}))
         patch.setattr("muport._demo._scores.find_spec", lambda name: object())
         patch.setattr(_run, "scib_scores", lambda outcome: {"Total": (0.25, 0.75)})
-        patch.setattr("muport._demo._output._umap", lambda x, seed: np.asarray(x[:, :2]))
         yield
 
 
@@ -61,7 +60,7 @@ def test_demo_writes_data_model_pictures_and_scores(finished):
     names = {"simulated_rna", "pbmc68k_reduced", "simulated_multiome"}
     assert {path.stem for path in out.glob("*.h5mu")} == names | {"simulated_dynamics"}
     pictures = {path.name: path.read_bytes() for path in out.glob("*.png")}
-    assert set(pictures) == {f"{name}_umap.png" for name in names} | {
+    assert set(pictures) == {f"{name}_cells.png" for name in names} | {
         "simulated_multiome_confusion.png", "simulated_dynamics_stream.png",
     }  # fmt: skip
     assert all(image.startswith(b"\x89PNG") for image in pictures.values())

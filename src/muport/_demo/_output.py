@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import anndata
-import numpy as np
-import pandas as pd
-import scanpy as sc
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from sklearn.decomposition import PCA
 
 from muport import pl
 from muport._keys import RESULT_KEYS
@@ -21,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
     from rich.console import Console
 
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 MARK_FILE = "demo.json"
 _MADE_BY = "muport demo"
-#: UMAP's own choice for large data; its 500 epochs for small data would double the time.
-_UMAP_EPOCHS = 200
 
 
 def claim_folder(folder: Path, force: bool) -> bool:
@@ -86,18 +82,18 @@ def format_change(pair: tuple[float, float]) -> str:
     return " → ".join(f"{value:.2f}".removeprefix("0") for value in pair)
 
 
-def write_outcome(outcome: Outcome, folder: Path, seed: int) -> None:
+def write_outcome(outcome: Outcome, folder: Path) -> None:
     """Write the figures and the data of one example; the data get the coordinates of the figures."""
     example = outcome.example
     mdata = example.mdata
-    mdata.obsm["X_umap"] = _umap(outcome.after, seed)
+    mdata.obsm["X_plane"] = _principal_plane(outcome.after)
     if isinstance(outcome.model, Velocity):
-        mdata.obsm["velot_velocity_umap"] = outcome.model.project_to_embedding(mdata.obsm["X_umap"])
+        mdata.obsm["velot_velocity_plane"] = outcome.model.project_to_embedding(mdata.obsm["X_plane"])
         mdata.obsm["velot_velocity_integration"] = outcome.model.get_velocity()
         figures = {"stream": _draw_streams(outcome)}
     else:
-        mdata.obsm["X_umap_before"] = _umap(outcome.before, seed)
-        figures = {"umap": _draw_umaps(outcome)}
+        mdata.obsm["X_plane_before"] = _principal_plane(outcome.before)
+        figures = {"cells": _draw_cells(outcome)}
     if example.true_types is not None:
         figures["confusion"] = _draw_confusion(outcome)
     for content, figure in figures.items():
@@ -105,15 +101,13 @@ def write_outcome(outcome: Outcome, folder: Path, seed: int) -> None:
     mdata.write(folder / f"{example.name}.h5mu")
 
 
-def _umap(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    adata = anndata.AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(x))]))
-    adata.obsm["X_rep"] = x
-    sc.pp.neighbors(adata, use_rep="X_rep", random_state=seed)
-    sc.tl.umap(adata, min_dist=0.3, maxiter=_UMAP_EPOCHS, random_state=seed)
-    return np.asarray(adata.obsm["X_umap"], dtype=np.float32)
+def _principal_plane(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the first two principal components, (n, 2): a UMAP would take most of the time of the demonstration."""
+    plane: NDArray[np.float32] = PCA(2, svd_solver="covariance_eigh").fit_transform(x)
+    return plane
 
 
-def _draw_umaps(outcome: Outcome) -> Figure:
+def _draw_cells(outcome: Outcome) -> Figure:
     """Draw one row per column of ``obs``, before integration on the left and after it on the right."""
     mdata, true_types = outcome.example.mdata, outcome.example.true_types
     colors = ["batch", "cell_type"]
@@ -124,11 +118,11 @@ def _draw_umaps(outcome: Outcome) -> Figure:
     figure = Figure(figsize=(9.5, 3.6 * len(colors) + 0.4), layout="constrained")
     axes = figure.subplots(len(colors), 2, squeeze=False)
     for row, color in zip(axes, colors, strict=True):
-        for ax, basis in zip(row, ("X_umap_before", "X_umap"), strict=True):
-            after = basis == "X_umap"
+        for ax, basis in zip(row, ("X_plane_before", "X_plane"), strict=True):
+            after = basis == "X_plane"
             title = f"{'after' if after else 'before'} integration" if color == colors[0] else ""
             pl.embedding(mdata, basis, color, ax, title=title, legend=after)
-            ax.set(xlabel="UMAP1", ylabel="" if after else "UMAP2")
+            ax.set(xlabel="PC1", ylabel="" if after else "PC2")
         if legend := row[1].get_legend():
             legend.set_title(color.replace("_", " "), prop={"weight": "bold", "size": "small"})
             legend.set_alignment("left")
@@ -140,7 +134,7 @@ def _draw_streams(outcome: Outcome) -> Figure:
     mdata = outcome.example.mdata
     figure = Figure(figsize=(9.5, 4), layout="constrained")
     for ax, color in zip(figure.subplots(1, 2), ("cell_type", "batch"), strict=True):
-        pl.velocity_stream(mdata, color=color, ax=ax)
+        pl.velocity_stream(mdata, "X_plane", "velot_velocity_plane", color=color, ax=ax)
     figure.suptitle(f"{outcome.example.name}: velocity of {mdata.n_obs:,} cells of two batches, integrated")
     return figure
 

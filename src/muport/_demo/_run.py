@@ -59,7 +59,7 @@ def run(folder: Path, console: Console, *, force: bool = False, seed: int = 0, s
     - `folder`: Where everything is written. The files of an earlier demonstration are replaced.
     - `console`: Where the tables are printed.
     - `force`: Write into a folder that holds other files.
-    - `seed`: Seed of the simulation, of the fits and of the figures.
+    - `seed`: Seed of the simulation and of the fits.
     - `scib`: Compute the scores of scib-metrics for the first data set, too; takes about a minute.
     """
     start = time.perf_counter()
@@ -96,7 +96,7 @@ def _fit_and_write(example: Example, part: _Part, folder: Path, console: Console
         outcome = part.fit(example, seed)
         outcome.seconds = time.perf_counter() - start
     with console.status(f"{example.name}: figures"):
-        write_outcome(outcome, folder, seed)
+        write_outcome(outcome, folder)
     if part.model_folder is not None:
         outcome.model.save(folder / part.model_folder, overwrite=True)
     return outcome

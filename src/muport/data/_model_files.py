@@ -20,7 +20,7 @@ from muport.data._durable_files import sync
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: version 0.1.0, whose names of classes and fields `_former_names` translates
 DOCUMENT = "model.json"
 _TOKEN = "[0-9a-f]{12}"
 _KEYS = ("schema_version", "class", "versions", "init_params", "registry", "attributes", "state", "tensors", "data")
