@@ -40,12 +40,12 @@ def clocked(function: Callable[..., Any], name: str, cpu: dict[str, float]) -> C
 def muport(source: str, target: str, options: dict[str, int]) -> dict[str, float]:
     """Our centroid path, from file to file; wall seconds by stage, and processor seconds of all threads."""
     from muport import integrate_centroids
-    from muport.integration.atlas import _centroid_fit as _atlas_fit
+    from muport.integration.atlas import _centroid_fit
     from muport.integration.atlas import _integrate_centroids as _atlas
 
     cpu: dict[str, float] = {}
-    _atlas_fit.draw_sample = clocked(_atlas_fit.draw_sample, "cpu_sample", cpu)
-    _atlas_fit.fit_shared_centers = clocked(_atlas_fit.fit_shared_centers, "cpu_fit", cpu)
+    _centroid_fit.draw_sample = clocked(_centroid_fit.draw_sample, "cpu_sample", cpu)
+    _centroid_fit.fit_shared_centers = clocked(_centroid_fit.fit_shared_centers, "cpu_fit", cpu)
     _atlas._map_remaining_chunks = clocked(_atlas._map_remaining_chunks, "cpu_map", cpu)
     start = time.process_time()
     _, metrics = integrate_centroids(source, tmp_path=target, verbose=False, use_gpu=False, **options)

@@ -1,4 +1,4 @@
-"""Modalities without shared features or pairs: the bridge beside SCOT.
+"""Modalities without shared features or pairs: Gromov-Wasserstein transport beside SCOT.
 
 Usage: ``python -m benchmarks.modalities.unshared``.
 """
