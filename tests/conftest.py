@@ -19,6 +19,12 @@ settings.register_profile("fuzz", deadline=None, max_examples=400)
 settings.load_profile("fixed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Write the promise that a test holds into the JUnit report, from which docs/reliability.md is made."""
+    for item in items:
+        item.user_properties += [("promise", mark.args[0]) for mark in item.iter_markers("promise")]
+
+
 def modality(names: list[str], d: int, seed: int, prefix: str, batches: list[str]) -> AnnData:
     rng = np.random.default_rng(seed)
     adata = AnnData(rng.poisson(1.0, (len(names), 6)).astype(np.float32))
