@@ -11,12 +11,13 @@ BIN := .venv/bin
 PEERS := ggmlot scbiot velot
 DATA := $(abspath $(wildcard ../shared/data))
 
-.PHONY: help env demo test lint docs bench build lock clean
+.PHONY: help env demo test test-lowest test-newest lint audit docs bench build lock clean
 
 help:
 	@echo "make demo   integrate the demonstration data, write tables and pictures to demo/"
 	@echo "make test   run all tests"
-	@echo "make lint   ruff, mypy, import floors      make docs   build the documentation"
+	@echo "make lint   ruff, mypy, imports, bandit    make docs   build the documentation"
+	@echo "make audit  known vulnerabilities of the locked packages (asks the network)"
 	@echo "make bench  compare with other methods     make lock   renew requirements/*.txt"
 
 env: .venv/.ready
@@ -32,11 +33,23 @@ test: export OMP_NUM_THREADS ?= 1
 test: .venv/.ready
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
+# The lowest versions that pyproject.toml allows, and the newest of today with pre-releases.
+test-lowest test-newest: export MUPORT_DATA ?= $(DATA)
+test-lowest test-newest: export OMP_NUM_THREADS ?= 1
+test-lowest test-newest: test-%: .venv-%/.ready
+	.venv-$*/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile -m "not slow" $(ARGS)
+
 lint: .venv/.ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict src
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/bandit --quiet --recursive src
+	$(BIN)/zizmor --quiet --offline .github
+
+# Not a part of lint, which needs no network. The locked dependencies of a lock are all listed, so pip resolves nothing.
+audit: .venv/.ready
+	$(BIN)/pip-audit --disable-pip --require-hashes $(patsubst %,--requirement requirements/%.txt,test docs bench uv)
 
 docs: .venv-docs/.ready
 	.venv-docs/bin/sphinx-build -W --keep-going --nitpicky -b html docs docs/_build/html
@@ -52,12 +65,21 @@ build: $(UV)
 .venv/.ready: requirements/test.txt
 .venv-docs/.ready: requirements/docs.txt
 .venv-bench/.ready: requirements/bench.txt
+.venv-lowest/.ready: requirements/lowest.txt
 
 # The build backend is one of the locked requirements, so our own install fetches nothing.
 %/.ready: pyproject.toml .python-version | $(UV)
 	$(UV) venv --quiet --clear --no-project --python $(PYTHON) $*
 	$(UV) pip install --compile-bytecode --python $*/bin/python --require-hashes --requirement $(filter requirements/%,$^)
 	$(UV) pip install --python $*/bin/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+# No lock: a release that breaks us is to be seen before it is final.
+.venv-newest/.ready: pyproject.toml .python-version | $(UV)
+	$(UV) venv --quiet --clear --no-project --python $(PYTHON) .venv-newest
+	$(UV) pip install --python .venv-newest/bin/python --prerelease allow --group test --group build \
+		--extra dask --extra metrics --requirement pyproject.toml
+	$(UV) pip install --python .venv-newest/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
 # The pins of a peer exclude ours, so each peer has an environment of its own.
@@ -77,8 +99,10 @@ lock: $(UV)
 	$(COMPILE) pyproject.toml --extra dask --extra metrics --group test --group dev -o requirements/test.txt
 	$(COMPILE) pyproject.toml --extra metrics --group doc -o requirements/docs.txt
 	$(COMPILE) pyproject.toml --extra metrics --group bench -o requirements/bench.txt
+	$(COMPILE) --resolution lowest-direct pyproject.toml --extra dask --extra metrics --group test --group build \
+		-o requirements/lowest.txt
 	echo uv | $(COMPILE) - -o requirements/uv.txt
 
 clean:
-	rm -rf .venv .venv-docs .venv-bench $(PEERS:%=.venv-%) .uv dist demo docs/_build docs/generated docs/tutorials \
+	rm -rf .venv .venv-docs .venv-bench .venv-lowest .venv-newest $(PEERS:%=.venv-%) .uv dist demo docs/_build docs/generated docs/tutorials \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 2  # 1: version 0.1.0, whose names of classes and fields `_former_names` translates
 DOCUMENT = "model.json"
-_TOKEN = "[0-9a-f]{12}"
+_CONTENT_HASH = "[0-9a-f]{12}"
 _KEYS = ("schema_version", "class", "versions", "init_params", "registry", "attributes", "state", "tensors", "data")
 
 
@@ -184,8 +184,8 @@ def _move_into(staging: Path, folder: Path, names: list[str]) -> None:
 def _remove_superseded(folder: Path, names: list[str]) -> None:
     for name in names[:-1]:
         stem, suffix = os.path.splitext(name)
-        stem = re.sub(rf"\.{_TOKEN}$", "", stem)
-        pattern = re.compile(rf"{re.escape(stem)}(\.{_TOKEN})?{re.escape(suffix)}")
+        stem = re.sub(rf"\.{_CONTENT_HASH}$", "", stem)
+        pattern = re.compile(rf"{re.escape(stem)}(\.{_CONTENT_HASH})?{re.escape(suffix)}")
         for path in folder.iterdir():
             if pattern.fullmatch(path.name) and path.name not in names:
                 path.unlink()

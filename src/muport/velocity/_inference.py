@@ -347,7 +347,7 @@ class VelocityInference(MuDataModel):
             names = pd.Index([f"landmark_{i}" for i in range(len(x))])
         else:
             rows = self._rows()
-            assert rows.time is not None
+            assert rows.time is not None  # for mypy; the set-up requires a time  # nosec B101
             x, time = rows.x[np.argsort(rows.cell, kind="stable")], rows.time
             label, labels, names = rows.label, rows.labels, rows.obs_names
         label_names = np.array([*labels, UNLABELED_CATEGORY])[label] if labels else None

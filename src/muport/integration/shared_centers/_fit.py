@@ -178,7 +178,7 @@ def _fit_types(
 ) -> tuple[Types, NDArray[np.float64], NDArray[np.float32]]:
     """Return the types, (C,) how well each is predicted, and (N, C) probabilities of the types of all cells."""
     cells, options = inputs.cells, inputs.problem.options
-    assert cells.label is not None
+    assert cells.label is not None  # for mypy; the caller fits types only to labels  # nosec B101
     mapped = apply_maps(maps, cells, np.arange(len(cells.x)), options.search_device)
     types, predictability = fit_types(mapped, cells.label, options.seed)
     return types, predictability, predict_type_probabilities(mapped, types)

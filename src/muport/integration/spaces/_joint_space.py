@@ -221,7 +221,7 @@ def _estimate_fraction(
             observed[rows, space.modalities.index(m)] = True
         shared_of_sides = {m: shared[m][rows_of_modality] for m, (_, rows_of_modality) in sides.items()}
         s = align_shared(predictor, shared_of_sides, {m: rows for m, (rows, _) in sides.items()}, 2 * n)
-        assert s is not None, "the predictor was fitted with the shared coordinates"
+        assert s is not None  # for mypy; the predictor was fitted with the shared coordinates  # nosec B101
         z = _combine_modalities(replace(space, predictor=predictor), values, s, observed)[0]
         average = _average_shared(space, s, observed)
         return (z[:n], z[n:]), (average[:n], average[n:])

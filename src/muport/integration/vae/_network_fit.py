@@ -127,7 +127,7 @@ def _prepare_network(cells: NetworkCells, n_batches: int, options: VAEOptions, s
     The linear part of the first view is its leading principal axes, or the coordinates themselves if there are as many
     latent dimensions.
     """
-    assert options.n_latent is not None, "the number of latent dimensions is set by fit_network"
+    assert options.n_latent is not None  # for mypy; fit_network sets it  # nosec B101
     n_latent = options.n_latent
     statistics = fit_statistics(cells.y, cells.batch, n_batches, seed)
     x = standardize_view(cells.y, statistics)
