@@ -162,7 +162,7 @@ MODEL: dict[str, tuple[Callable[[Velocity, AnnData], object], str]] = {
     "no states": (lambda m, a: m.get_states(0), "n_states=0"),
     "no neighbours": (lambda m, a: m.get_transition_matrix(0), "k=0|n_neighbors=0"),
     "unknown layer": (lambda m, a: m.get_drivers(m.get_fates(["A", "B"]), layer="counts"), "layer='counts'"),
-    "fates of other cells": (lambda m, a: m.get_drivers(m.get_fates(["A", "B"])[:5]), "5 rows.*300 cells"),
+    "fates of other cells": (lambda m, a: m.get_drivers(m.get_fates(["A", "B"])[:5]), "5 rows.*295 of 300 cells"),
     "loadings of another width": (lambda m, a: m.get_feature_velocity(np.ones((9, 3))), "loadings"),
     "picture of other cells": (lambda m, a: m.project_to_embedding(a.obsm["X_umap"][:5]), "embedding.*5"),
     "unknown design": (lambda m, a: Velocity(m.adata, windows="hexagons"), "windows='hexagons'"),

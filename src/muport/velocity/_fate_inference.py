@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from muport._tables import rows_by_name
 from muport.data import layer_of
 from muport.velocity._inference import FittedCells, VelocityInference
 from muport.velocity.fates._drivers import correlate_features, feature_velocity
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["FateInference"]
+
+_ROUNDING = 1e-5  # by which probabilities and their sums may exceed 1, for example after a conversion to float32
 
 
 class FateInference(VelocityInference):
@@ -123,7 +126,7 @@ class FateInference(VelocityInference):
         Parameters
         ----------
         fates
-            What :meth:`get_fates` returned; computed by default.
+            What :meth:`get_fates` returned, or some of its columns; rows are matched by cell name. Computed by default.
         layer
             Layer of the features; ``X`` by default.
         modality
@@ -138,16 +141,14 @@ class FateInference(VelocityInference):
         ------
         KeyError
             If the layer or modality does not exist.
+        TypeError
+            If `fates` is not a DataFrame.
         ValueError
-            If the fates are not of these cells.
+            If a cell has no row in `fates`, or several, or a column does not hold probabilities.
         """
         values, names = self._features(layer, modality)
-        table = self.get_fates() if fates is None else fates
-        if len(table) != values.shape[0]:
-            raise ValueError(
-                f"fates has {len(table)} rows, but there are {values.shape[0]} cells: pass those of get_fates."
-            )
-        scores = correlate_features(values, table.to_numpy())
+        table = self.get_fates() if fates is None else _check_fates(fates, self.adata.obs_names)
+        scores = correlate_features(values, table.to_numpy(dtype=np.float64))
         ranked = []
         for i, fate in enumerate(table.columns):
             columns = {name: getattr(scores, name)[:, i] for name in ("correlation", "p_value", "q_value")}
@@ -178,6 +179,8 @@ class FateInference(VelocityInference):
         """Features of the cells, in the order of the model's data, and their names."""
         features = data = self._own_data("load it with its data, which hold the features")
         mods = getattr(data, "mod", None)
+        if mods is None and modality is not None:
+            raise KeyError(f"modality={modality!r}: the data are an AnnData, which has no modalities; leave it out.")
         if mods is not None:
             name = modality or self._modalities[0]
             if name not in mods:
@@ -189,6 +192,28 @@ class FateInference(VelocityInference):
             raise ValueError(f"{int((position < 0).sum())} cells are not in modality {name!r}: name one that has all.")
         same_order = np.array_equal(position, np.arange(len(position)))
         return (values if same_order else values[position]), features.var_names
+
+
+def _check_fates(fates: Any, cells: pd.Index) -> pd.DataFrame:
+    """Rows of a table of fate probabilities in the order of the cells."""
+    if not isinstance(fates, pd.DataFrame):
+        raise TypeError(f"fates is {type(fates).__name__}: pass the DataFrame of get_fates, cells by terminal states.")
+    if not fates.columns.is_unique:
+        raise ValueError(f"fates has several columns {fates.columns[fates.columns.duplicated()][0]!r}: keep one.")
+    table: pd.DataFrame = rows_by_name(fates, cells, "fates")
+    for name, column in table.items():
+        is_probability = pd.api.types.is_numeric_dtype(column.dtype) and bool(
+            column.between(-_ROUNDING, 1 + _ROUNDING).all()
+        )
+        if not is_probability:
+            raise ValueError(f"fates: column {name!r} is not numbers from 0 to 1: keep the columns of get_fates only.")
+    total = table.sum(axis=1)
+    if (total > 1 + _ROUNDING).any():
+        raise ValueError(
+            f"fates: the columns {list(table.columns)} sum to {total.max():.3g} for cell {total.idxmax()!r}, not to at "
+            "most 1: keep the columns of get_fates only."
+        )
+    return table
 
 
 def _transition_matrix(cells: FittedCells, n_neighbors: int) -> sp.csr_matrix:
@@ -211,6 +236,8 @@ def _terminal_states(
     """(n,) code of each cell's terminal state, -1 elsewhere, and the names of the states."""
     if labels is not None:
         names = [labels] if isinstance(labels, str) else list(labels)
+        if len(set(names)) < len(names) or not names:
+            raise ValueError(f"terminal_states={names} must be at least one label, and each label once.")
         codes = np.full(len(cells.x), -1, np.int64)
         for code, name in enumerate(names):
             codes[_has_label(cells, name)] = code

@@ -11,6 +11,7 @@ import pandas as pd
 
 from muport._checks import check_option
 from muport._keys import UNLABELED_CATEGORY
+from muport._tables import rows_by_name
 from muport.data import MuDataModel
 from muport.velocity._fitted_state import VelocityState, check_query, estimate_time, speed_and_uncertainty
 from muport.velocity._hyperparameters import VelocityHyperparameters
@@ -57,6 +58,11 @@ class FittedCells:
     def velocity(self) -> NDArray[np.float32]:
         """(n, d) float32 values of the field."""
         return evaluate(self.field, self.x, self.time)
+
+    @property
+    def clustered(self) -> ClusteredCells:
+        """The cells among which paths run."""
+        return ClusteredCells.create(self.x, self.time, self.labels, self.names)
 
 
 class VelocityInference(MuDataModel):
@@ -224,7 +230,8 @@ class VelocityInference(MuDataModel):
         Parameters
         ----------
         start_cells
-            Rows of the cells to start from; the other conditions are then ignored.
+            Cells to start from: their names or rows, or a mask over all cells (a Series of booleans is matched by
+            name). The other conditions are then ignored.
         start_cluster
             Label to start from.
         target_cluster
@@ -255,7 +262,7 @@ class VelocityInference(MuDataModel):
         Raises
         ------
         KeyError
-            If a label does not exist.
+            If a label or a start cell does not exist.
         ValueError
             If no cell satisfies the conditions, the target was never reached, or a number is out of range.
         """
@@ -263,7 +270,7 @@ class VelocityInference(MuDataModel):
         cells = self._cells()
         field = cells.field if use_network else interpolate_field(cells.x, cells.velocity, k_velocity)
         start = StartCells(rows=start_cells, cluster=start_cluster, time_min=start_pseudotime, time_max=end_pseudotime)
-        return trace_trajectories(field, ClusteredCells.create(cells.x, cells.time, cells.labels), start, options)
+        return trace_trajectories(field, cells.clustered, start, options)
 
     def simulate_flow(
         self,
@@ -316,7 +323,7 @@ class VelocityInference(MuDataModel):
         options = FlowOptions.from_arguments(locals())
         cells = self._cells()
         source = FlowSource(cluster=source_cluster, time_min=source_pseudotime_min, time_max=source_pseudotime_max)
-        return flow_particles(cells.field, ClusteredCells.create(cells.x, cells.time, cells.labels), source, options)
+        return flow_particles(cells.field, cells.clustered, source, options)
 
     def project_to_embedding(self, embedding: Any, n_neighbors: int = 30) -> NDArray[np.float32]:
         """Project the velocities into an embedding of the same cells, such as UMAP, for plots only.
@@ -324,16 +331,22 @@ class VelocityInference(MuDataModel):
         Parameters
         ----------
         embedding
-            (n_obs, k) embedding.
+            (n_obs, k) embedding: an array in the order of the cells, or a DataFrame, whose rows are matched by name.
         n_neighbors
             Number of neighbors from which the map between the two spaces is estimated.
 
         Returns
         -------
-        (n_obs, k) float32 velocity in the embedding, per unit of time.
+        (n_obs, k) float32 velocity in the embedding, per unit of time, in the order of the cells.
+
+        Raises
+        ------
+        ValueError
+            If a cell is not in the embedding, the shapes do not fit, or an entry is NaN.
         """
         cells = self._cells()
-        return project_velocity(cells.x, cells.velocity, embedding, n_neighbors=n_neighbors)
+        positions = rows_by_name(embedding, cells.names, "embedding")
+        return project_velocity(cells.x, cells.velocity, positions, n_neighbors=n_neighbors)
 
     def _field(self) -> Field:
         state: VelocityState = self._fitted()

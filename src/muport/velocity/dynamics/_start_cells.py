@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from muport._tables import cell_positions
 from muport.neighbors import as_points
 
 if TYPE_CHECKING:
@@ -22,14 +24,18 @@ class ClusteredCells:
     - `x`: (n, d) positions.
     - `time`: (n,) times.
     - `labels`: (n,) names of the clusters, or None.
+    - `names`: (n,) names of the cells; their rows by default.
     """
 
     x: NDArray[np.float32]
     time: NDArray[np.float64]
     labels: NDArray[np.str_] | None
+    names: pd.Index
 
     @classmethod
-    def create(cls, x: ArrayLike, time: ArrayLike, labels: ArrayLike | None = None) -> ClusteredCells:
+    def create(
+        cls, x: ArrayLike, time: ArrayLike, labels: ArrayLike | None = None, names: pd.Index | None = None
+    ) -> ClusteredCells:
         """Check shapes and types. ValueError if times are not finite or are all equal."""
         points = as_points(x, "x")
         times = np.asarray(time, dtype=np.float64)
@@ -37,19 +43,20 @@ class ClusteredCells:
             raise ValueError(f"time has shape {times.shape}: pass one finite time for each of the {len(points)} cells.")
         if times.min() == times.max():
             raise ValueError(f"time is {times[0]:g} in all cells: paths need a range of time.")
+        names = pd.RangeIndex(len(points)) if names is None else names
         if labels is None:
-            return cls(points, times, None)
-        names = np.asarray(labels).astype(str)
-        if names.shape != times.shape:
-            raise ValueError(f"labels has shape {names.shape}: pass one cluster for each of the {len(points)} cells.")
-        return cls(points, times, names)
+            return cls(points, times, None, names)
+        clusters = np.asarray(labels).astype(str)
+        if clusters.shape != times.shape:
+            raise ValueError(f"labels has shape {clusters.shape}: pass one cluster for each of {len(points)} cells.")
+        return cls(points, times, clusters, names)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StartCells:
     """The cells from which trajectories start.
 
-    - `rows`: Rows of the cells, or a mask (n,). The other conditions are then ignored.
+    - `rows`: Names or rows of the cells, or a mask (n,). The other conditions are then ignored.
     - `cluster`: Their cluster.
     - `time_min`, `time_max`: Bounds of their time, both included.
     """
@@ -62,7 +69,7 @@ class StartCells:
     def select(self, cells: ClusteredCells, random_state: int) -> NDArray[np.int64]:
         """Rows of the cells: the given ones in their order, or those that meet the conditions in random order."""
         if self.rows is not None:
-            return _check_rows(self.rows, len(cells.x))
+            return cell_positions(self.rows, cells.names, "start_cells")
         conditions = [_select_range(cells.time, self.time_min, self.time_max, "start_pseudotime, end_pseudotime")]
         if self.cluster is not None:
             conditions.append(select_cluster(cells.labels, self.cluster, "start_cluster"))
@@ -109,22 +116,6 @@ class FlowSource:
             raise ValueError(f"embedding has shape {xy.shape}: it must be ({n}, 2).")
         axes = [_select_range(xy[:, i], *lim, name) for i, (name, lim) in enumerate(limits.items())]
         return axes[0] & axes[1]
-
-
-def _check_rows(rows: ArrayLike, n: int) -> NDArray[np.int64]:
-    """Rows (m,) of cells given by rows, or by a mask (n,)."""
-    array = np.asarray(rows)
-    if array.dtype == bool and array.shape == (n,):
-        array = np.flatnonzero(array)
-    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"start_cells has shape {array.shape} and type {array.dtype}: "
-            "pass at least one row of the data, as integers."
-        )
-    wrong = array[(array < 0) | (array >= n)]
-    if len(wrong):
-        raise ValueError(f"start_cells names row {wrong[0]}, but the data have rows 0 to {n - 1}.")
-    return array.astype(np.int64)
 
 
 def select_cluster(labels: NDArray[np.str_] | None, cluster: object, name: str) -> NDArray[np.bool_]:
