@@ -59,6 +59,23 @@ def test_order_of_cells(kit, sim, latent):
     assert np.abs(fitted(kit, sim[order]) - latent[order]).max() <= 1e-4
 
 
+@pytest.mark.promise("Cells in another order, and batches and cells with other names, give the same coordinates")
+@pytest.mark.parametrize("algorithm", ["shared", "scbiot"])
+def test_refinement_depends_neither_on_order_nor_on_names(kit, sim, algorithm, record_property):
+    small, names = sim[:200], {"b0": "zebra", "b1": "ant", "b2": "1"}
+
+    def refined(cells, prefix="c", names=None):
+        adata = kit.as_anndata(cells, prefix)
+        adata.obs["batch"] = adata.obs["batch"].astype(str).replace(names or {})
+        model = kit.model_of(adata, {"max_iter": 3, "max_epochs": 4}, refine="vae", algorithm=algorithm)
+        return model.get_latent_representation()
+
+    expected, order = refined(small), np.random.default_rng(0).permutation(200)
+    assert np.abs(refined(small[order]) - expected[order]).max() <= 1e-4
+    assert np.array_equal(refined(small, "x", names), expected)
+    record_property("tries", 2)
+
+
 def test_order_of_cells_with_whole_numbers(kit, sim):
     whole = type(sim)(np.round(sim.x), sim.batch, sim.kind)
     order = np.random.default_rng(0).permutation(len(sim.x))

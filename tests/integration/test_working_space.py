@@ -363,3 +363,98 @@ def test_a_model_of_paired_cells_labels_cells_in_one_modality():
     new, truth = hard(0.0, n=501)
     alone = MuData({"atac": new["atac"][new["atac"].obs_names.isin(truth.index)].copy()})
     assert np.isfinite(model.predict(soft=True, mdata=alone).to_numpy()).all()
+
+
+FEATURES = {
+    "lacks": (["atac1", "atac2"], "lacks 1 features of the model.*'atac0'"),
+    "has more": (["atac0", "atac1", "atac2", "other"], "has 1 features that the model lacks.*'other'"),
+    "repeats": (["atac0", "atac1", "atac2", "atac2"], "repeat 1 features.*'atac2'"),
+}
+
+
+@pytest.fixture(scope="module")
+def with_values():
+    mdata = multiome()
+    for part in mdata.mod.values():
+        part.X = np.random.default_rng(1).poisson(3.0, part.shape).astype(np.float32)
+        part.layers["counts"] = part.X + 1
+    setup(mdata)
+    model = Integration(mdata)
+    model.train(max_iter=2, **QUIET)
+    return mdata, model
+
+
+@pytest.mark.promise("Measured values are taken by the names of the features, in any order")
+def test_imputation_takes_values_by_feature_name(with_values, record_property):
+    mdata, model = with_values
+    tries = 0
+    for modality, layer in (("atac", None), ("atac", "counts"), ("rna", None)):
+        expected = model.impute(modality, layer=layer, mdata=mdata)
+        query = MuData({name: part[:, ::-1].copy() for name, part in mdata.mod.items()})
+        imputed = model.impute(modality, layer=layer, mdata=query)
+        assert list(imputed.var_names) == list(mdata[modality].var_names)
+        assert np.array_equal(imputed.X, expected.X)
+        assert np.array_equal(imputed.obsm["X_own"], expected.obsm["X_own"])
+        tries += 1
+    record_property("tries", tries)
+
+
+@pytest.mark.promise("Measured values are taken by the names of the features, in any order")
+@pytest.mark.parametrize("kind", FEATURES)
+def test_imputation_refuses_other_features(with_values, kind):
+    mdata, model = with_values
+    names, message = FEATURES[kind]
+    part = mdata["atac"]
+    other = AnnData(np.ones((part.n_obs, len(names)), np.float32), obs=part.obs.copy(), obsm=dict(part.obsm))
+    other.var_names = names
+    with pytest.raises(ValueError, match=message):
+        model.impute("atac", mdata=MuData({"rna": mdata["rna"].copy(), "atac": other}))
+
+
+def test_imputation_in_one_modality_whatever_holds_it(adata):
+    Integration.setup_anndata(adata, batch_key=None)
+    model = Integration(adata)
+    model.train(max_iter=2, **QUIET)
+    (modality,) = model._modalities
+    for query in (adata, MuData({"rna": adata.copy()})):
+        imputed = model.impute(modality, mdata=query)
+        assert np.array_equal(imputed.X, adata.X)
+        assert imputed.obs["measured"].all()
+
+
+SPACES = {
+    "joint": {"both": 120},
+    "joint and shared": {"both": 120, "shared_rep": "X_shared"},
+    "shared": {"both": 0, "shared_rep": "X_shared"},
+    "Gromov-Wasserstein": {"both": 0},
+}
+
+
+@pytest.mark.promise("A loaded model gives the same answers when the modalities are listed in another order")
+@pytest.mark.parametrize("space", SPACES)
+def test_order_of_modalities(space, tmp_path, record_property):
+    kwargs = dict(SPACES[space])
+    mdata = multiome(both=kwargs.pop("both"))
+    for part in mdata.mod.values():
+        part.obsm["X_shared"] = part.obsm["X_own"][:, :4].copy()
+    setup(mdata, **kwargs)
+    model = Integration(mdata)
+    model.train(max_iter=2, **QUIET)
+    model.save(tmp_path / "m")
+    turned = MuData({name: mdata[name].copy() for name in ("atac", "rna")})
+    loaded = Integration.load(tmp_path / "m", adata=turned)
+    pairs = [(model.predict(soft=True), loaded.predict(soft=True))]
+    pairs += [(model.get_modality_weights(), loaded.get_modality_weights())]
+    for modality in (None, "rna", "atac"):
+        expected = pd.DataFrame(model.get_latent_representation(modality=modality), index=mdata.obs_names)
+        for found in (
+            loaded.get_latent_representation(modality=modality),
+            model.get_latent_representation(turned, modality),
+        ):
+            pairs.append((expected, pd.DataFrame(found, index=turned.obs_names)))
+    for modality in ("rna", "atac"):
+        expected, found = (one.impute(modality).to_df() for one in (model, loaded))
+        pairs.append((expected, found))
+    for expected, found in pairs:
+        assert np.allclose(found.loc[expected.index, expected.columns], expected, atol=1e-5)
+    record_property("tries", len(pairs))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from muport.data.reading._rows import Rows, read_rows
     from muport.data.registration._fields import JoinedLabels, JoinedNumbers, JoinedObs
     from muport.data.registration._manager import UnionDataset, UnionManager, register
-    from muport.data.registration._setup import Setup, is_joint
+    from muport.data.registration._setup import Setup, is_joint, select_modalities
 
 __all__ = [
     "Column",
@@ -46,6 +46,7 @@ __all__ = [
     "pack",
     "read_rows",
     "register",
+    "select_modalities",
     "unpack",
 ]
 
@@ -57,7 +58,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "registration._manager": ("UnionDataset", "UnionManager", "register"),
     "reading._numbers": ("joined_numbers",),
     "reading._rows": ("Rows", "read_rows"),
-    "registration._setup": ("Setup", "is_joint"),
+    "registration._setup": ("Setup", "is_joint", "select_modalities"),
     "_serialization": ("pack", "unpack"),
 }
 

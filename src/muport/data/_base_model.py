@@ -16,10 +16,10 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 from sklearn.exceptions import NotFittedError
 
-from muport._keys import REGISTRY_KEYS
 from muport.data._model_files import data_path, read_model, write_model
 from muport.data._serialization import pack, state_classes, unpack
 from muport.data.reading._rows import Rows, read_rows
+from muport.data.registration._fields import modalities_of
 from muport.data.registration._setup import Setup
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
 
     @property
     def _modalities(self) -> tuple[str, ...]:
-        prefix = REGISTRY_KEYS.REP_PREFIX
-        return tuple(key.removeprefix(prefix) for key in self.registry_["field_registries"] if key.startswith(prefix))
+        return modalities_of(self.registry_)
 
     def _rows(
         self,
@@ -115,7 +114,8 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
                 require_time=require_time,
                 require_sample=require_sample,
             )
-        return read_rows(self._own_data("pass the data to the method"), self._setup, require_labels=False)
+        data = self._own_data("pass the data to the method")
+        return read_rows(data, self._setup, order=self._modalities, require_labels=False)
 
     def _own_data(self, advice: str) -> Any:
         """Return the data of the model; if it was loaded without data, the error ends with `advice`."""

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from muport._checks import check_integers, check_numbers
 from muport._parallel import single_threaded
-from muport.data import MuDataModel, layer_of
+from muport.data import MuDataModel, layer_of, select_modalities
 from muport.integration._fitted_state import transform_cells
 from muport.integration._hyperparameters import FitOptions
 from muport.integration._working_space import embed_rows, find_fitted_group, make_network_views
@@ -180,8 +180,8 @@ class IntegrationInference(MuDataModel):
         layer
             Layer with the values; None for ``X``.
         mdata
-            Cells to impute, as for :meth:`map_query`; by default the cells of the model. The values are always those of
-            the model's cells.
+            Cells to impute, as for :meth:`map_query`; by default the cells of the model. Imputed values are means of
+            the model's cells; measured values are taken by the names of the features, in any order.
         n_neighbors
             Number of measured cells that are averaged, at least 1.
 
@@ -195,20 +195,22 @@ class IntegrationInference(MuDataModel):
         KeyError
             If the model does not have the modality, or its data do not have the layer.
         ValueError
-            If the model was loaded without data, or `n_neighbors` is not a positive integer.
+            If the model was loaded without data, `n_neighbors` is not a positive integer, or the modality of `mdata`
+            has other features than that of the model, or repeats one.
         sklearn.exceptions.NotFittedError
             Before :meth:`train`.
         """
         self._fitted()
         self._check_modality(modality)
         check_integers(n_neighbors=n_neighbors)
-        source = _get_modality(self._own_data("load it with the data that have the modality"), modality)
-        values = _read_values(source, layer, modality)
+        source = self._get_modality(self._own_data("load it with the data that have the modality"), modality)
+        values = _read_values(source, layer, modality, source.var_names)
+        own = source if mdata is None else self._get_modality(mdata, modality)
+        # the values of new cells are checked before the cells are mapped
+        own_values = values if own is source else _read_values(own, layer, modality, source.var_names)
         reference = self._integrate(None, sharpening=0.0)
         query = reference if mdata is None else self._integrate(mdata, sharpening=0.0)
-        own = source if mdata is None else _get_modality(mdata, modality)
         weights, selection = _compute_imputation_weights(reference, query, modality, n_neighbors)
-        own_values = values if own is source else _read_values(own, layer, modality)
         imputed = anndata.AnnData(
             _fill_in(weights, selection, values, own_values),
             obs=pd.DataFrame({"measured": np.diff(selection.indptr) > 0}, index=query.rows.obs_names),
@@ -216,9 +218,8 @@ class IntegrationInference(MuDataModel):
         )
         keys = self._setup.use_rep
         key = keys if isinstance(keys, str) else (keys or {}).get(modality)
-        if key is not None:
-            own_rep = None if own is None else np.asarray(own.obsm[key], np.float32)
-            imputed.obsm[key] = _fill_in(weights, selection, np.asarray(source.obsm[key], np.float32), own_rep)
+        if key is not None and (representation := reference.rows.own.get(modality)) is not None:
+            imputed.obsm[key] = _fill_in(weights, selection, representation, query.rows.own.get(modality))
         return imputed
 
     def predict(
@@ -287,6 +288,10 @@ class IntegrationInference(MuDataModel):
     def _check_modality(self, modality: str) -> None:
         if modality not in self._modalities:
             raise KeyError(f"modality={modality!r} is not one of the model's {list(self._modalities)}.")
+
+    def _get_modality(self, data: mudata.MuData | anndata.AnnData, modality: str) -> Any:
+        """Return a modality of the data, as the rows are read from it; None if new cells lack it."""
+        return select_modalities(data, self._setup, self._modalities).get(modality)
 
     def _integrate(
         self, data: mudata.MuData | anndata.AnnData | None, sharpening: float | None = None
@@ -387,17 +392,48 @@ def _select_modality(integrated: IntegratedRows, state: IntegrationState, modali
     return cells
 
 
-def _get_modality(data: Any, modality: str) -> Any:
-    """Return the modality of a MuData, or the AnnData itself; None if new cells lack the modality."""
-    return data.mod.get(modality) if hasattr(data, "mod") else data
+def _read_values(part: Any, layer: str | None, modality: str, features: pd.Index) -> Any:
+    """Return the values of the features of a modality, in memory; None if new cells lack the modality.
 
-
-def _read_values(part: Any, layer: str | None, modality: str) -> Any:
-    """Return the values of a modality, in memory; None if new cells lack the modality."""
+    - `features`: Names of the features of the model; the columns are taken by name.
+    """
     if part is None:
         return None
+    if not hasattr(part, "layers"):
+        raise ValueError(
+            f"modality {modality!r} is a space of all cells, which has no values: there is nothing to impute."
+        )
+    order = _locate_features(part.var_names, features, modality)
     values = layer_of(part, layer, f"modality {modality!r}")
-    return values.to_memory() if hasattr(values, "to_memory") else values
+    if values is None:
+        raise KeyError(f"modality {modality!r} has no X: name one of its layers, {sorted(part.layers)}, as layer=.")
+    # on disk, or in chunks of dask
+    for read in ("to_memory", "compute"):
+        values = getattr(values, read)() if hasattr(values, read) else values
+    values = values if sparse.issparse(values) else np.asarray(values)
+    return values if np.array_equal(order, np.arange(len(order))) else values[:, order]
+
+
+def _locate_features(names: pd.Index, features: pd.Index, modality: str) -> NDArray[np.int64]:
+    """Find the column of each feature of the model; other, missing and repeated features are refused."""
+    repeated = names[names.duplicated()].unique()
+    if len(repeated):
+        raise ValueError(
+            f"var_names of {modality!r} repeat {len(repeated)} features, for example {list(repeated[:3])}: call "
+            "var_names_make_unique(), or keep one of each."
+        )
+    for fault, lacking, fix in (
+        ("lacks", features.difference(names), "add them, or leave the modality out of mdata"),
+        ("has", names.difference(features), f"subset it to the features of the model, mdata[{modality!r}][:, names]"),
+    ):
+        if len(lacking):
+            of_model = "of the model" if fault == "lacks" else "that the model lacks"
+            raise ValueError(
+                f"modality {modality!r} {fault} {len(lacking)} features {of_model}, for example {list(lacking[:3])}: "
+                f"{fix}."
+            )
+    columns: NDArray[np.int64] = names.get_indexer(features).astype(np.int64)
+    return columns
 
 
 def _compute_imputation_weights(

@@ -27,7 +27,7 @@ from muport.integration._working_space import (
 from muport.integration.atlas._centroid_fit import fit_centroids
 from muport.integration.atlas._sampling import CellSource
 from muport.integration.labels._label_transfer import fit_labels
-from muport.integration.prototypes._standardized_cells import standardize, standardize_cells
+from muport.integration.prototypes._standardized_cells import order_by_group, standardize, standardize_cells
 from muport.integration.scbiot._scbiot_fit import fit_scbiot
 from muport.integration.shared_centers._fit import IntegrationFit, fit_shared_centers
 from muport.integration.shared_centers._merge_batches import merge_batches
@@ -382,16 +382,18 @@ class Integration(IntegrationInference):
         with single_threaded():
             y = transform_cells(rows.x, assign_maps(rows, state), state, device=self._search_device)
         first, second = make_network_views(y, embedded, state.space, self._vae_options.by_modality)
+        # batches in an order that does not depend on their names: the network has inputs for each
+        batches = tuple(rows.batches[code] for code in order_by_group(rows.x, rows.batch, len(rows.batches))[1])
         fit = fit_network(
             first,
-            find_batch_of_cell(rows, state.batches),
-            len(state.batches),
+            find_batch_of_cell(rows, batches),
+            len(batches),
             label=rows.label if rows.labels else None,
             second=second,
             options=self._vae_options,
             training=training,
         )
-        self.state_ = replace(state, network=fit.network)
+        self.state_ = replace(state, network=fit.network, batches=batches)
         for name, values in fit.history.items():
             self.history_[name] = pd.DataFrame({name: values}).rename_axis("epoch")
 

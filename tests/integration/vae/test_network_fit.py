@@ -298,3 +298,12 @@ def test_the_input_is_left_alone(fitted):
     before = y.copy()
     refine(replace(fit.network), y, batch)
     np.testing.assert_array_equal(y, before)
+
+
+def test_order_of_cells_and_names_of_labels_have_no_effect():
+    y, batch, kind = draw()
+    label = np.where(np.arange(240) % 3 == 0, -1, kind)
+    order, renamed = np.random.default_rng(1).permutation(240), np.array([2, 0, 1, -1])
+    fit = fit_network(y, batch, 2, label=label, training=TINY)
+    other = fit_network(y[order], batch[order], 2, label=renamed[label[order]], training=TINY)
+    assert np.array_equal(refine(fit.network, y, batch)[order], refine(other.network, y[order], batch[order]))

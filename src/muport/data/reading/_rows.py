@@ -23,7 +23,7 @@ import numpy as np
 from muport._keys import JOINT_MODALITY
 from muport.data.reading._annotations import read_annotations
 from muport.data.reading._representation import count_columns, view_if_float32, write_float32
-from muport.data.registration._setup import Setup, SpaceKeys, find_space_keys, select_modalities
+from muport.data.registration._setup import Setup, SpaceKeys, find_space_keys, select_modalities, sort_modalities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -138,6 +138,7 @@ def read_rows(
     setup: Setup,
     *,
     modalities: Sequence[str] | None = None,
+    order: Sequence[str] = (),
     require_labels: bool = True,
     require_batch: bool = True,
     require_time: bool = True,
@@ -158,6 +159,8 @@ def read_rows(
         Modalities of a fitted model, if `data` are new cells. One of them is then enough (all, if they are
         concatenated), and the columns of regions and weights may be missing, as may own representations beside a
         shared one.
+    order
+        Modalities in the order of a model that was set up with the same cells. By default, the order of `data`.
     require_labels, require_batch, require_time, require_sample
         Whether a column that the set-up names must exist. Without it no cell is labeled, all cells are one batch, or
         there are no times or samples.
@@ -185,7 +188,7 @@ def read_rows(
     >>> read_rows(adata, Setup("X_pca")).batches
     ('a', 'b')
     """
-    mods = select_modalities(data, setup, modalities)
+    mods = sort_modalities(select_modalities(data, setup, modalities), order)
     keys = find_space_keys(mods, setup, modalities)
     obs_names = _check_names(data, mods)
     cells = {m: _locate_cells(obs_names, mods[m].obs_names, m) for m in keys.space}

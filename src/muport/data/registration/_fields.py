@@ -11,9 +11,11 @@ from muport._keys import REGISTRY_KEYS, SINGLE_BATCH
 from muport.data.reading._annotations import COLUMN_RULES
 from muport.data.reading._columns import Column, joined_column
 from muport.data.reading._numbers import joined_numbers
-from muport.data.registration._setup import Setup, find_space_keys, select_modalities
+from muport.data.registration._setup import Setup, find_space_keys, select_modalities, sort_modalities
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import anndata
     import mudata
     from numpy.typing import NDArray
@@ -154,9 +156,18 @@ class JoinedNumbers(NumericalObsField):  # type: ignore[misc]
         return self.register_field(adata_target)
 
 
-def fields_of(data: mudata.MuData | anndata.AnnData, setup: Setup) -> list[Any]:
-    """List the fields of an object: representations by modality, then the columns that the set-up names."""
-    mods = select_modalities(data, setup)
+def modalities_of(registry: Mapping[str, Any]) -> tuple[str, ...]:
+    """List the modalities of a registry, in the order in which the model reads them."""
+    prefix = REGISTRY_KEYS.REP_PREFIX
+    return tuple(key.removeprefix(prefix) for key in registry["field_registries"] if key.startswith(prefix))
+
+
+def fields_of(data: mudata.MuData | anndata.AnnData, setup: Setup, order: Sequence[str] = ()) -> list[Any]:
+    """List the fields of an object: representations by modality, then the columns that the set-up names.
+
+    - `order`: Modalities in the order of a model that was set up with the same cells.
+    """
+    mods = sort_modalities(select_modalities(data, setup), order)
     space_keys = find_space_keys(mods, setup)
     in_modalities = mods[next(iter(space_keys.space))] is not data
     keys = {f"{REGISTRY_KEYS.REP_PREFIX}{m}": (m, key) for m, key in space_keys.space.items()}

@@ -12,7 +12,7 @@ from scvi.data import AnnDataManager, AnnDataManagerValidationCheck, AnnTorchDat
 from torch.utils.data import Subset
 
 from muport.data.reading._rows import read_rows
-from muport.data.registration._fields import fields_of
+from muport.data.registration._fields import fields_of, modalities_of
 from muport.data.registration._setup import Setup
 
 if TYPE_CHECKING:
@@ -121,10 +121,12 @@ def register(
         if getattr(setup, argument) is None:
             raise TypeError(f"{argument}=None must be the name of a column: {advice}.")
     source = kwargs.get("source_registry")
-    rows = read_rows(data, setup, require_labels=source is None)
+    # a model reads its modalities in the order of its first data, whatever the order of these
+    order = () if source is None else modalities_of(source)
+    rows = read_rows(data, setup, order=order, require_labels=source is None)
     if data.is_view:
         raise ValueError(f"data is a view, which cannot be registered: pass {type(data).__name__.lower()}.copy().")
-    fields = fields_of(data, setup)
+    fields = fields_of(data, setup, order)
     if source is not None:
         _check_source(fields, source)
     manager = UnionManager(fields, setup_method_args)

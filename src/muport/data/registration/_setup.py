@@ -149,6 +149,11 @@ def select_modalities(
     return {names[0]: data}
 
 
+def sort_modalities[T](mods: Mapping[str, T], order: Sequence[str]) -> dict[str, T]:
+    """Sort modalities as a fitted model lists them; others follow in their own order."""
+    return {name: mods[name] for name in (*(m for m in order if m in mods), *(m for m in mods if m not in order))}
+
+
 def is_joint(data: mudata.MuData, key: str) -> bool:
     """Return whether `key`, given as a string `use_rep`, is a space of all cells in ``mdata.obsm``.
 

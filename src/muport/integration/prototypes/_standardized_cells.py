@@ -12,7 +12,7 @@ from muport._arrays import canonical_order
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["StandardizedCells", "measure_scale", "standardize", "standardize_cells"]
+__all__ = ["StandardizedCells", "measure_scale", "order_by_group", "standardize", "standardize_cells"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +63,8 @@ def standardize_cells(
     - `label`: (N,) labels, -1 where unknown.
     - `scaling`: Center and scale of a fitted state; computed if not given.
     """
-    order = canonical_order(x, group)
+    order, ranked = order_by_group(x, group, len(names))
     size = np.bincount(group, minlength=len(names))
-    begin = np.concatenate([[0], np.cumsum(size)[:-1]])
-    present = np.flatnonzero(size)
-    # Groups are sorted by size, then by their first cell: permuted names give the same order.
-    first_cell = x[order[begin[present]]]
-    ranked = present[np.lexsort((*first_cell.T[::-1], -size[present]))]
-    order = np.concatenate([order[begin[b] : begin[b] + size[b]] for b in ranked])
     cells = x[order]
     center = cells.mean(axis=0, dtype=np.float64).astype(np.float32) if scaling is None else scaling[0]
     cells -= center
@@ -84,6 +78,25 @@ def standardize_cells(
         center=center,
         scale=scale,
     )
+
+
+def order_by_group(
+    x: NDArray[np.float32], group: NDArray[np.int64], n_groups: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort cells by group, then by coordinates; groups by size, then by their first cell: names have no effect.
+
+    - `x`: (N, d) cells.
+    - `group`: (N,) codes, 0 to G - 1.
+
+    Returns (N,) rows in that order, and the groups that have cells in that order.
+    """
+    order = canonical_order(x, group)
+    size = np.bincount(group, minlength=n_groups)
+    begin = np.concatenate([[0], np.cumsum(size)[:-1]])
+    present = np.flatnonzero(size)
+    first_cell = x[order[begin[present]]]
+    ranked: NDArray[np.int64] = present[np.lexsort((*first_cell.T[::-1], -size[present]))]
+    return np.concatenate([order[begin[b] : begin[b] + size[b]] for b in ranked]), ranked
 
 
 def standardize(x: NDArray[np.float32], center: NDArray[np.float32], scale: float) -> NDArray[np.float32]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from muport._arrays import canonical_order
+from muport.integration.prototypes._standardized_cells import order_by_group
 from muport.integration.vae._trained_network import (
     NetworkCells,
     TrainedNetwork,
@@ -57,8 +59,8 @@ def fit_network(
     normal scores of the two modalities. The mean of each posterior is a linear map of the cell plus a network of its
     view that starts at 0. Each latent is decoded into the cell, given its batch.
 
-    - `y`: (n, d) cells.
-    - `batch`: (n,) batch of each, from 0.
+    - `y`: (n, d) cells, in any order.
+    - `batch`: (n,) batch of each, from 0. The order of the batches has an effect, unlike that of the labels.
     - `label`: (n,) label of each, -1 where it is not known.
     - `second`: (n, d2) coordinates of the same cells in a second modality.
     - `options`: The network and its loss.
@@ -79,7 +81,7 @@ def fit_network(
     >>> refine(fit.network, y, batch).shape
     (200, 5)
     """
-    cells = _check_cells(y, batch, n_batches, label, second)
+    cells = _sort_cells(_check_cells(y, batch, n_batches, label, second))
     n, d = cells.y.shape
     if options.n_latent is not None and options.n_latent > d:
         raise ValueError(f"n_latent={options.n_latent} must not be above the {d} coordinates of y.")
@@ -119,6 +121,24 @@ def _check_cells(y: Any, batch: Any, n_batches: int, label: Any | None, second: 
         raise ValueError(f"second has {len(second_points)} rows, but y has {n}.")
     labels = np.full(n, -1) if label is None else check_codes(label, "label", n)
     return NetworkCells(points, codes, np.maximum(labels, -1), second_points)
+
+
+def _sort_cells(cells: NetworkCells) -> NetworkCells:
+    """Sort cells by batch and coordinates, and number labels by their cells.
+
+    So minibatches, held-out cells and the first prototypes depend neither on the order of the cells nor on the names of
+    the labels.
+    """
+    x = cells.y if cells.second is None else np.concatenate([cells.y, cells.second], axis=1)
+    order = canonical_order(x, cells.batch)
+    label = cells.label.copy()
+    known = np.flatnonzero(label >= 0)
+    ranked = order_by_group(x[known], label[known], int(label.max(initial=-1)) + 1)[1] if len(known) else label[:0]
+    rank = np.empty(int(label.max(initial=-1)) + 1, np.int64)
+    rank[ranked] = np.arange(len(ranked))
+    label[known] = rank[label[known]]
+    second = None if cells.second is None else cells.second[order]
+    return NetworkCells(cells.y[order], cells.batch[order], label[order], second)
 
 
 def _prepare_network(cells: NetworkCells, n_batches: int, options: VAEOptions, seed: int) -> TrainedNetwork:
