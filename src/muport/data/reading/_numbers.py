@@ -95,7 +95,7 @@ def _number(value: object, what: str) -> float:
         if isinstance(value, bool | np.bool_):
             raise TypeError
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"{what} holds {value!r}, which is not a number: replace it, for example with "
             f"obs[column].map({{{value!r}: 0.0}})."

@@ -23,6 +23,19 @@ def count_columns(values: Any, where: str) -> int:
     return int(shape[1])
 
 
+def check_rows(values: Any, where: str, obs_names: pd.Index) -> None:
+    """Refuse a representation that has not one row for each cell, or is a table of cells with other names."""
+    if len(obs_names) != values.shape[0]:
+        raise ValueError(f"{where} has {values.shape[0]} rows for {len(obs_names)} cells: compute it again for these.")
+    if isinstance(values, pd.DataFrame) and not values.index.equals(obs_names):
+        other = values.index.difference(obs_names, sort=False)
+        found = f"for example {other[0]!r}" if len(other) else "the same in another order"
+        raise ValueError(
+            f"{where} is a table whose rows have other names than the cells, {found}: take its rows by name, with "
+            ".loc[obs_names]."
+        )
+
+
 def view_if_float32(values: Any) -> NDArray[np.float32] | None:
     """Return a read-only view of values that already are finite float32 rows, or None: large data need no copy then."""
     if type(values) is not np.ndarray or values.dtype != np.float32 or not values.flags.c_contiguous:

@@ -22,7 +22,7 @@ import numpy as np
 
 from muport._keys import JOINT_MODALITY
 from muport.data.reading._annotations import read_annotations
-from muport.data.reading._representation import count_columns, view_if_float32, write_float32
+from muport.data.reading._representation import check_rows, count_columns, view_if_float32, write_float32
 from muport.data.registration._setup import Setup, SpaceKeys, find_space_keys, select_modalities, sort_modalities
 
 if TYPE_CHECKING:
@@ -240,8 +240,11 @@ class _WorkingSpace:
 
 
 def _get_representation(mods: Modalities, modality: str, key: str) -> tuple[Any, str]:
-    """Return a representation, and the text by which errors name it."""
-    return mods[modality].obsm[key], f"obsm[{key!r}] of {modality!r}"
+    """Return a representation with one row per cell, and the text by which errors name it."""
+    values, where = mods[modality].obsm[key], f"obsm[{key!r}] of {modality!r}"
+    count_columns(values, where)
+    check_rows(values, where, mods[modality].obs_names)
+    return values, where
 
 
 def _read_representation(

@@ -121,11 +121,13 @@ def register(
         if getattr(setup, argument) is None:
             raise TypeError(f"{argument}=None must be the name of a column: {advice}.")
     source = kwargs.get("source_registry")
+    if source is None and kwargs:
+        method = setup_method_args["setup_method_name"]
+        raise TypeError(f"{', '.join(kwargs)} is no argument of {cls.__name__}.{method}: see its documentation.")
     # a model reads its modalities in the order of its first data, whatever the order of these
     order = () if source is None else modalities_of(source)
     rows = read_rows(data, setup, order=order, require_labels=source is None)
-    if data.is_view:
-        raise ValueError(f"data is a view, which cannot be registered: pass {type(data).__name__.lower()}.copy().")
+    _refuse_views(data)
     fields = fields_of(data, setup, order)
     if source is not None:
         _check_source(fields, source)
@@ -134,6 +136,14 @@ def register(
         manager.register_fields(data, **kwargs)
     cls.register_manager(manager)
     logger.info("%s is set up: %s.", cls.__name__, rows.summary())
+
+
+def _refuse_views(data: mudata.MuData | anndata.AnnData) -> None:
+    if data.is_view:
+        raise ValueError(f"data is a view, which cannot be registered: pass {type(data).__name__.lower()}.copy().")
+    views = [name for name, part in getattr(data, "mod", {}).items() if part.is_view]
+    if views:
+        raise ValueError(f"modality {views[0]!r} is a view, which cannot be registered: put its .copy() in mdata.mod.")
 
 
 def _check_source(fields: list[Any], source: dict[str, Any]) -> None:

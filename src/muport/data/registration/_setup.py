@@ -132,6 +132,7 @@ def select_modalities(
     space is one modality, too, of name ``"joint"``: its rows are all cells.
     """
     if isinstance(data, mudata.MuData):
+        _check_modalities(data)
         if _uses_joint_space(data, setup, expected):
             return {JOINT_MODALITY: data}
         # new cells for a model of an AnnData may be a MuData of one modality
@@ -152,6 +153,12 @@ def select_modalities(
 def sort_modalities[T](mods: Mapping[str, T], order: Sequence[str]) -> dict[str, T]:
     """Sort modalities as a fitted model lists them; others follow in their own order."""
     return {name: mods[name] for name in (*(m for m in order if m in mods), *(m for m in mods if m not in order))}
+
+
+def _check_modalities(data: mudata.MuData) -> None:
+    for name, part in data.mod.items():
+        if not isinstance(part, anndata.AnnData | mudata.MuData):
+            raise TypeError(f"modality {name!r} is a {type(part).__name__}, expected AnnData: replace it in mdata.mod.")
 
 
 def is_joint(data: mudata.MuData, key: str) -> bool:
