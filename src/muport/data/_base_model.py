@@ -19,7 +19,7 @@ from sklearn.exceptions import NotFittedError
 from muport.data._model_files import data_path, read_model, write_model
 from muport.data._serialization import pack, state_classes, unpack
 from muport.data.reading._rows import Rows, read_rows
-from muport.data.registration._fields import modalities_of
+from muport.data.registration._fields import JoinedObs, modalities_of
 from muport.data.registration._setup import Setup
 
 if TYPE_CHECKING:
@@ -95,6 +95,13 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
     def _modalities(self) -> tuple[str, ...]:
         return modalities_of(self.registry_)
 
+    @property
+    def _known_names(self) -> dict[str, tuple[str, ...]]:
+        """Registry key -> names of the categories that the model was set up with."""
+        states = {key: field["state_registry"] for key, field in self.registry_["field_registries"].items()}
+        key = JoinedObs.CATEGORICAL_MAPPING_KEY
+        return {name: tuple(map(str, state[key])) for name, state in states.items() if key in state}
+
     def _rows(
         self,
         data: mudata.MuData | anndata.AnnData | None = None,
@@ -109,13 +116,14 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
                 data,
                 self._setup,
                 modalities=self._modalities,
+                known=self._known_names,
                 require_labels=False,
                 require_batch=require_batch,
                 require_time=require_time,
                 require_sample=require_sample,
             )
         data = self._own_data("pass the data to the method")
-        return read_rows(data, self._setup, order=self._modalities, require_labels=False)
+        return read_rows(data, self._setup, order=self._modalities, known=self._known_names, require_labels=False)
 
     def _own_data(self, advice: str) -> Any:
         """Return the data of the model; if it was loaded without data, the error ends with `advice`."""

@@ -104,8 +104,8 @@ def obs_in_memory(obs: Any, obs_names: pd.Index) -> ObsTable:
         values = obs[name]
         # a column of a lazy obs is an xarray array: one column is small beside the cells
         lazy = hasattr(values, "to_series") and hasattr(values, "dims")
-        raw, distinct = distinct_values(values.to_series() if lazy else pd.Series(values))
-        return CodedColumn(raw, Categories.of(distinct))
+        raw, distinct = distinct_values(values.to_series() if lazy else pd.Series(values), what := f"column {name!r}")
+        return CodedColumn(raw, Categories.of(distinct, what))
 
     return ObsTable(list(obs.columns), read, len(obs_names), lambda start, stop: obs_names[start:stop].to_numpy())
 
@@ -193,6 +193,6 @@ def _coded_in_blocks(values: Any, mask: Any | None) -> CodedColumn:
             known = ~np.asarray(mask[rows[0] : rows[-1] + 1], dtype=bool)
             rows, block = rows[known], block[known]
         codes, distinct = distinct_values(block)
-        lookup = np.array([position.setdefault(value, len(position)) for value in distinct.tolist()] + [-1])
+        lookup = np.array([position.setdefault(value, len(position)) for value in distinct] + [-1])
         raw[rows] = lookup[codes]
     return CodedColumn(raw, Categories.of(position))

@@ -12,7 +12,7 @@ from muport.data.reading._columns import Column, joined_column
 from muport.data.reading._numbers import joined_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
 
     import anndata
     import mudata
@@ -64,12 +64,16 @@ class Annotations:
 
 
 def read_annotations(
-    data: mudata.MuData | anndata.AnnData, setup: Setup, optional: Collection[str] = ()
+    data: mudata.MuData | anndata.AnnData,
+    setup: Setup,
+    optional: Collection[str] = (),
+    known: Mapping[str, Sequence[str]] | None = None,
 ) -> Annotations:
     """Read the columns that the set-up names.
 
     - `data`: Object whose ``obs_names`` are the cells.
     - `optional`: Arguments whose column may be absent from `data`: ``"labels_key"`` and so on.
+    - `known`: Registry key -> names of the categories of a model, which those of `data` get.
 
     Raises KeyError if a column that is needed is missing; lists those that exist; TypeError or ValueError if a cell has
     no batch, sample, region, time or weight, two modalities disagree on a cell, or a number is not valid.
@@ -83,11 +87,16 @@ def read_annotations(
             if rule.argument not in optional:
                 raise
             columns[name] = None
+    if labels := columns[REGISTRY_KEYS.LABELS_KEY]:
+        columns[REGISTRY_KEYS.LABELS_KEY] = labels.without(setup.unlabeled_category)
+    for name, names in (known or {}).items():
+        if isinstance(columns.get(name), Column):
+            columns[name] = columns[name].with_names_of(names)
     label: Column | None = columns.pop(REGISTRY_KEYS.LABELS_KEY)
     batch: Column | None = columns.pop(REGISTRY_KEYS.BATCH_KEY)
     return Annotations(
         batch=batch or Column(np.zeros(data.n_obs, dtype=np.int64), (SINGLE_BATCH,)),
-        label=label.without(setup.unlabeled_category) if label else Column(np.full(data.n_obs, -1, dtype=np.int64), ()),
+        label=label or Column(np.full(data.n_obs, -1, dtype=np.int64), ()),
         **columns,
     )
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from muport.data.reading._categories import Categories, distinct_values
+from muport.data.reading._categories import Categories, distinct_values, match_names, sort_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     import anndata
     import mudata
-    import pandas as pd
     from numpy.typing import NDArray
 
 
@@ -27,10 +27,13 @@ class Column:
 
     def without(self, unlabeled: str) -> Column:
         """Return the column with the cells of category `unlabeled` counted as missing."""
-        if unlabeled not in self.names:
-            return self
         kept = Categories(self.names, np.append(np.arange(len(self.names)), -1)).without(unlabeled)
         return Column(kept.lookup[self.codes], kept.names)
+
+    def with_names_of(self, known: Sequence[str]) -> Column:
+        """Return the column in which a category that a model knows has the name that the model gave it."""
+        names, lookup = sort_names(match_names([self.names], known)[0])
+        return Column(lookup[self.codes], names)
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,18 @@ def find_column(
     """Find the columns that hold the values of `key`: ``(modality or None, name there)``, by precedence.
 
     The obs of the object itself comes first; the modalities fill its gaps. A key with a modality prefix,
-    ``"rna:batch"``, is the column of that modality only.
+    ``"rna:batch"``, is the column of that modality only; a column of that name in the obs of the object is a copy of
+    it, and comes last.
 
     - `key`: Name of the column, with or without a modality prefix.
     """
+    owned: list[tuple[str | None, str]] = [
+        (m, name)
+        for m, columns in modalities.items()
+        if key.startswith(f"{m}:") and (name := key.removeprefix(f"{m}:")) in columns
+    ]
     places: list[tuple[str | None, str]] = [(None, key)] if key in obs else []
-    prefix, _, bare = key.partition(":")
-    for modality, columns in modalities.items():
-        name = bare if modality == prefix and bare in columns else key
-        if name in columns:
-            places.append((modality, name))
+    places = owned[:1] + places if owned else places + [(m, key) for m, columns in modalities.items() if key in columns]
     if not places:
         existing = [*map(str, obs), *(f"{modality}:{c}" for modality, columns in modalities.items() for c in columns)]
         raise KeyError(f"{what} is in no obs; the columns are {sorted(c for c in existing if '_scvi_' not in c)}.")
@@ -72,18 +77,20 @@ def find_column(
 def read_obs(data: mudata.MuData | anndata.AnnData, key: str, what: str) -> list[ObsValues[pd.Series]]:
     """Read the columns that :func:`find_column` finds in an object.
 
-    Raises KeyError if no obs has the column.
+    Raises KeyError if no obs has the column; ValueError if one has several of that name.
     """
     mods = dict(getattr(data, "mod", {}))
     sources: list[ObsValues[pd.Series]] = []
     for modality, name in find_column(key, what, data.obs.columns, {m: a.obs.columns for m, a in mods.items()}):
-        if modality is None:
-            sources.append(ObsValues(None, None, data.obs[name]))
-            if sources[0].values.notna().all():
-                break
-        else:
-            cell = data.obs_names.get_indexer(mods[modality].obs_names).astype(np.int64)
-            sources.append(ObsValues(modality, cell, mods[modality].obs[name]))
+        part = data if modality is None else mods[modality]
+        values = part.obs[name]
+        if isinstance(values, pd.DataFrame):
+            where = "obs" if modality is None else f"the obs of {modality!r}"
+            raise ValueError(f"{what}: {where} has {values.shape[1]} columns of that name: rename or drop all but one.")
+        cell = None if modality is None else data.obs_names.get_indexer(part.obs_names).astype(np.int64)
+        sources.append(ObsValues(modality, cell, values))
+        if modality is None and values.notna().all():
+            break
     return sources
 
 
@@ -91,7 +98,7 @@ def joined_column(data: mudata.MuData | anndata.AnnData, key: str) -> Column:
     """Gather ``obs[key]`` of all cells, one coding for all, without touching `data`.
 
     ``data.obs[key]`` comes first; cells that miss it there take it from the modalities, matched by name. Values become
-    strings, sorted.
+    names by the rule of :mod:`muport.data.reading._categories`, sorted.
 
     Parameters
     ----------
@@ -104,14 +111,17 @@ def joined_column(data: mudata.MuData | anndata.AnnData, key: str) -> Column:
     ------
     KeyError
         If no ``obs`` has the column; lists the columns that exist.
+    TypeError
+        If a value is a list, a dict or the like.
     ValueError
-        If two modalities give the same cell different values.
+        If two modalities give the same cell different values, ``data.obs["rna:batch"]`` differs from the column of the
+        modality, or a column has values such as 1 and ``"1"``.
     """
     what = f"column {key!r}"
     sources = []
     for source in read_obs(data, key, what):
-        codes, distinct = distinct_values(source.values)
-        categories = Categories.of(distinct)
+        codes, distinct = distinct_values(source.values, what)
+        categories = Categories.of(distinct, what)
         sources.append(ObsValues(source.modality, source.cell, Column(categories.lookup[codes], categories.names)))
     return join_columns(sources, data.obs_names, what)
 
@@ -119,14 +129,15 @@ def joined_column(data: mudata.MuData | anndata.AnnData, key: str) -> Column:
 def join_columns(sources: Sequence[ObsValues[Column]], obs_names: pd.Index, what: str) -> Column:
     """Join the columns of several obs to one column of the cells `obs_names`, without the names that no cell has.
 
-    Raises ValueError if two modalities give the same cell different values.
+    Raises ValueError as :func:`join_values`.
     """
-    names = tuple(sorted({name for source in sources for name in source.values.names}))
-    position = {name: code for code, name in enumerate(names)}
-    coded = []
-    for source in sources:
-        lookup = np.array([position[name] for name in source.values.names] + [-1], dtype=np.int64)
-        coded.append(ObsValues(source.modality, source.cell, lookup[source.values.codes]))
+    matched = match_names([source.values.names for source in sources])
+    names, lookup = sort_names(name for own in matched for name in own)
+    coded, start = [], 0
+    for source, own in zip(sources, matched, strict=True):
+        codes = np.append(lookup[start : start + len(own)], -1)[source.values.codes]
+        coded.append(ObsValues(source.modality, source.cell, codes))
+        start += len(own)
     joined = join_values(coded, obs_names, what, lambda code: repr(names[code]))
     used = np.unique(joined[joined >= 0])
     lookup = np.full(len(names) + 1, -1, dtype=np.int64)
@@ -139,32 +150,52 @@ def join_values(
 ) -> NDArray[Any]:
     """Join the values of several obs: a cell has that of the first source that holds one.
 
-    - `sources`: Values by precedence: codes with -1, or floats with NaN, where a value is missing.
+    - `sources`: Values in the order of :func:`find_column`: codes with -1, or floats with NaN, where one is missing.
     - `obs_names`: Names of the cells.
     - `what`: How messages call the column.
     - `text`: Writes a value in a message.
 
-    Returns (n_cells,) values.
+    Returns (n_cells,) values. Raises ValueError if the modalities give a cell different values and the object itself
+    gives it none, or if the object has a copy of a modality's column that differs from it.
     """
     dtype = sources[0].values.dtype
     joined = np.full(len(obs_names), np.nan if dtype.kind == "f" else -1, dtype=dtype)
-    for source in sources:
-        known = ~_missing(source.values)
+    undecided, covered = np.ones(len(obs_names), bool), np.zeros(len(obs_names), bool)
+    for position, source in enumerate(sources):
         cell = np.arange(len(obs_names)) if source.cell is None else source.cell
-        known &= cell >= 0
-        cell, values = cell[known], source.values[known]
-        empty = _missing(joined[cell])
-        clash = np.flatnonzero(~empty & (joined[cell] != values))
-        # where the object itself has the column, the modalities only fill its gaps
-        if len(clash) and sources[0].modality is not None:
-            first = clash[0]
-            raise ValueError(
-                f"{what}: the modalities disagree on {len(clash)} cells, for example {obs_names[cell[first]]!r} is "
-                f"{text(values[first])} in {source.modality!r} and {text(joined[cell[first]])} elsewhere: correct it, "
-                "or put the column in mdata.obs."
-            )
-        joined[cell[empty]] = values[empty]
+        taken = (cell >= 0) & undecided[cell]
+        cell, values = cell[taken], source.values[taken]
+        known, before = ~_missing(values), joined[cell]
+        # a modality may lack a value that another has; a copy in the object has no value that its modality lacks
+        compared = covered[cell] if source.modality is None else ~_missing(before)
+        clash = np.flatnonzero(known & compared & (before != values))
+        if len(clash):
+            example = obs_names[cell[clash[0]]], text(values[clash[0]]), _show(before[clash[0]], text)
+            raise ValueError(_describe_clash(source.modality, sources[0].modality, len(clash), example, what))
+        joined[cell[known]] = values[known]
+        covered[cell] = True
+        if position == 0 and source.modality is None:
+            undecided = _missing(joined)
     return joined
+
+
+def _describe_clash(
+    modality: str | None, first: str | None, n_cells: int, example: tuple[str, str, str], what: str
+) -> str:
+    name, value, other = example
+    if modality is None:
+        return (
+            f"{what}: mdata.obs has a copy of the column of {first!r} that differs in {n_cells} cells, for example "
+            f"{name!r} is {value} in mdata.obs and {other} in {first!r}: delete the copy, or write it to {first!r}."
+        )
+    return (
+        f"{what}: the modalities disagree on {n_cells} cells, for example {name!r} is {value} in {modality!r} and "
+        f"{other} elsewhere: correct it, or put the column in mdata.obs."
+    )
+
+
+def _show(value: Any, text: Callable[[Any], str]) -> str:
+    return "missing" if _missing(np.asarray([value]))[0] else text(value)
 
 
 def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:

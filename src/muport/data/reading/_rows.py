@@ -139,6 +139,7 @@ def read_rows(
     *,
     modalities: Sequence[str] | None = None,
     order: Sequence[str] = (),
+    known: Mapping[str, Sequence[str]] | None = None,
     require_labels: bool = True,
     require_batch: bool = True,
     require_time: bool = True,
@@ -161,6 +162,9 @@ def read_rows(
         shared one.
     order
         Modalities in the order of a model that was set up with the same cells. By default, the order of `data`.
+    known
+        Registry key -> names of the categories of a fitted model. A category of `data` that is among them, perhaps in
+        another spelling (1.0 for 1), gets the name of the model.
     require_labels, require_batch, require_time, require_sample
         Whether a column that the set-up names must exist. Without it no cell is labeled, all cells are one batch, or
         there are no times or samples.
@@ -201,7 +205,7 @@ def read_rows(
         "spatial_key": modalities is None,
         "weight_key": modalities is None,
     }
-    annotations = read_annotations(data, setup, [name for name, needed in required.items() if not needed])
+    annotations = read_annotations(data, setup, [name for name, needed in required.items() if not needed], known)
     working = _concatenate_modalities(mods, keys, cells) if keys.concatenate else _stack_modalities(mods, keys, cells)
     row_batch = annotations.batch.codes[working.cell]
     several = not keys.concatenate and len(modalities if modalities is not None else cells) > 1

@@ -52,8 +52,8 @@ class JoinedObs(CategoricalObsField):  # type: ignore[misc]
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Write the codes of new data by the categories of the old."""
-        column = self._column(adata_target, required=self._required)
         known = tuple(str(c) for c in state_registry[self.CATEGORICAL_MAPPING_KEY])
+        column = self._column(adata_target, required=self._required).with_names_of(known)
         unseen = tuple(name for name in column.names if name not in known)
         if unseen and not extend_categories:
             raise ValueError(
@@ -82,8 +82,11 @@ class JoinedObs(CategoricalObsField):  # type: ignore[misc]
 
     def _codes(self, column: Column, categories: tuple[str, ...]) -> NDArray[np.int64]:
         position = {name: i for i, name in enumerate(categories)}
-        lookup = np.array([position[name] for name in column.names] + [len(categories) - 1], dtype=np.int64)
+        lookup = np.array([position[name] for name in column.names] + [self._missing_code(position)], dtype=np.int64)
         return lookup[column.codes]
+
+    def _missing_code(self, position: dict[str, int]) -> int:
+        return -1
 
     def _write(
         self, data: mudata.MuData | anndata.AnnData, column: Column, categories: tuple[str, ...]
@@ -122,6 +125,9 @@ class JoinedLabels(JoinedObs):
 
     def _categories(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return (*names, self._unlabeled_category)
+
+    def _missing_code(self, position: dict[str, int]) -> int:
+        return position[self._unlabeled_category]
 
     def _write(
         self, data: mudata.MuData | anndata.AnnData, column: Column, categories: tuple[str, ...]
