@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import anndata
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 
 import muport
+from muport import pl
+from muport import velocity as vl
 from muport.velocity import Velocity
+from muport.velocity.velot._stored_results import unpack_raw_velocity
+
+mpl.use("agg")
 
 ORDER = "Rows in another order give the same answer"
 REFUSED = "A table of other cells is refused by name"
@@ -168,3 +177,166 @@ def test_terminal_states_are_distinct_labels(model):
 def test_an_anndata_has_no_modality(model, fates):
     with pytest.raises(KeyError, match="modality='rna'.*AnnData"):
         model.get_drivers(fates, modality="rna")
+
+
+@pytest.fixture(scope="module")
+def stored() -> AnnData:
+    """Cells with every result of the functions, which `uns` keeps by position."""
+    adata = muport.datasets.simulated_dynamics("bifurcation", n_cells=N, n_dims=6, random_state=1)
+    adata.obsm["X_umap"] = adata.obsm["X_true"][:, :2]
+    adata.obs["pseudotime"], adata.obs["clusters"] = adata.obs["time"], adata.obs["branch"]
+    adata.obs["day"] = adata.obs["time"]
+    vl.velocity(adata, n_epochs=20, verbose=False)
+    return adata
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1)[lengths > 0] / lengths[lengths > 0]).min())
+
+
+def reordered(adata: AnnData, way: str, folder: Path) -> tuple[AnnData, np.ndarray]:
+    order = np.arange(N)[::-1] if way == "backward" else np.random.default_rng(3).permutation(N)
+    moved = adata[order].copy()
+    if way == "from a file":
+        moved.write_h5ad(folder / "moved.h5ad")
+        moved = anndata.read_h5ad(folder / "moved.h5ad")
+    elif way == "from a zarr store":
+        moved.write_zarr(folder / "moved.zarr")
+        moved = anndata.read_zarr(folder / "moved.zarr")
+    return moved, order
+
+
+@pytest.mark.promise(ORDER)
+@pytest.mark.parametrize(("way", "kind"), [
+    ("shuffled", "time"), ("backward", "spatial"), ("from a file", "spatial"), ("from a zarr store", "time"),
+])  # fmt: skip
+def test_windows_follow_their_cells(stored, way, kind, tmp_path, record_property):
+    record_property("tries", 2)
+    adata = stored.copy()
+    vl.build_windows(adata, windows=kind)
+    moved, order = reordered(adata, way, tmp_path)
+    for mine in (adata, moved):
+        vl.compute_ot_velocity(mine)
+    expected, found = (a.obsm["velot_velocity_raw"] for a in (adata, moved))
+    assert cosine(found, expected[order]) > 0.999
+    axes = pl.windows(moved)
+    assert np.allclose(axes.collections[-1].XY, pl.windows(adata).collections[-1].XY, atol=1e-6)
+
+
+@pytest.mark.promise(ORDER)
+def test_raw_velocities_of_some_cells_keep_their_weights(stored, record_property):
+    record_property("tries", 1)
+    some = stored[np.random.default_rng(0).permutation(N)[:150]].copy()
+    vl.smooth_velocity(some, n_epochs=2, verbose=False)
+    weight = pd.Series(stored.uns["velot_transport"]["weight"], index=stored.obs_names)
+    raw = unpack_raw_velocity(
+        some.obsm["velot_velocity_raw"], some.uns["velot_transport"], some.obs_names, some.obs["time"].to_numpy()
+    )
+    assert np.array_equal(raw.weight, weight[some.obs_names])
+    assert np.array_equal(raw.weight > 0, (raw.velocity != 0).any(axis=1))
+
+
+def dropped(a: AnnData) -> AnnData:
+    return a[3:].copy()
+
+
+def with_more(a: AnnData) -> AnnData:
+    more = anndata.concat([a, a[:5].copy()], index_unique="_", uns_merge="first")
+    more.uns = a.uns
+    return more
+
+
+def with_other_names(a: AnnData) -> AnnData:
+    other = a.copy()
+    other.obs_names = [f"other_{name}" for name in a.obs_names]
+    return other
+
+
+def with_other_time(a: AnnData) -> AnnData:
+    other = a.copy()
+    other.obs["pseudotime"] = other.obs["pseudotime"].to_numpy()[::-1].copy()
+    return other
+
+
+def without_names(a: AnnData) -> AnnData:
+    other = a.copy()
+    for key in ("velot_windows", "velot_transport"):
+        other.uns[key] = {name: value for name, value in a.uns[key].items() if name != "cells"}
+    return other
+
+
+CHANGED = {
+    "some cells": (dropped, "has 240 cells, of which 3 are not in the data"),
+    "more cells": (with_more, "of other cells: 245 of the 245|not in it"),
+    "other names": (with_other_names, "240 of the 240 cells are not in it.*other_"),
+    "another time": (with_other_time, r"obs\['pseudotime'\] of 2[34]\d cells"),
+    "no names": (without_names, "no cell names"),
+}
+
+
+@pytest.mark.promise(REFUSED)
+@pytest.mark.parametrize("name", CHANGED)
+def test_stored_results_of_other_cells_are_refused(stored, name, record_property):
+    change, match = CHANGED[name]
+    mine = change(stored)
+    functions = [vl.compute_ot_velocity, vl.smooth_velocity][: 1 if name == "some cells" else 2]
+    record_property("tries", len(functions))
+    before = mine.obsm["velot_velocity"].copy()
+    for function in functions:
+        with pytest.raises(ValueError, match=match):
+            function(mine)
+    if name != "another time":
+        with pytest.raises(ValueError, match=match):
+            pl.windows(mine)
+    assert np.array_equal(mine.obsm["velot_velocity"], before)
+
+
+@pytest.mark.promise(ORDER)
+def test_a_query_does_not_depend_on_the_cells_that_are_left(stored, record_property):
+    record_property("tries", 2)
+    x = stored.obsm["X_pca"][:7]
+    expected = vl.query_velocity(stored, x)
+    early = stored[stored.obs["time"].to_numpy() < 0.3].copy()
+    assert np.array_equal(vl.query_velocity(early, x), expected)
+    table = pd.DataFrame(x, index=stored.obs_names[:7])
+    time = stored.obs["time"].iloc[:7]
+    assert np.array_equal(
+        vl.query_velocity(stored, table, shuffled(time)), vl.query_velocity(stored, x, time.to_numpy())
+    )
+
+
+def test_another_basis_or_time_is_refused(stored):
+    mine = stored.copy()
+    mine.obsm["X_other"] = mine.obsm["X_pca"] + 1
+    with pytest.raises(ValueError, match="basis='X_other'.*basis='X_pca'"):
+        vl.smooth_velocity(mine, "other")
+    with pytest.raises(ValueError, match="time_key='day'.*time_key='pseudotime'"):
+        vl.smooth_velocity(mine, time_key="day")
+    with pytest.raises(ValueError, match="time_key='day'.*'pseudotime'.*use_network=False"):
+        vl.compute_trajectories(mine, time_key="day")
+
+
+@pytest.mark.promise(ORDER)
+def test_stored_paths_name_their_cells(stored, tmp_path, record_property):
+    record_property("tries", 2)
+    mine = stored.copy()
+    mine.obs["clusters"] = mine.obs["clusters"].cat.add_categories(["no cell has it"])
+    mine.obs.iloc[0, mine.obs.columns.get_loc("clusters")] = None
+    vl.compute_trajectories(mine, mine.obs_names[[5, 9]], n_steps=4)
+    vl.simulate_flow(mine, n_particles=6, n_steps=4)
+    mine[::-1].copy().write_h5ad(tmp_path / "mine.h5ad")
+    back = anndata.read_h5ad(tmp_path / "mine.h5ad")
+    assert back.uns["velot_trajectories"]["metadata"]["start_name"].tolist() == mine.obs_names[[5, 9]].tolist()
+    for key in ("velot_trajectories", "velot_flow"):
+        result = back.uns[key]
+        assert np.array_equal(result["cell_name"], stored.obs_names.to_numpy()[result["cell"]])
+    assert set(mine.uns["velot_flow"]["metadata"]["terminal_cluster"]) <= {"trunk", "A", "B", "unknown"}
+
+
+def test_a_grid_search_scores_its_own_runs_only(stored):
+    mine = stored.copy()
+    mine.obsm["velocity_umap"] = mine.obsm["velot_velocity_umap"]
+    table = vl.gridsearch(mine, {"project_umap": [False]}, fixed_params={"n_epochs": 2}, verbose=False)
+    assert table["status"][0].startswith("KeyError: \"velocity_metric_key='velocity_umap' was not written")
+    assert "velocity_umap" in mine.obsm

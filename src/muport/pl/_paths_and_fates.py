@@ -215,13 +215,17 @@ def windows(
     ------
     KeyError
         If a key does not exist.
+    ValueError
+        If the windows are of other cells; cells are matched by name.
     """
     if key not in data.uns:
         raise KeyError(f"key={key!r} is not in uns: call muport.velocity.build_windows first.")
-    stored = data.uns[key]
-    xy, _ = get_coordinates(data, basis)
-    later = np.asarray(stored["direction"]) > 0
-    start, end = (_mean_positions(xy, np.asarray(stored[name])[later]) for name in ("source", "target"))
+    from muport.velocity.velot._stored_results import unpack_windows
+
+    xy, cells = get_coordinates(data, basis)
+    stored, _ = unpack_windows(data.uns[key], cells)
+    later = stored.direction > 0
+    start, end = (_mean_positions(xy, of_windows[later]) for of_windows in (stored.source, stored.target))
     axes = embedding(data, basis, "velot_spatial_cluster", ax, **{"legend": False, "title": "windows", **kwargs})
     axes.quiver(*start.T, *(end - start).T, angles="xy", scale_units="xy", scale=1, width=0.004, color="0.1", zorder=3)
     return axes

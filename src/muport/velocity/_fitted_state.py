@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from muport._tables import rows_in_one_order
 from muport.neighbors import as_points, knn
 from muport.velocity.estimation._field import evaluate
 from muport.velocity.estimation._field_training import FieldFit  # noqa: TC001 - the saved state is read by its annotations
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from muport.velocity.estimation._field import Field
-    from muport.velocity.estimation._pipeline import InputCells
 
 __all__ = [
     "Landmarks", "VelocityState", "check_query", "estimate_time", "sample_landmarks", "speed_and_uncertainty",
@@ -94,14 +94,19 @@ def speed_and_uncertainty(
 
 
 def check_query(
-    positions: Any, pseudotime_values: Any, reference: Landmarks | InputCells
+    positions: Any, pseudotime_values: Any, width: int, median_time: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """(n, d) positions and (n,) times at which a field is evaluated; by default the median time of the reference."""
+    """(n, d) positions and (n,) times at which a field of `width` coordinates is evaluated; by default the median time.
+
+    If both are tables, rows are matched by name.
+    """
+    positions, pseudotime_values = rows_in_one_order(
+        "position", positions=positions, pseudotime_values=pseudotime_values
+    )
     x = as_points(positions, "positions")
-    if x.shape[1] != reference.x.shape[1]:
-        raise ValueError(f"positions have {x.shape[1]} coordinates, but the field has {reference.x.shape[1]}.")
-    times = np.median(reference.time) if pseudotime_values is None else pseudotime_values
-    time = np.asarray(times, dtype=np.float64)
+    if x.shape[1] != width:
+        raise ValueError(f"positions have {x.shape[1]} coordinates, but the field has {width}.")
+    time = np.asarray(median_time if pseudotime_values is None else pseudotime_values, dtype=np.float64)
     if time.shape not in ((), (len(x),)) or not np.isfinite(time).all():
         raise ValueError(
             f"pseudotime_values has shape {time.shape} or NaN: give one time, or one for each of {len(x)}."

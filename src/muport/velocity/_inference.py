@@ -186,7 +186,8 @@ class VelocityInference(MuDataModel):
         positions
             (n, d) coordinates in the representation.
         pseudotime_values
-            (n,) times, or one for all; the median time of the fit by default.
+            (n,) times, or one for all; the median time of the fit by default. A Series is matched by name to positions
+            in a DataFrame.
         return_std
             Return the uncertainty too.
 
@@ -201,7 +202,8 @@ class VelocityInference(MuDataModel):
             If the positions have another width than the model, or there is neither one time nor one for each.
         """
         state: VelocityState = self._fitted()
-        x, time = check_query(positions, pseudotime_values, state.landmarks)
+        landmarks = state.landmarks
+        x, time = check_query(positions, pseudotime_values, landmarks.x.shape[1], float(np.median(landmarks.time)))
         velocity = evaluate(self._field(), x, time)
         return (velocity, speed_and_uncertainty(self._field(), x, time)[1]) if return_std else velocity
 

@@ -60,6 +60,11 @@ class InputCells:
         batch = rows.batch if len(rows.batches) > 1 else None
         return cls(rows.x, rows.time[rows.cell], batch, None if rows.spatial is None else rows.spatial[rows.cell])
 
+    def take(self, rows: NDArray[np.int64]) -> InputCells:
+        """Some of the cells, or all in another order."""
+        batch, spatial = (None if codes is None else codes[rows] for codes in (self.batch, self.spatial))
+        return InputCells(np.ascontiguousarray(self.x[rows]), self.time[rows], batch, spatial)
+
 
 def pair_windows(cells: InputCells, hyperparameters: VelocityHyperparameters) -> Windows:
     """Pair time windows, or spatial windows, as the hyperparameters say."""

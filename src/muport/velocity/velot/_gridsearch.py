@@ -112,8 +112,12 @@ def _score_run(
     velocity_metric_key: str,
 ) -> dict[str, float]:
     copy = adata.copy()
+    keys = (velocity_metric_key, f"velot_{velocity_metric_key}")
+    for earlier in keys:
+        # what another run, or another program, has written must not be scored in place of this run
+        copy.obsm.pop(earlier, None)
     velocity(copy, **arguments)
-    key = next((k for k in (velocity_metric_key, f"velot_{velocity_metric_key}") if k in copy.obsm), None)
+    key = next((k for k in keys if k in copy.obsm), None)
     if key is None:
         raise KeyError(f"velocity_metric_key={velocity_metric_key!r} was not written; obsm has {sorted(copy.obsm)}.")
     embedding = arguments.get("project_basis", "X_umap")

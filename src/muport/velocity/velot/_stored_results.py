@@ -15,6 +15,8 @@ from muport.velocity.estimation._raw_velocity import RawVelocity
 from muport.velocity.estimation._windows import Windows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import anndata
     import mudata
     from numpy.typing import NDArray
@@ -64,8 +66,11 @@ def in_modality(data: Data, modality: str | None) -> Data:
 def read_cells(
     data: Data, basis: str, time_key: str, batch_key: str | None = None, spatial_key: str | None = None
 ) -> InputCells:
-    """Coordinates, times, batches and regions of the cells."""
-    return InputCells.from_rows(read_rows(data, Setup(basis, batch_key, spatial_key=spatial_key, time_key=time_key)))
+    """Coordinates, times, batches and regions of the cells, in the order of ``obs``."""
+    rows = read_rows(data, Setup(basis, batch_key, spatial_key=spatial_key, time_key=time_key))
+    cells = InputCells.from_rows(rows)
+    in_order = np.array_equal(rows.cell, np.arange(rows.n_cells))
+    return cells if in_order else cells.take(np.argsort(rows.cell, kind="stable"))
 
 
 def require_result(data: Data, key: str, function: str) -> dict[str, Any]:
@@ -76,36 +81,111 @@ def require_result(data: Data, key: str, function: str) -> dict[str, Any]:
     return stored
 
 
-def pack_windows(windows: Windows, settings: dict[str, Any]) -> dict[str, Any]:
-    """Windows as a dict that every file format of AnnData can write."""
+def pack_windows(
+    windows: Windows, names: pd.Index, time: NDArray[np.float64], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Windows of cells with these names and times, as a dict that every file format of AnnData can write."""
     arrays = {name: getattr(windows, name) for name in _WINDOW_ARRAYS}
-    return {**arrays, "kind": windows.kind, "n_pairs": windows.n_pairs, "settings": _without_none(settings)}
+    settings = _without_none(settings)
+    return {
+        **arrays,
+        **_pack_cells(names, time),
+        "kind": windows.kind,
+        "n_pairs": windows.n_pairs,
+        "settings": settings,
+    }
 
 
-def unpack_windows(stored: dict[str, Any]) -> tuple[Windows, dict[str, Any]]:
-    """The windows, and the settings they were built with."""
+def unpack_windows(
+    stored: dict[str, Any], names: pd.Index, time: NDArray[np.float64] | None = None
+) -> tuple[Windows, dict[str, Any]]:
+    """The windows of the cells `names`, in whatever order, and the settings they were built with.
+
+    Raises ValueError if the cells, or their times, are not those of the windows.
+    """
+    settings = dict(stored["settings"])
+    row = _rows_of_cells(stored, names, time, VelotKeys.WINDOWS, "build_windows", settings)
+    n_stored = len(stored["cells"])
+    if n_stored > len(row):
+        absent = np.asarray(stored["cells"])[np.setdiff1d(np.arange(n_stored), row)]
+        raise ValueError(
+            f"uns[{VelotKeys.WINDOWS!r}] has {n_stored} cells, of which {len(absent)} are not in the data, for "
+            f"example {absent[0]!r}: call muport.velocity.build_windows for these cells."
+        )
     arrays = {name: np.asarray(stored[name]) for name in _WINDOW_ARRAYS}
-    return Windows(**arrays, kind=str(stored["kind"])), dict(stored["settings"])
+    if not np.array_equal(row, np.arange(n_stored)):
+        # the last entry is what the padding -1 points at
+        position = np.append(np.argsort(row), -1)
+        arrays |= {name: position[arrays[name]] for name in ("source", "target")}
+        arrays |= {name: arrays[name][row] for name in ("cluster", "block")}
+    return Windows(**arrays, kind=str(stored["kind"])), settings
 
 
-def pack_raw_velocity(raw: RawVelocity, settings: dict[str, Any]) -> dict[str, Any]:
+def pack_raw_velocity(
+    raw: RawVelocity, names: pd.Index, time: NDArray[np.float64], settings: dict[str, Any]
+) -> dict[str, Any]:
     """All of the raw velocities but the array of ``obsm``: weights, windows, growth."""
-    return {**{name: getattr(raw, name) for name in _RAW_FIELDS}, "settings": _without_none(settings)}
+    arrays = {name: getattr(raw, name) for name in _RAW_FIELDS}
+    return {**arrays, **_pack_cells(names, time), "settings": _without_none(settings)}
 
 
-def unpack_raw_velocity(velocity: NDArray[np.float32], stored: dict[str, Any] | None) -> RawVelocity:
-    """Raw velocities with what :func:`pack_raw_velocity` wrote; those of another source get equal weights."""
+def unpack_raw_velocity(
+    velocity: NDArray[np.float32], stored: dict[str, Any] | None, names: pd.Index, time: NDArray[np.float64]
+) -> RawVelocity:
+    """Raw velocities of the cells `names`, with what :func:`pack_raw_velocity` wrote for them.
+
+    Those of another source get equal weights. Raises ValueError if a cell, or its time, is not that of the transport.
+    """
     if stored is not None:
+        row = _rows_of_cells(stored, names, time, VelotKeys.TRANSPORT, "compute_ot_velocity", stored["settings"])
         arrays: dict[str, Any] = {name: np.asarray(stored[name]) for name in _RAW_FIELDS}
+        if not np.array_equal(row, np.arange(len(stored["cells"]))):
+            arrays = {name: values[row] if values.ndim else values for name, values in arrays.items()}
         return RawVelocity(velocity, **{**arrays, "converged": float(arrays["converged"])})
     n, zeros = len(velocity), np.zeros(len(velocity), np.float32)
     return RawVelocity(velocity, np.any(velocity != 0, axis=1).astype(np.float32), zeros, zeros, np.arange(n), 1.0)
 
 
-def pack_fit(fit: FieldFit, basis: str, time_key: str) -> dict[str, Any]:
-    """The network as arrays, with the losses of its training."""
+def _pack_cells(names: pd.Index, time: NDArray[np.float64]) -> dict[str, Any]:
+    """Names of the cells to which positions in a result refer, and their times."""
+    return {"cells": names.to_numpy(dtype=object), "time": time}
+
+
+def _rows_of_cells(
+    stored: dict[str, Any],
+    names: pd.Index,
+    time: NDArray[np.float64] | None,
+    key: str,
+    function: str,
+    settings: Mapping[str, Any],
+) -> NDArray[np.int64]:
+    """(n,) row of each cell in a result; ValueError if it is of other cells, or if their times have changed."""
+    if "cells" not in stored:
+        raise ValueError(f"uns[{key!r}] has no cell names (an earlier version wrote it): call {function} again.")
+    row: NDArray[np.int64] = pd.Index(np.asarray(stored["cells"], dtype=object)).get_indexer(names).astype(np.int64)
+    absent = names[row < 0]
+    if len(absent):
+        raise ValueError(
+            f"uns[{key!r}] is of other cells: {len(absent)} of the {len(names)} cells are not in it, for example "
+            f"{absent[0]!r}: call muport.velocity.{function} for these cells."
+        )
+    before = np.asarray(stored["time"])[row]
+    changed = np.flatnonzero(before != (before if time is None else time))
+    if len(changed):
+        first = changed[0]
+        raise ValueError(
+            f"obs[{settings['time_key']!r}] of {len(changed)} cells is not the time with which uns[{key!r}] was "
+            f"computed, for example {time[first]:g} in place of {before[first]:g} for {names[first]!r}: "
+            f"call muport.velocity.{function} again."
+        )
+    return row
+
+
+def pack_fit(fit: FieldFit, basis: str, time_key: str, median_time: float) -> dict[str, Any]:
+    """The network as arrays, with the losses of its training and the median time of its cells."""
     shape = {"hidden_dim": fit.hidden_dim, "n_latent": fit.n_latent, "use_time": fit.use_time}
-    return {"state": fit.state, "history": fit.history, "basis": basis, **shape, "time_key": time_key}
+    times = {"time_key": time_key, "median_time": median_time}
+    return {"state": fit.state, "history": fit.history, "basis": basis, **shape, **times}
 
 
 def unpack_fit(stored: dict[str, Any]) -> FieldFit:
@@ -122,13 +202,16 @@ def read_fit(data: Data) -> tuple[FieldFit, InputCells, str]:
     return unpack_fit(stored), read_cells(data, basis, str(stored["time_key"])), basis
 
 
-def pack_trajectories(trajectories: Trajectories, basis: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Paths, and a table with one row for each, whose ``id`` is the row of the path."""
-    paths = trajectories.paths
+def pack_trajectories(
+    trajectories: Trajectories, names: pd.Index, basis: str, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Paths among the cells `names`, and a table with one row for each, whose ``id`` is the row of the path."""
+    paths, cells = trajectories.paths, names.to_numpy(dtype=object)
     table = pd.DataFrame(
         {
             "id": np.arange(len(trajectories.direction)),
             "start_cell": trajectories.start_cell,
+            "start_name": cells[trajectories.start_cell],
             "direction": np.where(trajectories.direction > 0, "forward", "backward"),
             "length": paths.length,
             "stopped": paths.stopped.astype(np.int64),
@@ -142,6 +225,7 @@ def pack_trajectories(trajectories: Trajectories, basis: str, settings: dict[str
         f"paths_{basis.removeprefix('X_')}": paths.x,
         "time": paths.time,
         "cell": trajectories.cell,
+        "cell_name": cells[trajectories.cell],
         "metadata": table,
         "basis": basis,
         "settings": _without_none(settings),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from muport._keys import UNLABELED_CATEGORY
 from muport.velocity.dynamics._manifold import interpolate_field
 from muport.velocity.dynamics._start_cells import ClusteredCells, FlowSource, StartCells
 from muport.velocity.dynamics._trajectories import FlowOptions, TrajectoryOptions, flow_particles, trace_trajectories
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.velocity.dynamics._paths import VectorField
-    from muport.velocity.estimation._pipeline import InputCells
     from muport.velocity.velot._stored_results import Data
 
 __all__ = ["compute_trajectories", "simulate_flow"]
@@ -75,7 +75,8 @@ def compute_trajectories(
     Returns
     -------
     `adata`, in which ``uns["velot_trajectories"]`` is written: ``paths_pca`` (n, points, d), their ``time`` and nearest
-    ``cell``, and ``metadata``, a table with ``id``, start, direction, clusters and the reason of each path's end.
+    ``cell`` (its row, and ``cell_name``), and ``metadata``, a table with ``id``, start, direction, clusters and the
+    reason of each path's end.
 
     Raises
     ------
@@ -88,10 +89,15 @@ def compute_trajectories(
     data = in_modality(adata, modality)
     cells = read_cells(data, basis, time_key)
     labels = _labels(data, cluster_key, required=start_cluster is not None or target_cluster is not None)
-    field = _field(data, cells, basis, velocity_key, k_velocity, use_network)
+    field = _network(data, basis, time_key) if use_network else None
+    if field is None:
+        if velocity_key not in data.obsm:
+            raise KeyError(f"velocity_key={velocity_key!r} is not in obsm: call muport.velocity.velocity first.")
+        field = interpolate_field(cells.x, np.asarray(data.obsm[velocity_key]), k_velocity)
     start = StartCells(rows=start_cells, cluster=start_cluster, time_min=start_pseudotime, time_max=end_pseudotime)
-    trajectories = trace_trajectories(field, ClusteredCells.create(cells.x, cells.time, labels), start, options)
-    data.uns[VelotKeys.TRAJECTORIES] = pack_trajectories(trajectories, basis, settings)
+    clustered = ClusteredCells.create(cells.x, cells.time, labels, data.obs_names)
+    trajectories = trace_trajectories(field, clustered, start, options)
+    data.uns[VelotKeys.TRAJECTORIES] = pack_trajectories(trajectories, data.obs_names, basis, settings)
     return adata
 
 
@@ -159,7 +165,7 @@ def simulate_flow(
         y_lim=source_y_lim,
     )
     trajectories = flow_particles(fit.field(), ClusteredCells.create(cells.x, cells.time, labels), source, options)
-    data.uns[VelotKeys.FLOW] = pack_trajectories(trajectories, basis, settings)
+    data.uns[VelotKeys.FLOW] = pack_trajectories(trajectories, data.obs_names, basis, settings)
     return adata
 
 
@@ -170,7 +176,8 @@ def _plain_values(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _labels(data: Data, cluster_key: str, *, required: bool) -> NDArray[np.str_] | None:
     if cluster_key in data.obs:
-        return data.obs[cluster_key].astype(str).to_numpy()
+        column = data.obs[cluster_key]
+        return column.astype(object).where(column.notna(), UNLABELED_CATEGORY).astype(str).to_numpy(dtype=str)
     if required:
         raise KeyError(
             f"cluster_key={cluster_key!r} is not in obs; the columns are {sorted(map(str, data.obs.columns))}."
@@ -178,13 +185,14 @@ def _labels(data: Data, cluster_key: str, *, required: bool) -> NDArray[np.str_]
     return None
 
 
-def _field(
-    data: Data, cells: InputCells, basis: str, velocity_key: str, k_velocity: int, use_network: bool
-) -> VectorField:
-    """The network, with `use_network` and if it has this basis; else an interpolation of the velocities in ``obsm``."""
+def _network(data: Data, basis: str, time_key: str) -> VectorField | None:
+    """The network, if there is one in this basis; ValueError if it is a function of another time."""
     stored = data.uns.get(VelotKeys.NETWORK)
-    if use_network and stored is not None and str(stored["basis"]) == basis:
-        return unpack_fit(stored).field()
-    if velocity_key not in data.obsm:
-        raise KeyError(f"velocity_key={velocity_key!r} is not in obsm: call muport.velocity.velocity first.")
-    return interpolate_field(cells.x, np.asarray(data.obsm[velocity_key]), k_velocity)
+    if stored is None or str(stored["basis"]) != basis:
+        return None
+    if str(stored["time_key"]) != time_key:
+        raise ValueError(
+            f"time_key={time_key!r}, but the network was fitted with time_key={str(stored['time_key'])!r}: pass that "
+            "one, or use_network=False."
+        )
+    return unpack_fit(stored).field()

@@ -24,13 +24,15 @@ from muport.velocity.velot._stored_results import (
     pack_raw_velocity,
     pack_windows,
     read_cells,
-    read_fit,
     require_result,
+    unpack_fit,
     unpack_raw_velocity,
     unpack_windows,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from muport.velocity.velot._stored_results import Data
@@ -116,10 +118,12 @@ def build_windows(
         settings["windows"] = "spatial"
     hyperparameters = VelocityHyperparameters(**settings)
     data = in_modality(adata, modality)
-    paired = pair_windows(read_cells(data, basis, time_key, batch_key, spatial_key), hyperparameters)
+    cells = read_cells(data, basis, time_key, batch_key, spatial_key)
+    paired = pair_windows(cells, hyperparameters)
     names = [str(code) for code in np.unique(paired.cluster)]
     data.obs[VelotKeys.CLUSTER] = pd.Categorical(paired.cluster.astype(str), names)
-    data.uns[VelotKeys.WINDOWS] = pack_windows(paired, {**settings, "basis": basis, "time_key": time_key})
+    settings |= {"basis": basis, "time_key": time_key}
+    data.uns[VelotKeys.WINDOWS] = pack_windows(paired, data.obs_names, cells.time, settings)
     return adata
 
 
@@ -169,11 +173,15 @@ def compute_ot_velocity(
     KeyError
         If there are no windows yet, or a key does not exist.
     ValueError
-        If an option is out of range, or the cells are not those of the windows.
+        If an option is out of range, or the cells or their times are not those of the windows. Cells are matched by
+        name, so they may be in another order.
     """
     data = in_modality(adata, modality)
-    windows, built = unpack_windows(require_result(data, VelotKeys.WINDOWS, "build_windows"))
-    by_time, time_key = windows.kind == "time", built["time_key"]
+    stored = require_result(data, VelotKeys.WINDOWS, "build_windows")
+    time_key = str(stored["settings"]["time_key"])
+    cells = read_cells(data, basis, time_key)
+    windows, built = unpack_windows(stored, data.obs_names, cells.time)
+    by_time = windows.kind == "time"
     check_positive(reg=reg)
     hyperparameters = VelocityHyperparameters.from_arguments(
         built,
@@ -184,16 +192,13 @@ def compute_ot_velocity(
         lambda_time=lambda_time,
         lambda_knn=0.0 if by_time else lambda_knn,
     )
-    cells = read_cells(data, basis, time_key)
-    if len(windows.cluster) != len(cells.x):
-        raise ValueError(f"the windows are of {len(windows.cluster)} cells, not {len(cells.x)}: call build_windows.")
     raw = transport_cells(cells, windows, hyperparameters)
     data.obsm[VelotKeys.RAW], data.obsm[VelotKeys.VELOCITY] = raw.velocity, raw.velocity.copy()
     data.obs[VelotKeys.CONFIDENCE] = raw.confidence
     if tau < 1:
         data.obs[VelotKeys.GROWTH] = raw.growth
     settings = {"reg": reg, "difference": difference, "tau": tau, "basis": basis, "time_key": time_key}
-    data.uns[VelotKeys.TRANSPORT] = pack_raw_velocity(raw, settings)
+    data.uns[VelotKeys.TRANSPORT] = pack_raw_velocity(raw, data.obs_names, cells.time, settings)
     return adata
 
 
@@ -265,7 +270,10 @@ def smooth_velocity(
     velocities = np.asarray(data.obsm[velocity_key], dtype=np.float32)
     if velocities.shape != cells.x.shape:
         raise ValueError(f"obsm[{velocity_key!r}] has shape {velocities.shape}, but obsm[{key!r}] {cells.x.shape}.")
-    raw = unpack_raw_velocity(velocities, data.uns.get(VelotKeys.TRANSPORT) if velocity_key == VelotKeys.RAW else None)
+    transport = data.uns.get(VelotKeys.TRANSPORT) if velocity_key == VelotKeys.RAW else None
+    if transport is not None:
+        _check_same_space(transport["settings"], basis=key, time_key=time_key)
+    raw = unpack_raw_velocity(velocities, transport, data.obs_names, cells.time)
     check_integers(1, n_epochs=n_epochs, batch_size=batch_size)
     steps_per_epoch = -(-min(len(cells.x), _CELLS_PER_EPOCH) // batch_size)
     n_steps = max(2, int(n_epochs) * steps_per_epoch)
@@ -277,8 +285,18 @@ def smooth_velocity(
         fit = fit_network(cells, raw, hyperparameters, progress=lambda _: bar.update(task, advance=1))
     smooth = evaluate(fit.field(), cells.x, cells.time)
     data.obsm[f"{VelotKeys.VELOCITY}_{name}"], data.obsm[VelotKeys.VELOCITY] = smooth, smooth.copy()
-    data.uns[VelotKeys.NETWORK] = pack_fit(fit, key, time_key)
+    data.uns[VelotKeys.NETWORK] = pack_fit(fit, key, time_key, float(np.median(cells.time)))
     return adata
+
+
+def _check_same_space(settings: Mapping[str, Any], **arguments: str) -> None:
+    """ValueError unless raw velocities were computed in this basis, with this time."""
+    for name, value in arguments.items():
+        if str(settings[name]) != value:
+            raise ValueError(
+                f"{name}={value!r}, but compute_ot_velocity was called with {name}={str(settings[name])!r}: pass that "
+                "one, or call build_windows and compute_ot_velocity again."
+            )
 
 
 def query_velocity(
@@ -293,7 +311,7 @@ def query_velocity(
     positions
         (n, d) coordinates in the basis.
     pseudotime_values
-        (n,) times, or one for all; the median time of the cells by default.
+        (n,) times, or one for all; by default the median time of the cells of :func:`smooth_velocity`.
     modality
         As for :func:`build_windows`.
 
@@ -308,8 +326,12 @@ def query_velocity(
     ValueError
         If the shapes do not fit.
     """
-    fit, cells, _ = read_fit(in_modality(adata, modality))
-    return evaluate(fit.field(), *check_query(positions, pseudotime_values, cells))
+    data = in_modality(adata, modality)
+    stored = require_result(data, VelotKeys.NETWORK, "smooth_velocity")
+    field = unpack_fit(stored).field()
+    if "median_time" not in stored:
+        raise ValueError(f"uns[{VelotKeys.NETWORK!r}] is of an earlier version: call smooth_velocity again.")
+    return evaluate(field, *check_query(positions, pseudotime_values, field.d, float(stored["median_time"])))
 
 
 def velocity(
