@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,17 @@ from muport.velocity.estimation._field import evaluate
 from muport.velocity.estimation._field_training import FieldFit  # noqa: TC001 - the saved state is read by its annotations
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from muport.data import Rows
     from muport.velocity.estimation._field import Field
+    from muport.velocity.estimation._raw_velocity import RawVelocity
 
 __all__ = [
-    "Landmarks", "VelocityState", "check_query", "estimate_time", "sample_landmarks", "speed_and_uncertainty",
+    "FittedRawVelocity", "Landmarks", "VelocityState", "check_landmarks", "check_query", "estimate_time",
+    "sample_landmarks", "speed_and_uncertainty",
 ]  # fmt: skip
 
 _MAX_LANDMARKS = 10_000  # cells kept: paths use their tangent spaces and labels
@@ -54,6 +59,72 @@ class VelocityState:
     fit: FieldFit
     landmarks: Landmarks
     speed: float
+
+
+@dataclass(frozen=True, eq=False)
+class FittedRawVelocity:
+    """Raw velocities of a fit, and what they were estimated from. They follow from the data, so they are not saved.
+
+    - `raw`: Raw velocities of the rows of the data.
+    - `names`: Names of the cells of these rows.
+    - `digests`: Argument of the set-up -> digest of the values that it named.
+    """
+
+    raw: RawVelocity
+    names: pd.Index
+    digests: dict[str, bytes]
+
+    @classmethod
+    def create(cls, rows: Rows, raw: RawVelocity) -> FittedRawVelocity:
+        """Take the raw velocities that were estimated from these rows."""
+        return cls(raw, rows.obs_names[rows.cell], _digest_inputs(rows, np.arange(len(rows.x))))
+
+    def rows_of_cells(self, rows: Rows) -> NDArray[np.int64]:
+        """(n_cells,) row of each cell, in whatever order the cells are now.
+
+        Raises ValueError if the cells, or one of their values, have changed since the fit.
+        """
+        position: NDArray[np.int64] = self.names.get_indexer(rows.obs_names).astype(np.int64)
+        if len(position) != len(self.names) or (position < 0).any():
+            raise ValueError(
+                f"the data have {rows.n_cells} cells, of which {int((position >= 0).sum())} are among the "
+                f"{len(self.names)} cells of the fit: call train() again, or use kind='smooth'."
+            )
+        order = np.argsort(rows.cell, kind="stable")[np.argsort(position)]
+        for argument, digest in _digest_inputs(rows, order).items():
+            if digest != self.digests[argument]:
+                raise ValueError(
+                    f"the values of {argument} have changed since train(): call train() again, or use kind='smooth'."
+                )
+        return position
+
+
+def _digest_inputs(rows: Rows, order: NDArray[np.int64]) -> dict[str, bytes]:
+    """Argument of the set-up -> digest of the values of the rows, in this order."""
+    values = {"use_rep": rows.x, "time_key": rows.time, "batch_key": rows.batch, "spatial_key": rows.spatial}
+    per_cell, in_order = ("time_key", "spatial_key"), np.array_equal(order, np.arange(len(order)))
+    digests = {}
+    for argument, value in values.items():
+        if value is None:
+            continue
+        taken = value[rows.cell] if argument in per_cell else value
+        taken = taken if in_order else taken[order]
+        digests[argument] = hashlib.blake2b(np.ascontiguousarray(taken).data, digest_size=16).digest()
+    return digests
+
+
+def check_landmarks(rows: Rows, landmarks: Landmarks) -> None:
+    """Raise a ValueError if these are not the cells of a fit, of which the landmarks are a sample."""
+    for argument, sample, values in (
+        ("use_rep", landmarks.x[:, 0], rows.x[:, 0]),
+        ("time_key", landmarks.time, rows.time),
+    ):
+        n_absent = int((~np.isin(sample, values)).sum())
+        if n_absent:
+            raise ValueError(
+                f"{n_absent} of {len(sample)} cells of the fit have a value of {argument} that the data lack: load the "
+                "model with the cells it was trained on, or use kind='smooth'."
+            )
 
 
 def sample_landmarks(

@@ -13,7 +13,14 @@ from muport._checks import check_option
 from muport._keys import UNLABELED_CATEGORY
 from muport._tables import rows_by_name
 from muport.data import MuDataModel
-from muport.velocity._fitted_state import VelocityState, check_query, estimate_time, speed_and_uncertainty
+from muport.velocity._fitted_state import (
+    FittedRawVelocity,
+    VelocityState,
+    check_landmarks,
+    check_query,
+    estimate_time,
+    speed_and_uncertainty,
+)
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.dynamics._embedding_projection import project_velocity
 from muport.velocity.dynamics._manifold import interpolate_field
@@ -70,7 +77,7 @@ class VelocityInference(MuDataModel):
 
     _state_class: ClassVar[type] = VelocityState
     #: Raw velocities of the cells of the fit, computed when first needed.
-    _raw: RawVelocity | None = None
+    _raw: FittedRawVelocity | None = None
 
     def get_velocity(self, mdata: Data | None = None, kind: Literal["smooth", "raw"] = "smooth") -> NDArray[np.float32]:
         """Return the velocity of each cell.
@@ -91,7 +98,8 @@ class VelocityInference(MuDataModel):
         Raises
         ------
         ValueError
-            If `kind` is unknown, or ``"raw"`` is passed with other cells.
+            If `kind` is unknown, or ``"raw"`` is passed with other cells, or after a change of the cells, their
+            coordinates, times or batches.
         """
         check_option("kind", kind, ("smooth", "raw"))
         if kind == "smooth":
@@ -99,8 +107,7 @@ class VelocityInference(MuDataModel):
             return rows.to_cells(evaluate(self._field(), rows.x, time))
         if mdata is not None:
             raise ValueError("kind='raw' is known for the cells of the fit only: leave mdata out, or use 'smooth'.")
-        rows, raw = self._raw_velocity()
-        return rows.to_cells(raw.velocity)
+        return self._raw_velocity().velocity
 
     def get_confidence(self, mdata: Data | None = None) -> NDArray[np.float32]:
         """Return the confidence in the velocity of each cell: ``|v|^2 / (|v|^2 + sd^2)``, with sd the uncertainty.
@@ -147,13 +154,13 @@ class VelocityInference(MuDataModel):
         Raises
         ------
         ValueError
-            If the model was trained with ``tau=1``, which changes no cell's mass, or has no data.
+            If the model was trained with ``tau=1``, which changes no cell's mass, has no data, or the data have
+            changed.
         """
         self._fitted()
         if self.settings_["tau"] == 1:
             raise ValueError("growth needs unbalanced transport: train with tau below 1, for example tau=0.95.")
-        rows, raw = self._raw_velocity()
-        return rows.to_cells(raw.growth[:, None])[:, 0]
+        return self._raw_velocity().growth
 
     def get_latent_representation(self, mdata: Data | None = None) -> NDArray[np.float32]:
         """Return the network's bottleneck: the velocity is an affine function of these coordinates.
@@ -381,12 +388,14 @@ class VelocityInference(MuDataModel):
         per_cell = rows.to_cells(np.stack(per_row, axis=1))
         return per_cell[:, 0], per_cell[:, 1]
 
-    def _raw_velocity(self) -> tuple[Rows, RawVelocity]:
-        """Raw velocities of the fit. They follow from the data and the settings, so they are not saved."""
-        self._fitted()
+    def _raw_velocity(self) -> RawVelocity:
+        """Raw velocities of the cells in their present order; a loaded model estimates them again."""
+        state: VelocityState = self._fitted()
         rows = self._rows()
-        if self._raw is None or len(self._raw.weight) != len(rows.x):
+        if self._raw is None:
+            check_landmarks(rows, state.landmarks)
             hyperparameters, cells = VelocityHyperparameters(**self.settings_), InputCells.from_rows(rows)
             windows = pair_windows(cells, hyperparameters)
-            self._raw = transport_cells(cells, windows, hyperparameters, str(self.device))
-        return rows, self._raw
+            raw = transport_cells(cells, windows, hyperparameters, str(self.device))
+            self._raw = FittedRawVelocity.create(rows, raw)
+        return self._raw.raw.of_some(self._raw.rows_of_cells(rows))

@@ -11,10 +11,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muport.data import register
 from muport.velocity._fate_inference import FateInference
-from muport.velocity._fitted_state import VelocityState, sample_landmarks
+from muport.velocity._fitted_state import FittedRawVelocity, VelocityState, sample_landmarks
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.estimation._field import evaluate
-from muport.velocity.estimation._pipeline import InputCells, fit_network, pair_windows, transport_cells
+from muport.velocity.estimation._pipeline import (
+    InputCells,
+    fit_network,
+    pair_windows,
+    transport_cells,
+    warn_of_outliers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -250,13 +256,19 @@ class Velocity(FateInference):
         Raises
         ------
         ValueError
-            If an argument is out of range, time has one value or too few cells for two windows, or the model was loaded
-            without data.
+            If an argument is out of range, time has one value or too few cells for two windows, a window has fewer than
+            ten cells, or the model was loaded without data.
+
+        Warns
+        -----
+        UserWarning
+            If some cells are far from all others: the field is fitted without them.
         """
         hyperparameters = VelocityHyperparameters.from_arguments(asdict(self._hyperparameters) | locals())
         device = self._device(accelerator, devices)
         rows = self._rows()
         cells = InputCells.from_rows(rows)
+        warn_of_outliers(cells, rows.obs_names[rows.cell])
         columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, disable=not progress, transient=True) as bar:
             task = bar.add_task("windows", total=n_steps + 10)
@@ -265,12 +277,11 @@ class Velocity(FateInference):
             raw = transport_cells(cells, windows, hyperparameters, str(device))
             bar.update(task, description="network", advance=10)
             fit = fit_network(cells, raw, hyperparameters, str(device), lambda _: bar.update(task, advance=1))
-        landmarks = sample_landmarks(
-            cells.x, cells.time, rows.label[rows.cell], rows.labels, hyperparameters.random_state
-        )
+        fitted, labels = cells.fitted, rows.label[rows.cell[cells.fitted_rows]]
+        landmarks = sample_landmarks(fitted.x, fitted.time, labels, rows.labels, hyperparameters.random_state)
         speed = np.linalg.norm(evaluate(fit.field(), landmarks.x, landmarks.time), axis=1)
         self.state_ = VelocityState(fit, landmarks, float(speed.mean()))
-        self._raw = raw
+        self._raw = FittedRawVelocity.create(rows, raw)
         self.metrics_ = {
             "converged": raw.converged,
             "covered": float((raw.weight > 0).mean()),

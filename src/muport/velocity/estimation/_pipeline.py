@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,15 +19,18 @@ from muport.velocity.estimation._windows import Windows, pair_spatial_windows, p
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from muport.velocity._hyperparameters import VelocityHyperparameters
     from muport.velocity.estimation._field_training import FieldFit
 
-__all__ = ["InputCells", "fit_network", "pair_windows", "transport_cells"]
+__all__ = ["InputCells", "find_outliers", "fit_network", "pair_windows", "transport_cells", "warn_of_outliers"]
 
 _MIN_CELLS = 20  # two windows need that many
 _MAX_FITTED = 50_000  # cells that the network is fitted to: with more, most of the time is the search for neighbors
+_TYPICAL, _FAR = 0.98, 10  # a cell is far from all others if it is 10 times farther from the mean than 98 % of them
+_CELLS_PER_BLOCK = 2**16  # whose distances from the mean are computed at once
 _COST_NEIGHBORS = 30  # with lambda_knn, a transport between cells that are not among these costs more
 
 
@@ -43,6 +47,16 @@ class InputCells:
     time: NDArray[np.float64]
     batch: NDArray[np.int64] | None = None
     spatial: NDArray[np.int64] | None = None
+
+    @cached_property
+    def fitted_rows(self) -> NDArray[np.int64]:
+        """Rows of the cells that the field is fitted to: all but those that are far from all others."""
+        return np.delete(np.arange(len(self.x)), find_outliers(self.x))
+
+    @cached_property
+    def fitted(self) -> InputCells:
+        """These cells; the object itself if they are all."""
+        return self if len(self.fitted_rows) == len(self.x) else self.take(self.fitted_rows)
 
     @cached_property
     def wiener_filter(self) -> WienerFilter:
@@ -66,22 +80,53 @@ class InputCells:
         return InputCells(np.ascontiguousarray(self.x[rows]), self.time[rows], batch, spatial)
 
 
+def find_outliers(x: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Rows of the cells that are ten times farther from the mean than 98 % of the cells are; usually none.
+
+    One such cell determines the scales of the network and the largest costs of its windows. At ten times that distance
+    it turns the velocities of a simulation by 12 degrees, at three hundred times by 53 degrees.
+    """
+    center = x.mean(axis=0, dtype=np.float64)
+    blocks = (x[low : low + _CELLS_PER_BLOCK] - center for low in range(0, len(x), _CELLS_PER_BLOCK))
+    squared = np.concatenate([np.einsum("nd,nd->n", block, block) for block in blocks])
+    rank = int(_TYPICAL * (len(x) - 1))
+    return np.flatnonzero(squared > _FAR**2 * np.partition(squared, rank)[rank])
+
+
+def warn_of_outliers(cells: InputCells, names: pd.Index) -> None:
+    """Warn of the cells, with the names (n,), that are left out of the fit."""
+    outliers = np.delete(np.arange(len(names)), cells.fitted_rows)
+    if len(outliers):
+        warnings.warn(
+            f"{len(outliers)} cells are more than {_FAR} times farther from the mean than {_TYPICAL:.0%} of the cells, "
+            f"for example {names[outliers[0]]!r}: the field is fitted without them; remove them from the data.",
+            stacklevel=3,
+        )
+
+
 def pair_windows(cells: InputCells, hyperparameters: VelocityHyperparameters) -> Windows:
-    """Pair time windows, or spatial windows, as the hyperparameters say."""
-    if len(cells.x) < _MIN_CELLS:
-        raise ValueError(f"there are {len(cells.x)} cells: two windows need at least {_MIN_CELLS} cells.")
+    """Pair time windows, or spatial windows, as the hyperparameters say; cells far from all others are in none."""
+    fitted = cells.fitted
+    if len(fitted.x) < _MIN_CELLS:
+        raise ValueError(f"there are {len(fitted.x)} cells: two windows need at least {_MIN_CELLS} cells.")
     if hyperparameters.windows == "time":
-        return pair_time_windows(cells.time, cells.batch, hyperparameters)
-    return pair_spatial_windows(cells.x, cells.time, cells.spatial, cells.batch, hyperparameters)
+        windows = pair_time_windows(fitted.time, fitted.batch, hyperparameters)
+    else:
+        windows = pair_spatial_windows(fitted.x, fitted.time, fitted.spatial, fitted.batch, hyperparameters)
+    return windows if fitted is cells else windows.among_all(cells.fitted_rows, len(cells.x))
 
 
 def transport_cells(
     cells: InputCells, windows: Windows, hyperparameters: VelocityHyperparameters, device: str = "cpu"
 ) -> RawVelocity:
     """Estimate raw velocities from the transport between paired windows, after the filter if ``denoise`` is set."""
-    x = cells.denoised if hyperparameters.denoise else cells.x
+    fitted = cells.fitted
+    if fitted is not cells:
+        windows = windows.of_some(cells.fitted_rows)
+    x = fitted.denoised if hyperparameters.denoise else fitted.x
     neighbors = knn(x, min(_COST_NEIGHBORS, len(x) - 1)).indices if hyperparameters.lambda_knn > 0 else None
-    return estimate_raw_velocity(x, cells.time, windows, hyperparameters, neighbors=neighbors, device=device)
+    raw = estimate_raw_velocity(x, fitted.time, windows, hyperparameters, neighbors=neighbors, device=device)
+    return raw if fitted is cells else raw.among_all(cells.fitted_rows, cells.time)
 
 
 def fit_network(
@@ -95,6 +140,8 @@ def fit_network(
 
     With more than 50,000 cells it is fitted to a random sample of that size, which limits time and memory.
     """
+    if cells.fitted is not cells:
+        cells, raw = cells.fitted, raw.of_some(cells.fitted_rows)
     seed, k_smooth = hyperparameters.random_state, hyperparameters.k_smooth
     x, averaged = cells.x, None
     raw = _sample_weights(raw, seed)

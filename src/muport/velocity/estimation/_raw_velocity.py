@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +55,28 @@ class RawVelocity:
     block: NDArray[np.int64]
     converged: float
     midpoint: NDArray[np.float64] | None = None
+
+    def of_some(self, rows: NDArray[np.int64]) -> RawVelocity:
+        """The velocities of some of the cells, (m,) rows."""
+        return replace(self, **{name: values[rows] for name, values in self._arrays().items()})
+
+    def among_all(self, rows: NDArray[np.int64], time: NDArray[np.float64]) -> RawVelocity:
+        """These velocities of some cells, (m,) rows, among all, with the times (n,); the others are not covered."""
+        arrays = {}
+        for name, values in self._arrays().items():
+            arrays[name] = np.zeros((len(time), *values.shape[1:]), values.dtype)
+            arrays[name][rows] = values
+        uncovered = np.ones(len(time), bool)
+        uncovered[rows] = False
+        arrays["block"][uncovered] = -1
+        if "midpoint" in arrays:
+            arrays["midpoint"][uncovered] = time[uncovered]
+        return replace(self, **arrays)
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        """The fields with an entry for each cell."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 
 @dataclass(frozen=True, eq=False)

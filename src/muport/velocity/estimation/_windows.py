@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = ["Windows", "as_times", "pair_spatial_windows", "pair_time_windows"]
 
 _BLOCK_SIZE = 128  # cells of a block of a time bin, unless window_size is given
 _MIN_SAMPLE = 10  # cells below which a bin, or a batch within it, is too small to be compared with the next
+_MAX_ROUNDING = 1e-3  # of a time in float32, as a fraction of the range of time
 _MIN_BIN = 20  # cells that a bin is planned for, however small window_fraction is
 
 
@@ -52,6 +53,23 @@ class Windows:
         """Number of pairs, P."""
         return len(self.source)
 
+    def of_some(self, rows: Ints) -> Windows:
+        """The windows of some of the cells, (m,) rows, alone."""
+        position = np.full(len(self.cluster) + 1, -1, np.int64)
+        position[rows] = np.arange(len(rows))
+        return self._replace_cells(position, self.cluster[rows], self.block[rows])
+
+    def among_all(self, rows: Ints, n: int) -> Windows:
+        """These windows of some cells, (m,) rows of n, among all of them; the others are in no window."""
+        cluster, block = np.full((2, n), -1, np.int64)
+        cluster[rows], block[rows] = self.cluster, self.block
+        return self._replace_cells(np.append(rows, -1), cluster, block)
+
+    def _replace_cells(self, position: Ints, cluster: Ints, block: Ints) -> Windows:
+        # the last entry of position is what the padding -1 points at
+        source, target = position[self.source], position[self.target]
+        return replace(self, source=source, target=target, cluster=cluster, block=block)
+
 
 def pair_time_windows(
     time: Any, batch: Any | None = None, hyperparameters: VelocityHyperparameters = DEFAULTS
@@ -73,8 +91,8 @@ def pair_time_windows(
     - `hyperparameters`: Of these, ``window_fraction``, ``window_size`` and ``random_state`` are used. A bin is planned
       for at least 20 cells.
 
-    Returns the windows, with the time bins as clusters. Raises ValueError if time is not finite, has one value only, or
-    all cells are in a single bin.
+    Returns the windows, with the time bins as clusters. Raises ValueError if time is not finite, has one value only,
+    all cells are in a single bin, or one of two bins has fewer than ten cells.
 
     Examples
     --------
@@ -99,6 +117,9 @@ def pair_time_windows(
 
 def as_times(time: Any, n: int | None = None) -> NDArray[np.float64]:
     """Return time as (n,) finite float64 with at least two values."""
+    dtype = np.asarray(time).dtype
+    if dtype.kind in "bcMm":
+        raise TypeError(f"time must be numbers, not {dtype}: convert it, for example to days as float.")
     try:
         times = np.asarray(time, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -111,6 +132,12 @@ def as_times(time: Any, n: int | None = None) -> NDArray[np.float64]:
     if len(times) == 0 or times.min() == times.max():
         value = f" ({times[0]:g})" if len(times) else ""
         raise ValueError(f"time has a single value{value}: a velocity needs at least two time points.")
+    low, high = float(times.min()), float(times.max())
+    if max(abs(low), abs(high)) * np.finfo(np.float32).eps > _MAX_ROUNDING * (high - low):
+        raise ValueError(
+            f"time runs from {low:.12g} to {high:.12g}: float32, in which the field is computed, cannot tell these "
+            "times apart; subtract the first one, for example obs[column] -= obs[column].min()."
+        )
     return times
 
 
@@ -144,6 +171,14 @@ def _assign_bins(times: NDArray[np.float64], fraction: float) -> Ints:
         bins = _merge_bin(bins, smallest, np.bincount(bins, weights=value * size) / n_cells)
     if bins.max() < 1:
         raise ValueError(f"the {len(times)} cells fill one time bin only: velocity needs two; lower window_fraction.")
+    n_cells = np.bincount(bins, weights=size)
+    smallest = int(n_cells.argmin())
+    if n_cells[smallest] < _MIN_SAMPLE:
+        low, high = value[bins == smallest][[0, -1]]
+        raise ValueError(
+            f"the time window from {low:g} to {high:g} has {n_cells[smallest]:.0f} of the {len(times)} cells: a window "
+            f"needs at least {_MIN_SAMPLE}; leave these cells out, or give them a time nearer to that of others."
+        )
     return np.repeat(bins, size)
 
 

@@ -15,7 +15,7 @@ from muport._checks import check_integers, check_positive
 from muport.velocity._fitted_state import check_query
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.estimation._field import evaluate
-from muport.velocity.estimation._pipeline import fit_network, pair_windows, transport_cells
+from muport.velocity.estimation._pipeline import fit_network, pair_windows, transport_cells, warn_of_outliers
 from muport.velocity.velot._projection_functions import project_to_embedding
 from muport.velocity.velot._stored_results import (
     VelotKeys,
@@ -103,7 +103,12 @@ def build_windows(
     KeyError
         If a key does not exist.
     ValueError
-        If time is missing, not finite or constant, or an option is out of range.
+        If time is missing, not finite or constant, a window has fewer than ten cells, or an option is out of range.
+
+    Warns
+    -----
+    UserWarning
+        If some cells are far from all others: they are in no window, and the field is fitted without them.
 
     Examples
     --------
@@ -120,6 +125,7 @@ def build_windows(
     data = in_modality(adata, modality)
     cells = read_cells(data, basis, time_key, batch_key, spatial_key)
     paired = pair_windows(cells, hyperparameters)
+    warn_of_outliers(cells, data.obs_names)
     names = [str(code) for code in np.unique(paired.cluster)]
     data.obs[VelotKeys.CLUSTER] = pd.Categorical(paired.cluster.astype(str), names)
     settings |= {"basis": basis, "time_key": time_key}
