@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from muport._tables import rows_in_one_order
 from muport.pl._axes import add_legend, draw_dots, get_axes, hide_frame
 from muport.pl._colors import MISSING, color_categories, palette
 
@@ -66,13 +67,16 @@ def components(
     Raises
     ------
     ValueError
-        If shapes do not fit, or there are fewer than two axes.
+        If shapes do not fit, there are fewer than two axes, or a mean or covariance is not finite. The rows of tables
+        are matched by name.
 
     Examples
     --------
     >>> len(components([[0.0, 1.0]], [[0.0, 0.0]], [[[1.0, 0.0], [0.0, 4.0]]]).patches)
     1
     """
+    x, labels = rows_in_one_order(x=x, labels=labels)
+    means, weights, color = rows_in_one_order("component", means=means, weights=weights, color=color)
     centers, shapes = _select_axes(np.asarray(means, np.float64), np.asarray(covariances, np.float64), dims)
     m, cells = len(centers), None if x is None else np.asarray(x, dtype=np.float64)
     mass = np.ones(m) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -166,6 +170,9 @@ def _select_axes(
     if means.shape[1] < 2 or not all(0 <= j < means.shape[1] for j in dims) or len(set(dims)) < 2:
         raise ValueError(f"dims={dims}: two different ones of the {means.shape[1]} axes are needed.")
     full = covariances if covariances.ndim == 3 else covariances[..., None] * np.eye(means.shape[1])
+    if not (np.isfinite(means).all() and np.isfinite(covariances).all()):
+        bad = np.flatnonzero(~np.isfinite(np.c_[means, covariances.reshape(len(means), -1)]).all(axis=1))
+        raise ValueError(f"means, covariances: component {bad[0]} is not finite: leave it out.")
     columns = list(dims)
     return means[:, columns], full[:, columns][:, :, columns]
 

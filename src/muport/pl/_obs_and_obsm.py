@@ -33,19 +33,35 @@ def get_coordinates(data: Data, basis: str) -> tuple[NDArray[np.float64], pd.Ind
 def get_column(data: Data, color: str, cells: pd.Index) -> pd.Series:
     """Return ``obs[color]`` of some cells, by name; missing where the column has no value for a cell.
 
-    A name without prefix that the object itself does not have is gathered from the modalities.
+    A key with a prefix is the column of that modality, also where ``mdata.obs`` has a copy of it, which may be out of
+    date. A name without prefix that the object itself does not have is gathered from the modalities. ValueError if
+    two of them disagree on a cell.
     """
+    prefix, _, bare = color.partition(":")
+    mods = _modalities(data)
+    if prefix in mods and bare in mods[prefix].obs:
+        return _by_name(mods[prefix].obs[bare], cells)
     if color in data.obs:
-        return data.obs[color].reindex(cells)
-    part, key = _split_key(data, color, "obs")
-    if part is not data and key in part.obs:
-        return part.obs[key].reindex(cells)
-    columns = [mod.obs[color] for mod in _modalities(data).values() if color in mod.obs]
+        return _by_name(data.obs[color], cells)
+    columns: list[pd.Series] = [mod.obs[color] for mod in mods.values() if color in mod.obs]
     if not columns:
         raise KeyError(f"color={color!r} is in no obs; the columns are {_list_keys(data, 'obs')}.")
     numeric = all(pd.api.types.is_numeric_dtype(column) for column in columns)
-    joined = pd.concat([column if numeric else column.astype(object) for column in columns])
-    return joined[~joined.index.duplicated()].reindex(cells)
+    joined = pd.concat([column if numeric else column.astype(object) for column in columns]).dropna()
+    first = joined[~joined.index.duplicated()]
+    other = joined[joined.index.duplicated()]
+    clash = other[other.to_numpy() != first.reindex(other.index).to_numpy()]
+    if len(clash):
+        raise ValueError(
+            f"color={color!r}: the modalities disagree on {len(clash)} cells, for example {clash.index[0]!r}: name the "
+            f"column of one of them, such as {next(iter(mods)) + ':' + color!r}."
+        )
+    return first.reindex(cells)
+
+
+def _by_name(column: pd.Series, cells: pd.Index) -> pd.Series:
+    # names that repeat cannot be looked up, and need not be where the cells are those of the column
+    return column if column.index.equals(cells) else column.reindex(cells)
 
 
 def _modalities(data: Data) -> dict[str, anndata.AnnData]:

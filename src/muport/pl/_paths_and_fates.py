@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from muport._arrays import normalize_rows
+from muport._tables import rows_by_name
 from muport.neighbors import knn
 from muport.pl._axes import add_legend, get_axes, hide_frame
 from muport.pl._colors import color_categories, palette
@@ -163,7 +164,7 @@ def fate_summary(
     KeyError
         If the column does not exist.
     ValueError
-        If `groupby` is given without `data`.
+        If `groupby` is given without `data`, or a cell of `fates` is not in `data`; cells are matched by name.
 
     Examples
     --------
@@ -177,7 +178,11 @@ def fate_summary(
     if groupby is None or data is None:
         group = pd.Series("all cells", index=fates.index)
     else:
-        group = get_column(data, groupby, fates.index).astype(str)
+        absent = fates.index.difference(data.obs_names)
+        if len(absent):
+            raise ValueError(f"fates: {len(absent)} cells are not in data, for example {absent[0]!r}: pass their data.")
+        values = get_column(data, groupby, fates.index)
+        group = values.astype(object).where(values.notna(), "no value").astype(str)
     means = fates.groupby(group.to_numpy(), sort=True).mean()
     axes = get_axes(ax, 5, 1 + 0.3 * len(means))
     colors = palette(means.shape[1])
@@ -263,7 +268,7 @@ def coarse_graph(
     KeyError
         If the basis does not exist.
     ValueError
-        If `data` and the macrostates are not of the same cells.
+        If `data` and the macrostates are not of the same cells. Those of ``model.get_states`` are matched by name.
     """
     m = len(states.mass)
     if data is None:
@@ -272,10 +277,11 @@ def coarse_graph(
         axes = get_axes(ax, 5, 4)
         axes.set(xticks=[], yticks=[], xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
     else:
-        xy, _ = get_coordinates(data, basis)
-        if len(xy) != len(states.membership):
-            raise ValueError(f"the states are of {len(states.membership)} cells, but basis={basis!r} has {len(xy)}.")
-        position = states.membership.T @ xy / states.membership.sum(axis=0)[:, None]
+        xy, cells = get_coordinates(data, basis)
+        xy = _rows_of_states(states, xy, cells, basis)
+        finite = np.isfinite(xy).all(axis=1)
+        membership = states.membership[finite]
+        position = membership.T @ xy[finite] / membership.sum(axis=0)[:, None]
         axes = embedding(data, basis, None, ax, **kwargs)
     top = max(float(states.flux.max()), np.finfo(float).tiny)
     for a, b in zip(*np.nonzero(states.flux > least * top), strict=True):
@@ -300,6 +306,17 @@ def coarse_graph(
         axes.annotate(str(i), (x, y), ha="center", va="center", fontsize="small", zorder=5)
     add_legend(axes, [(role, _ROLE_COLORS[role]) for role in dict.fromkeys(states.roles)])
     return axes
+
+
+def _rows_of_states(states: MetaStates, xy: NDArray[np.float64], cells: pd.Index, basis: str) -> NDArray[np.float64]:
+    """(n, 2) positions of the cells of the states, matched by name where the states have names."""
+    n = len(states.membership)
+    if states.names is not None:
+        table = rows_by_name(pd.DataFrame(xy, index=cells), pd.Index(states.names), f"basis={basis!r}")
+        return np.asarray(table)
+    if len(xy) != n:
+        raise ValueError(f"the states are of {n} cells, but basis={basis!r} has {len(xy)}.")
+    return xy
 
 
 def _draw_cells_behind(data: Data, basis: str, color: str | None, ax: Axes | None, **kwargs: Any) -> Axes:
@@ -342,6 +359,10 @@ def _embed_points(data: Data, points: NDArray[Any], basis: str, use_rep: str) ->
     x = np.asarray(data.obsm[use_rep])
     if x.shape[1] != points.shape[2]:
         raise ValueError(f"the paths have {points.shape[2]} coordinates, but use_rep={use_rep!r} has {x.shape[1]}.")
+    finite = np.isfinite(xy).all(axis=1) & np.isfinite(x).all(axis=1)
+    if not finite.any():
+        raise ValueError(f"basis={basis!r}: no cell has a finite position, nothing can be drawn.")
+    xy, x = xy[finite], x[finite]
     neighbors = knn(x, min(_N_NEIGHBORS, len(x)), query=points.reshape(-1, points.shape[2]))
     width = np.maximum(neighbors.distances.mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     weight = normalize_rows(np.exp(-0.5 * np.square(neighbors.distances / width)))
@@ -350,7 +371,10 @@ def _embed_points(data: Data, points: NDArray[Any], basis: str, use_rep: str) ->
 
 
 def _mean_positions(xy: NDArray[np.float64], windows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(w, 2) mean position of the cells of each window (w, k); -1 stands for no cell."""
-    valid = (windows >= 0)[:, :, None]
-    mean: NDArray[np.float64] = (xy[windows] * valid).sum(axis=1) / valid.sum(axis=1)
+    """(w, 2) mean position of the cells of each window (w, k); -1 is no cell, NaN where no position is finite."""
+    finite = np.isfinite(xy).all(axis=1)
+    valid = ((windows >= 0) & finite[windows])[:, :, None]
+    total = (np.where(finite[:, None], xy, 0)[windows] * valid).sum(axis=1)
+    count = valid.sum(axis=1)
+    mean: NDArray[np.float64] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return mean

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.cluster.hierarchy import dendrogram, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
+from muport._tables import same_row_and_column_order
 from muport.pl._axes import add_legend, get_axes, hide_frame
 from muport.pl._colors import CategoryColors, color_categories, palette
 
@@ -153,7 +154,7 @@ def distance_map(
 
 
 def _check_distances(distances: Any) -> NDArray[np.float64]:
-    matrix = np.asarray(distances, dtype=np.float64)
+    matrix = np.asarray(same_row_and_column_order(distances, "distances", "patient"), dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
         raise ValueError(f"distances has shape {matrix.shape}: a square matrix of two or more patients is needed.")
     if not np.isfinite(matrix).all():

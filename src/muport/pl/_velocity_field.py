@@ -40,7 +40,8 @@ def velocity_stream(
 ) -> Axes:
     """Draw the velocities as streamlines.
 
-    Velocities are averaged over the cells near each point of a grid; no line is drawn where there are no cells.
+    Velocities are averaged over the cells near each point of a grid; no line is drawn where there are no cells. Cells
+    whose position or velocity is not finite are left out.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ def velocity_stream(
     KeyError
         If a key does not exist.
     ValueError
-        If the velocities have fewer than two columns.
+        If the velocities have fewer than two columns, or none is finite.
     """
     xy, v = _get_velocities(data, basis, velocity_key)
     axes = embedding(data, basis, color, ax, **kwargs)
@@ -96,7 +97,7 @@ def velocity_quiver(
     random_state: int = 0,
     **kwargs: Any,
 ) -> Axes:
-    """Draw the velocities of some cells as arrows.
+    """Draw the velocities of some cells as arrows. Cells whose position or velocity is not finite have none.
 
     Parameters
     ----------
@@ -203,7 +204,7 @@ def training_curves(history: Mapping[str, Any], ax: Axes | None = None, *, smoot
 def _get_velocities(
     data: Data, basis: str, velocity_key: str | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates (n, 2) and velocities (n, 2) of the cells."""
+    """Coordinates (n, 2) and velocities (n, 2) of the cells where both are finite."""
     xy, cells = get_coordinates(data, basis)
     prefix, colon, name = basis.rpartition(":")
     part = getattr(data, "mod", {}).get(prefix, data) if colon else data
@@ -219,7 +220,10 @@ def _get_velocities(
         ) from None
     if not velocity_cells.equals(cells):
         raise ValueError(f"velocity_key={key!r} is of other cells than basis={basis!r}.")
-    return xy, v
+    finite = np.isfinite(xy).all(axis=1) & np.isfinite(v).all(axis=1)
+    if not finite.any():
+        raise ValueError(f"velocity_key={key!r}: no cell has a finite velocity and position, nothing can be drawn.")
+    return xy[finite], v[finite]
 
 
 def _average_on_grid(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,7 +117,8 @@ class FateInference(VelocityInference):
         Memberships, chain, flux and roles (initial, terminal, branching, cycling, transient), in the order of the flow.
         """
         cells = self._cells()
-        return meta_states(_transition_matrix(cells, n_neighbors), cells.x, n_states, random_state=random_state)
+        states = meta_states(_transition_matrix(cells, n_neighbors), cells.x, n_states, random_state=random_state)
+        return replace(states, names=cells.names.to_numpy())
 
     def get_drivers(
         self, fates: pd.DataFrame | None = None, layer: str | None = None, modality: str | None = None

@@ -115,10 +115,11 @@ def _digest_inputs(rows: Rows, order: NDArray[np.int64]) -> dict[str, bytes]:
 
 def check_landmarks(rows: Rows, landmarks: Landmarks) -> None:
     """Raise a ValueError if these are not the cells of a fit, of which the landmarks are a sample."""
-    for argument, sample, values in (
-        ("use_rep", landmarks.x[:, 0], rows.x[:, 0]),
-        ("time_key", landmarks.time, rows.time),
-    ):
+    pairs: dict[str, tuple[Any, Any]] = {
+        "use_rep": (landmarks.x[:, 0], rows.x[:, 0]),
+        "time_key": (landmarks.time, rows.time),
+    }
+    for argument, (sample, values) in pairs.items():
         n_absent = int((~np.isin(sample, values)).sum())
         if n_absent:
             raise ValueError(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from muport._checks import check_integers
 from muport._parallel import single_threaded_torch
+from muport._tables import rows_in_one_order
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -101,6 +102,7 @@ class InitialValueProblem:
         cls, field: VectorField, x0: ArrayLike | Tensor, t0: object, t1: object, n_steps: int, *, evolve_time: bool
     ) -> InitialValueProblem:
         """Check starts and times. Starts of NumPy become float32, a tensor keeps its type and device."""
+        x0, t0, t1 = rows_in_one_order("path", x0=x0, t0=t0, t1=t1)
         start = x0.detach() if isinstance(x0, Tensor) else torch.from_numpy(np.array(x0, dtype=np.float32))
         if start.ndim != 2 or 0 in start.shape or not start.is_floating_point():
             raise ValueError(f"x0 has shape {tuple(start.shape)}: pass (n_paths, d) real numbers, neither of them 0.")

@@ -62,7 +62,7 @@ class RawVelocity:
 
     def among_all(self, rows: NDArray[np.int64], time: NDArray[np.float64]) -> RawVelocity:
         """These velocities of some cells, (m,) rows, among all, with the times (n,); the others are not covered."""
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for name, values in self._arrays().items():
             arrays[name] = np.zeros((len(time), *values.shape[1:]), values.dtype)
             arrays[name][rows] = values
@@ -73,7 +73,7 @@ class RawVelocity:
             arrays["midpoint"][uncovered] = time[uncovered]
         return replace(self, **arrays)
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
+    def _arrays(self) -> dict[str, Any]:
         """The fields with an entry for each cell."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}

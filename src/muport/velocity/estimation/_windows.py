@@ -175,8 +175,9 @@ def _assign_bins(times: NDArray[np.float64], fraction: float) -> Ints:
     smallest = int(n_cells.argmin())
     if n_cells[smallest] < _MIN_SAMPLE:
         low, high = value[bins == smallest][[0, -1]]
+        where = f"at {low:g}" if low == high else f"from {low:g} to {high:g}"
         raise ValueError(
-            f"the time window from {low:g} to {high:g} has {n_cells[smallest]:.0f} of the {len(times)} cells: a window "
+            f"the time window {where} has {n_cells[smallest]:.0f} of the {len(times)} cells: a window "
             f"needs at least {_MIN_SAMPLE}; leave these cells out, or give them a time nearer to that of others."
         )
     return np.repeat(bins, size)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from scipy.sparse import csgraph
 from scipy.sparse import linalg as sparse_linalg
 
-from muport.velocity.fates._transition_matrix import as_transition_matrix
+from muport.velocity.fates._transition_matrix import as_transition_matrix, in_kernel_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,6 +66,7 @@ def solve_absorption(kernel: Any, terminal: Any, *, tol: float = 1e-8, max_iter:
     >>> solve_absorption(chain, [0, -1, -1, 1]).probabilities[1].round(3).tolist()
     [0.667, 0.333]
     """
+    (terminal,) = in_kernel_order(kernel, terminal=terminal)
     matrix = as_transition_matrix(kernel)
     codes, n_fates = _check_codes(terminal, matrix.shape[0])
     q = np.zeros((len(codes), n_fates))

@@ -6,9 +6,10 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from muport.velocity.fates._absorption import Absorption, solve_absorption
-from muport.velocity.fates._transition_matrix import as_transition_matrix
+from muport.velocity.fates._transition_matrix import as_transition_matrix, in_kernel_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,7 +76,8 @@ def committor(kernel: Any, source: Any, sink: Any, *, tol: float = 1e-8, max_ite
     kernel
         (n, n) row-stochastic matrix.
     source, sink
-        Cells of each: (n,) booleans, or positions. They may not overlap.
+        Cells of each: (n,) booleans, or positions. They may not overlap. A Series of booleans is matched by name to
+        that of the other, and to a kernel that is a DataFrame.
     tol, max_iter
         As in :func:`fate_probabilities`.
 
@@ -97,6 +99,9 @@ def committor(kernel: Any, source: Any, sink: Any, *, tol: float = 1e-8, max_ite
     >>> committor(chain, [0], [3]).round(3).tolist()
     [0.0, 0.333, 0.667, 1.0]
     """
+    masks = {name: cells for name, cells in (("source", source), ("sink", sink)) if _is_named_mask(cells)}
+    in_order = dict(zip(masks, in_kernel_order(kernel, **masks), strict=True))
+    source, sink = in_order.get("source", source), in_order.get("sink", sink)
     matrix = as_transition_matrix(kernel)
     start, end = (_as_mask(cells, matrix.shape[0], name) for cells, name in ((source, "source"), (sink, "sink")))
     if (start & end).any():
@@ -111,6 +116,10 @@ def _warn_unless_converged(absorption: Absorption) -> None:
         warnings.warn(
             f"The probabilities did not converge (residual {absorption.residual:.1e}): raise max_iter.", stacklevel=3
         )
+
+
+def _is_named_mask(cells: Any) -> bool:
+    return isinstance(cells, pd.Series) and pd.api.types.is_bool_dtype(cells.dtype)
 
 
 def _as_mask(cells: Any, n: int, name: str) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from scipy.sparse import csgraph
 
 from muport._arrays import normalize_rows
 from muport.neighbors import as_points, kmeans, knn
-from muport.velocity.fates._transition_matrix import as_transition_matrix, self_tuned_weights
+from muport.velocity.fates._transition_matrix import as_transition_matrix, in_kernel_order, self_tuned_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,6 +58,8 @@ class MetaStates:
         Of the transitions between microstates, largest first.
     vamp2
         VAMP-2 score of the kept functions, the sum of their squared singular values; at most m.
+    names
+        (n,) names of the cells, if they are known.
     """
 
     membership: NDArray[np.float64]
@@ -68,6 +70,7 @@ class MetaStates:
     roles: tuple[Role, ...]
     singular_values: NDArray[np.float64]
     vamp2: float
+    names: NDArray[Any] | None = None
 
 
 def meta_states(
@@ -129,6 +132,7 @@ def meta_states(
     >>> meta_states(cell_kernel(x, np.ones_like(x)), x).roles
     ('initial', 'transient', 'terminal')
     """
+    (x,) = in_kernel_order(kernel, x=x)
     matrix, points = as_transition_matrix(kernel), as_points(x, "x")
     if matrix.shape[0] != len(points):
         raise ValueError(f"kernel has {matrix.shape[0]} cells, but x has {len(points)}.")

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from muport._arrays import normalize_rows
+from muport._tables import rows_by_name, rows_in_one_order, same_row_and_column_order
 from muport.neighbors import as_points, knn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["as_transition_matrix", "cell_kernel", "self_tuned_weights"]
+__all__ = ["as_transition_matrix", "cell_kernel", "in_kernel_order", "self_tuned_weights"]
 
 _TINY = 1e-300
 _DEFAULT_STEP = 0.5  # median displacement of one step, in median distances to the k-th neighbor
@@ -67,8 +69,8 @@ def cell_kernel(
     Raises
     ------
     ValueError
-        For shapes that do not fit, NaN, a single cell, velocity that is zero everywhere, or ``k``, ``step`` or
-        ``balance`` out of range.
+        For shapes that do not fit, NaN, a single cell, velocity that is zero everywhere, ``k``, ``step`` or ``balance``
+        out of range, or tables of different cells: their rows are matched by name.
 
     Examples
     --------
@@ -78,6 +80,7 @@ def cell_kernel(
     >>> cell_kernel(x, np.ones_like(x), k=1, step=2.0).indices.tolist()
     [2, 3, 4, 5, 5, 4]
     """
+    x, velocity, time = rows_in_one_order(x=x, velocity=velocity, time=time)
     points, arrows = as_points(x, "x"), as_points(velocity, "velocity")
     if arrows.shape != points.shape:
         raise ValueError(f"velocity has shape {arrows.shape}, but x has {points.shape}: give one row per cell.")
@@ -123,7 +126,10 @@ def self_tuned_weights(distances: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _time_weights(time: Any, indices: NDArray[np.int64]) -> NDArray[np.float64]:
     """(n, k) logistic weights of moves from each cell to its neighbors, larger for moves to later cells."""
-    times, n = np.asarray(time, np.float64), len(indices)
+    dtype, n = np.asarray(time).dtype, len(indices)
+    if dtype.kind in "bcMm":
+        raise TypeError(f"time must be numbers, not {dtype}: convert it, for example to days as float.")
+    times = np.asarray(time, np.float64)
     if times.shape != (n,) or not np.isfinite(times).all():
         raise ValueError(f"time must be {n} finite numbers, one per cell; it has shape {times.shape} or NaN.")
     scale = float(np.median(times[indices].std(axis=1)))
@@ -151,6 +157,13 @@ def _balance_columns(kernel: sp.csr_matrix, balance: float) -> sp.csr_matrix:
     return scaled
 
 
+def in_kernel_order(kernel: Any, **tables: Any) -> tuple[Any, ...]:
+    """Tables with their rows in the order of a kernel that is a DataFrame, or of the first one with names."""
+    if isinstance(kernel, pd.DataFrame):
+        return tuple(rows_by_name(table, kernel.index, name) for name, table in tables.items())
+    return rows_in_one_order(**tables)
+
+
 def as_transition_matrix(kernel: Any) -> sp.csr_matrix:
     """Return a transition matrix as float64 CSR without stored zeros, after a check that its rows sum to 1.
 
@@ -158,7 +171,7 @@ def as_transition_matrix(kernel: Any) -> sp.csr_matrix:
 
     Raises ValueError if it is not square, not finite, negative, or a row does not sum to 1.
     """
-    matrix = sp.csr_matrix(kernel, dtype=np.float64)
+    matrix = sp.csr_matrix(same_row_and_column_order(kernel, "kernel"), dtype=np.float64)
     if matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise ValueError(f"kernel has shape {matrix.shape}: it must be square, one row per cell.")
     if not (np.isfinite(matrix.data).all() and (matrix.data >= 0).all()):

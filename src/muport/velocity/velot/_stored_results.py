@@ -169,8 +169,10 @@ def _rows_of_cells(
             f"uns[{key!r}] is of other cells: {len(absent)} of the {len(names)} cells are not in it, for example "
             f"{absent[0]!r}: call muport.velocity.{function} for these cells."
         )
+    if time is None:
+        return row
     before = np.asarray(stored["time"])[row]
-    changed = np.flatnonzero(before != (before if time is None else time))
+    changed = np.flatnonzero(before != time)
     if len(changed):
         first = changed[0]
         raise ValueError(

@@ -20,6 +20,7 @@ from muport.velocity.velot._stored_results import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from muport.velocity.dynamics._paths import VectorField
@@ -176,8 +177,9 @@ def _plain_values(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _labels(data: Data, cluster_key: str, *, required: bool) -> NDArray[np.str_] | None:
     if cluster_key in data.obs:
-        column = data.obs[cluster_key]
-        return column.astype(object).where(column.notna(), UNLABELED_CATEGORY).astype(str).to_numpy(dtype=str)
+        column: pd.Series = data.obs[cluster_key]
+        clusters = column.astype(object).where(column.notna(), UNLABELED_CATEGORY)
+        return np.asarray(clusters).astype(str)
     if required:
         raise KeyError(
             f"cluster_key={cluster_key!r} is not in obs; the columns are {sorted(map(str, data.obs.columns))}."
