@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,3 +93,42 @@ def test_coarse_graph_places_states_at_their_cells(line):
 def test_paths_stand_out_from_cells_without_colour(line, two_paths):
     red, green, blue = muport.pl.trajectories(line, two_paths).collections[0].get_facecolor()[0][:3]
     assert red == green == blue
+
+
+@pytest.mark.promise("A cell without a finite value changes no other arrow of a figure")
+def test_a_position_that_is_not_finite_is_left_out(line, two_paths, record_property):
+    record_property("tries", 3)
+    line.obs["pseudotime"] = np.linspace(0, 1, 200)
+    muport.velocity.build_windows(line)
+    states = muport.velocity.meta_states(
+        muport.velocity.cell_kernel(line.obsm["X_pca"], np.ones((200, 3)) * [1, 0, 0]), line.obsm["X_pca"], 3
+    )
+    before = [ln.get_xydata() for ln in muport.pl.trajectories(line, two_paths).lines]
+    line.obsm["X_umap"][50] = np.nan
+    after = [ln.get_xydata() for ln in muport.pl.trajectories(line, two_paths).lines]
+    assert all(np.allclose(a, b, atol=0.02) for a, b in zip(before, after, strict=True))
+    arrows = next(c for c in muport.pl.windows(line).collections if hasattr(c, "U"))
+    assert np.isfinite(arrows.U).all()
+    assert np.isfinite(muport.pl.coarse_graph(states, line).collections[-1].get_offsets()).all()
+
+
+@pytest.mark.promise("Rows in another order give the same answer")
+def test_macrostates_and_fates_are_matched_by_name(line, record_property):
+    record_property("tries", 4)
+    x = line.obsm["X_pca"]
+    states = muport.velocity.meta_states(muport.velocity.cell_kernel(x, np.ones((200, 3)) * [1, 0, 0]), x, 3)
+    named = replace(states, names=line.obs_names.to_numpy())
+    expected = muport.pl.coarse_graph(named, line).collections[-1].get_offsets()
+    moved = line[np.random.default_rng(0).permutation(200)].copy()
+    assert np.allclose(muport.pl.coarse_graph(named, moved).collections[-1].get_offsets(), expected)
+    with pytest.raises(ValueError, match="none of them for 50 of 200 cells"):
+        muport.pl.coarse_graph(named, line[50:].copy())
+    fates = pd.DataFrame({"A": x[:, 0], "B": 1 - x[:, 0]}, index=line.obs_names)
+    bars = [[bar.get_width() for bar in muport.pl.fate_summary(f, line, "clusters").patches]
+            for f in (fates, fates.sample(frac=1, random_state=0))]  # fmt: skip
+    assert np.allclose(*bars)
+    with pytest.raises(ValueError, match="200 cells are not in data, for example 'x0'"):
+        muport.pl.fate_summary(fates.rename(index=lambda name: f"x{name}"), line, "clusters")
+    line.obs["clusters"] = line.obs["clusters"].where(line.obs["pseudotime"] > 0.1)
+    labels = [label.get_text() for label in muport.pl.fate_summary(fates, line, "clusters").get_yticklabels()]
+    assert labels == ["early", "late", "no value"]

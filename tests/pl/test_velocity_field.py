@@ -64,3 +64,33 @@ def test_missing_keys_are_named(turning):
         muport.pl.velocity_stream(turning, velocity_key="v")
     with pytest.raises(KeyError, match="X_tsne"):
         muport.pl.velocity_quiver(turning, "X_tsne")
+
+
+@pytest.mark.promise("A cell without a finite value changes no other arrow of a figure")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("key", ["velot_velocity_umap", "X_umap"])
+def test_a_value_that_is_not_finite_changes_no_other_arrow(turning, bad, key, record_property):
+    record_property("tries", 2)
+    rest = turning[1:].copy()
+    turning.obsm[key][0, 1] = bad
+    for draw in (muport.pl.velocity_quiver, muport.pl.velocity_stream):
+        arrows, expected = (draw(a) for a in (turning, rest))
+        for drawn in (arrows, expected):
+            drawn.figure.canvas.draw()
+        if draw is muport.pl.velocity_quiver:
+            found, right = (next(c for c in ax.collections if hasattr(c, "U")) for ax in (arrows, expected))
+            assert np.array_equal(found.U, right.U)
+            assert np.array_equal(found.XY, right.XY)
+        else:
+            found, right = (
+                np.concatenate([c.get_segments() for c in ax.collections if hasattr(c, "get_segments")])
+                for ax in (arrows, expected)
+            )
+            assert np.allclose(found, right)
+
+
+def test_velocities_that_are_all_missing_are_refused(turning):
+    turning.obsm["velot_velocity_umap"][:] = np.nan
+    for draw in (muport.pl.velocity_quiver, muport.pl.velocity_stream):
+        with pytest.raises(ValueError, match="velot_velocity_umap.*no cell has a finite velocity"):
+            draw(turning)

@@ -126,6 +126,9 @@ class InitialValueProblem:
 
 
 def _as_times(value: object, name: str, start: Tensor) -> Tensor:
+    if not isinstance(value, Tensor):
+        # a copy: torch takes no read-only, reversed or big-endian array
+        value = np.array(value, dtype=np.float64)
     times = torch.as_tensor(value, dtype=torch.float64, device=start.device)
     if times.shape not in {(), (len(start),)}:
         raise ValueError(

@@ -12,6 +12,7 @@ import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muport._checks import check_integers, check_positive
+from muport.neighbors import as_points
 from muport.velocity._fitted_state import check_query
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.estimation._field import evaluate
@@ -421,6 +422,8 @@ def velocity(
             "pass project_umap=False."
         )
     # everything is checked before anything is written
+    if project_umap:
+        as_points(data.obsm[project_basis], f"obsm[{project_basis!r}]")
     VelocityHyperparameters.from_arguments(locals(), use_time=use_pseudotime)
     check_integers(1, n_epochs=n_epochs)
     build_windows(
