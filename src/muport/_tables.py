@@ -95,7 +95,7 @@ def rows_in_one_order(row: str = "cell", **tables: Any) -> tuple[Any, ...]:
 
 
 def same_row_and_column_order(matrix: Any, what: str, row: str = "cell") -> Any:
-    """Return a square table with its columns in the order of its rows; an array is returned as it is.
+    """Return a square table with its columns in the order of its rows; any other matrix is returned as it is.
 
     Raises
     ------
@@ -104,9 +104,16 @@ def same_row_and_column_order(matrix: Any, what: str, row: str = "cell") -> Any:
     """
     if not isinstance(matrix, pd.DataFrame) or isinstance(matrix.columns, pd.RangeIndex):
         return matrix
-    if matrix.columns.equals(matrix.index):
+    rows, columns = matrix.index, matrix.columns
+    if columns.equals(rows) or len(rows) != len(columns):
         return matrix
-    return rows_by_name(matrix.T, matrix.index, f"{what}: the columns", row).T
+    absent = rows.difference(columns)
+    if len(absent) or not rows.is_unique:
+        raise ValueError(
+            f"{what}: rows and columns have different names ({len(absent)} rows have no column, for example "
+            f"{list(absent[:1])}), or names repeat: give both the names of the {row}s."
+        )
+    return matrix.loc[:, rows]
 
 
 def cell_positions(cells: Any, names: pd.Index, what: str) -> NDArray[np.int64]:

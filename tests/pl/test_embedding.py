@@ -74,8 +74,26 @@ def test_a_plain_name_is_gathered_from_the_modalities(placed):
 
 
 def test_the_objects_own_column_comes_first(placed):
-    placed.obs["rna:cell_type"] = "mine"
-    assert set(legend_of(embedding(placed, "X_umap", "rna:cell_type"))) == {"mine"}
+    placed.obs["cell_type"] = "mine"
+    assert set(legend_of(embedding(placed, "X_umap", "cell_type"))) == {"mine"}
+
+
+def test_a_column_with_a_prefix_is_that_of_the_modality(placed):
+    """Not its copy in ``mdata.obs``, which an update wrote earlier."""
+    before = set(legend_of(embedding(placed, "X_umap", "rna:cell_type")))
+    placed.obs["rna:cell_type"] = "out of date"
+    assert set(legend_of(embedding(placed, "X_umap", "rna:cell_type"))) == before
+
+
+def test_modalities_that_disagree_are_refused(placed):
+    for name, value in (("rna", "a"), ("atac", "b")):
+        placed[name].obs["kind"] = value
+    shared = placed["rna"].obs_names.intersection(placed["atac"].obs_names)
+    assert len(shared)
+    with pytest.raises(ValueError, match=f"color='kind': the modalities disagree on {len(shared)} cells.*'rna:kind'"):
+        embedding(placed, "X_umap", "kind")
+    placed["atac"].obs["kind"] = None
+    assert set(legend_of(embedding(placed, "X_umap", "kind"))) == {"a", "no value"}
 
 
 def test_numbers_get_a_scale_and_booleans_do_not(adata):

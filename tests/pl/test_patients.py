@@ -83,9 +83,18 @@ def test_bad_input_is_named(xy, distances):
         patient_embedding(xy, list(CONDITION[:5]))
     with pytest.raises(KeyError, match="patient 'P0'"):
         patient_embedding(xy, CONDITION[1:])
+    with pytest.raises(ValueError, match="distances: rows and columns have different names"):
+        distance_map(distances.rename(columns=lambda name: f"x{name}"))
     with pytest.raises(ValueError, match="square matrix"):
         distance_map(distances.iloc[:, :5])
     with pytest.raises(ValueError, match="not symmetric"):
         distance_map(np.triu(distances))
     with pytest.raises(ValueError, match="not all finite"):
         distance_map(distances.where(distances < 3))
+
+
+@pytest.mark.promise("Rows in another order give the same answer")
+def test_columns_of_distances_are_matched_by_name(distances, record_property):
+    record_property("tries", 1)
+    expected = distance_map(distances).images[0].get_array()
+    assert np.array_equal(distance_map(distances[distances.columns[::-1]]).images[0].get_array(), expected)

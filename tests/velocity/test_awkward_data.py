@@ -261,7 +261,7 @@ def test_functions_of_arrays_match_tables_by_name(cells, record_property):
         assert np.allclose(found, expected, atol=1e-6), name
     with pytest.raises(ValueError, match="velocity has 300 rows, none of them for 300 of 300 cells"):
         vl.cell_kernel(x, v.rename(index=lambda name: f"x{name}"))
-    with pytest.raises(ValueError, match="kernel: the columns"):
+    with pytest.raises(ValueError, match="kernel: rows and columns have different names"):
         vl.terminal_states(table.rename(columns=lambda name: f"x{name}"))
     dates = pd.Timestamp("2026-01-01") + pd.to_timedelta(time.to_numpy(), unit="D")
     with pytest.raises(TypeError, match="time must be numbers, not datetime64"):
