@@ -10,6 +10,12 @@ import numpy as np
 import pytest
 
 from muport.cli import _data_files as _files
+from muport.data._durable_files import claimed
+
+
+def write(data, path) -> None:
+    with claimed(path):
+        _files.write(data, path)
 
 
 def cells() -> anndata.AnnData:
@@ -18,29 +24,29 @@ def cells() -> anndata.AnnData:
 
 @pytest.mark.parametrize("name", ["a.h5ad", "a.zarr"])
 def test_anndata_comes_back(tmp_path, name):
-    _files.write(cells(), tmp_path / name)
+    write(cells(), tmp_path / name)
     assert np.array_equal(_files.read(tmp_path / name).obsm["X_pca"], np.eye(3))
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("name", ["a.h5mu", "a.zarr"])
 def test_mudata_comes_back(tmp_path, name):
-    _files.write(mudata.MuData({"rna": cells()}), tmp_path / name)
+    write(mudata.MuData({"rna": cells()}), tmp_path / name)
     assert isinstance(_files.read(tmp_path / name), mudata.MuData)
 
 
 @pytest.mark.parametrize("name", ["a.h5ad", "a.zarr"])
 def test_what_is_there_is_replaced_whole(tmp_path, name):
-    _files.write(cells(), tmp_path / name)
+    write(cells(), tmp_path / name)
     other = cells()
     other.obsm["X_pca"] *= 2
-    _files.write(other, tmp_path / name)
+    write(other, tmp_path / name)
     assert _files.read(tmp_path / name).obsm["X_pca"].max() == 2
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    _files.write(cells(), tmp_path / "a.h5ad")
+    write(cells(), tmp_path / "a.h5ad")
     before = (tmp_path / "a.h5ad").read_bytes()
 
     def half(self, path):
@@ -49,7 +55,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(anndata.AnnData, "write", half)
     with pytest.raises(OSError, match="no space"):
-        _files.write(cells(), tmp_path / "a.h5ad")
+        write(cells(), tmp_path / "a.h5ad")
     assert (tmp_path / "a.h5ad").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -57,7 +63,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_registration_is_not_written(tmp_path):
     data = cells()
     data.obs["_scvi_batch"], data.uns["_scvi_uuid"] = 0, "x"
-    _files.write(data, tmp_path / "a.h5ad")
+    write(data, tmp_path / "a.h5ad")
     found = _files.read(tmp_path / "a.h5ad")
     assert list(found.obs.columns) == []
     assert "_scvi_uuid" not in found.uns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from sklearn.decomposition import PCA
 
 from muport import pl
 from muport._keys import RESULT_KEYS
+from muport.data._durable_files import write_whole
 from muport.velocity import Velocity
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ def _is_marked(folder: Path) -> bool:
 
 def write_mark(folder: Path, contents: dict[str, Any]) -> None:
     """Write the file by which a later demonstration recognizes the folder, with the scores of this one."""
-    (folder / MARK_FILE).write_text(json.dumps({"made_by": _MADE_BY, **contents}, indent=2) + "\n")
+    text = json.dumps({"made_by": _MADE_BY, **contents}, indent=2) + "\n"
+    write_whole(folder / MARK_FILE, lambda path: path.write_text(text))
 
 
 def print_table(console: Console, title: str, outcomes: Sequence[Outcome]) -> None:
@@ -97,8 +100,8 @@ def write_outcome(outcome: Outcome, folder: Path) -> None:
     if example.true_types is not None:
         figures["confusion"] = _draw_confusion(outcome)
     for content, figure in figures.items():
-        figure.savefig(folder / f"{example.name}_{content}.png", dpi=130)
-    mdata.write(folder / f"{example.name}.h5mu")
+        write_whole(folder / f"{example.name}_{content}.png", partial(figure.savefig, dpi=130))
+    write_whole(folder / f"{example.name}.h5mu", mdata.write)
 
 
 def _principal_plane(x: NDArray[np.float32]) -> NDArray[np.float32]:

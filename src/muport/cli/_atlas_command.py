@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from muport.cli._data_files import check_input, check_output, set_aside
+from muport.cli._data_files import check_input, check_output
 from muport.cli._options import Commands, add_columns, add_command, add_integration_options, hyperparameters_of
 from muport.cli._report import Report
 
@@ -50,14 +50,13 @@ def _atlas(args: argparse.Namespace) -> None:
     from muport import integrate_centroids
 
     columns = {"batch_key": args.batch_key, "label_key": args.labels_key, "unlabeled_category": args.unlabeled}
-    with set_aside(args.out):
-        _, metrics = integrate_centroids(
-            args.input, obsm_key=args.obsm_key, modality=args.modality or "auto", **columns,
-            **hyperparameters_of(args), reference=args.reference, random_state=args.seed,
-            n_centroids_per_batch=args.centroids, max_samples_per_batch=args.samples, k_interp=args.k_interp,
-            chunk_size=args.chunk_size, max_iter=args.max_iter, verbose=report.progress, tmp_path=args.out,
-            client=_client(args.scheduler), resume=args.resume,
-        )  # fmt: skip
+    _, metrics = integrate_centroids(
+        args.input, obsm_key=args.obsm_key, modality=args.modality or "auto", **columns,
+        **hyperparameters_of(args), reference=args.reference, random_state=args.seed,
+        n_centroids_per_batch=args.centroids, max_samples_per_batch=args.samples, k_interp=args.k_interp,
+        chunk_size=args.chunk_size, max_iter=args.max_iter, verbose=report.progress, tmp_path=args.out,
+        client=_client(args.scheduler), resume=args.resume, overwrite=args.force,
+    )  # fmt: skip
     report.cells = int(metrics["n_cells"])
     report.add(metrics)
     report.wrote(args.out)

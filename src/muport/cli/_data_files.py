@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+
+from muport.data._durable_files import claimed, partial_folder, replace
 
 if TYPE_CHECKING:
     import argparse
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     type Data = anndata.AnnData | mudata.MuData
 
-__all__ = ["check_input", "check_output", "check_type", "prepared", "read", "set_aside", "write"]
+__all__ = ["check_input", "check_output", "check_type", "prepared", "read", "write"]
 
 _SUFFIXES = (".h5ad", ".h5mu", ".zarr")
 
@@ -51,22 +50,26 @@ def _read_zarr(path: Path) -> Data:
     return data
 
 
-def prepared(args: argparse.Namespace) -> Data:
+@contextmanager
+def prepared(args: argparse.Namespace) -> Iterator[Data]:
     """Read the input of a command that trains a model; with ``--prepare``, normalize and reduce it.
 
-    Outputs that cannot be written, or do not suit the input, are refused first.
+    The output is reserved while the command runs. Outputs that cannot be written, or do not suit the input, are refused
+    first.
     """
     check_output(args.out, args.force)
     for option in ("save", "tables"):
         if (folder := getattr(args, option, None)) is not None:
             check_output(folder, args.force, f"--{option}", ())
-    data = read(args.input)
-    check_type(args.out, data)
-    if args.prepare:
-        from muport import pp
+    check_input(args.input)
+    with claimed(args.out):
+        data = read(args.input)
+        check_type(args.out, data)
+        if args.prepare:
+            from muport import pp
 
-        pp.prepare(data, umap=False, random_state=args.seed)
-    return data
+            pp.prepare(data, umap=False, random_state=args.seed)
+        yield data
 
 
 def check_input(path: Path) -> None:
@@ -101,51 +104,15 @@ def check_type(path: Path, data: Data) -> None:
 
 
 def write(data: Data, path: Path) -> None:
-    """Write under another name, then rename: an existing file is replaced only by a complete one."""
+    """Write to a path that is claimed: an existing file is replaced only by a complete one."""
     for key in ("_scvi_uuid", "_scvi_manager_uuid"):
         data.uns.pop(key, None)
     obs: Any = data.obs
     for column in [c for c in obs.columns if str(c).startswith("_scvi_")]:
         del obs[column]
-    new = path.with_name(f".{path.stem}-{uuid4().hex[:8]}{path.suffix}")
-    try:
-        if path.suffix == ".zarr":
-            data.write_zarr(new)
-        else:
-            data.write(new)
-        _replace(new, path)
-    finally:
-        _remove(new)
-
-
-@contextmanager
-def set_aside(path: Path) -> Iterator[None]:
-    """Rename an existing output while a new one is written; remove it then, or restore it after an error."""
-    if not path.exists():
-        yield
-        return
-    old = path.with_name(f".{path.stem}-{uuid4().hex[:8]}.old")
-    os.replace(path, old)
-    try:
-        yield
-    except BaseException:
-        os.replace(old, path)
-        raise
-    _remove(old)
-
-
-def _replace(new: Path, path: Path) -> None:
-    if not path.is_dir():
-        os.replace(new, path)
-        return
-    old = path.with_name(f".{path.stem}-{uuid4().hex[:8]}.old")
-    os.replace(path, old)
-    os.replace(new, path)
-    shutil.rmtree(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+    new = partial_folder(path) / path.name
+    if path.suffix == ".zarr":
+        data.write_zarr(new)
     else:
-        path.unlink(missing_ok=True)
+        data.write(new)
+    replace(new, path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from muport.cli._data_files import prepared
 from muport.cli._options import Commands, add_columns, add_command, add_model_options, set_up
 from muport.cli._report import Report
+from muport.data._durable_files import write_whole
 
 if TYPE_CHECKING:
     import argparse
@@ -43,22 +44,26 @@ def _gmm(args: argparse.Namespace) -> None:
     if args.folds is not None and args.condition_key is None:
         raise ValueError("--folds needs --condition-key, the column with the conditions to predict.")
     report = Report(args)
-    data = prepared(args)
-    model = _train(data, args, report)
-    tables = {"distances": model.get_sample_distances(), "embedding": model.get_sample_embedding()}
-    if args.condition_key is not None:
-        tables["conditions"] = model.predict(soft=True)
-    if args.folds is not None:
-        result = model.cross_validate(n_folds=args.folds or None, random_state=args.seed)
-        report.add({"balanced_accuracy": result.balanced_accuracy, "auroc": result.auroc, "log_loss": result.log_loss})
-        report.add({f"{name} 95 %": list(bounds) for name, bounds in result.intervals.items()})
-    data.obsm[args.key] = model.get_latent_representation()
-    if args.tables is not None:
-        args.tables.mkdir(exist_ok=True)
-        for name, table in tables.items():
-            table.to_csv(args.tables / f"{name}.csv")
-            report.wrote(args.tables / f"{name}.csv")
-    report.finish(data, model)
+    with prepared(args) as data:
+        model = _train(data, args, report)
+        tables = {"distances": model.get_sample_distances(), "embedding": model.get_sample_embedding()}
+        if args.condition_key is not None:
+            tables["conditions"] = model.predict(soft=True)
+        if args.folds is not None:
+            _cross_validate(model, args, report)
+        data.obsm[args.key] = model.get_latent_representation()
+        if args.tables is not None:
+            args.tables.mkdir(exist_ok=True)
+            for name, table in tables.items():
+                write_whole(args.tables / f"{name}.csv", table.to_csv)
+                report.wrote(args.tables / f"{name}.csv")
+        report.finish(data, model)
+
+
+def _cross_validate(model: Any, args: argparse.Namespace, report: Report) -> None:
+    result = model.cross_validate(n_folds=args.folds or None, random_state=args.seed)
+    report.add({"balanced_accuracy": result.balanced_accuracy, "auroc": result.auroc, "log_loss": result.log_loss})
+    report.add({f"{name} 95 %": list(bounds) for name, bounds in result.intervals.items()})
 
 
 def _train(data: Any, args: argparse.Namespace, report: Report) -> Any:

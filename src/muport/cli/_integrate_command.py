@@ -64,37 +64,37 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _integrate(args: argparse.Namespace) -> None:
     report = Report(args)
-    data, model = _fit_or_load(args, report)
-    report.finish(data, model)
+    with prepared(args) as data:
+        report.finish(data, _fit_or_load(data, args, report))
 
 
 def _transfer(args: argparse.Namespace) -> None:
     if args.labels_key is None and args.load is None:
         raise ValueError("transfer needs --labels-key, the column with the known labels.")
     report = Report(args)
-    data, model = _fit_or_load(args, report)
-    soft = model.predict(soft=True, mdata=data)
-    data.obs["prediction"] = model.predict(threshold=args.threshold, mdata=data)
-    data.obs["prediction_confidence"] = soft.max(axis=1)
-    report.add({"labels": soft.shape[1], "mean_confidence": float(soft.max(axis=1).mean())})
-    report.finish(data, model)
+    with prepared(args) as data:
+        model = _fit_or_load(data, args, report)
+        soft = model.predict(soft=True, mdata=data)
+        data.obs["prediction"] = model.predict(threshold=args.threshold, mdata=data)
+        data.obs["prediction_confidence"] = soft.max(axis=1)
+        report.add({"labels": soft.shape[1], "mean_confidence": float(soft.max(axis=1).mean())})
+        report.finish(data, model)
 
 
-def _fit_or_load(args: argparse.Namespace, report: Report) -> tuple[Any, Any]:
-    data: Any = prepared(args)
+def _fit_or_load(data: Any, args: argparse.Namespace, report: Report) -> Any:
     from muport.integration import Integration
 
     report.cells = data.n_obs
     if args.load is not None:
         model = Integration.load(args.load, adata=False, accelerator="cpu")
         data.obsm[args.key] = model.map_query(data)
-        return data, model
+        return model
     _set_up(Integration, data, args)
     model = Integration(data, **hyperparameters_of(args), reference=args.reference, refine=args.refine)
     model.train(max_iter=args.max_iter, random_state=args.seed, progress=report.progress)
     report.add(model.metrics_)
     data.obsm[args.key] = model.get_latent_representation()
-    return data, model
+    return model
 
 
 def _set_up(cls: Any, data: Any, args: argparse.Namespace) -> None:

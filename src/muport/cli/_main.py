@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
+import threading
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +26,11 @@ __all__ = ["main"]
 
 #: Errors that a user can correct are printed in one line; any other error is a bug, and shows its traceback.
 _USER_ERRORS = (OSError, KeyError, TypeError, ValueError, ImportError)
-_ERROR, _INTERRUPTED = 1, 130
+_ERROR = 1
+
+
+class _Stopped(BaseException):
+    """A signal that ends the command; its number is the argument."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit code: 0 done, 1 failed, 130 interrupted. Invalid arguments end the process with code 2.
+    Exit code: 0 done, 1 failed, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM). Invalid arguments end the process
+    with code 2.
 
     Examples
     --------
@@ -48,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(expanded(list(sys.argv[1:] if argv is None else argv), parser, commands))
     call: Callable[[argparse.Namespace], None] = args.call
     try:
-        with _own_stdout(args):
+        with _signals_as_errors(), _own_stdout(args):
             call(args)
     except _USER_ERRORS as error:
         if args.debug:
@@ -57,10 +64,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"muport {args.command}: error: {' '.join(str(message).split())}", file=sys.stderr)
         return _ERROR
-    except KeyboardInterrupt:
-        print(f"muport {args.command}: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+    except (KeyboardInterrupt, _Stopped) as error:
+        number = error.args[0] if isinstance(error, _Stopped) else signal.SIGINT
+        end = "interrupted" if number == signal.SIGINT else "terminated"
+        hint = ": the same command continues it" if getattr(args, "resume", False) else ""
+        print(f"muport {args.command}: {end}{hint}", file=sys.stderr)
+        return 128 + number
     return 0
+
+
+@contextmanager
+def _signals_as_errors() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that what is not complete is removed."""
+
+    def stop(number: int, _: object) -> None:
+        raise _Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

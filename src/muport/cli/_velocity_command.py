@@ -42,12 +42,12 @@ def add_velocity(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _velocity(args: argparse.Namespace) -> None:
     report = Report(args)
-    data = prepared(args)
-    if args.root is not None:
-        _add_pseudotime(data, args)
-    model = _train(data, args, report)
-    _write_results(data, model, args, report)
-    report.finish(data, model)
+    with prepared(args) as data:
+        if args.root is not None:
+            _add_pseudotime(data, args)
+        model = _train(data, args, report)
+        _write_results(data, model, args, report)
+        report.finish(data, model)
 
 
 def _add_pseudotime(data: Any, args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ In the order of reading:
 - ``_serialization``: a fitted state as arrays and JSON, and back
 - ``_former_names``: names that saved classes had in earlier versions
 - ``_model_files``: the files of a saved model
-- ``_durable_files``: files that are complete or absent, also after a crash
+- ``_durable_files``: files that are complete or absent, also after a crash, and that one process at a time writes
 - ``out_of_core``: cells read in chunks from a file, and results written in chunks to a file
 
 Names are imported when they are first used: reading a file by rows needs neither scvi-tools nor its memory.

@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from muport.data._durable_files import sync
+from muport.data._durable_files import claimed, replace, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,28 +34,25 @@ def write_model(
 ) -> None:
     """Write a model; an interruption leaves the earlier model, or none, and never half a file.
 
-    Files are written and synced in a folder beside `folder`, then moved. Into an existing folder the JSON document
-    moves last, and the new tensors take a name that the earlier document does not use.
+    Files are written and synced in the folder ``<folder>.partial``, then moved. Into an existing folder the JSON
+    document moves last, and the new tensors take a name that the earlier document does not use.
 
     - `document`: JSON document without its ``schema_version``, ``tensors``, ``data`` and ``checksum``.
     - `data`: File name and writer of the data to keep with the model.
     """
     _check_name(f"{prefix}{DOCUMENT}", "prefix")
-    if folder.exists() and not overwrite:
-        raise ValueError(f"{str(folder)!r} already exists: choose another directory, or pass overwrite=True.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with claimed(folder) as partial:
+        if folder.exists() and not overwrite:
+            raise ValueError(f"{str(folder)!r} already exists: choose another directory, or pass overwrite=True.")
+        staging = partial / "new"
+        staging.mkdir()
         names = _write_staged(staging, folder, prefix, document, tensors, data)
         if folder.exists():
             _move_into(staging, folder, names)
             _remove_superseded(folder, names)
         else:
-            staging.chmod(0o777 & ~_umask())
-            staging.replace(folder)
-        sync(folder.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            replace(staging, folder)
 
 
 def _write_staged(
@@ -189,9 +184,3 @@ def _remove_superseded(folder: Path, names: list[str]) -> None:
         for path in folder.iterdir():
             if pattern.fullmatch(path.name) and path.name not in names:
                 path.unlink()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

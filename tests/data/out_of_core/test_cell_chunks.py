@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 import warnings
 
 import anndata
@@ -127,24 +126,6 @@ def test_rows_of_a_latent_semantic_index_are_scaled(cells):
     assert norm[3] == 0
     assert np.array_equal(open_chunks(cells, "X_lsi", "batch", modality="rna").read(0, 9), cells.obsm["X_lsi"][:9])
     assert np.allclose(np.linalg.norm(open_chunks(cells, "X_pca", "batch", modality="atac").read(0, 3), axis=1), 1)
-
-
-def test_the_signature_tells_other_cells(cells, tmp_path):
-    found = open_chunks(cells, "X_pca", "batch")
-    before = found.signature(), found.batch.signature(50)
-    cells.obsm["X_pca"][7, 1] += 1
-    cells.obs["batch"] = cells.obs["batch"].to_numpy()[::-1].copy()
-    after = open_chunks(cells, "X_pca", "batch")
-    assert after.signature() != before[0]
-    assert after.batch.signature(50) != before[1]
-    marks = []
-    for value in (0, 1):
-        cells.obsm["X_pca"][0] = value
-        cells.write_zarr(tmp_path / f"{value}.zarr")
-        shutil.rmtree(tmp_path / "a.zarr", ignore_errors=True)
-        shutil.move(tmp_path / f"{value}.zarr", tmp_path / "a.zarr")
-        marks.append(open_chunks(tmp_path / "a.zarr", "X_pca", "batch").signature())
-    assert marks[0] != marks[1]
 
 
 def test_what_is_not_finite_is_told(cells):

@@ -9,17 +9,23 @@ import zlib
 import anndata
 import numpy as np
 import pytest
+import zarr
 
+from muport.data._durable_files import claimed
 from muport.data.out_of_core import _result_sinks as _sink
 from muport.data.out_of_core._result_obs import add_obs
 from muport.data.out_of_core._result_sinks import FileSink, MemorySink, clean_path, full_disk
 
 ROWS = np.arange(60, dtype=np.float32).reshape(20, 3) + 1
 
+JOB = {"strength": 0.5}
+
 
 @pytest.fixture(params=[".npy", ".zarr"])
 def sink(request, tmp_path):
-    return FileSink(tmp_path / f"out{request.param}", (20, 3), 4, "Z")
+    path = tmp_path / f"out{request.param}"
+    with claimed(path, resumable=True):
+        yield FileSink(path, (20, 3), 4, "Z")
 
 
 def store(sink, number, start, stop):
@@ -37,7 +43,7 @@ def test_memory():
 
 
 def test_the_result_appears_when_it_is_whole(sink):
-    assert not sink.begin("job", resume=True)
+    sink.begin(JOB)
     store(sink, 0, 0, 8)
     assert not sink.path.exists()
     assert sink.is_done(0, 0, 8)
@@ -45,29 +51,73 @@ def test_the_result_appears_when_it_is_whole(sink):
     copy = pickle.loads(pickle.dumps(sink))
     store(copy, 2, 16, 20)
     store(copy, 1, 8, 16)
-    sink.finish("job", {"score": 1.0})
+    sink.finish({"score": 1.0})
     assert np.array_equal(np.asarray(sink.open()), ROWS)
-    assert sink.fingerprint() == "job"
-    assert sink.metrics() == {"score": 1.0}
-    assert sorted(p.name for p in sink.path.parent.iterdir() if p.suffix != ".json") == [sink.path.name]
+    assert sink.is_whole()
+    assert sink.finished()["job"] == JOB
+    assert sink.finished()["metrics"] == {"score": 1.0}
+    assert [path.name for path in sink.partial.iterdir()] == ["lock"]
+
+
+def test_the_earlier_result_stays_until_the_new_one_is_whole(sink):
+    for rows in (ROWS, ROWS + 1):
+        sink.begin(JOB)
+        for low in range(0, 20, 4):
+            if sink.path.exists():
+                assert np.array_equal(np.asarray(sink.open()), ROWS)
+            sink.write(low, rows[low : low + 4])
+        sink.commit(0, 0, 20, zlib.crc32(rows.tobytes()))
+        sink.finish({})
+        assert sink.is_whole()
+        assert np.array_equal(np.asarray(sink.open()), rows)
+    assert not sink.unfinished()
+
+
+def test_a_result_that_changed_is_not_whole(sink):
+    sink.begin(JOB)
+    store(sink, 0, 0, 20)
+    sink.finish({})
+    damage(sink)
+    assert not sink.is_whole()
+    assert not FileSink(sink.path.with_name("none.npy"), (20, 3), 4).is_whole()
+
+
+def damage(sink):
+    if sink.is_zarr:
+        zarr.open_array(sink.path / "obsm" / "Z", mode="r+")[3, 1] = 7
+    else:
+        np.load(sink.path, mmap_mode="r+")[3, 1] = 7
+
+
+def test_a_result_on_disk_is_an_ordinary_array_and_the_file_never_changes(tmp_path):
+    sink = FileSink(tmp_path / "out.npy", (20, 3), 4)
+    with claimed(sink.path):
+        sink.begin(JOB)
+        store(sink, 0, 0, 20)
+        sink.finish({})
+    values = sink.open()
+    assert type(values) is np.ndarray
+    values[:] = 0
+    assert sink.is_whole()
+    assert np.array_equal(sink.open(), ROWS)
 
 
 def test_an_interrupted_job_goes_on(sink):
-    sink.begin("job", resume=True)
+    assert sink.unfinished() == {}
+    sink.begin(JOB)
     store(sink, 0, 0, 8)
     again = FileSink(sink.path, sink.shape, sink.piece, sink.key)
-    assert again.begin("job", resume=True)
+    assert again.unfinished() == JOB
     assert again.is_done(0, 0, 8)
     assert not again.is_done(0, 0, 12)
-    assert not again.begin("another job", resume=True)
-    assert not again.is_done(0, 0, 8)
-    store(again, 0, 0, 8)
-    assert not again.begin("another job", resume=False)
+    again.describe({"strength": 1})
+    assert sink.unfinished() == {"strength": 1}
+    again.begin(JOB)
     assert not again.is_done(0, 0, 8)
 
 
 def test_a_chunk_that_changed_is_not_done(sink):
-    sink.begin("job", resume=True)
+    sink.begin(JOB)
     store(sink, 0, 0, 8)
     sink.write(4, ROWS[8:12])
     assert not sink.is_done(0, 0, 8)
@@ -77,20 +127,18 @@ def test_a_chunk_that_changed_is_not_done(sink):
     assert not sink.is_done(0, 0, 8)
 
 
-def test_something_else_is_never_overwritten(sink):
+def test_something_else_is_no_result(sink):
     sink.path.write_text("mine")
-    with pytest.raises(FileExistsError, match="is not the result of this very call"):
-        sink.begin("job", resume=True)
-    assert sink.fingerprint() is None
+    assert sink.finished() == {}
     assert sink.path.read_text() == "mine"
 
 
 def test_a_disk_without_room_is_told_first(sink, monkeypatch):
     monkeypatch.setattr(_sink.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
     with pytest.raises(OSError, match=r"the result takes 0.00 GB, and .* has 0.00 GB free") as error:
-        sink.begin("job", resume=True)
+        sink.begin(JOB)
     assert error.value.errno == errno.ENOSPC
-    assert not sink.partial.exists()
+    assert [path.name for path in sink.partial.iterdir()] == ["lock"]
 
 
 def test_a_full_disk_is_told_with_what_to_do(tmp_path):
@@ -104,7 +152,7 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path):
 def test_a_state_is_kept(sink):
     from muport.integration._fitted_state import GroupMap
 
-    sink.begin("job", resume=True)
+    sink.begin(JOB)
     assert sink.kept("map", GroupMap) is None
     array = np.eye(3, dtype=np.float32)
     sink.keep("map", GroupMap(array, 2 * array, array, array[0], array))
@@ -122,11 +170,12 @@ def test_anndata_reads_the_zarr(tmp_path, source, adata):
     if source != "memory":
         getattr(adata, f"write_{source}")(path)
     sink = FileSink(tmp_path / "out.zarr", (40, 3), 16, "Z")
-    sink.begin("job", resume=True)
-    add_obs(sink.result, adata.obs if source == "memory" else None, str(path))
-    add_obs(sink.result, adata.obs if source == "memory" else None, str(path))
-    sink.write(0, np.ones((16, 3), np.float32))
-    sink.finish("job", {})
+    with claimed(sink.path):
+        sink.begin(JOB)
+        add_obs(sink.result, adata.obs if source == "memory" else None, str(path))
+        add_obs(sink.result, adata.obs if source == "memory" else None, str(path))
+        sink.write(0, np.ones((16, 3), np.float32))
+        sink.finish({})
     found = anndata.read_zarr(sink.path)
     assert found.obs_names.equals(adata.obs_names)
     for column in adata.obs:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,13 @@ from muport.data.out_of_core._disk_arrays import OnDisk, Window, choose_modality
 from muport.data.reading._representation import count_columns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import anndata
     import mudata
     from numpy.typing import NDArray
 
 __all__ = ["CellChunks", "open_chunks"]
-
-_SIGNATURE_ROWS = 1_024  # rows whose checksum stands for all cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,7 @@ class CellChunks:
     - `path`: The file; None for an object.
     - `modality`: Name of the modality, for a MuData; None for an AnnData.
     - `unit`: Whether rows are scaled to norm 1, which removes the sequencing depth from a latent semantic index.
-    - `identity`: Sizes and times of the file, by which an unchanged file is recognized; empty for an object.
+    - `names`: Reads the names of the cells, by first and last row; not in another process.
     """
 
     values: Any
@@ -50,7 +49,7 @@ class CellChunks:
     path: str | None = None
     modality: str | None = None
     unit: bool = False
-    identity: tuple[str, ...] = field(default=())
+    names: Callable[[int, int], NDArray[Any]] | None = None
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Read rows as (stop - start, d) float32."""
@@ -84,16 +83,7 @@ class CellChunks:
             values = self.values
         else:
             values = Window(self.values[start:stop], start)
-        return replace(self, values=values, batch=self.batch.window(start, stop), label=None)
-
-    def signature(self) -> str:
-        """Return a text that differs if other cells are read: sizes and times of the file, or a checksum of rows."""
-        if self.identity:
-            return "|".join(self.identity)
-        rows = np.unique(np.linspace(0, self.shape[0] - 1, min(_SIGNATURE_ROWS, self.shape[0])).astype(np.int64))
-        runs = np.array_split(rows, min(8, len(rows)))
-        sums = [zlib.crc32(self.read(int(run[0]), int(run[0]) + len(run)).tobytes()) for run in runs]
-        return "|".join(map(str, (*self.shape, *sums)))
+        return replace(self, values=values, batch=self.batch.window(start, stop), label=None, names=None)
 
 
 def open_chunks(
@@ -145,7 +135,7 @@ def open_chunks(
         values, name, shape, _rows_together(values), batch,
         None if label is None else label.without(str(unlabeled_category)),
         source.path, selected, _is_atac(obsm_key, modality, selected),
-        values.marks() if isinstance(values, OnDisk) else (),
+        cells.names,
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,11 +58,11 @@ class CodedColumn:
         return replace(self, categories=self.categories.without(unlabeled))
 
     def signature(self, n: int) -> str:
-        """Return a checksum of `n` codes and the names, which differs if another value is read."""
-        checksum = 0
+        """Return a hash of `n` codes and the names, which differs if another value is read."""
+        digest = hashlib.sha256(json.dumps(self.names).encode())
         for _, codes in self.blocks(n):
-            checksum = zlib.crc32(memoryview(codes).cast("B"), checksum)
-        return f"{checksum}|{'|'.join(self.names)}"
+            digest.update(codes)
+        return digest.hexdigest()
 
     def gaps(self, n: int) -> tuple[int, int]:
         """Return how many of `n` values are missing, and the row of the first of them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,23 +92,6 @@ class OnDisk:
         held, wanted = self.array.nchunks_initialized, self.array.nchunks
         if held < wanted:
             raise OSError(f"{name} is damaged: {wanted - held} of its {wanted} chunks are missing.")
-
-    def marks(self) -> tuple[str, ...]:
-        """What changes when the file does: sizes and times of its parts; of a URL only its name and shape."""
-        plain = (self.key, str(self.shape), str(self.dtype))
-        if is_url(self.path):
-            return (self.path, *plain)
-        file = Path(self.path)
-        if file.is_file():
-            return (*plain, *_stat(file))
-        files = sorted(p for p in (file / self.key).rglob("*") if p.is_file())
-        size, changed = sum(p.stat().st_size for p in files), max((p.stat().st_mtime_ns for p in files), default=0)
-        return (*plain, str(len(files)), str(size), str(changed))
-
-
-def _stat(file: Path) -> tuple[str, str]:
-    found = os.stat(file)
-    return str(found.st_size), str(found.st_mtime_ns)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from muport.data._durable_files import read_json, sync, write_json
+from muport.data._durable_files import clear, partial_folder, read_json, replace, sync, write_json
 from muport.data._serialization import pack, state_classes, unpack
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileSink", "MemorySink", "clean_path", "full_disk"]
 
-_RESULT, _JOB, _DONE = "result", "job.json", "done"
+_RESULT, _JOB, _DONE, _MARKS = "result", "job.json", "done", "marks.json"
 
 
 class MemorySink:
@@ -60,8 +60,8 @@ def clean_path(tmp_path: str | Path) -> Path:
 class FileSink:
     """Rows in a file, written in disjoint pieces by one process or many; it gets its name when it is complete.
 
-    The folder ``<path>.partial`` holds the unfinished result: the rows, a record of every finished chunk with its
-    checksum, and the fingerprint of the job.
+    The folder ``<path>.partial``, which the caller has claimed, holds the unfinished result: the rows, a record of
+    every finished chunk with its checksum, and the description of the job.
 
     - `path`: Path of the finished result: ``.npy`` (memory-mapped when read) or ``.zarr``.
     - `shape`: (n, d).
@@ -90,23 +90,15 @@ class FileSink:
     @property
     def partial(self) -> Path:
         """Folder of the unfinished result."""
-        return self.path.with_name(f"{self.path.name}.partial")
+        return partial_folder(self.path)
 
     @property
     def result(self) -> Path:
         """The unfinished result."""
         return self.partial / f"{_RESULT}{self.path.suffix}"
 
-    def fingerprint(self) -> str | None:
-        """Fingerprint of the job that wrote the finished result; None if there is no result, or it has none."""
-        fingerprint = self._marks().get("fingerprint")
-        return fingerprint if isinstance(fingerprint, str) else None
-
-    def metrics(self) -> dict[str, float]:
-        """Scores that were stored with the finished result."""
-        return dict(self._marks().get("metrics", {}))
-
-    def _marks(self) -> dict[str, Any]:
+    def finished(self) -> dict[str, Any]:
+        """Return what was stored with the finished result: ``job``, ``metrics`` and ``checksums``; empty if nothing."""
         if not self.path.exists():
             return {}
         if not self.is_zarr:
@@ -119,30 +111,46 @@ class FileSink:
             return {}
         return dict(marks)
 
+    def is_whole(self) -> bool:
+        """Whether every row of the finished result is what was written."""
+        try:
+            rows = self._open_rows(self.path)
+            checksums = self.finished().get("checksums", [])
+            return bool(checksums) and all(self._matches(rows, *entry) for entry in checksums)
+        except (OSError, ValueError, RuntimeError, KeyError):
+            return False
+
+    def _matches(self, rows: Any, start: int, stop: int, expected: int) -> bool:
+        checksum = 0
+        for low in range(start, stop, self.piece):
+            block = np.ascontiguousarray(rows[low : min(low + self.piece, stop)], np.float32)
+            checksum = zlib.crc32(memoryview(block).cast("B"), checksum)
+        return checksum == expected
+
     @property
     def _beside(self) -> Path:
         return self.path.with_name(f"{self.path.name}.json")
 
-    def begin(self, fingerprint: str, resume: bool) -> bool:
-        """Create the unfinished result; with `resume`, continue that of the same job. Return whether there was one.
+    def unfinished(self) -> dict[str, Any]:
+        """Return the description of the job of the unfinished result; empty if there is none."""
+        return read_json(self.partial / _JOB) if self.result.exists() else {}
 
-        Raises FileExistsError if another file or folder has the path of the result; OSError if the disk has no room for
-        the result.
+    def begin(self, job: Mapping[str, Any]) -> None:
+        """Create the unfinished result of a job, in place of an earlier one.
+
+        Raises OSError if the disk has no room for the result.
         """
-        if self.path.exists():
-            raise FileExistsError(
-                f"tmp_path={str(self.path)!r} exists, and is not the result of this very call: remove it, or choose "
-                "another path."
-            )
-        job = self.partial / _JOB
-        if resume and job.is_file() and read_json(job).get("fingerprint") == fingerprint:
-            return True
-        shutil.rmtree(self.partial, ignore_errors=True)
         self._check_room()
-        (self.partial / _DONE).mkdir(parents=True)
+        # first, since rows and records of another job must never be taken for those of this one
+        (self.partial / _JOB).unlink(missing_ok=True)
+        clear(self.partial)
+        (self.partial / _DONE).mkdir()
         self._create()
-        write_json(job, {"fingerprint": fingerprint})
-        return False
+        self.describe(job)
+
+    def describe(self, job: Mapping[str, Any]) -> None:
+        """Describe the job of the unfinished result."""
+        write_json(self.partial / _JOB, job)
 
     def _check_room(self) -> None:
         needed, free = 4 * self.shape[0] * self.shape[1], shutil.disk_usage(self.path.parent).free
@@ -172,13 +180,16 @@ class FileSink:
 
     def _array(self) -> Any:
         if "array" not in self._cache:
-            if self.is_zarr:
-                import zarr
-
-                self._cache["array"] = zarr.open_array(self.result / "obsm" / self.key, mode="r+")
-            else:
-                self._cache["array"] = np.load(self.result, mmap_mode="r")
+            self._cache["array"] = self._open_rows(self.result, "r+" if self.is_zarr else "r")
         return self._cache["array"]
+
+    def _open_rows(self, path: Path, mode: Any = "r") -> Any:
+        """Open the rows of a result without reading them: a zarr array, or a memory map."""
+        if not self.is_zarr:
+            return np.load(path, mmap_mode=mode)
+        import zarr
+
+        return zarr.open_array(path / "obsm" / self.key, mode=mode)
 
     def write(self, start: int, rows: NDArray[np.float32]) -> None:
         """Write rows from row `start` on.
@@ -218,35 +229,32 @@ class FileSink:
 
     def is_done(self, number: int, start: int, stop: int) -> bool:
         """Whether a chunk is recorded as written and its checksum still holds."""
-        file = self._record(number)
-        try:
-            record = read_json(file)
-            if (record.get("start"), record.get("stop")) != (start, stop):
-                return False
-            checksum = 0
-            for low in range(start, stop, self.piece):
-                rows = np.ascontiguousarray(self._array()[low : min(low + self.piece, stop)])
-                checksum = zlib.crc32(memoryview(rows).cast("B"), checksum)
-        except (OSError, ValueError, RuntimeError):
+        record = read_json(self._record(number))
+        if (record.get("start"), record.get("stop")) != (start, stop):
             return False
-        return bool(checksum == record.get("crc32"))
+        try:
+            return self._matches(self._array(), start, stop, record["crc32"])
+        except (OSError, ValueError, RuntimeError, KeyError):
+            return False
 
-    def finish(self, fingerprint: str, metrics: Mapping[str, float]) -> None:
-        """Give the result its name, after all of it is on the disk."""
-        marks: dict[str, Any] = {"fingerprint": fingerprint, "metrics": dict(metrics)}
+    def finish(self, metrics: Mapping[str, float]) -> None:
+        """Give the result its name, after all of it is on the disk; an earlier one keeps the name until then."""
+        records = [read_json(file) for file in sorted((self.partial / _DONE).glob("[0-9]*.json"))]
+        checksums = [[record["start"], record["stop"], record["crc32"]] for record in records]
+        marks: dict[str, Any] = {"job": self.unfinished(), "metrics": dict(metrics), "checksums": checksums}
         if self.is_zarr:
             import zarr
 
             zarr.open_group(self.result, mode="r+").attrs["muport"] = marks
-            for file in self.result.rglob("*"):
-                sync(file)
         else:
-            write_json(self._beside, marks)
-        sync(self.result)
+            write_json(self.partial / _MARKS, marks)
+            # before the rows: marks without their rows are no result, and rows are recognized by their checksums
+            os.replace(self.partial / _MARKS, self._beside)
         self._cache.clear()
-        os.replace(self.result, self.path)
-        sync(self.path.parent)
-        shutil.rmtree(self.partial, ignore_errors=True)
+        # an earlier result, which lies here for a moment, is not one to continue
+        (self.partial / _JOB).unlink()
+        replace(self.result, self.path)
+        clear(self.partial)
 
     def keep(self, name: str, value: Any) -> None:
         """Keep arrays and numbers of an unfinished job, such as a fitted state."""
@@ -271,24 +279,27 @@ class FileSink:
         return unpack(document["value"], from_safetensors(content), state_classes(root))
 
     def open(self) -> Any:
-        """Return the finished rows without reading them: a memory map, a dask array, or a zarr array."""
+        """Return the finished rows without reading them: an array, a dask array, or a zarr array.
+
+        The array is read from the file where it is used. It can be written to, as compiled functions and writers of
+        other libraries demand; the file never changes.
+        """
         if not self.is_zarr:
-            return np.load(self.path, mmap_mode="r")
+            return self._open_rows(self.path, "c").view(np.ndarray)
         try:
             import dask.array
         except ImportError:
-            import zarr
-
-            return zarr.open_array(self.path / "obsm" / self.key, mode="r")
+            return self._open_rows(self.path)
         return dask.array.from_zarr(str(self.path / "obsm" / self.key))
 
 
 def full_disk(error: OSError, path: Path) -> OSError:
     """Add to the error of a full disk what to do; any other error is returned unchanged."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return error
     return OSError(
         error.errno,
-        f"the disk of {str(path.parent)!r} is full; the input is untouched and the chunks that were finished are kept "
-        f"in {path.name + '.partial'!r}: free some space and make the same call again",
+        f"the disk of {str(path.parent)!r} is full, or a limit of its files is reached; the input is untouched and the "
+        f"chunks that were finished are kept in {path.name + '.partial'!r}: free some space and make the same call "
+        "again",
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +14,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muport._checks import check_integers, check_option, check_seed
 from muport._keys import UNLABELED_CATEGORY
+from muport.data._durable_files import claimed
 from muport.data.out_of_core._cell_chunks import CellChunks, open_chunks
 from muport.data.out_of_core._disk_arrays import open_root
+from muport.data.out_of_core._fingerprint import HashedRows, describe_columns
 from muport.data.out_of_core._result_obs import add_obs
 from muport.data.out_of_core._result_sinks import FileSink, MemorySink, clean_path, full_disk
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration.atlas._centroid_fit import CentroidOptions, fit_centroids
 from muport.integration.atlas._chunk_map import Job, find_device, map_chunks, map_on_cluster, split_rows
+from muport.integration.atlas._earlier_runs import EarlierRuns
 from muport.integration.atlas._sampling import CellSource, count_groups
 from muport.integration.shared_centers._fit import IntegrationFit
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import mudata
 
     from muport.integration._fitted_state import IntegrationState
+    from muport.integration.atlas._chunk_map import Chunk
+    from muport.integration.atlas._sampling import Read
 
 __all__ = ["integrate_centroids"]
 
@@ -66,6 +69,7 @@ def integrate_centroids(
     tmp_path: str | Path | None = None,
     client: Any | None = None,
     resume: bool = True,
+    overwrite: bool = False,
 ) -> tuple[anndata.AnnData | mudata.MuData | Path, dict[str, float]]:
     """Integrate batches of any number of cells: memory does not grow with them.
 
@@ -121,13 +125,19 @@ def integrate_centroids(
         Show a progress bar.
     tmp_path
         Path of the result: ``.zarr``, or a NumPy file that is read through a memory map (``.npy``, added if missing).
-        It is written to ``<tmp_path>.partial`` and renamed when it is complete. None: the result is an array in memory.
+        It is written to the folder ``<tmp_path>.partial`` and renamed when it is complete. None: the result is an array
+        in memory.
     client
         ``dask.distributed.Client``. Chunks become tasks of its workers, which write to one zarr on a shared file
         system. It needs a `tmp_path` that ends in ``.zarr``.
     resume
         Continue an earlier, interrupted call with the same input and arguments; the result is that of a call that was
-        not interrupted. If the earlier call was complete, its result is returned. False: start again.
+        not interrupted. If the earlier call was complete, its result is returned. The earlier call is recognized by a
+        hash of all coordinates, batches and labels (and cell names, in a ``.zarr``), the arguments and the version of
+        muport. False: start again.
+    overwrite
+        Replace what is at `tmp_path`. It keeps its name until the new result is complete. An unfinished result of this
+        very call is continued, as `resume` says.
 
     Returns
     -------
@@ -142,7 +152,8 @@ def integrate_centroids(
     FileNotFoundError, KeyError
         If the file, key, column or modality is missing; the message lists those that exist.
     FileExistsError
-        If `tmp_path` exists and is not a result of this call.
+        If `tmp_path`, or an unfinished result, is not that of this very call, or another process writes it; names what
+        differs.
     OSError
         If the disk is full or rows cannot be read. The input is not changed, and the next call continues after the
         completed chunks.
@@ -207,8 +218,13 @@ def integrate_centroids(
         device=requested_device,
         out_key=out_key,
     )
+    if path is not None and call.cells.path is not None and path == Path(call.cells.path).absolute():
+        raise ValueError(f"tmp_path={str(tmp_path)!r} is the input, which is never changed: choose another path.")
+    call.find_fixed_batches()
+    obs = getattr(adata_full, "obs", None)
+    output = _Output(path, resume, overwrite, client, obs if hasattr(obs, "iloc") else None)
     with _progress_bar(verbose) as bar:
-        sink, metrics = _run(call, path, client, resume, bar, getattr(adata_full, "obs", None))
+        sink, metrics = _run(call, output, bar)
     return _wrap_result(adata_full, call, sink), metrics
 
 
@@ -246,69 +262,91 @@ class _AtlasCall:
             raise ValueError(f"reference={self.reference!r} is unknown: use one of {known}.")
         return (self.reference,)
 
-    def fingerprint(self, piece: int) -> str:
-        """Hash of everything that the result depends on: calls with the same hash may share their chunks."""
-        n = self.cells.shape[0]
-        text = {
+    def describe(self, names: bool) -> dict[str, Any]:
+        """Describe everything that the result depends on but the coordinates, which are hashed when they are read.
+
+        - `names`: Whether the names of the cells are part of the result.
+        """
+        options = asdict(self.options)
+        return {
             "version": version("muport"),
-            "cells": self.cells.signature(),
-            "unit": self.cells.unit,
-            "batch": self.cells.batch.signature(n),
-            "label": self.cells.label.signature(n) if self.cells.label else None,
-            "piece": piece,
-            "chunk_size": self.chunk_size,
-            "hyperparameters": asdict(self.hyperparameters),
-            "options": asdict(self.options),
-            "centroids": asdict(self.centroids),
+            **asdict(self.hyperparameters),
+            "approximate": bool(self.options.approximate),
             "reference": self.reference,
-            "device": self.device,
+            "random_state": int(self.options.seed),
+            "n_centroids_per_batch": int(self.centroids.n_centroids),
+            "max_samples_per_batch": int(self.centroids.max_samples),
+            "k_interp": int(self.centroids.k_interp),
+            "chunk_size": int(self.chunk_size),
+            "max_iter": int(self.options.max_iter),
+            "device": [options["device"], find_device(self.device)],
             "out_key": self.out_key,
+            "rows_together": self.cells.step,
+            **describe_columns(self.cells, names),
         }
-        return hashlib.sha256(json.dumps(text, sort_keys=True, default=int).encode()).hexdigest()
 
 
-def _run(
-    call: _AtlasCall, path: Path | None, client: Any, resume: bool, bar: Progress, obs: Any
-) -> tuple[MemorySink | FileSink, dict[str, float]]:
+@dataclass(frozen=True, eq=False)
+class _Output:
+    """Where the result is written, and how.
+
+    - `path`: Path of the result; None for an array in memory.
+    - `resume`, `overwrite`: Whether to continue an unfinished result, and to replace a finished one.
+    - `client`: Client of the cluster that maps the chunks; None for this process.
+    - `obs`: Data frame of the cells; None for those of a file.
+    """
+
+    path: Path | None
+    resume: bool
+    overwrite: bool
+    client: Any
+    obs: Any
+
+
+def _run(call: _AtlasCall, output: _Output, bar: Progress) -> tuple[MemorySink | FileSink, dict[str, float]]:
     """Fit, map all chunks that are not done yet, and measure time and memory."""
     begin = time.perf_counter()
-    fixed = call.find_fixed_batches()
     piece, chunks = split_rows(call.cells.shape, call.cells.step, call.chunk_size)
-    sink: MemorySink | FileSink
-    remaining = chunks
-    fingerprint = ""
-    if path is None:
-        sink = MemorySink(call.cells.shape)
-    else:
-        sink = FileSink(path, call.cells.shape, piece, call.out_key)
-        fingerprint = call.fingerprint(piece)
-        if resume and sink.fingerprint() == fingerprint:
-            return sink, sink.metrics()
-        if sink.begin(fingerprint, resume):
-            remaining = [chunk for chunk in chunks if not sink.is_done(*chunk)]
+    if output.path is None:
+        memory = MemorySink(call.cells.shape)
+        fit = _fit(call, call.cells.read, bar)
+        return memory, _map_chunks(_build_job(call, memory, fit.state, piece), fit, chunks, output, bar, begin)
+    sink = FileSink(output.path, call.cells.shape, piece, call.out_key)
     try:
-        state, metrics = _fit_or_resume(call, sink, fixed, bar)
-        mapping = time.perf_counter()
-        _map_remaining_chunks(_build_job(call, sink, state, piece), remaining, client, bar)
-        metrics |= {"seconds_map": time.perf_counter() - mapping, "n_cells": float(call.cells.shape[0])}
-        metrics |= {"peak_memory": _measure_peak_memory(), "seconds_total": time.perf_counter() - begin}
-        if isinstance(sink, MemorySink):
-            return sink, metrics
-        if sink.is_zarr:
-            add_obs(sink.result, obs if hasattr(obs, "iloc") else None, call.cells.path, call.cells.modality)
-        sink.finish(fingerprint, metrics)
+        with claimed(output.path, resumable=True):
+            return sink, _run_to_file(call, sink, output, chunks, bar, begin)
     except OSError as error:
-        raise (full_disk(error, path) if path else error) from error
-    return sink, metrics
+        raise full_disk(error, output.path) from error
 
 
-def _fit_or_resume(
-    call: _AtlasCall, sink: MemorySink | FileSink, fixed: tuple[str, ...], bar: Progress
-) -> tuple[IntegrationState, dict[str, float]]:
-    """Fit, or read the fit of an interrupted call, so that all chunks are mapped by the same state."""
-    stored = sink.kept("fit", IntegrationFit) if isinstance(sink, FileSink) else None
-    if stored is not None:
-        return stored.state, dict(stored.metrics)
+def _run_to_file(
+    call: _AtlasCall, sink: FileSink, output: _Output, chunks: list[Chunk], bar: Progress, begin: float
+) -> dict[str, float]:
+    """Return the finished result of the same call, continue its unfinished one, or start."""
+    rows = HashedRows(call.cells, sink.piece)
+    earlier = EarlierRuns(sink, call.describe(names=sink.is_zarr), rows)
+    if sink.path.exists() and not output.overwrite:
+        return earlier.get_finished(output.resume)
+    remaining, fit = chunks, None
+    if earlier.has_unfinished(output.resume, output.overwrite):
+        remaining = [chunk for chunk in chunks if not sink.is_done(*chunk)]
+        fit = sink.kept("fit", IntegrationFit)
+    else:
+        sink.begin(earlier.job)
+    if fit is None:
+        rows = HashedRows(call.cells, sink.piece)
+        fit = _fit(call, rows.read, bar)
+        sink.keep("fit", fit)
+        sink.describe({**earlier.job, "coordinates": rows.digest()})
+    metrics = _map_chunks(_build_job(call, sink, fit.state, sink.piece), fit, remaining, output, bar, begin)
+    if sink.is_zarr:
+        add_obs(sink.result, output.obs, call.cells.path, call.cells.modality)
+    sink.finish(metrics)
+    return metrics
+
+
+def _fit(call: _AtlasCall, read: Read, bar: Progress) -> IntegrationFit:
+    """Fit on rows that `read` reads; all chunks are mapped by the same state, also after an interruption."""
     n_stages = call.options.max_iter + 6
     task = bar.add_task("sample", total=n_stages)
     times: list[float] = [time.perf_counter()]
@@ -321,7 +359,7 @@ def _fit_or_resume(
 
     cells, label, n = call.cells, call.cells.label, call.cells.shape[0]
     source = CellSource(
-        read=cells.read,
+        read=read,
         blocks=lambda: cells.batch.blocks(n),
         names=cells.batch.names,
         shape=cells.shape,
@@ -329,15 +367,18 @@ def _fit_or_resume(
     )
     step = split_rows(cells.shape, cells.step, n)[0]
     fit = fit_centroids(
-        source, call.hyperparameters, call.options, call.centroids, fixed=fixed, step=step, progress=progress
+        source,
+        call.hyperparameters,
+        call.options,
+        call.centroids,
+        fixed=call.find_fixed_batches(),
+        step=step,
+        progress=progress,
     )
     bar.update(task, completed=n_stages)
     times.append(time.perf_counter())
     seconds = {"seconds_sample": times[1] - times[0], "seconds_fit": times[-1] - times[1]}
-    fit = replace(fit, metrics=fit.metrics | seconds)
-    if isinstance(sink, FileSink):
-        sink.keep("fit", fit)
-    return fit.state, dict(fit.metrics)
+    return replace(fit, metrics=fit.metrics | seconds | {"n_cells": float(n)})
 
 
 def _build_job(call: _AtlasCall, sink: MemorySink | FileSink, state: IntegrationState, piece: int) -> Job:
@@ -346,16 +387,29 @@ def _build_job(call: _AtlasCall, sink: MemorySink | FileSink, state: Integration
     return Job(call.cells, sink, state, map_of_group, piece, call.device)
 
 
-def _map_remaining_chunks(job: Job, chunks: list[tuple[int, int, int]], client: Any, bar: Progress) -> None:
+def _map_chunks(
+    job: Job, fit: IntegrationFit, chunks: list[Chunk], output: _Output, bar: Progress, begin: float
+) -> dict[str, float]:
+    """Map chunks; returns the metrics of the fit, with times and memory.
+
+    - `begin`: Time at which the call began.
+    """
+    start = time.perf_counter()
     task = bar.add_task("map", total=sum(stop - start for _, start, stop in chunks))
 
     def progress(rows: int) -> None:
         bar.update(task, advance=rows)
 
-    if client is None:
+    if output.client is None:
         map_chunks(job, chunks, progress)
     else:
-        map_on_cluster(job, chunks, client, progress)
+        map_on_cluster(job, chunks, output.client, progress)
+    now = time.perf_counter()
+    return dict(fit.metrics) | {
+        "seconds_map": now - start,
+        "peak_memory": _measure_peak_memory(),
+        "seconds_total": now - begin,
+    }
 
 
 def _progress_bar(show: bool) -> Progress:
