@@ -115,7 +115,7 @@ def open_chunks(
     array([[0., 1., 0.],
            [0., 0., 1.]], dtype=float32)
     """
-    source = _File(str(data)) if isinstance(data, str | Path) else _Object(data)
+    source = _open_file(str(data)) if isinstance(data, str | Path) else _Object(data)
     selected = choose_modality(source.modalities, modality, obsm_key) if source.modalities else None
     name = f"obsm[{obsm_key!r}]" + (f" of {selected or source.path!r}" if selected or source.path else "")
     if obsm_key not in (keys := source.obsm_keys(selected)):
@@ -129,6 +129,8 @@ def open_chunks(
         raise ValueError("adata_full has no cells.")
     own = source.obs(None)
     cells = own if selected is None else source.obs(selected)
+    if cells.n_cells != shape[0]:
+        raise ValueError(f"{name} has {shape[0]} rows, but obs has {cells.n_cells} cells: the file is damaged.")
     batch = _complete(select_column(batch_key, "batch_key", own, selected, cells), batch_key, shape[0])
     label = None if label_key is None else select_column(label_key, "label_key", own, selected, cells)
     return CellChunks(
@@ -142,9 +144,8 @@ def open_chunks(
 class _Object:
     """An AnnData or a MuData whose obs and obsm are read."""
 
-    path = None
-
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, path: str | None = None) -> None:
+        self.path = path
         if not (hasattr(data, "obsm") and hasattr(data, "obs")):
             raise TypeError(f"adata_full is a {type(data).__name__}, expected an AnnData, a MuData, a path or a URL.")
         self._parts = {None: data, **getattr(data, "mod", {})}
@@ -154,18 +155,31 @@ class _Object:
         return list(self._parts[modality].obsm)
 
     def obsm(self, modality: str | None, key: str) -> Any:
-        values = self._parts[modality].obsm[key]
-        return values.to_numpy() if hasattr(values, "iloc") else values
+        return _as_array(self._parts[modality].obsm[key])
 
     def obs(self, modality: str | None) -> ObsTable:
         return obs_in_memory(self._parts[modality].obs, self._parts[modality].obs_names)
 
 
+def _as_array(values: Any) -> Any:
+    return values.to_numpy() if hasattr(values, "iloc") else values
+
+
+def _open_file(path: str) -> _Object | _File:
+    """Open a file; one of anndata < 0.7, whose obs is one table, is read whole by anndata."""
+    root = open_root(path)
+    if hasattr(root.get("obs"), "dtype"):
+        import anndata
+
+        return _Object(anndata.read_h5ad(path), path)
+    return _File(path, root)
+
+
 class _File:
     """A file of an AnnData or a MuData, of which single arrays are read."""
 
-    def __init__(self, path: str) -> None:
-        self.path, self._root = path, open_root(path)
+    def __init__(self, path: str, root: Any) -> None:
+        self.path, self._root = path, root
         self.modalities = {name: self.obsm_keys(name) for name in self._root["mod"]} if "mod" in self._root else {}
 
     def _place(self, modality: str | None, name: str) -> str:
@@ -175,8 +189,18 @@ class _File:
         place = self._place(modality, "obsm")
         return list(self._root[place]) if place in self._root else []
 
-    def obsm(self, modality: str | None, key: str) -> OnDisk:
-        return OnDisk(self.path, f"{self._place(modality, 'obsm')}/{key}")
+    def obsm(self, modality: str | None, key: str) -> Any:
+        """Return a representation that is read by rows, or in memory where it is no plain array."""
+        place = f"{self._place(modality, 'obsm')}/{key}"
+        element = self._root[place]
+        if hasattr(element, "shape"):
+            return OnDisk(self.path, place)
+        # imported only here: it would take a tenth of the memory of a run
+        from anndata.io import read_elem, sparse_dataset
+
+        if element.attrs.get("encoding-type") == "csr_matrix":
+            return sparse_dataset(element)
+        return _as_array(read_elem(element))
 
     def obs(self, modality: str | None) -> ObsTable:
         return obs_on_disk(self.path, self._root, self._place(modality, "obs"))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BLOCK = 2**20  # values of a column that are read together
+_LONG = ("codes", "values", "mask")  # arrays of a column that have one value for each cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +40,17 @@ class CodedColumn:
         return self.categories.names
 
     def codes(self, start: int, stop: int) -> NDArray[np.int64]:
-        """(stop - start,) codes into `names`, -1 where the value is missing."""
+        """(stop - start,) codes into `names`, -1 where the value is missing.
+
+        Raises ValueError if a raw code stands for no category.
+        """
         raw = np.asarray(self.raw[start:stop]).astype(np.int64, copy=False)
+        n_categories = len(self.categories.lookup) - 1
+        if len(raw) and not -1 <= raw.min() <= raw.max() < n_categories:
+            raise ValueError(
+                f"rows {start} to {stop} of a column hold codes from {raw.min()} to {raw.max()}, but it has "
+                f"{n_categories} categories: the file is damaged. Write it with anndata or mudata."
+            )
         codes: NDArray[np.int64] = self.categories.lookup[raw]
         return codes
 
@@ -116,15 +126,26 @@ def obs_on_disk(path: str, root: Any, place: str) -> ObsTable:
 
     - `path`, `root`: The file, and its root group.
     - `place`: Where the obs stands, such as ``"mod/rna/obs"``.
+
+    Raises ValueError if it has no index; OSError if a part of the index was lost.
     """
-    group = root[place]
-    index = str(group.attrs.get("_index", "_index"))
-    columns = sorted(name for name in group if name not in (index, "__categories"))
+    group = root[place] if place in root else {}
+    attributes = getattr(group, "attrs", {})
+    index = str(attributes.get("_index", "_index"))
+    if index not in group:
+        raise ValueError(
+            f"{path!r}: {place!r} has no index {index!r} with the names of the cells: write the file with anndata or "
+            "mudata."
+        )
     names = f"{place}/{index}/values" if f"{index}/values" in group else f"{place}/{index}"
+    OnDisk(path, names).check_whole(f"the index of {place!r} of {path!r}", zeros=False)
+    n_cells = int(root[names].shape[0])
+    listed = [str(name) for name in _values(attributes["column-order"])] if "column-order" in attributes else group
+    columns = sorted(name for name in listed if name in group and name not in (index, "__categories"))
     return ObsTable(
         columns,
-        lambda name: _open_column(path, root, f"{place}/{name}"),
-        int(root[names].shape[0]) if names in root else 0,
+        lambda name: _open_column(path, root, f"{place}/{name}", n_cells),
+        n_cells,
         lambda start, stop: _values(root[names][start:stop]),
     )
 
@@ -159,8 +180,19 @@ def select_column(key: str, argument: str, own: ObsTable, modality: str | None, 
     return CodedColumn(joined.codes, Categories(joined.names, np.append(np.arange(len(joined.names)), -1)))
 
 
-def _open_column(path: str, root: Any, place: str) -> CodedColumn:
+def _open_column(path: str, root: Any, place: str, n_cells: int) -> CodedColumn:
+    """Open a column as the version of anndata that wrote it stored it.
+
+    Raises ValueError if it has not one value for each cell.
+    """
     element = root[place]
+    parts = [element] if hasattr(element, "shape") else [element[name] for name in _LONG if name in element]
+    for part in parts:
+        if part.shape != (n_cells,):
+            raise ValueError(
+                f"{path!r}: column {place!r} has shape {part.shape} for {n_cells} cells: the file is damaged. Write it "
+                "with anndata or mudata."
+            )
     if not hasattr(element, "shape"):
         if "codes" not in element:
             return _coded_in_blocks(element["values"], element["mask"])

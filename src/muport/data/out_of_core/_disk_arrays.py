@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,13 +87,42 @@ class OnDisk:
     def __getitem__(self, rows: slice) -> np.ndarray[Any, Any]:
         return np.asarray(self.array[rows])
 
-    def check_whole(self, name: str) -> None:
-        """Refuse a zarr array of which chunks were lost: they would read as zeros."""
+    def check_whole(self, name: str, zeros: bool = True) -> None:
+        """Check a zarr array of which pieces are not stored: they read as zeros, whether or not they were lost.
+
+        Writers leave out chunks that hold only zeros, which is warned of. A shard of only zeros is so large that it is
+        taken for lost.
+
+        - `name`: How messages call the array.
+        - `zeros`: Whether values may be zero (or empty); otherwise every missing piece is lost.
+
+        Raises OSError if pieces were lost.
+        """
         if is_url(self.path) or not hasattr(self.array, "nchunks_initialized"):
             return
-        held, wanted = self.array.nchunks_initialized, self.array.nchunks
-        if held < wanted:
-            raise OSError(f"{name} is damaged: {wanted - held} of its {wanted} chunks are missing.")
+        array, shards = self.array, self.array.shards
+        stored = array.nchunks_initialized
+        kept = math.prod(map(_count, array.shape, shards or array.chunks))
+        if shards:
+            stored //= math.prod(map(_count, shards, array.chunks))
+        if stored >= kept:
+            return
+        text = f"{kept - stored} of its {kept} {'shards' if shards else 'chunks'} are not stored"
+        if shards or not zeros:
+            raise OSError(
+                f"{name} is damaged: {text}. Restore the files. If they held only zeros, write the array again with "
+                "the zarr option write_empty_chunks."
+            )
+        warnings.warn(
+            f"{name}: {text}, so they read as zeros. If the values were not zeros, the file is damaged.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _count(length: int, piece: int) -> int:
+    """Number of pieces of a length."""
+    return -(-length // piece)
 
 
 @dataclass(frozen=True, eq=False)

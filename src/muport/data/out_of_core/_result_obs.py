@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from muport.data.out_of_core._disk_arrays import is_url, open_root
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _BLOCK = 2**18  # entries that are copied together
+_VERSION = "0.2.0"  # of the encoding of data frames since anndata 0.8
 
 
 def add_obs(result: Path, obs: Any, path: str | None = None, modality: str | None = None) -> None:
@@ -35,16 +39,31 @@ def add_obs(result: Path, obs: Any, path: str | None = None, modality: str | Non
     elif path is not None:
         place = f"mod/{modality}/obs" if modality else "obs"
         folder = Path(path) / place
-        if not is_url(path) and (folder / "zarr.json").is_file():
+        source = open_root(path)[place]
+        if source.attrs.get("encoding-version") != _VERSION:
+            from anndata.io import write_elem
+
+            write_elem(root, "obs", read_obs(path, modality))
+        elif not is_url(path) and (folder / "zarr.json").is_file():
             shutil.copytree(folder, result / "obs")
         else:
-            _copy(open_root(path)[place], root, "obs")
+            _copy(source, root, "obs")
+
+
+def read_obs(path: str, modality: str | None) -> pd.DataFrame:
+    """Read the obs of a file as anndata does, whatever its version."""
+    import anndata
+
+    source = open_root(path)[f"mod/{modality}/obs" if modality else "obs"]
+    # a table of anndata < 0.7
+    obs: pd.DataFrame = anndata.read_h5ad(path).obs if hasattr(source, "dtype") else anndata.io.read_elem(source)
+    return obs
 
 
 def _empty_frame(root: Any, name: str) -> None:
     """A data frame without rows or columns, by hand: importing anndata would take a tenth of the memory of a run."""
     frame = root.create_group(name)
-    version = {"encoding-type": "dataframe", "encoding-version": "0.2.0"}
+    version = {"encoding-type": "dataframe", "encoding-version": _VERSION}
     frame.attrs.update({**version, "_index": "_index", "column-order": []})
     index = frame.create_array("_index", shape=(0,), dtype=str)
     index.attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})

@@ -295,11 +295,15 @@ class FileSink:
 
 def full_disk(error: OSError, path: Path) -> OSError:
     """Add to the error of a full disk what to do; any other error is returned unchanged."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    reasons = {
+        errno.ENOSPC: f"the disk of {str(path.parent)!r} is full",
+        errno.EDQUOT: f"the disk of {str(path.parent)!r} is full",
+        errno.EFBIG: "a file is larger than this process may write (ulimit -f)",
+    }
+    if error.errno not in reasons:
         return error
     return OSError(
         error.errno,
-        f"the disk of {str(path.parent)!r} is full, or a limit of its files is reached; the input is untouched and the "
-        f"chunks that were finished are kept in {path.name + '.partial'!r}: free some space and make the same call "
-        "again",
+        f"{reasons[error.errno]}; the input is untouched and the chunks that were finished are kept "
+        f"in {path.name + '.partial'!r}: free some space and make the same call again",
     )

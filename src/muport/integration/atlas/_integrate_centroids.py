@@ -16,9 +16,8 @@ from muport._checks import check_integers, check_option, check_seed
 from muport._keys import UNLABELED_CATEGORY
 from muport.data._durable_files import claimed
 from muport.data.out_of_core._cell_chunks import CellChunks, open_chunks
-from muport.data.out_of_core._disk_arrays import open_root
 from muport.data.out_of_core._fingerprint import HashedRows, describe_columns
-from muport.data.out_of_core._result_obs import add_obs
+from muport.data.out_of_core._result_obs import add_obs, read_obs
 from muport.data.out_of_core._result_sinks import FileSink, MemorySink, clean_path, full_disk
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration.atlas._centroid_fit import CentroidOptions, fit_centroids
@@ -428,8 +427,7 @@ def _wrap_result(data: Any, call: _AtlasCall, sink: MemorySink | FileSink) -> An
         return sink.path
     import anndata
 
-    prefix = f"mod/{cells.modality}/" if cells.modality else ""
-    adata = anndata.AnnData(obs=anndata.io.read_elem(open_root(cells.path)[f"{prefix}obs"]))
+    adata = anndata.AnnData(obs=read_obs(cells.path, cells.modality))
     adata.obsm[call.out_key] = sink.values
     return adata
 
