@@ -27,7 +27,7 @@ COLUMNS = {
     "category of numbers": pd.Categorical(np.arange(60) % 3 * 10),
     "category of truth": pd.Categorical(np.arange(60) % 2 == 0),
     "integer": (np.arange(60) % 3).astype(np.uint8),
-    "float": (np.arange(60) % 3 / 2).astype(np.float64),
+    "float": np.arange(60) % 3 / 4 + 0.125,
     "truth": np.arange(60) % 2 == 0,
     "nullable integer": pd.array(np.arange(60) % 3, dtype="Int32"),
     "nullable truth": pd.array(np.arange(60) % 2 == 0, dtype="boolean"),
