@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from muport.data.reading._rows import Rows, read_rows
     from muport.data.registration._fields import JoinedLabels, JoinedNumbers, JoinedObs
     from muport.data.registration._manager import UnionDataset, UnionManager, register
+    from muport.data.registration._pairing import Pairing, check_pairings, compare_pairs, pairing_metrics
     from muport.data.registration._setup import Setup, is_joint, select_modalities
 
 __all__ = [
@@ -35,15 +36,19 @@ __all__ = [
     "JoinedNumbers",
     "JoinedObs",
     "MuDataModel",
+    "Pairing",
     "Rows",
     "Setup",
     "UnionDataset",
     "UnionManager",
+    "check_pairings",
+    "compare_pairs",
     "is_joint",
     "joined_column",
     "joined_numbers",
     "layer_of",
     "pack",
+    "pairing_metrics",
     "read_rows",
     "register",
     "select_modalities",
@@ -57,6 +62,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "reading._layers": ("layer_of",),
     "registration._manager": ("UnionDataset", "UnionManager", "register"),
     "reading._numbers": ("joined_numbers",),
+    "registration._pairing": ("Pairing", "check_pairings", "compare_pairs", "pairing_metrics"),
     "reading._rows": ("Rows", "read_rows"),
     "registration._setup": ("Setup", "is_joint", "select_modalities"),
     "_serialization": ("pack", "unpack"),

@@ -20,6 +20,7 @@ from muport.data._model_files import data_path, read_model, write_model
 from muport.data._serialization import pack, state_classes, unpack
 from muport.data.reading._rows import Rows, read_rows
 from muport.data.registration._fields import JoinedObs, modalities_of
+from muport.data.registration._pairing import check_pairings, compare_pairs
 from muport.data.registration._setup import Setup
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
     ) -> Rows:
         """Read the cells of the model, or `data`: new cells of at least one of its modalities, labeled or not."""
         if data is not None:
-            return read_rows(
+            rows = read_rows(
                 data,
                 self._setup,
                 modalities=self._modalities,
@@ -122,6 +123,9 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
                 require_time=require_time,
                 require_sample=require_sample,
             )
+            if self._setup.paired is None:
+                check_pairings(compare_pairs(rows), concatenated=self._setup.concatenate, warn=False)
+            return rows
         data = self._own_data("pass the data to the method")
         return read_rows(data, self._setup, order=self._modalities, known=self._known_names, require_labels=False)
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from muport._checks import check_integers, check_option, check_seed
 from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport._parallel import single_threaded
-from muport.data import register
+from muport.data import check_pairings, compare_pairs, pairing_metrics, register
 from muport.integration._fitted_state import IntegrationState, transform_cells
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration._inference import IntegrationInference, assign_maps, find_batch_of_cell, get_representations
@@ -313,14 +313,21 @@ class Integration(IntegrationInference):
         device = self._device(accelerator, devices)
         rows = self._rows()
         with single_threaded():
-            denoise = self._reference in _NO_REFERENCE
-            space = fit_space(rows, seed=int(random_state), device=str(device), denoise_shared=denoise)
+            pairings = compare_pairs(rows) if self._setup.paired is None else ()
+            check_pairings(pairings, warn=False)
+            space = fit_space(
+                rows,
+                seed=int(random_state),
+                device=str(device),
+                denoise_shared=self._reference in _NO_REFERENCE,
+                unproved=[p.modalities for p in pairings if p.verdict != "proved" and not p.complete],
+            )
             embedded = embed_rows(rows, space)
             options = FitOptions(int(max_iter), approximate, (), random_state, str(device))
             fit = self._fit_groups(embedded.rows, options, progress)
             state = replace(fit.state, space=space, batches=rows.batches)
             self.state_ = _add_labels(state, embedded.rows, rows, options) if rows.labels else state
-        self.metrics_ = fit.metrics
+        self.metrics_ = {**fit.metrics, **pairing_metrics(pairings)}
         self.history_ = {
             name: pd.DataFrame({name: [row[i] for row in fit.history]}).rename_axis("iteration")
             for i, name in enumerate(_HISTORY)

@@ -12,7 +12,7 @@ from muport.integration.spaces._joint_space import JointSpace, embed_cells, fit_
 from muport.integration.spaces._shared_space import SharedSpace, denoise, fit_shared_space
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from numpy.typing import NDArray
 
@@ -50,7 +50,13 @@ class EmbeddedRows:
 
 
 def fit_space(
-    rows: Rows, *, seed: int, device: str, denoise_shared: bool = True, progress: Callable[[str], None] = lambda _: None
+    rows: Rows,
+    *,
+    seed: int,
+    device: str,
+    denoise_shared: bool = True,
+    unproved: Collection[tuple[str, str]] = (),
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Space | None:
     """Fit the space in which the modalities are compared.
 
@@ -59,13 +65,14 @@ def fit_space(
     Without a shared representation, the modalities are aligned by their geometry alone (Gromov-Wasserstein).
 
     - `denoise_shared`: Whether a shared representation is denoised by own representations.
+    - `unproved`: Modalities whose common names are not known to be pairs; they do not link the two.
 
     Returns the space; None if the rows stay in the coordinates that they have.
     """
     if len(rows.modalities) < 2:
         return None
     shared = rows.x.shape[1] > 0
-    if _have_own_space(rows) and _are_linked(rows):
+    if _have_own_space(rows) and _are_linked(rows, unproved):
         progress("joint space")
         shared_rep = _split_by_modality(rows, rows.x) if shared else None
         return fit_joint_space(*_own_representations(rows), _batch_of_cell(rows), shared=shared_rep, random_state=seed)
@@ -180,10 +187,13 @@ def _have_own_space(rows: Rows) -> bool:
     )
 
 
-def _are_linked(rows: Rows) -> bool:
+def _are_linked(rows: Rows, unproved: Collection[tuple[str, str]]) -> bool:
     """Whether chains of modalities that have enough cells in common lead from each modality to each other one."""
     present = _find_present(rows).astype(np.int64)
     linked = (present.T @ present) >= _MIN_PAIRS
+    for a, b in unproved:
+        i, j = rows.modalities.index(a), rows.modalities.index(b)
+        linked[i, j] = linked[j, i] = False
     reached = np.arange(len(linked)) == 0
     for _ in range(len(linked)):
         reached |= linked[reached].any(axis=0)

@@ -15,7 +15,7 @@ separate      (sum n_m, 0)  modality by modality    all names   (n_m, d_m)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     Modalities = Mapping[str, anndata.AnnData | mudata.MuData]
 
 
+#: How names that are equal by chance are made distinct: a row of ``mdata.obs`` is one cell.
+RENAME = "for m, a in mdata.mod.items(): a.obs_names = m + ':' + a.obs_names; then mdata = MuData(mdata.mod)"
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Rows modality by modality, each in the order of its cells. Codes are int64 positions in a tuple of names.
@@ -52,6 +56,8 @@ class Rows:
         modalities, a batch of one modality: RNA and ATAC of one batch are different measurements.
     own
         Modality -> float32 coordinates of its rows in its own representation; None if that is not given.
+    columns
+        Modality -> its columns of `x`, if the modalities are concatenated; empty if not.
     label, sample, spatial
         Per cell (n_cells,): codes into `labels` (-1 without a label), `samples`, and the spatial regions `spatials`.
         The last two are None if the set-up does not name them.
@@ -76,6 +82,7 @@ class Rows:
     labels: tuple[str, ...]
     obs_names: pd.Index
     own: dict[str, NDArray[np.float32] | None]
+    columns: dict[str, slice] = field(default_factory=dict)
     time: NDArray[np.float64] | None = None
     spatial: NDArray[np.int64] | None = None
     spatials: tuple[str, ...] = ()
@@ -223,6 +230,7 @@ def read_rows(
         labels=annotations.label.names,
         obs_names=obs_names,
         own=working.own,
+        columns=working.columns,
         time=annotations.time,
         spatial=annotations.spatial.codes if annotations.spatial else None,
         spatials=annotations.spatial.names if annotations.spatial else (),
@@ -241,6 +249,7 @@ class _WorkingSpace:
     modality: NDArray[np.int64]
     modalities: tuple[str, ...]
     own: dict[str, NDArray[np.float32] | None]
+    columns: dict[str, slice] = field(default_factory=dict)
 
 
 def _get_representation(mods: Modalities, modality: str, key: str) -> tuple[Any, str]:
@@ -296,10 +305,11 @@ def _concatenate_modalities(mods: Modalities, keys: SpaceKeys, cells: Mapping[st
     ends = np.cumsum([0, *widths])
     n_cells = len(next(iter(cells.values())))
     x = np.empty((n_cells, ends[-1]), dtype=np.float32)
-    for (m, key), start, stop in zip(keys.space.items(), ends[:-1], ends[1:], strict=True):
-        x[cells[m], start:stop] = _read_representation(mods, m, key)
+    columns = {m: slice(start, stop) for m, start, stop in zip(keys.space, ends[:-1], ends[1:], strict=True)}
+    for m, key in keys.space.items():
+        x[cells[m], columns[m]] = _read_representation(mods, m, key)
     code = np.zeros(n_cells, dtype=np.int64)
-    return _WorkingSpace(x, np.arange(n_cells), code, (JOINT_MODALITY,), {JOINT_MODALITY: x})
+    return _WorkingSpace(x, np.arange(n_cells), code, (JOINT_MODALITY,), {JOINT_MODALITY: x}, columns)
 
 
 def _check_names(data: mudata.MuData | anndata.AnnData, mods: Modalities) -> pd.Index:
@@ -350,7 +360,7 @@ def _check_cells(obs_names: pd.Index, cells: Mapping[str, NDArray[np.int64]], se
         shared = obs_names[count > 1]
         raise ValueError(
             f"paired=False, but {len(shared)} names are in more than one modality, for example {list(shared[:3])}: "
-            "make them distinct (for example with a prefix per modality), or pass paired=None if they are one cell."
+            f"make them distinct with a prefix ({RENAME}), or pass paired=None if they are one cell."
         )
     if setup.paired is True and (count < len(cells)).any():
         single = obs_names[count < len(cells)]

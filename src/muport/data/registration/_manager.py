@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 
 from muport.data.reading._rows import read_rows
 from muport.data.registration._fields import fields_of, modalities_of
+from muport.data.registration._pairing import check_pairings, compare_pairs
 from muport.data.registration._setup import Setup
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def register(
     Raises
     ------
     KeyError, TypeError, ValueError
-        As :func:`read_rows`; and for a view, or categories that ``source_registry`` does not know.
+        As :func:`read_rows`; and for a view, names that are equal by chance, or categories that ``source_registry``
+        does not know.
     """
     setup = Setup.from_args({**getattr(cls, "_setup_defaults", {}), **setup_method_args["setup_args"]})
     for argument, advice in getattr(cls, "_required_columns", {}).items():
@@ -128,6 +130,8 @@ def register(
     order = () if source is None else modalities_of(source)
     rows = read_rows(data, setup, order=order, require_labels=source is None)
     _refuse_views(data)
+    if setup.paired is None:
+        check_pairings(compare_pairs(rows), concatenated=setup.concatenate)
     fields = fields_of(data, setup, order)
     if source is not None:
         _check_source(fields, source)
