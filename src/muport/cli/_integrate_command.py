@@ -52,6 +52,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shared-rep", nargs="+", metavar="KEY", help="obsm key of a representation that the modalities share"
     )
+    parser.add_argument(
+        "--paired",
+        action="store_true",
+        help="a name in two modalities is one cell, and every cell is in all: without a test of the agreement",
+    )
     add_columns(
         parser,
         batch_key=("batch", "column with the batch; '' for none"),
@@ -98,9 +103,13 @@ def _fit_or_load(data: Any, args: argparse.Namespace, report: Report) -> Any:
 
 
 def _set_up(cls: Any, data: Any, args: argparse.Namespace) -> None:
-    columns = {
+    columns: dict[str, Any] = {
         "batch_key": args.batch_key or None, "labels_key": args.labels_key, "unlabeled_category": args.unlabeled,
     }  # fmt: skip
+    if args.paired:
+        columns["paired"] = True
+    if args.paired and not hasattr(data, "mod"):
+        raise ValueError("INPUT is an AnnData: --paired is for several modalities.")
     if args.shared_rep is None:
         set_up(cls, data, args.use_rep, **columns)
     elif hasattr(data, "mod"):

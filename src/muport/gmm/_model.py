@@ -89,7 +89,8 @@ class GMM(ConditionPrediction):
             Object to register; everything is checked before anything is written to it.
         use_rep
             Key of ``mdata.obsm``, such as the latent space of an integration, or modality -> ``obsm`` key. The
-            representations of several modalities are concatenated; every cell must then be in all of them.
+            representations of several modalities are concatenated; every cell must then be in all of them, and names
+            that are equal by chance are refused.
         sample_key
             Column with the sample (patient) of each cell.
         labels_key

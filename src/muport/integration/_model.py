@@ -68,7 +68,8 @@ class Integration(IntegrationInference):
     new cells go through the same map. With more than 500,000 rows, a sample of each group is fitted, at most 64 MB in
     all; :func:`muport.integrate_centroids` also leaves the other cells on disk.
 
-    Modalities that have 30 cells or more in common are compared in a joint space, which is fitted on those cells. There
+    Modalities that have 30 cells or more in common are compared in a joint space, which is fitted on those cells if
+    they agree better than permuted ones (see ``paired`` in :meth:`setup_mudata`). There
     each cell has a weight for each modality, and the modalities that it lacks are predicted from those that it has.
     With fewer such cells, modalities are compared in the representation that they share (``shared_rep``). Without one,
     they are aligned by their geometry alone (Gromov-Wasserstein).
@@ -186,7 +187,7 @@ class Integration(IntegrationInference):
         paired: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        """Set up a MuData. Cells are matched by name: a name in two modalities is one cell.
+        """Set up a MuData. Cells are matched by name: a name in two modalities is one cell, if the data agree.
 
         Parameters
         ----------
@@ -207,8 +208,12 @@ class Integration(IntegrationInference):
             ``obsm`` key, or modality -> key, of a representation with the same coordinates in all modalities. None if
             there is none.
         paired
-            None: names are matched, and the numbers of paired cells are logged. True: each cell must be in each
-            modality. False: no cell may be in two modalities.
+            Whether a name in two modalities is one cell. None: it is tested whether the cells of equal names agree
+            better than permuted ones. If not, they are refused, or there is a warning where that cannot be told; names
+            that prove nothing are not used to align modalities that have other cells, too. True: they are one cell,
+            without a test; each cell must be in each modality. False: equal names are refused, because a row of
+            ``mdata.obs`` is one cell. Equal names of different cells must be made distinct:
+            ``for m, a in mdata.mod.items(): a.obs_names = m + ":" + a.obs_names``, then ``mdata = MuData(mdata.mod)``.
         kwargs
             For scvi-tools, which passes ``source_registry`` when it transfers a set-up.
 
@@ -218,7 +223,7 @@ class Integration(IntegrationInference):
             If a modality, an ``obsm`` key or a column is missing; the message lists those that exist.
         ValueError
             If a representation has entries that are not finite, the widths of a shared representation differ, a cell
-            has no batch, or names are repeated or do not fit `paired`.
+            has no batch, names are repeated, are equal by chance or do not fit `paired`.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         register(cls, mdata, setup_method_args, **kwargs)

@@ -39,6 +39,7 @@ _MIN_REFUTED = 30  # fewer common names are not used to align modalities
 _LEAST_SHARE = 0.5
 _N_ERRORS = 2.33  # standard errors: with 99 % probability, the agreement is not that much larger
 _UNSTRUCTURED = 0.9  # of noise, k-means leaves this share or more of what it leaves of Gaussian cells
+_PAIRS_PER_CLUSTER = 8
 _CLUSTERS, _CELLS_PER_CLUSTER, _CLUSTERED_CELLS, _AXES, _N_GAUSSIAN = 8, 25, 500, 10, 3
 
 
@@ -183,7 +184,9 @@ def _compare_modalities(rows: Rows, modalities: tuple[str, str], a: _Part, b: _P
     first, second = row_of_cell[:, cells[sampled]]
     comparisons = []
     if a.own is not None and b.own is not None:
-        comparisons.append(_compare_own(a.own[first], b.own[second], block))
+        batch = batch_of_cell[cells[sampled]]
+        features = [_compute_features(x, batch, block) for x in (a.own[first], b.own[second])]
+        comparisons.append(_compare_own(*features, block))
     if a.shared is not None and b.shared is not None:
         comparisons.append(_compare_shared(a.shared[a.rows[first]], b.shared[b.rows[second]], block))
     best = min(comparisons, key=lambda comparison: comparison.p_value)
@@ -229,11 +232,10 @@ def _sample_names(names: pd.Index, n: int) -> NDArray[np.int64]:
 
 
 def _compare_own(x: NDArray[np.float32], y: NDArray[np.float32], block: NDArray[np.int64]) -> _Comparison:
-    """Compare two spaces: the sum of squares of X'Y, the product of the cosine kernels, relative to its largest value.
+    """Compare two spaces by the sum of squares of X'Y, the inner product of their kernels.
 
-    A permutation of the names permutes the rows of Y.
+    - `x`, `y`: (n, f) features of the pairs in each space. A permutation of the names permutes the rows of `y`.
     """
-    x, y = _directions(x, block), _directions(y, block)
     largest = float(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
     return _test(lambda order: np.square(np.matmul(x.T, y[order])).sum(axis=(1, 2)), block, largest)
 
@@ -243,6 +245,25 @@ def _compare_shared(x: NDArray[np.float32], y: NDArray[np.float32], block: NDArr
     x, y = _directions(x, block), _directions(y, block)
     cosine = x @ y.T
     return _test(lambda order: cosine[np.arange(len(cosine)), order].mean(axis=1), block, 1.0)
+
+
+def _compute_features(
+    x: NDArray[np.float32], batch: NDArray[np.int64], block: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Compute the directions of the rows (n, d), and of their memberships of clusters: these follow any relation."""
+    n_clusters = min(_CLUSTERS, len(x) // _PAIRS_PER_CLUSTER)
+    if n_clusters < 2:
+        return _directions(x, block)
+    found = kmeans(_subtract_batch_means(x, batch).astype(np.float32), n_clusters, n_iter=10, random_state=0)
+    membership = np.eye(len(found.centers), dtype=np.float32)[found.labels]
+    return np.concatenate([_directions(x, block), _directions(membership, block)], axis=1)
+
+
+def _subtract_batch_means(x: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.float64]:
+    code = np.unique(batch, return_inverse=True)[1]
+    mean = np.zeros((code.max() + 1, x.shape[1]))
+    np.add.at(mean, code, x)
+    return np.asarray(x - (mean / np.bincount(code)[:, None])[code], np.float64)
 
 
 def _directions(x: NDArray[np.float32], block: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -286,10 +307,7 @@ def _measure_structure(rows: Rows, part: _Part, batch_of_cell: NDArray[np.int64]
     taken = _sample_names(rows.obs_names[part.cell], _CLUSTERED_CELLS)
     n_clusters = min(_CLUSTERS, len(taken) // _CELLS_PER_CLUSTER)
     values = part.own[taken] if part.own is not None else part.shared[part.rows[taken]]  # type: ignore[index]
-    batch = np.unique(batch_of_cell[part.cell[taken]], return_inverse=True)[1]
-    mean = np.zeros((batch.max() + 1, values.shape[1]))
-    np.add.at(mean, batch, values)
-    centered = values - (mean / np.bincount(batch)[:, None])[batch]
+    centered = _subtract_batch_means(values, batch_of_cell[part.cell[taken]])
     left, scale, _ = np.linalg.svd(centered, full_matrices=False)
     scale = scale[:_AXES] / np.sqrt(len(taken))
     if n_clusters < 2 or scale[0] == 0:

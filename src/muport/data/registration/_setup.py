@@ -31,8 +31,8 @@ class Setup:
     shared_rep
         ``obsm`` key of a space that all modalities share: a string, or modality -> key.
     paired
-        None: a name in two modalities is one cell. False: such a name is an error. True: every cell must be in every
-        modality.
+        None: a name in two modalities is one cell if the data agree. False: such a name is an error. True: such a name
+        is one cell, without a test, and every cell must be in every modality.
     time_key
         Column with the time of each cell, as numbers. None: no time.
     spatial_key
