@@ -35,12 +35,12 @@ _MAX_NAMES = 20_000  # names that are sorted
 _MAX_WIDTH = 64  # coordinates that are compared; wider representations are projected
 _MIN_WARNED = 5  # fewer common names prove nothing and are logged only
 _MIN_REFUTED = 30  # fewer common names are not used to align modalities
-# On the paired sets, the agreement was 1.4 times the geometric mean of the structure of the two modalities, or more.
-_LEAST_SHARE = 0.5
+# The least of the five paired sets is 0.13, of weak SNARE-seq.
+_LEAST_AGREEMENT = 0.1
 _N_ERRORS = 2.33  # standard errors: with 99 % probability, the agreement is not that much larger
-_UNSTRUCTURED = 0.9  # of noise, k-means leaves this share or more of what it leaves of Gaussian cells
-_PAIRS_PER_CLUSTER = 8
-_CLUSTERS, _CELLS_PER_CLUSTER, _CLUSTERED_CELLS, _AXES, _N_GAUSSIAN = 8, 25, 500, 10, 3
+_EVENNESS_OF_NOISE = 0.8  # below that of normal, uniform, exponential, Poisson and t(3) noise in 300 to 2,000 cells
+_MAX_CELLS = 2_000  # cells by which the structure of a modality is judged
+_CLUSTERS, _PAIRS_PER_CLUSTER = 8, 8
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Pairing:
     - `n_pairs`: Number of names in both.
     - `complete`: Whether both modalities have the same names.
     - `agreement`: 0 for permuted names; 1 at most.
-    - `expected`: Least agreement that pairs in modalities with so much structure have. 0 if one has none.
+    - `expected`: Least agreement of pairs in modalities that both have structure; 0 if one has none.
     - `p_value`: Probability that permuted names agree so well.
     - `verdict`: ``"proved"``: they agree better than permuted ones. ``"refuted"``: they do not, and pairs would.
       ``"undecided"``: they do not, but pairs might not either.
@@ -133,8 +133,8 @@ def pairing_metrics(pairings: Sequence[Pairing]) -> dict[str, float]:
 def _refusal(pairing: Pairing, concatenated: bool) -> str:
     remedy = "put the representations side by side in mdata.obsm yourself" if concatenated else "pass paired=True"
     return (
-        f"{_describe(pairing)} Pairs in modalities with so clear a structure agree by {pairing.expected:.2f} or more: "
-        f"these names are equal by chance. Make them distinct: {RENAME}. If each name is one cell nevertheless, "
+        f"{_describe(pairing)} Pairs in modalities that are not noise agree by {pairing.expected:.2f} or "
+        f"more: these names are equal by chance. Make them distinct: {RENAME}. If each name is one cell nevertheless, "
         f"{remedy}."
     )
 
@@ -185,8 +185,8 @@ def _compare_modalities(rows: Rows, modalities: tuple[str, str], a: _Part, b: _P
     comparisons = []
     if a.own is not None and b.own is not None:
         batch = batch_of_cell[cells[sampled]]
-        features = [_compute_features(x, batch, block) for x in (a.own[first], b.own[second])]
-        comparisons.append(_compare_own(*features, block))
+        x, y = (_compute_features(values, batch, block) for values in (a.own[first], b.own[second]))
+        comparisons.append(_compare_own(x, y, block))
     if a.shared is not None and b.shared is not None:
         comparisons.append(_compare_shared(a.shared[a.rows[first]], b.shared[b.rows[second]], block))
     best = min(comparisons, key=lambda comparison: comparison.p_value)
@@ -194,8 +194,8 @@ def _compare_modalities(rows: Rows, modalities: tuple[str, str], a: _Part, b: _P
     expected = 0.0
     verdict: Literal["proved", "refuted", "undecided"] = "proved"
     if p_value > _LARGEST_P_VALUE:
-        structure = [_measure_structure(rows, part, batch_of_cell) for part in (a, b)]
-        expected = float(np.sqrt(np.prod(structure))) * _LEAST_SHARE
+        structured = all(_has_structure(rows, part, batch_of_cell) for part in (a, b))
+        expected = _LEAST_AGREEMENT if structured else 0.0
         too_low = [c.agreement + _N_ERRORS * c.deviation < expected for c in comparisons]
         refuted = len(cells) >= _MIN_REFUTED and any(too_low)
         verdict = "refuted" if refuted else "undecided"
@@ -271,8 +271,8 @@ def _directions(x: NDArray[np.float32], block: NDArray[np.int64]) -> NDArray[np.
     if x.shape[1] > _MAX_WIDTH:
         x = x @ np.random.default_rng(0).normal(size=(x.shape[1], _MAX_WIDTH)).astype(np.float32)
     start = np.flatnonzero(np.r_[True, np.diff(block) != 0])
-    mean = np.add.reduceat(x, start, axis=0) / np.bincount(block)[:, None].astype(np.float32)
-    return unit_rows(x - mean[block])
+    mean = np.add.reduceat(x, start, axis=0) / np.bincount(block)[:, None]
+    return unit_rows(x - mean[block].astype(np.float32))
 
 
 def _test(
@@ -299,26 +299,15 @@ def _test(
     return _Comparison((value - mean) / scale, float(permuted.std()) / scale, p_value)
 
 
-def _measure_structure(rows: Rows, part: _Part, batch_of_cell: NDArray[np.int64]) -> float:
-    """Measure how much better k-means explains the cells of a modality than Gaussian cells with their covariance, 0..1.
-
-    Noise has no structure, so nothing can be expected of pairs then.
-    """
-    taken = _sample_names(rows.obs_names[part.cell], _CLUSTERED_CELLS)
-    n_clusters = min(_CLUSTERS, len(taken) // _CELLS_PER_CLUSTER)
+def _has_structure(rows: Rows, part: _Part, batch_of_cell: NDArray[np.int64]) -> bool:
+    """Whether the variance of a modality lies in few of its principal axes; that of noise is spread evenly."""
+    taken = _sample_names(rows.obs_names[part.cell], _MAX_CELLS)
     values = part.own[taken] if part.own is not None else part.shared[part.rows[taken]]  # type: ignore[index]
     centered = _subtract_batch_means(values, batch_of_cell[part.cell[taken]])
-    left, scale, _ = np.linalg.svd(centered, full_matrices=False)
-    scale = scale[:_AXES] / np.sqrt(len(taken))
-    if n_clusters < 2 or scale[0] == 0:
-        return 0.0
-    rng = np.random.default_rng(0)
-    gaussian = [_unexplained(rng.normal(size=(len(taken), len(scale))) * scale, n_clusters) for _ in range(_N_GAUSSIAN)]
-    ratio = _unexplained(left[:, :_AXES] * scale * np.sqrt(len(taken)), n_clusters) / np.mean(gaussian)
-    return float(np.clip(_UNSTRUCTURED - ratio, 0, 1))
-
-
-def _unexplained(x: NDArray[np.float64], n_clusters: int) -> float:
-    """Return the sum of squared distances to the nearest k-means center."""
-    found = kmeans(x.astype(np.float32), n_clusters, n_iter=10, random_state=0)
-    return float(np.square(x - found.centers[found.labels]).sum())
+    covariance = centered.T @ centered / len(taken)
+    squares = float(np.square(covariance).sum()) * len(covariance)
+    # noise in d axes and n cells has an evenness of 1 / (1 + d / n)
+    evenness = (
+        float(np.trace(covariance)) ** 2 / max(squares, np.finfo(float).tiny) * (1 + len(covariance) / len(taken))
+    )
+    return squares > 0 and evenness < _EVENNESS_OF_NOISE
