@@ -209,7 +209,7 @@ class Integration(IntegrationInference):
             there is none.
         paired
             Whether a name in two modalities is one cell. None: it is tested whether the cells of equal names agree
-            better than permuted ones. If not, they are refused, or there is a warning where that cannot be told; names
+            better than permuted ones. If not, they are refused, or there is a warning where that is not certain; names
             that prove nothing are not used to align modalities that have other cells, too. True: they are one cell,
             without a test; each cell must be in each modality. False: equal names are refused, because a row of
             ``mdata.obs`` is one cell. Equal names of different cells must be made distinct:

@@ -105,7 +105,7 @@ def compare_pairs(rows: Rows) -> tuple[Pairing, ...]:
 
 
 def check_pairings(pairings: Sequence[Pairing], *, concatenated: bool = False, warn: bool = True) -> None:
-    """Refuse names that are in two modalities by chance, and warn if that cannot be told.
+    """Refuse names that are in two modalities by chance, and warn if that is not certain.
 
     - `concatenated`: Whether the modalities are concatenated: there is no argument `paired` then.
     - `warn`: Whether to warn.
@@ -145,7 +145,7 @@ def _warning(pairing: Pairing, concatenated: bool) -> str:
     else:
         use = "They are not used to align the modalities; a cell with such a name lies between its two measurements."
     rename = f"If they are not, make the names distinct: {RENAME}."
-    return f"{_describe(pairing)} Whether they are pairs cannot be told. {use} {rename}"
+    return f"{_describe(pairing)} It is not certain whether they are pairs. {use} {rename}"
 
 
 def _describe(pairing: Pairing) -> str:
