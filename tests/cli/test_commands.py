@@ -93,6 +93,7 @@ def test_atlas(folder, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
 
 
+@pytest.mark.promise("An interrupted or failed call leaves the earlier result whole, and the next call goes on")
 def test_a_failed_atlas_leaves_the_old_one(folder, tmp_path, capsys):
     (tmp_path / "out.npy").write_bytes(b"mine")
     argv = ["atlas", str(folder / "batches.h5ad"), "-o", str(tmp_path / "out.npy"), "--force", "--batch-key", "plate"]
@@ -144,6 +145,7 @@ def test_info(folder, tmp_path, capsys):
     assert "Integration" in capsys.readouterr().out
 
 
+@pytest.mark.promise("Malformed files and options are refused in one line, and nothing is written")
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

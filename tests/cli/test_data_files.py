@@ -45,6 +45,7 @@ def test_what_is_there_is_replaced_whole(tmp_path, name):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.promise("An interrupted or failed call leaves the earlier result whole, and the next call goes on")
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     write(cells(), tmp_path / "a.h5ad")
     before = (tmp_path / "a.h5ad").read_bytes()
@@ -69,6 +70,7 @@ def test_registration_is_not_written(tmp_path):
     assert "_scvi_uuid" not in found.uns
 
 
+@pytest.mark.promise("Malformed files and options are refused in one line, and nothing is written")
 @pytest.mark.parametrize(
     ("path", "error", "message"),
     [
@@ -83,6 +85,7 @@ def test_inputs_that_are_refused(tmp_path, path, error, message):
         _files.read(tmp_path / path)
 
 
+@pytest.mark.promise("Malformed files and options are refused in one line, and nothing is written")
 def test_outputs_that_are_refused(tmp_path):
     (tmp_path / "a.h5ad").write_text("mine")
     with pytest.raises(FileExistsError, match="--force"):

@@ -59,6 +59,7 @@ def test_values_may_look_like_options(tmp_path):
     assert parsed(tmp_path, "batch_key: --odd\nout: b.h5ad", "integrate", "a.h5ad").batch_key == "--odd"
 
 
+@pytest.mark.promise("Malformed files and options are refused in one line, and nothing is written")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -80,6 +81,7 @@ def test_a_wrong_config_is_one_line(tmp_path, capsys, text, message):
     assert error.count("\n") == 1
 
 
+@pytest.mark.promise("Damaged, changed or foreign files are refused by name, and no code in them runs")
 def test_a_config_runs_nothing(tmp_path, capsys):
     config = tmp_path / "run.yaml"
     config.write_text(f"seed: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']")

@@ -200,6 +200,7 @@ def test_latent_is_rows_of_obs(case, model, data, latent):
     del data.obsm["X_test"]
 
 
+@pytest.mark.promise("A call changes nothing in the data of the user that it was not asked to write")
 def test_training_writes_nothing_but_the_setup(cls, case):
     mine, fresh = case.data(), case.data()
     model = trained(cls, case, mine)
@@ -212,6 +213,7 @@ def test_training_writes_nothing_but_the_setup(cls, case):
         assert all(np.array_equal(mine_part.obsm[k], part.obsm[k]) for k in part.obsm)
 
 
+@pytest.mark.promise("The same seed gives the same result, bit by bit, and global generators stay as they were")
 def test_same_seed_same_latent_and_the_global_generators_stay(cls, case, latent):
     import torch
 
@@ -230,6 +232,7 @@ def test_one_way_for_a_cell(model, data, latent):
     assert np.allclose(model.map_query(data.copy()), latent, atol=1e-5)
 
 
+@pytest.mark.promise("A loaded model gives the results of the saved one, bit by bit")
 def test_saved_data(cls, model, latent, tmp_path):
     model.save(tmp_path / "m", save_anndata=True)
     again = cls.load(tmp_path / "m")
@@ -237,6 +240,7 @@ def test_saved_data(cls, model, latent, tmp_path):
     assert np.array_equal(again.get_latent_representation(), latent)
 
 
+@pytest.mark.promise("A loaded model gives the results of the saved one, bit by bit")
 def test_given_data(cls, model, data, latent, tmp_path):
     model.save(tmp_path / "m")
     again = cls.load(tmp_path / "m", adata=data.copy(), accelerator="cpu")
@@ -244,6 +248,7 @@ def test_given_data(cls, model, data, latent, tmp_path):
     assert again._model_summary_string == model._model_summary_string
 
 
+@pytest.mark.promise("A loaded model gives the results of the saved one, bit by bit")
 def test_no_data_then_new_cells(cls, case, model, tmp_path):
     query = case.data("q", 60, 7)
     model.save(tmp_path / "m", prefix="p_")
@@ -251,6 +256,7 @@ def test_no_data_then_new_cells(cls, case, model, tmp_path):
     assert np.array_equal(again.map_query(query), model.map_query(query))
 
 
+@pytest.mark.promise("A loaded model gives the results of the saved one, bit by bit")
 def test_saved_again_is_the_same_file(cls, model, tmp_path):
     model.save(tmp_path / "m")
     cls.load(tmp_path / "m", adata=False).save(tmp_path / "n")
@@ -258,6 +264,7 @@ def test_saved_again_is_the_same_file(cls, model, tmp_path):
     assert one == two
 
 
+@pytest.mark.promise("A loaded model gives the results of the saved one, bit by bit")
 @pytest.mark.slow
 def test_a_fresh_process_maps_the_same(case, model, tmp_path):
     if case.module == "fake_model":
@@ -274,6 +281,7 @@ def test_a_fresh_process_maps_the_same(case, model, tmp_path):
     assert np.array_equal(np.load(tmp_path / "z.npy"), model.map_query(query))
 
 
+@pytest.mark.promise("Damaged, changed or foreign files are refused by name, and no code in them runs")
 def test_changed_files_are_refused(cls, model, tmp_path):
     model.save(tmp_path / "m")
     for name in ("model.json", "model.safetensors"):
@@ -286,6 +294,7 @@ def test_changed_files_are_refused(cls, model, tmp_path):
     cls.load(tmp_path / "m", adata=False)
 
 
+@pytest.mark.promise("Rows in another order give the same answer")
 def test_rows_follow_names_without_update(case, model):
     query = case.data("q", 60, 7)
     expected = model.map_query(query)
@@ -293,6 +302,7 @@ def test_rows_follow_names_without_update(case, model):
     assert np.allclose(model.map_query(query), expected, atol=1e-5)
 
 
+@pytest.mark.promise("Rows in another order give the same answer")
 def test_permuted_cells_permute_the_result(case, model):
     query = case.data("q", 60, 0)
     order = np.random.default_rng(0).permutation(query.n_obs)
@@ -329,6 +339,7 @@ def test_queries(case, model, kind):
     assert list(query.obs.columns) == columns
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 def test_collisions_are_refused(cls, case):
     if case.joint:
         pytest.skip("a joint space has one row per name")
@@ -336,6 +347,7 @@ def test_collisions_are_refused(cls, case):
         cls.setup_mudata(case.data(), **case.mudata, paired=False)
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 def test_missing_values_are_refused(cls, case):
     mdata = case.data()
     for obs in (mdata.obs, mdata["rna"].obs):

@@ -103,6 +103,7 @@ MUDATA = {
 }
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 @pytest.mark.parametrize("case", MUDATA)
 @pytest.mark.filterwarnings("ignore:.*not unique")
 def test_refused_with_reason_and_untouched(fake, mdata, fingerprint, case):
@@ -119,6 +120,7 @@ def test_refused_with_reason_and_untouched(fake, mdata, fingerprint, case):
         assert word in str(caught.value)
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 def test_view_is_refused_and_stays_a_view(fake, mdata, adata, fingerprint):
     view = mdata[:40]
     before = fingerprint(view)
@@ -129,6 +131,7 @@ def test_view_is_refused_and_stays_a_view(fake, mdata, adata, fingerprint):
         fake.setup_anndata(adata[:10])
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 def test_other_objects_are_refused(fake, mdata, adata):
     with pytest.raises(TypeError, match="DataFrame"):
         fake.setup_mudata(mdata.obs)

@@ -71,6 +71,7 @@ def test_prefixes_share_a_folder(folder):
             read_model(folder, prefix)
 
 
+@pytest.mark.promise("An interrupted or failed call leaves the earlier result whole, and the next call goes on")
 @pytest.mark.parametrize("call", range(1, 9))
 def test_an_interrupted_save_leaves_the_earlier_model(folder, monkeypatch, call):
     calls = iter(range(1, 100))
@@ -97,6 +98,7 @@ def test_an_interrupted_save_leaves_the_earlier_model(folder, monkeypatch, call)
     assert [p.name for p in folder.parent.iterdir()] == ["m"], "nothing is left beside the model"
 
 
+@pytest.mark.promise("An interrupted or failed call leaves the earlier result whole, and the next call goes on")
 def test_an_interruption_between_the_moves(folder, monkeypatch):
     moved = []
     replace = Path.replace
@@ -114,6 +116,7 @@ def test_an_interruption_between_the_moves(folder, monkeypatch):
     assert read_model(folder, "")[1].keys() == TENSORS.keys()
 
 
+@pytest.mark.promise("An interrupted or failed call leaves the earlier result whole, and the next call goes on")
 def test_an_interrupted_first_save_leaves_nothing(tmp_path, monkeypatch):
     def fail(path):
         raise OSError("disk full")
@@ -152,6 +155,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.promise("Damaged, changed or foreign files are refused by name, and no code in them runs")
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damage_is_told(folder, case):
     spoil, error, message = DAMAGE[case]
@@ -160,6 +164,7 @@ def test_damage_is_told(folder, case):
         read_model(folder, "")
 
 
+@pytest.mark.promise("Damaged, changed or foreign files are refused by name, and no code in them runs")
 def test_a_lie_about_the_shape_is_caught_before_reading(folder):
     entries = json.loads((folder / "model.json").read_text())["tensors"]["entries"]
     entries["a"]["shape"] = [10**9, 10**9]
@@ -176,6 +181,7 @@ class Bomb:
         return (Path.touch, (self.marker,))
 
 
+@pytest.mark.promise("Damaged, changed or foreign files are refused by name, and no code in them runs")
 def test_a_pickle_is_never_opened(folder, tmp_path):
     marker = tmp_path / "exploded"
     for name in ("model.json", "model.safetensors"):

@@ -61,6 +61,7 @@ BAD_SETUPS = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 @pytest.mark.parametrize("kind", BAD_SETUPS)
 def test_bad_setups(small, kind):
     make, settings, error, message = BAD_SETUPS[kind]
@@ -100,6 +101,7 @@ BAD_CALLS = {
 }
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 @pytest.mark.parametrize("kind", BAD_CALLS)
 def test_bad_fits(bare, kind):
     call, error, message = BAD_CALLS[kind]
@@ -162,6 +164,7 @@ def unnamed(adata: AnnData) -> AnnData:
     return data
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 @pytest.mark.parametrize("kind", BAD_ASKED)
 def test_bad_questions(model, kind):
     call, error, message = BAD_ASKED[kind]

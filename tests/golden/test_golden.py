@@ -29,6 +29,7 @@ def loaded(name):
     return cls.load(HERE / name, adata=False, accelerator="cpu")
 
 
+@pytest.mark.promise("Models that version 0.1.0 saved load and give the results of that time")
 def test_a_saved_model_gives_the_answers_of_its_time(name, loaded):
     expected = dict(np.load(HERE / name / "expected.npz"))
     answers = golden.answers(name, loaded, golden.query_of(name))
@@ -38,6 +39,7 @@ def test_a_saved_model_gives_the_answers_of_its_time(name, loaded):
         np.testing.assert_allclose(answers[key], values, rtol=1e-4, atol=1e-4 * np.abs(values).max(), err_msg=key)
 
 
+@pytest.mark.promise("A loaded model gives the results of the saved one, bit by bit")
 def test_a_saved_model_is_saved_again(name, loaded, tmp_path):
     loaded.save(tmp_path / "m")
     again = type(loaded).load(tmp_path / "m", adata=False, accelerator="cpu")

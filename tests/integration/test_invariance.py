@@ -27,6 +27,7 @@ def fitted(kit, sim, change=lambda _: None, **train) -> np.ndarray:
     return kit.model_of(adata, train, "cell_type").get_latent_representation()
 
 
+@pytest.mark.promise("The same seed gives the same result, bit by bit, and global generators stay as they were")
 def test_same_seed_same_bits(kit, sim, latent):
     assert np.array_equal(fitted(kit, sim), latent)
 
@@ -37,6 +38,7 @@ def test_another_seed_is_close_but_not_the_same(kit, sim, latent):
     assert np.linalg.norm(other - latent, axis=1).mean() < 0.1 * sim.rms
 
 
+@pytest.mark.promise("Names of cells, and names of batches that sort alike, leave the result the same, bit by bit")
 def test_names_of_batches(kit, sim, latent):
     names = {"b0": "zebra", "b1": "ant", "b2": "1"}
 
@@ -54,6 +56,7 @@ def test_names_of_labels_and_cells(kit, sim, latent):
     assert np.abs(fitted(kit, sim, rename) - latent).max() <= 1e-5
 
 
+@pytest.mark.promise("Rows in another order give the same answer")
 def test_order_of_cells(kit, sim, latent):
     order = np.random.default_rng(0).permutation(len(sim.x))
     assert np.abs(fitted(kit, sim[order]) - latent[order]).max() <= 1e-4
@@ -76,6 +79,7 @@ def test_refinement_depends_neither_on_order_nor_on_names(kit, sim, algorithm, r
     record_property("tries", 2)
 
 
+@pytest.mark.promise("Rows in another order give the same answer")
 def test_order_of_cells_with_whole_numbers(kit, sim):
     whole = type(sim)(np.round(sim.x), sim.batch, sim.kind)
     order = np.random.default_rng(0).permutation(len(sim.x))
@@ -94,11 +98,13 @@ def as_frame(adata):
     adata.obsm["X_pca"] = pd.DataFrame(adata.obsm["X_pca"], index=adata.obs_names, columns=list("abcdefgh"))
 
 
+@pytest.mark.promise("Each kind of array or column gives the same result")
 @pytest.mark.parametrize("change", [double, by_columns, as_frame])
 def test_the_form_of_the_input(kit, sim, latent, change):
     assert np.array_equal(fitted(kit, sim, change), latent)
 
 
+@pytest.mark.promise("Each kind of array or column gives the same result")
 def test_sparse_and_whole_numbers(kit, sim):
     from scipy.sparse import csr_matrix
 
@@ -134,6 +140,7 @@ def test_turned_cells_turn_the_result(kit, sim, latent):
     assert gap.mean() <= max(0.1, 2 * other.mean())
 
 
+@pytest.mark.promise("The number of threads changes the result by rounding only")
 @pytest.mark.parametrize("n_batches", [3, 12])
 def test_number_of_threads(kit, monkeypatch, n_batches):
     import faiss

@@ -111,6 +111,7 @@ BAD: dict[str, tuple[Callable[[AnnData], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 @pytest.mark.parametrize("name", BAD)
 def test_bad_inputs_are_named_and_change_nothing(cells, name):
     call, match = BAD[name]
@@ -181,6 +182,7 @@ def narrow(adata: AnnData) -> AnnData:
     return mine
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 @pytest.mark.parametrize("name", MODEL)
 def test_the_model_names_what_is_wrong_and_stays(cells, model, name):
     call, match = MODEL[name]

@@ -68,6 +68,7 @@ def kind(request, cells, tmp_path):
     return anndata.read_h5ad(path, backed="r") if request.param == "backed" else path
 
 
+@pytest.mark.promise("Each kind of array or column gives the same result")
 @pytest.mark.parametrize("key", ["batch", "text", "number"])
 def test_all_kinds_read_the_same(kind, cells, key):
     found = open_chunks(kind, "X_pca", key, "type")
@@ -136,6 +137,7 @@ def test_what_is_not_finite_is_told(cells):
         found.read(20, 50)
 
 
+@pytest.mark.promise("Damaged, changed or foreign files are refused by name, and no code in them runs")
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_damaged_chunk_is_told(cells, tmp_path, lost):
     chunk = in_chunks(cells, tmp_path / "a.zarr")
@@ -152,6 +154,7 @@ def test_a_damaged_chunk_is_told(cells, tmp_path, lost):
         found.read(10, 20)
 
 
+@pytest.mark.promise("Damaged, changed or foreign files are refused by name, and no code in them runs")
 def test_a_truncated_file_is_told(cells, tmp_path):
     cells.write_h5ad(tmp_path / "a.h5ad")
     content = (tmp_path / "a.h5ad").read_bytes()
@@ -195,6 +198,7 @@ def bad_inputs(cells, tmp_path):
     ]
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 @pytest.mark.parametrize("number", range(18))
 def test_bad_inputs_are_told(cells, tmp_path, number):
     args, error, text = bad_inputs(cells, tmp_path)[number]

@@ -35,6 +35,7 @@ COLUMNS = {
 }
 
 
+@pytest.mark.promise("Each kind of array or column gives the same result")
 @pytest.mark.parametrize("key", COLUMNS)
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
 def test_a_file_reads_as_memory_and_as_the_models_read_it(tmp_path, key, suffix):
@@ -73,6 +74,7 @@ def assert_all_read_the_same(mdata, path):
     return expected
 
 
+@pytest.mark.promise("Rows in another order give the same answer")
 def test_a_reordered_modality_is_matched_by_name(mdata, tmp_path):
     mdata.mod["rna"] = mdata.mod["rna"][[3, 1, 2, 0, 7, 6, 5, 4]].copy()
     assert assert_all_read_the_same(mdata, tmp_path / "a.h5mu")[:3] == ["b0", "b1", "b2"]

@@ -102,6 +102,7 @@ def test_a_result_on_disk_is_an_ordinary_array_and_the_file_never_changes(tmp_pa
     assert np.array_equal(sink.open(), ROWS)
 
 
+@pytest.mark.promise("An interrupted or failed call leaves the earlier result whole, and the next call goes on")
 def test_an_interrupted_job_goes_on(sink):
     assert sink.unfinished() == {}
     sink.begin(JOB)
@@ -141,6 +142,7 @@ def test_a_disk_without_room_is_told_first(sink, monkeypatch):
     assert [path.name for path in sink.partial.iterdir()] == ["lock"]
 
 
+@pytest.mark.promise("An interrupted or failed call leaves the earlier result whole, and the next call goes on")
 def test_a_full_disk_is_told_with_what_to_do(tmp_path):
     told = full_disk(OSError(errno.ENOSPC, "No space"), tmp_path / "out.zarr")
     assert told.errno == errno.ENOSPC

@@ -30,6 +30,7 @@ KINDS = {
 }
 
 
+@pytest.mark.promise("Each kind of array or column gives the same result")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_number_is_the_same(kind, fingerprint):
     adata = cells(KINDS[kind])
@@ -61,6 +62,7 @@ BAD = {
 }
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 @pytest.mark.parametrize("case", BAD)
 def test_what_is_no_number_is_refused(case, fingerprint):
     values, error, words = BAD[case]

@@ -65,6 +65,7 @@ def test_unknown_and_missing_labels_are_one_thing(adata, how):
     assert rows.label[:4].tolist() == [0, -1, 1, -1]
 
 
+@pytest.mark.promise("Rows in another order give the same answer")
 def test_rows_follow_names_after_a_reordering_without_update(mdata):
     before = read_rows(mdata, SHARED)
     mdata.mod["rna"] = mdata.mod["rna"][::-1].copy()
@@ -113,6 +114,7 @@ KINDS = {
 }
 
 
+@pytest.mark.promise("Each kind of array or column gives the same result")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_array_becomes_the_same_float32(adata, kind, fingerprint):
     given_ = KINDS[kind](adata.obsm["X_pca"])
@@ -154,6 +156,7 @@ def test_memory_is_one_copy():
     assert peak < 1.6 * rows.x.nbytes
 
 
+@pytest.mark.promise("A call changes nothing in the data of the user that it was not asked to write")
 def test_views_stay_views(mdata, adata, fingerprint):
     view, single = mdata[5:45], adata[5:25]
     before = fingerprint(view), fingerprint(single), fingerprint(mdata)

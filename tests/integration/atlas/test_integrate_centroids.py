@@ -167,6 +167,7 @@ class Stop(BaseException):
     """Comes from outside, as an interruption by the user does."""
 
 
+@pytest.mark.promise("An interrupted or failed call leaves the earlier result whole, and the next call goes on")
 @pytest.mark.parametrize("out", ["out.npy", "out.zarr"])
 @pytest.mark.parametrize(("method", "call"), [("keep", 1), ("write", 2), ("commit", 1), ("commit", 3), ("finish", 1)])
 def test_interrupted_and_called_again(cells, wanted, tmp_path, monkeypatch, out, method, call):
@@ -208,6 +209,7 @@ def test_a_finished_call_is_not_made_again(cells, tmp_path, monkeypatch):
     assert checksum(tmp_path / "out.zarr") == before
 
 
+@pytest.mark.promise("An interrupted or failed call leaves the earlier result whole, and the next call goes on")
 def test_a_damaged_chunk_of_the_result_is_made_again(cells, wanted, tmp_path, monkeypatch):
     path = write(cells, tmp_path / "in.zarr")
     monkeypatch.setattr(FileSink, "finish", None)
@@ -220,6 +222,7 @@ def test_a_damaged_chunk_of_the_result_is_made_again(cells, wanted, tmp_path, mo
     assert np.array_equal(anndata.read_zarr(found).obsm["scBIOT"], wanted)
 
 
+@pytest.mark.promise("An interrupted or failed call leaves the earlier result whole, and the next call goes on")
 @pytest.mark.parametrize("out", ["out.npy", "out.zarr"])
 def test_a_full_disk(cells, wanted, tmp_path, monkeypatch, out):
     path = write(cells, tmp_path / "in.h5ad")
@@ -242,6 +245,7 @@ def test_a_full_disk(cells, wanted, tmp_path, monkeypatch, out):
     assert np.array_equal(values, wanted)
 
 
+@pytest.mark.promise("Damaged, changed or foreign files are refused by name, and no code in them runs")
 def test_a_damaged_input(cells, tmp_path):
     path = write(cells, tmp_path / "in.zarr")
     array = zarr.open_array(path / "obsm" / "X_pca", mode="r")
@@ -254,6 +258,7 @@ def test_a_damaged_input(cells, tmp_path):
     assert not (tmp_path / "out.zarr").exists()
 
 
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
 @pytest.mark.parametrize(
     ("kwargs", "error", "text"),
     [
@@ -308,6 +313,7 @@ integrate_centroids(source, tmp_path=target, verbose=False, chunk_size=150, use_
 """
 
 
+@pytest.mark.promise("An interrupted or failed call leaves the earlier result whole, and the next call goes on")
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
 @pytest.mark.parametrize(("method", "call"), [("write", 3), ("finish", 1)])

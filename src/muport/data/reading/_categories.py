@@ -76,7 +76,12 @@ def category_name(value: Any) -> str:
         value = value.item()
     if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_INTEGER:
         value = int(value)
-    return value.decode() if isinstance(value, bytes) else str(value)
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"the category {value!r} is no text in UTF-8: decode the column, or rename it.") from None
 
 
 def sort_names(names: Iterable[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
