@@ -51,6 +51,7 @@ def test_two_workers_give_the_same(client, cells, wanted, tmp_path, kind):
     assert np.abs(anndata.read_zarr(tmp_path / "out.zarr").obsm["scBIOT"] - wanted).max() <= 1e-5
 
 
+@pytest.mark.promise("An interrupted or failed call leaves the earlier result whole, and the next call goes on")
 def test_a_worker_that_is_killed_changes_nothing(client, cells, wanted, tmp_path):
     cells.write_zarr(tmp_path / "in.zarr")
     victim = next(iter(client.run(os.getpid).values()))
