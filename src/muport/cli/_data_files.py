@@ -35,8 +35,8 @@ def read(path: Path) -> Data:
     readers: dict[str, Any] = {".h5ad": anndata.read_h5ad, ".h5mu": mudata.read_h5mu, ".zarr": _read_zarr}
     try:
         data: Data = readers[path.suffix](path)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {error or type(error).__name__}") from error
     return data
 
 

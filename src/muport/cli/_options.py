@@ -48,7 +48,7 @@ def representation(words: Sequence[str] | None) -> dict[str, str] | str | None:
     """
     if words is None:
         return None
-    if len(words) == 1 and "=" not in words[0]:
+    if len(words) == 1 and words[0] and "=" not in words[0]:
         return words[0]
     pairs = [word.partition("=") for word in words]
     if not all(name and sign and key for name, sign, key in pairs):
