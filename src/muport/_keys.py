@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
+from urllib.parse import unquote
 
 
 class _RegistryKeys(NamedTuple):
@@ -39,6 +41,17 @@ UNLABELED_CATEGORY = "unknown"
 #: Environment variable with the path of the folder of measured data sets.
 DATA_VARIABLE = "MUPORT_DATA"
 
+
+def quote_name(modality: str) -> str:
+    """Write the name of a modality without ``% . : +``, which have a meaning in registry keys and names of groups."""
+    return re.sub(r"[%.:+]", lambda match: f"%{ord(match[0]):02X}", modality)
+
+
+def unquote_name(text: str) -> str:
+    """Return the name of the modality that :func:`quote_name` wrote."""
+    return unquote(text)
+
+
 __all__ = [
     "DATA_VARIABLE",
     "JOINT_MODALITY",
@@ -47,4 +60,6 @@ __all__ = [
     "SINGLE_BATCH",
     "SINGLE_MODALITY",
     "UNLABELED_CATEGORY",
+    "quote_name",
+    "unquote_name",
 ]

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from muport.data._base_model import MuDataModel
     from muport.data._serialization import pack, unpack
-    from muport.data.reading._columns import Column, joined_column
+    from muport.data.reading._categories import category_name, match_names
+    from muport.data.reading._columns import Column, holds_numbers, joined_column
     from muport.data.reading._numbers import joined_numbers
     from muport.data.reading._rows import Rows, read_rows
     from muport.data.registration._fields import JoinedLabels, JoinedNumbers, JoinedObs
@@ -41,12 +42,15 @@ __all__ = [
     "Setup",
     "UnionDataset",
     "UnionManager",
+    "category_name",
     "check_pairings",
     "compare_pairs",
+    "holds_numbers",
     "is_joint",
     "joined_column",
     "joined_numbers",
     "layer_of",
+    "match_names",
     "pack",
     "pairing_metrics",
     "read_rows",
@@ -57,7 +61,8 @@ __all__ = [
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "_base_model": ("MuDataModel",),
-    "reading._columns": ("Column", "joined_column"),
+    "reading._categories": ("category_name", "match_names"),
+    "reading._columns": ("Column", "holds_numbers", "joined_column"),
     "registration._fields": ("JoinedLabels", "JoinedNumbers", "JoinedObs"),
     "reading._layers": ("layer_of",),
     "registration._manager": ("UnionDataset", "UnionManager", "register"),

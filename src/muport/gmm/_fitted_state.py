@@ -142,6 +142,29 @@ def labeled_patients(condition: NDArray[np.int64], key: str | None) -> NDArray[n
     return known
 
 
+def check_classes(condition: NDArray[np.int64], names: Sequence[str], what: str) -> None:
+    """Check that conditions that are numbers are classes: whole, and on average of two samples or more if over two.
+
+    - `condition`: (P,) condition of each sample, -1 if it is not known.
+    - `names`: Names of the conditions, numbers as text.
+    - `what`: How messages call the column.
+
+    Raises ValueError if they are a continuous outcome.
+    """
+    fix = "bin it, for example with pandas.cut, or convert it with .astype(str) if each number is a class"
+    if broken := [name for name in names if not name.removeprefix("-").isdecimal()]:
+        raise ValueError(
+            f"{what} holds numbers that are not whole, for example {broken[0]}: a continuous outcome is no condition; "
+            f"{fix}."
+        )
+    known = int((condition >= 0).sum())
+    if len(names) > 2 and 2 * len(names) > known:
+        raise ValueError(
+            f"{what} holds {len(names)} numbers in {known} samples, for example {', '.join(names[:3])}: that is a "
+            f"continuous outcome, not conditions; {fix}."
+        )
+
+
 def label_samples(
     sample: NDArray[np.int64],
     label: NDArray[np.int64],

@@ -9,9 +9,9 @@ import pandas as pd
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from muport._checks import check_seed
-from muport.data import register
+from muport.data import holds_numbers, register
 from muport.gmm._condition_prediction import ConditionPrediction
-from muport.gmm._fitted_state import GMMState, fit_cohort, labeled_patients
+from muport.gmm._fitted_state import GMMState, check_classes, fit_cohort, labeled_patients
 from muport.gmm._inference import row_samples, row_weights, sample_conditions
 from muport.gmm.metric._metric_settings import BURES, MIXES, RIDGES, MetricSettings
 from muport.gmm.mixtures._component_number import SelectionSettings
@@ -94,7 +94,9 @@ class GMM(ConditionPrediction):
         sample_key
             Column with the sample (patient) of each cell.
         labels_key
-            Column with the condition, the same for all cells of a sample; missing values if it is not known.
+            Column with the condition, the same for all cells of a sample; missing values if it is not known. Numbers
+            are conditions if they are whole, and there are two of them or at least two samples per number; a
+            continuous outcome is refused.
         weight_key
             Column with the weight of each cell.
         kwargs
@@ -105,7 +107,8 @@ class GMM(ConditionPrediction):
         KeyError
             If a modality, ``obsm`` key or column is missing; the message lists those that exist.
         TypeError, ValueError
-            If a representation is not finite, cell names repeat, cells have no sample, or a sample has two conditions.
+            If a representation is not finite, cell names repeat, cells have no sample, a sample has two conditions, or
+            the conditions are a continuous outcome.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         cls._register(mdata, setup_method_args, **kwargs)
@@ -145,7 +148,10 @@ class GMM(ConditionPrediction):
     def _register(cls, data: Data, setup_method_args: dict[str, Any], **kwargs: Any) -> None:
         rows = cls._read(data, setup_method_args["setup_args"], required="source_registry" not in kwargs)
         # refuses samples with two conditions before anything is written
-        sample_conditions(rows, str(setup_method_args["setup_args"]["labels_key"]))
+        key = setup_method_args["setup_args"]["labels_key"]
+        condition = sample_conditions(rows, str(key))
+        if rows.labels and "source_registry" not in kwargs and holds_numbers(data, key):
+            check_classes(condition, rows.labels, f"labels_key={key!r}")
         register(cls, data, setup_method_args, **kwargs)
 
     def fit_gmm(

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from muport._checks import check_integers, check_option, check_seed
 from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport._parallel import single_threaded
-from muport.data import check_pairings, compare_pairs, pairing_metrics, register
+from muport.data import check_pairings, compare_pairs, match_names, pairing_metrics, register
 from muport.integration._fitted_state import IntegrationState, transform_cells
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration._inference import IntegrationInference, assign_maps, find_batch_of_cell, get_representations
@@ -172,6 +172,9 @@ class Integration(IntegrationInference):
     def _check_reference(self, reference: str) -> str:
         modalities = self._modalities if len(self._modalities) > 1 else ()
         known = (*_NO_REFERENCE, "largest", *self._batches, *modalities)
+        if isinstance(reference, str) and reference not in known:
+            # a batch 1.0 has the name "1"
+            reference = match_names([(reference,)], self._batches)[0][0]
         check_option("reference", reference, known)
         return reference
 
@@ -416,10 +419,16 @@ class Integration(IntegrationInference):
         if self._reference == "largest":
             return (int(np.bincount(rows.group).argmax()),)
         batch, modality = _describe_groups(rows)
+        members = [{name} if name in self._modalities else split_modality_set(name) for name in rows.modalities]
         fixed = [
-            self._reference == rows.batches[b] or self._reference in split_modality_set(rows.modalities[m])
+            self._reference == rows.batches[b] or self._reference in members[m]
             for b, m in zip(batch, modality, strict=True)
         ]
+        if not any(fixed):
+            raise ValueError(
+                f"reference={self._reference!r} has no cells: name one of the batches {list(rows.batches)}, "
+                "a modality, or 'auto'."
+            )
         if all(fixed) and len(fixed) > 1:
             raise ValueError(
                 f"reference={self._reference!r} names all of {list(rows.groups)}: nothing would be left to move."

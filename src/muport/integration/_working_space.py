@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport._keys import quote_name, unquote_name
 from muport.integration.gromov._gromov_space import GromovSpace, fit_gromov_space, map_to_hub
 from muport.integration.spaces._joint_space import JointSpace, embed_cells, fit_joint_space, split_modalities
 from muport.integration.spaces._shared_space import SharedSpace, denoise, fit_shared_space
@@ -152,7 +153,7 @@ def make_network_views(
 
 def split_modality_set(name: str) -> frozenset[str]:
     """Split the name of a set of modalities, such as ``"rna+atac"``, into their names."""
-    return frozenset(name.split(_AND))
+    return frozenset(map(unquote_name, name.split(_AND)))
 
 
 def find_fitted_group(name: str, groups: tuple[str, ...]) -> str | None:
@@ -229,7 +230,8 @@ def _merge_rows_by_cell(rows: Rows, z: NDArray[np.float32]) -> Rows:
     batch = _batch_of_cell(rows)
     sets, code_of_cell = np.unique(_find_present(rows), axis=0, return_inverse=True)
     names = tuple(
-        _AND.join(m for m, in_modality in zip(rows.modalities, row, strict=True) if in_modality) for row in sets
+        _AND.join(quote_name(m) for m, in_modality in zip(rows.modalities, row, strict=True) if in_modality)
+        for row in sets
     )
     pairs, group = np.unique(code_of_cell * len(rows.batches) + batch, return_inverse=True)
     n = len(rows.batches)
@@ -248,10 +250,11 @@ def _merge_rows_by_cell(rows: Rows, z: NDArray[np.float32]) -> Rows:
 
 def _take_own(rows: Rows, modality: str, taken: NDArray[np.bool_]) -> NDArray[np.float32] | None:
     """Return the own representation of cells (n_cells,) in the order of the cells; None for a set of modalities."""
-    values = rows.own.get(modality)
+    name = unquote_name(modality)
+    values = None if _AND in modality else rows.own.get(name)
     if values is None:
         return None
-    cell = rows.cell[rows.modality == rows.modalities.index(modality)]
+    cell = rows.cell[rows.modality == rows.modalities.index(name)]
     row_of_cell = np.full(rows.n_cells, -1)
     row_of_cell[cell] = np.arange(len(cell))
     own: NDArray[np.float32] = values[row_of_cell[taken]]

@@ -94,6 +94,19 @@ def read_obs(data: mudata.MuData | anndata.AnnData, key: str, what: str) -> list
     return sources
 
 
+def holds_numbers(data: mudata.MuData | anndata.AnnData, key: str) -> bool:
+    """Return whether ``obs[key]`` holds numbers, not truth values, categories or text.
+
+    Raises KeyError if no obs has the column.
+    """
+    return any(
+        pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+        if values.dtype != object
+        else pd.api.types.infer_dtype(values, skipna=True) in ("floating", "integer", "mixed-integer-float")
+        for values in (source.values for source in read_obs(data, key, f"column {key!r}"))
+    )
+
+
 def joined_column(data: mudata.MuData | anndata.AnnData, key: str) -> Column:
     """Gather ``obs[key]`` of all cells, one coding for all, without touching `data`.
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muport._keys import JOINT_MODALITY
+from muport._keys import JOINT_MODALITY, quote_name
 from muport.data.reading._annotations import read_annotations
 from muport.data.reading._representation import check_rows, count_columns, view_if_float32, write_float32
 from muport.data.registration._setup import Setup, SpaceKeys, find_space_keys, select_modalities, sort_modalities
@@ -382,5 +382,5 @@ def _assign_groups(
         return batch, batches
     pair = modality * len(batches) + batch
     used, group = np.unique(pair, return_inverse=True)
-    names = tuple(f"{modalities[p // len(batches)]}:{batches[p % len(batches)]}" for p in used)
+    names = tuple(f"{quote_name(modalities[p // len(batches)])}:{batches[p % len(batches)]}" for p in used)
     return group.astype(np.int64), names

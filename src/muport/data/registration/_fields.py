@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scvi.data.fields import CategoricalObsField, MuDataObsmField, NumericalObsField, ObsmField
 
-from muport._keys import REGISTRY_KEYS, SINGLE_BATCH
+from muport._keys import REGISTRY_KEYS, SINGLE_BATCH, quote_name, unquote_name
 from muport.data.reading._annotations import COLUMN_RULES
 from muport.data.reading._columns import Column, joined_column
 from muport.data.reading._numbers import joined_numbers
@@ -165,7 +165,8 @@ class JoinedNumbers(NumericalObsField):  # type: ignore[misc]
 def modalities_of(registry: Mapping[str, Any]) -> tuple[str, ...]:
     """List the modalities of a registry, in the order in which the model reads them."""
     prefix = REGISTRY_KEYS.REP_PREFIX
-    return tuple(key.removeprefix(prefix) for key in registry["field_registries"] if key.startswith(prefix))
+    keys = [key.removeprefix(prefix) for key in registry["field_registries"] if key.startswith(prefix)]
+    return tuple(unquote_name(key) for key in keys)
 
 
 def fields_of(data: mudata.MuData | anndata.AnnData, setup: Setup, order: Sequence[str] = ()) -> list[Any]:
@@ -176,8 +177,9 @@ def fields_of(data: mudata.MuData | anndata.AnnData, setup: Setup, order: Sequen
     mods = sort_modalities(select_modalities(data, setup), order)
     space_keys = find_space_keys(mods, setup)
     in_modalities = mods[next(iter(space_keys.space))] is not data
-    keys = {f"{REGISTRY_KEYS.REP_PREFIX}{m}": (m, key) for m, key in space_keys.space.items()}
-    keys |= {f"own_{m}": (m, key) for m, key in space_keys.own.items() if key != space_keys.space[m]}
+    # scvi-tools accepts no dot in a key
+    keys = {f"{REGISTRY_KEYS.REP_PREFIX}{quote_name(m)}": (m, key) for m, key in space_keys.space.items()}
+    keys |= {f"own_{quote_name(m)}": (m, key) for m, key in space_keys.own.items() if key != space_keys.space[m]}
     # scvi-tools need not correct the format of the user's arrays: read_rows converts every format
     reps = [
         MuDataObsmField(name, key, mod_key=m, mod_required=True, correct_data_format=False)

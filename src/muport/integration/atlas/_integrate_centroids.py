@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muport._checks import check_integers, check_option, check_seed
 from muport._keys import UNLABELED_CATEGORY
+from muport.data import match_names
 from muport.data._durable_files import claimed
 from muport.data.out_of_core._cell_chunks import CellChunks, open_chunks
 from muport.data.out_of_core._fingerprint import HashedRows, describe_columns
@@ -253,13 +254,15 @@ class _AtlasCall:
         names = self.cells.batch.names
         if self.reference in ("auto", "union"):
             return ()
+        size = count_groups(lambda: self.cells.batch.blocks(self.cells.shape[0]), len(names))
         if self.reference == "largest":
-            size = count_groups(lambda: self.cells.batch.blocks(self.cells.shape[0]), len(names))
             return (names[int(size.argmax())],)
-        if self.reference not in names:
-            known = ", ".join(map(repr, ("auto", "union", "largest", *names[:20])))
+        present = [name for name, n_cells in zip(names, size, strict=True) if n_cells]
+        name = match_names([(str(self.reference),)], present)[0][0]
+        if name not in present:
+            known = ", ".join(map(repr, ("auto", "union", "largest", *present[:20])))
             raise ValueError(f"reference={self.reference!r} is unknown: use one of {known}.")
-        return (self.reference,)
+        return (name,)
 
     def describe(self, names: bool) -> dict[str, Any]:
         """Describe everything that the result depends on but the coordinates, which are hashed when they are read.
