@@ -51,11 +51,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["--version"])  # doctest: +SKIP
     muport 0.1.0
     """
-    parser, commands = _parser()
-    args = parser.parse_args(expanded(list(sys.argv[1:] if argv is None else argv), parser, commands))
+    args = argparse.Namespace(command="")
+    try:
+        with _signals_as_errors():
+            parser, commands = _parser()
+            args = parser.parse_args(expanded(list(sys.argv[1:] if argv is None else argv), parser, commands))
+            return _run(args)
+    except (KeyboardInterrupt, _Stopped) as error:
+        number = error.args[0] if isinstance(error, _Stopped) else signal.SIGINT
+        end = "interrupted" if number == signal.SIGINT else "terminated"
+        hint = ": the same command continues it" if getattr(args, "resume", False) else ""
+        print(f"{f'muport {args.command}'.rstrip()}: {end}{hint}", file=sys.stderr)
+        return 128 + int(number)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run the command, and print an error that the user can correct in one line; returns the exit code."""
     call: Callable[[argparse.Namespace], None] = args.call
     try:
-        with _signals_as_errors(), _own_stdout(args):
+        with _own_stdout(args):
             call(args)
     except _USER_ERRORS as error:
         if args.debug:
@@ -64,12 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"muport {args.command}: error: {' '.join(str(message).split())}", file=sys.stderr)
         return _ERROR
-    except (KeyboardInterrupt, _Stopped) as error:
-        number = error.args[0] if isinstance(error, _Stopped) else signal.SIGINT
-        end = "interrupted" if number == signal.SIGINT else "terminated"
-        hint = ": the same command continues it" if getattr(args, "resume", False) else ""
-        print(f"muport {args.command}: {end}{hint}", file=sys.stderr)
-        return 128 + number
     return 0
 
 
