@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muport.cli._data_files import read
+from muport.data._model_files import read_document
 
 if TYPE_CHECKING:
     import argparse
@@ -90,7 +91,7 @@ def _describe_cells(data: Any) -> dict[str, Any]:
 
 
 def _describe_model(path: Path) -> dict[str, Any]:
-    document = json.loads((path / "model.json").read_text())
+    document = read_document(path)
     size = sum(file.stat().st_size for file in path.glob("model.*"))
     return {
         "kind": document["class"],

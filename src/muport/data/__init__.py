@@ -6,8 +6,10 @@ In the order of reading:
 - ``registration``: the arguments of a set-up, and its registration with scvi-tools
 - ``_base_model``: the base class of the three models
 - ``_serialization``: a fitted state as arrays and JSON, and back
+- ``_state_checks``: a loaded state is what its annotations say
 - ``_former_names``: names that saved classes had in earlier versions
 - ``_model_files``: the files of a saved model
+- ``_saved_data``: the cells that are saved with a model
 - ``_durable_files``: files that are complete or absent, also after a crash, and that one process at a time writes
 - ``out_of_core``: cells read in chunks from a file, and results written in chunks to a file
 

@@ -10,25 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import anndata
-import mudata
 import torch
+from scvi.data import AnnDataManager
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 from sklearn.exceptions import NotFittedError
 
-from muport.data._model_files import data_path, read_model, write_model
-from muport.data._serialization import pack, state_classes, unpack
+from muport.data._model_files import data_file, read_model, write_model
+from muport.data._saved_data import data_file_name, read_data, write_data
+from muport.data._serialization import pack, unpack, unpack_state
 from muport.data.reading._rows import Rows, read_rows
 from muport.data.registration._fields import JoinedObs, modalities_of
 from muport.data.registration._pairing import check_pairings, compare_pairs
 from muport.data.registration._setup import Setup
 
 if TYPE_CHECKING:
+    import mudata
     import numpy as np
     from numpy.typing import NDArray
 
 _PACKAGES = ("muport", "scvi-tools", "anndata", "mudata", "numpy", "torch", "safetensors")
-_DATA_FILES = {mudata.MuData: "mdata.h5mu", anndata.AnnData: "adata.h5ad"}
+#: What scvi-tools needs of the registry of a set-up.
+_REGISTRY = {"setup_method_name": str, "setup_args": dict, "field_registries": dict}
 
 
 class NoNetwork(torch.nn.Module):
@@ -195,8 +198,7 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
         data = None
         if save_anndata:
             cells = self._own_data("save it with save_anndata=False")
-            name = _DATA_FILES[mudata.MuData if isinstance(cells, mudata.MuData) else anndata.AnnData]
-            data = (name, lambda path: _write_data(cells, path, anndata_write_kwargs))
+            data = (data_file_name(cells), lambda path: write_data(cells, path, anndata_write_kwargs))
         tensors: dict[str, np.ndarray[Any, Any]] = {}
         document = {"class": type(self).__name__, "versions": _versions()}
         for key, value in self._contents().items():
@@ -249,20 +251,77 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
             If the directory has no model.
         ValueError
             If the model is of another class or of a newer version, was changed or damaged, or `adata` does not fit it.
+            Every file has a checksum, the data too; and the numbers of the state are checked.
         """
         torch_device = cls._device(accelerator, device)
         folder = Path(dir_path)
         document, tensors = read_model(folder, prefix or "")
         if document["class"] != cls.__name__:
             raise ValueError(f"{str(folder)!r} holds a {document['class']}, not a {cls.__name__}.")
-        contents = {key: unpack(document[key], tensors) for key in ("init_params", "registry", "attributes")}
-        state = unpack(document["state"], tensors, state_classes(cls._state_class))
-        data = _saved_data(data_path(folder, document)) if adata is None else (None if adata is False else adata)
+        try:
+            contents = _unpack_contents(document, tensors)
+            state = None if document["state"] is None else unpack_state(document["state"], tensors, cls._state_class)
+        except ValueError as error:
+            raise ValueError(f"{str(folder)!r} was changed or damaged after it was saved: {error}") from error
+        data = _saved_data(folder, document) if adata is None else (None if adata is False else adata)
         model = cls._from_contents(contents, data)
         model.state_ = state
         model.to_device(torch_device)
         model.module.eval()
         return model
+
+    @staticmethod
+    def load_registry(dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
+        """Return the registry of a saved model; no code in its files is run.
+
+        Parameters
+        ----------
+        dir_path
+            Directory of the model.
+        prefix
+            Put before each file name.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            As :meth:`load`.
+        """
+        document, tensors = read_model(Path(dir_path), prefix or "")
+        return _unpack_contents(document, tensors)["registry"]
+
+    @staticmethod
+    def view_setup_args(dir_path: str | Path, prefix: str | None = None) -> None:
+        """Print the arguments of the set-up of a saved model.
+
+        Parameters
+        ----------
+        dir_path
+            Directory of the model.
+        prefix
+            Put before each file name.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            As :meth:`load`.
+        """
+        AnnDataManager.view_setup_method_args(MuDataModel.load_registry(dir_path, prefix))
+
+    @classmethod
+    def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> None:
+        """Raise a NotImplementedError: there is no earlier format, and that of scvi-tools is a pickle, which runs code.
+
+        Parameters
+        ----------
+        args, kwargs
+            Ignored.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError(f"{cls.__name__} has no legacy files: load reads every version that it has saved.")
 
     @classmethod
     def _from_contents(cls, contents: dict[str, Any], data: mudata.MuData | anndata.AnnData | None) -> Self:
@@ -285,6 +344,24 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
         return model
 
 
+def _unpack_contents(document: dict[str, Any], tensors: dict[str, np.ndarray[Any, Any]]) -> dict[str, dict[str, Any]]:
+    """Unpack the parts of a model beside its state, each of which is a dict."""
+    contents = {key: unpack(document[key], tensors) for key in ("init_params", "registry", "attributes")}
+    if wrong := [key for key, value in contents.items() if not isinstance(value, dict)]:
+        raise ValueError(f"{wrong} of the saved model are not dicts.")
+    if wrong := [key for key, kind in _REGISTRY.items() if not isinstance(contents["registry"].get(key), kind)]:
+        raise ValueError(f"the registry of the saved model lacks {wrong}.")
+    return contents
+
+
+def _saved_data(folder: Path, document: dict[str, Any]) -> mudata.MuData | anndata.AnnData | None:
+    saved = data_file(folder, document)
+    if saved is None:
+        warnings.warn("no data were saved with the model: it is loaded without data.", UserWarning, stacklevel=3)
+        return None
+    return read_data(*saved)
+
+
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -293,28 +370,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[package] = "unknown"
     return versions
-
-
-def _write_data(data: mudata.MuData | anndata.AnnData, path: Path, kwargs: dict[str, Any]) -> None:
-    parts = [data, *getattr(data, "mod", {}).values()]
-    frames: list[Any] = [frame for part in parts for frame in (part.obs, part.var)]
-    texts = [
-        (f, c, f[c].copy()) for f in frames for c in f.columns if f[c].dtype.kind == "O" and f[c].dtype != "category"
-    ]
-    try:
-        data.write(path, **kwargs)
-    finally:
-        # the writers turn text columns of the user's object into categories
-        for frame, column, values in texts:
-            frame[column] = values
-
-
-def _saved_data(path: Path | None) -> mudata.MuData | anndata.AnnData | None:
-    if path is None or not path.is_file():
-        warnings.warn("no data were saved with the model: it is loaded without data.", UserWarning, stacklevel=3)
-        return None
-    data = mudata.read_h5mu(path) if path.suffix == ".h5mu" else anndata.read_h5ad(path)
-    # scvi-tools identifies an object by these keys: the copy must not be taken for the original in this process
-    for key in ("_scvi_uuid", "_scvi_manager_uuid"):
-        data.uns.pop(key, None)
-    return data

@@ -8,6 +8,7 @@ which it removes or continues, from what a running process writes, which it leav
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -18,7 +19,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["claimed", "clear", "partial_folder", "read_json", "replace", "sync", "write_json", "write_whole"]
+__all__ = [
+    "claimed",
+    "clear",
+    "hash_file",
+    "partial_folder",
+    "read_json",
+    "replace",
+    "sync",
+    "write_json",
+    "write_whole",
+]
 
 _LOCK, _OLD = "lock", "old"
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux
@@ -148,6 +159,12 @@ def _exchange(new: Path, path: Path) -> bool:
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     here = -100  # AT_FDCWD of Linux
     return rename is not None and rename(here, os.fsencode(new), here, os.fsencode(path), _EXCHANGE) == 0
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

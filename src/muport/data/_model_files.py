@@ -13,14 +13,17 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from muport.data._durable_files import claimed, replace, sync
+from muport.data._durable_files import claimed, hash_file, replace, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-SCHEMA_VERSION = 2  # 1: version 0.1.0, whose names of classes and fields `_former_names` translates
+#: 1: version 0.1.0, whose names of classes and fields `_former_names` translates, and whose data have no checksum.
+SCHEMA_VERSION = 2
 DOCUMENT = "model.json"
 _CONTENT_HASH = "[0-9a-f]{12}"
+_MAX_DOCUMENT = 2**26  # bytes; the arrays are in the other file
+_DESCRIPTION = {"shape", "dtype", "sha256"}
 _KEYS = ("schema_version", "class", "versions", "init_params", "registry", "attributes", "state", "tensors", "data")
 
 
@@ -77,10 +80,14 @@ def _write_staged(
         **document,
         "tensors": {"file": names[0], "entries": entries},
         "data": names[1] if data is not None else None,
+        "data_sha256": hash_file(staging / names[1]) if data is not None else None,
     }
     complete["checksum"] = _checksum(complete)
     names.append(f"{prefix}{DOCUMENT}")
-    (staging / names[-1]).write_text(json.dumps(complete, indent=1, allow_nan=False), encoding="utf-8")
+    text = json.dumps(complete, indent=1, allow_nan=False).encode()
+    if len(text) > _MAX_DOCUMENT:
+        raise ValueError(f"the names and settings of the model take {len(text)} bytes, above {_MAX_DOCUMENT}.")
+    (staging / names[-1]).write_bytes(text)
     for name in names:
         sync(staging / name)
     return names
@@ -92,22 +99,37 @@ def read_model(folder: Path, prefix: str) -> tuple[dict[str, Any], dict[str, np.
     Raises FileNotFoundError if a file is missing; ValueError if the schema is newer, a key is missing, or a checksum,
     shape or dtype does not match; names the file.
     """
+    document = read_document(folder, prefix)
+    listed = document["tensors"]
+    name = _check_name(str(listed["file"]), f"{prefix}{DOCUMENT}: tensors.file")
+    return document, _read_tensors(folder / name, listed["entries"])
+
+
+def read_document(folder: Path, prefix: str = "") -> dict[str, Any]:
+    """Read and verify the JSON document of a model; errors as for :func:`read_model`."""
     _check_name(f"{prefix}{DOCUMENT}", "prefix")
     path = folder / f"{prefix}{DOCUMENT}"
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist: {str(folder)!r} holds no saved model with {prefix=}.")
+    if path.stat().st_size > _MAX_DOCUMENT:
+        raise ValueError(f"{str(path)!r} has {path.stat().st_size} bytes, above {_MAX_DOCUMENT}: it is no saved model.")
     document = _parse(path)
     listed = document["tensors"]
-    name = _check_name(str(listed.get("file")), f"{path.name}: tensors.file")
-    return document, _read_tensors(folder / name, listed.get("entries") or {})
+    if not isinstance(listed, dict) or not isinstance(listed.get("entries"), dict) or "file" not in listed:
+        raise ValueError(f"{str(path)!r} has tensors={str(listed)[:80]}, expected a file and its entries.")
+    return document
+
+
+def _refuse_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of a JSON document")
 
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_number)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not a JSON document: {error}") from error
-    if not isinstance(document, dict) or not isinstance(document.get("schema_version"), int):
+    if not isinstance(document, dict) or type(document.get("schema_version")) is not int:
         raise ValueError(f"{str(path)!r} has no schema_version: it is not a saved model.")
     if document["schema_version"] > SCHEMA_VERSION:
         raise ValueError(
@@ -116,7 +138,7 @@ def _parse(path: Path) -> dict[str, Any]:
         )
     if missing := [key for key in (*_KEYS, "checksum") if key not in document]:
         raise ValueError(f"{str(path)!r} lacks {missing}: it is damaged.")
-    if document.pop("checksum") != _checksum(document):
+    if document.pop("checksum") != _checksum(document, path):
         raise ValueError(f"{str(path)!r} does not match its checksum: it was changed or damaged after it was saved.")
     return document
 
@@ -124,6 +146,9 @@ def _parse(path: Path) -> dict[str, Any]:
 def _read_tensors(path: Path, entries: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist: the saved model is incomplete.")
+    described = [entry for entry in entries.values() if isinstance(entry, dict) and entry.keys() == _DESCRIPTION]
+    if len(described) != len(entries):
+        raise ValueError(f"the model lists tensors of {str(path)!r} without {sorted(_DESCRIPTION)}: it is damaged.")
     tensors = {}
     try:
         with safe_open(path, framework="numpy") as file:
@@ -133,7 +158,7 @@ def _read_tensors(path: Path, entries: Mapping[str, Any]) -> dict[str, np.ndarra
                 if list(file.get_slice(name).get_shape()) != expected["shape"]:
                     raise ValueError(f"tensor {name!r} of {str(path)!r} has another shape than the model lists.")
                 tensors[name] = file.get_tensor(name)
-    except SafetensorError as error:
+    except (SafetensorError, TypeError, KeyError, MemoryError) as error:
         raise ValueError(f"{str(path)!r} is not a safetensors file, or damaged: {error}") from error
     for name, expected in entries.items():
         if _describe(tensors[name]) != expected:
@@ -148,8 +173,11 @@ def _describe(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": digest}
 
 
-def _checksum(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True, allow_nan=False).encode()).hexdigest()
+def _checksum(document: Mapping[str, Any], path: Path | None = None) -> str:
+    try:
+        return hashlib.sha256(json.dumps(document, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} has no checksum: {error}") from error
 
 
 def _check_name(name: str, what: str) -> str:
@@ -158,11 +186,11 @@ def _check_name(name: str, what: str) -> str:
     return name
 
 
-def data_path(folder: Path, document: Mapping[str, Any]) -> Path | None:
-    """Return the file of the data that were saved with the model, if any."""
+def data_file(folder: Path, document: Mapping[str, Any]) -> tuple[Path, str | None] | None:
+    """Return the file of the data that were saved with the model, if any, and its checksum (None in version 1)."""
     if document["data"] is None:
         return None
-    return folder / _check_name(str(document["data"]), "data")
+    return folder / _check_name(str(document["data"]), "data"), document.get("data_sha256")
 
 
 def _free_name(folder: Path, stem: str, suffix: str, token: str) -> str:

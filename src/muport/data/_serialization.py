@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from muport.data._former_names import current_names
+from muport.data._state_checks import check_state
 
 _TAG = "$"
 
@@ -104,14 +105,33 @@ def unpack(value: Any, tensors: Mapping[str, np.ndarray[Any, Any]], classes: Map
     ValueError
         If the JSON is not what :func:`pack` writes, or a tensor, class or field is missing.
     """
+    try:
+        return _unpack(value, tensors, classes)
+    except RecursionError:
+        raise ValueError("the saved model is nested too deeply.") from None
+
+
+def _unpack(value: Any, tensors: Mapping[str, np.ndarray[Any, Any]], classes: Mapping[str, type] | None) -> Any:
     if isinstance(value, list):
-        return [unpack(item, tensors, classes) for item in value]
+        return [_unpack(item, tensors, classes) for item in value]
     if not isinstance(value, dict):
         return value
     if _TAG not in value:
-        return {key: unpack(item, tensors, classes) for key, item in value.items()}
+        return {key: _unpack(item, tensors, classes) for key, item in value.items()}
     tag, content = value[_TAG], value.get("v")
     return _unpack_tagged(str(tag), content, value, tensors, classes)
+
+
+def unpack_state(value: Any, tensors: Mapping[str, np.ndarray[Any, Any]], root: type) -> Any:
+    """Undo :func:`pack` for a state of the class `root`, and check that it is what its annotations say.
+
+    Raises ValueError if it is not; names the field.
+    """
+    state = unpack(value, tensors, state_classes(root))
+    if not isinstance(state, root):
+        raise ValueError(f"the saved model holds a {type(state).__name__}, expected a {root.__name__}.")
+    check_state(state)
+    return state
 
 
 def _unpack_tagged(
@@ -122,7 +142,7 @@ def _unpack_tagged(
     classes: Mapping[str, type] | None,
 ) -> Any:
     if tag == "tensor":
-        if content not in tensors:
+        if not isinstance(content, str) or content not in tensors:
             raise ValueError(f"the saved model lacks the tensor {content!r}.")
         return tensors[content]
     if tag == "float" and content in ("nan", "inf", "-inf"):
@@ -130,16 +150,23 @@ def _unpack_tagged(
     if tag == "names" and isinstance(content, list):
         return np.array([str(item) for item in content], dtype=object)
     if tag == "tuple" and isinstance(content, list):
-        return tuple(unpack(item, tensors, classes) for item in content)
+        return tuple(_unpack(item, tensors, classes) for item in content)
     if isinstance(content, dict):
-        parts = {key: unpack(item, tensors, classes) for key, item in content.items()}
+        parts = {key: _unpack(item, tensors, classes) for key, item in content.items()}
         if tag == "dict":
             return parts
         if tag == "frame" and parts.keys() == {"name", "index", "columns"}:
-            return pd.DataFrame(parts["columns"], index=pd.Index(parts["index"], name=parts["name"]))
+            return _build_frame(parts)
         if tag == "state":
             return _build(str(value.get("class")), parts, classes or {})
     raise ValueError(f"the saved model holds {tag!r}, which this version cannot read.")
+
+
+def _build_frame(parts: dict[str, Any]) -> pd.DataFrame:
+    try:
+        return pd.DataFrame(parts["columns"], index=pd.Index(parts["index"], name=parts["name"]))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the saved model holds a table that cannot be read: {error}") from error
 
 
 def _build(name: str, parts: dict[str, Any], classes: Mapping[str, type]) -> Any:
@@ -152,7 +179,10 @@ def _build(name: str, parts: dict[str, Any], classes: Mapping[str, type]) -> Any
         raise ValueError(f"the saved {name} has the fields {unknown}, which this version does not know.")
     if missing := sorted(set(known) - set(parts) - optional):
         raise ValueError(f"the saved {name} lacks the fields {missing}.")
-    return classes[name](**parts)
+    try:
+        return classes[name](**parts)
+    except (TypeError, AttributeError, KeyError, IndexError) as error:
+        raise ValueError(f"the saved {name} holds values of another kind: {error}") from error
 
 
 def state_classes(root: type) -> dict[str, type]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -39,11 +39,18 @@ class Cohort:
     """
 
     mixtures: Mixtures
-    best_k: NDArray[np.int64]
+    best_k: Annotated[NDArray[np.int64], "P", "1.."]
     sharing: str
     priors: dict[str, Prior]
-    log_likelihood: NDArray[np.float64]
-    converged: float
+    log_likelihood: Annotated[NDArray[np.float64], "*", "any"]
+    converged: Annotated[float, "0..1"]
+
+    def check_consistency(self) -> None:
+        """Raise a ValueError unless each patient has a mixture, and each prior the number of components it is for."""
+        if len(self.mixtures) != len(self.best_k):
+            raise ValueError(f"there are {len(self.mixtures)} mixtures and {len(self.best_k)} numbers of components.")
+        if wrong := [k for k, prior in self.priors.items() if len(prior.weights) != int(k)]:
+            raise ValueError(f"the priors {wrong} have another number of components.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +65,15 @@ class GMMState:
     """
 
     cohort: Cohort
-    samples: tuple[str, ...]
-    condition: NDArray[np.int64]
+    samples: Annotated[tuple[str, ...], "P"]
+    condition: Annotated[NDArray[np.int64], "P", "-1..<conditions"]
     conditions: tuple[str, ...]
     classifier: PatientClassifier | None = field(default=None)
+
+    def check_consistency(self) -> None:
+        """Raise a ValueError unless each patient has a mixture."""
+        if len(self.cohort.mixtures) != len(self.samples):
+            raise ValueError(f"there are {len(self.cohort.mixtures)} mixtures of {len(self.samples)} patients.")
 
 
 def fit_cohort(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from scipy.special import softmax
@@ -49,11 +49,11 @@ class GroupMap:
     - `shape`: (d, d) change of a residual about its anchor, A - I of the Bures map.
     """
 
-    position: NDArray[np.float32]
-    shift: NDArray[np.float32]
-    anchor: NDArray[np.float32]
-    agreement: NDArray[np.float32]
-    shape: NDArray[np.float32]
+    position: Annotated[NDArray[np.float32], "P d"]
+    shift: Annotated[NDArray[np.float32], "P d"]
+    anchor: Annotated[NDArray[np.float32], "P d"]
+    agreement: Annotated[NDArray[np.float32], "P"]
+    shape: Annotated[NDArray[np.float32], "d d"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,15 +70,15 @@ class Reference:
     - `shape_kept`, `refinement_kept`: Fraction (0..1) of the change of shape, and of the MNN refinement, that was kept.
     """
 
-    centers: NDArray[np.float32]
-    weight: NDArray[np.float32]
-    target: NDArray[np.float32]
-    mean_proportions: NDArray[np.float32]
-    covariance: NDArray[np.float64]
-    mapped_prototypes: NDArray[np.float32]
-    landmarks: NDArray[np.float32]
-    shape_kept: float = 1.0
-    refinement_kept: float = 1.0
+    centers: Annotated[NDArray[np.float32], "K d"]
+    weight: Annotated[NDArray[np.float32], "K", "0.."]
+    target: Annotated[NDArray[np.float32], "K d"]
+    mean_proportions: Annotated[NDArray[np.float32], "K", "0.."]
+    covariance: Annotated[NDArray[np.float64], "d d"]
+    mapped_prototypes: Annotated[NDArray[np.float32], "* d"]
+    landmarks: Annotated[NDArray[np.float32], "* d"]
+    shape_kept: Annotated[float, "0..1"] = 1.0
+    refinement_kept: Annotated[float, "0..1"] = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +90,8 @@ class Types:
     - `shift`: (C, d) displacement of each type.
     """
 
-    weights: NDArray[np.float32]
-    shift: NDArray[np.float32]
+    weights: Annotated[NDArray[np.float32], "d+1 C"]
+    shift: Annotated[NDArray[np.float32], "C d"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,15 +114,21 @@ class LabelModel:
       modality has its own representation, or no cell is in two modalities.
     """
 
-    names: tuple[str, ...]
-    position: NDArray[np.float32]
-    code: NDArray[np.int64]
-    weight: NDArray[np.float32]
-    inverse_temperature: dict[str, float] = field(default_factory=dict)
-    reach: float = float("inf")
-    modality_classifiers: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    subspace_starts: tuple[int, ...] = ()
-    joint_classifiers: tuple[NDArray[np.float32], ...] = ()
+    names: Annotated[tuple[str, ...], "C"]
+    position: Annotated[NDArray[np.float32], "L e"]
+    code: Annotated[NDArray[np.int64], "L", "0..<names"]
+    weight: Annotated[NDArray[np.float32], "L", "0.."]
+    inverse_temperature: dict[str, Annotated[float, "0.."]] = field(default_factory=dict)
+    reach: Annotated[float, "0..", "any"] = float("inf")
+    modality_classifiers: dict[str, Annotated[NDArray[np.float32], "* C"]] = field(default_factory=dict)
+    subspace_starts: Annotated[tuple[int, ...], "*", "0.."] = ()
+    joint_classifiers: tuple[Annotated[NDArray[np.float32], "* C"], ...] = ()
+
+    def check_consistency(self) -> None:
+        """Raise a ValueError unless each sub-space has its classifier."""
+        widths = [self.position.shape[1] - start + 1 for start in self.subspace_starts]
+        if self.joint_classifiers and [len(weights) for weights in self.joint_classifiers] != widths:
+            raise ValueError(f"the joint classifiers need {widths} rows of weights.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,21 +153,29 @@ class IntegrationState:
     - `types`: Types that are separated; None without labels, or if the types cannot be predicted.
     """
 
-    center: NDArray[np.float32]
-    scale: float
-    groups: tuple[str, ...]
-    map_of_group: tuple[int, ...]
+    center: Annotated[NDArray[np.float32], "d"]
+    scale: Annotated[float, "0.."]
+    groups: Annotated[tuple[str, ...], "G"]
+    map_of_group: Annotated[tuple[int, ...], "G", "0..<maps"]
     maps: tuple[GroupMap, ...]
-    sharpening_centers: NDArray[np.float32]
-    sharpening: float
+    sharpening_centers: Annotated[NDArray[np.float32], "* d"]
+    sharpening: Annotated[float, "0..1"]
     reference: Reference
-    batch_effect: float
+    batch_effect: Annotated[float, "0..1"]
     labels: LabelModel | None = None
     space: JointSpace | SharedSpace | GromovSpace | None = None
     batches: tuple[str, ...] = ()
     network: TrainedNetwork | None = None
-    neighbors: int = NEIGHBORS
+    neighbors: Annotated[int, "1.."] = NEIGHBORS
     types: Types | None = None
+
+    def check_consistency(self) -> None:
+        """Raise a ValueError unless the network and the labels have the coordinates of the integration."""
+        width = len(self.center)
+        if self.network is not None and self.network.widths[0] != width:
+            raise ValueError(f"the network has {self.network.widths[0]} coordinates, the integration {width}.")
+        if self.labels is not None and self.labels.position.shape[1] != width:
+            raise ValueError(f"the labels have {self.labels.position.shape[1]} coordinates, the integration {width}.")
 
 
 def apply_map(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -41,9 +41,9 @@ class Landmarks:
     - `labels`: Names of the labels.
     """
 
-    x: NDArray[np.float32]
-    time: NDArray[np.float64]
-    label: NDArray[np.int64]
+    x: Annotated[NDArray[np.float32], "N d"]
+    time: Annotated[NDArray[np.float64], "N"]
+    label: Annotated[NDArray[np.int64], "N", "-1..<labels"]
     labels: tuple[str, ...]
 
 
@@ -58,7 +58,13 @@ class VelocityState:
 
     fit: FieldFit
     landmarks: Landmarks
-    speed: float
+    speed: Annotated[float, "0.."]
+
+    def check_consistency(self) -> None:
+        """Raise an error unless the tensors are those of the network, and the landmarks have its coordinates."""
+        width = self.fit.field().d
+        if self.landmarks.x.shape[1] != width:
+            raise ValueError(f"the landmarks have {self.landmarks.x.shape[1]} coordinates, the network {width}.")
 
 
 @dataclass(frozen=True, eq=False)

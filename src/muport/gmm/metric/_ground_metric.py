@@ -11,7 +11,7 @@ A patient is a mixture of components in d dimensions, such as cell states. The d
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -53,19 +53,19 @@ class GroundMetric:
     - `history`: Loss of each step of the gradient training; empty if there was none.
     """
 
-    w: NDArray[np.float64]
-    mix: float
-    ridge: float
+    w: Annotated[NDArray[np.float64], "R d"]
+    mix: Annotated[float, "0..1"]
+    ridge: Annotated[float, "0.."]
     tau: float
     offset: bool
     bures: bool
     method: str
-    scale: float
+    scale: Annotated[float, "0.."]
     units: tuple[float, float]
     reference: Reference
-    ratios: NDArray[np.float64]
-    loss: float = float("nan")
-    history: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    ratios: Annotated[NDArray[np.float64], "R", "any"]
+    loss: Annotated[float, "any"] = float("nan")
+    history: Annotated[NDArray[np.float64], "*", "any"] = field(default_factory=lambda: np.zeros(0))
 
     def latent(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Project cells (n, d) by W, (n, r)."""

@@ -6,7 +6,7 @@ Symbols: P training patients, Q new patients, C conditions, L penalties, V dista
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from scipy.special import softmax
@@ -39,9 +39,9 @@ class Calibration:
     - `loss`: Balanced log-loss of held-out patients, in nats; log C is chance.
     """
 
-    penalty: int
+    penalty: Annotated[int, "0.."]
     slope: float
-    loss: float
+    loss: Annotated[float, "any"]
 
 
 def classify(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -29,8 +29,8 @@ class Reference:
     - `within`: (d, d) float64 mean covariance of the components.
     """
 
-    means: NDArray[np.float64]
-    within: NDArray[np.float64]
+    means: Annotated[NDArray[np.float64], "* d"]
+    within: Annotated[NDArray[np.float64], "d d"]
 
     def membership(self, mix: Mixtures) -> NDArray[np.float64]:
         """(P, K, M) probabilities of the states, from the Mahalanobis distance of component means."""

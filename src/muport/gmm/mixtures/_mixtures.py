@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
@@ -45,11 +45,11 @@ class Mixtures:
     (array([2]), (1, 2, 3, 3))
     """
 
-    weights: NDArray[np.float64]
-    means: NDArray[np.float64]
-    covariances: NDArray[np.float64]
+    weights: Annotated[NDArray[np.float64], "P K", "0.."]
+    means: Annotated[NDArray[np.float64], "P K d"]
+    covariances: Annotated[NDArray[np.float64], "P K d d"] | Annotated[NDArray[np.float64], "P K d"]
     covariance_type: CovarianceType = "full"
-    eps: float = 1e-4
+    eps: Annotated[float, "0.."] = 1e-4
 
     def __post_init__(self) -> None:
         p, k, d = self.means.shape
@@ -59,6 +59,14 @@ class Mixtures:
                 f"means {self.means.shape} need weights {(p, k)} and {self.covariance_type} covariances {shape}, "
                 f"not {self.weights.shape} and {self.covariances.shape}."
             )
+
+    def check_consistency(self) -> None:
+        """Raise a ValueError unless the weights sum to 1 and the covariances are positive definite."""
+        if not np.allclose(self.weights.sum(axis=1), 1, atol=1e-6):
+            raise ValueError("the weights of a patient do not sum to 1.")
+        if self.covariance_type == "diag" and not (self.covariances > 0).all():
+            raise ValueError("a variance is not positive.")
+        _factorize(self)
 
     def __len__(self) -> int:
         return len(self.weights)

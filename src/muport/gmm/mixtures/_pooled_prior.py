@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from muport.gmm.mixtures._em import fit_mixture_candidates
 from muport.gmm.mixtures._em_settings import EMSettings
-from muport.gmm.mixtures._mixtures import Mixtures
+from muport.gmm.mixtures._mixtures import CovarianceType, Mixtures
 from muport.gmm.mixtures._patient_cells import check_cells, check_codes, check_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
-
-    from muport.gmm.mixtures._mixtures import CovarianceType
 
 __all__ = ["Prior", "fit_pooled_priors", "sample_evenly"]
 
@@ -40,9 +38,9 @@ class Prior:
     Raises ValueError if ``nu`` is negative or not finite.
     """
 
-    weights: NDArray[np.float64]
-    means: NDArray[np.float64]
-    covariances: NDArray[np.float64]
+    weights: Annotated[NDArray[np.float64], "K", "0.."]
+    means: Annotated[NDArray[np.float64], "K d"]
+    covariances: Annotated[NDArray[np.float64], "K d d"] | Annotated[NDArray[np.float64], "K d"]
     covariance_type: CovarianceType = "full"
     nu: float = _MIN_NU
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class View:
 
     metric: GroundMetric
     calibration: Calibration
-    weight: float
+    weight: Annotated[float, "0.."]
 
     @property
     def family(self) -> str:
@@ -68,8 +68,13 @@ class PatientClassifier:
 
     views: tuple[View, ...]
     mixtures: Mixtures
-    condition: NDArray[np.int64]
-    n_classes: int
+    condition: Annotated[NDArray[np.int64], "P", "0..<n_classes"]
+    n_classes: Annotated[int, "1.."]
+
+    def check_consistency(self) -> None:
+        """Raise a ValueError unless each patient has a mixture."""
+        if len(self.mixtures) != len(self.condition):
+            raise ValueError(f"there are {len(self.mixtures)} mixtures of {len(self.condition)} patients.")
 
     @property
     def metric(self) -> GroundMetric:

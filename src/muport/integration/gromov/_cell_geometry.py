@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -37,8 +37,8 @@ class MetricScaling:
     """
 
     metric: str
-    center: NDArray[np.float32]
-    scale: float
+    center: Annotated[NDArray[np.float32], "*"]
+    scale: Annotated[float, "0.."]
 
 
 @dataclass(frozen=True, eq=False)

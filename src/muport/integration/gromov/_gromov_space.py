@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -56,11 +56,21 @@ class GromovSpace:
 
     hub: str
     scalings: dict[str, MetricScaling]
-    points: dict[str, NDArray[np.float32]]
-    images: dict[str, NDArray[np.float32]]
-    slope: dict[str, NDArray[np.float32]]
-    offset: dict[str, NDArray[np.float32]]
+    points: dict[str, Annotated[NDArray[np.float32], "* *"]]
+    images: dict[str, Annotated[NDArray[np.float32], "* D"]]
+    slope: dict[str, Annotated[NDArray[np.float32], "* D"]]
+    offset: dict[str, Annotated[NDArray[np.float32], "D"]]
     diagnostics: dict[str, Any]
+
+    def check_consistency(self) -> None:
+        """Raise a ValueError unless each modality but the hub has points, their images, and the regression."""
+        width = len(self.scalings[self.hub].center)
+        for name in self.scalings.keys() - {self.hub}:
+            points, images, own = self.points[name], self.images[name], len(self.scalings[name].center)
+            expected = ((len(points), own), (len(points), width), (own, width), (width,))
+            found = (points.shape, images.shape, self.slope[name].shape, self.offset[name].shape)
+            if found != expected:
+                raise ValueError(f"the map of {name!r} has the shapes {found}, expected {expected}.")
 
 
 def fit_gromov_space(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import permutations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class AssistedPredictor:
     - `r2`: Fraction of the target's variance that is predicted on held-out paired cells.
     """
 
-    shared_weight: float
+    shared_weight: Annotated[float, "0..1"]
     regression: RidgeRegression | None
     r2: float
 
@@ -59,8 +59,8 @@ class SharedPredictor:
     - `assisted`: Source -> target -> prediction from the source and the shared coordinates together.
     """
 
-    center: dict[str, NDArray[np.float32]]
-    scale: dict[str, float]
+    center: dict[str, Annotated[NDArray[np.float32], "S"]]
+    scale: dict[str, Annotated[float, "0.."]]
     from_shared: dict[str, RidgeRegression]
     assisted: dict[str, dict[str, AssistedPredictor]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -54,12 +54,22 @@ class JointSpace:
       appended.
     """
 
-    modalities: tuple[str, ...]
-    center: dict[str, NDArray[np.float32]]
-    scale: dict[str, float]
+    modalities: Annotated[tuple[str, ...], "M"]
+    center: dict[str, Annotated[NDArray[np.float32], "*"]]
+    scale: dict[str, Annotated[float, "0.."]]
     predictor: CrossModalPredictor
     weights: ModalityWeights
-    shared_scale: float = 0.0
+    shared_scale: Annotated[float, "0.."] = 0.0
+
+    def check_consistency(self) -> None:
+        """Raise a ValueError unless the statistics, weights and predictions are those of the modalities."""
+        widths = {name: len(self.center[name]) for name in self.modalities}
+        if widths.keys() != self.scale.keys() or len(self.weights.mean_weights) != len(widths):
+            raise ValueError(f"there are scales of {sorted(self.scale)}, expected those of {self.modalities}.")
+        for source, regressions in self.predictor.direct.items():
+            for target, regression in regressions.items():
+                if regression.widths != (widths[source], widths[target]):
+                    raise ValueError(f"the regression of {target!r} on {source!r} has the widths {regression.widths}.")
 
     @property
     def width(self) -> int:

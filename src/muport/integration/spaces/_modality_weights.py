@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -44,9 +44,9 @@ class ModalityWeights:
     - `mean_weights`: (M,) weights from the mean scores over all cells.
     """
 
-    landmarks: NDArray[np.float32]
-    weights: NDArray[np.float32]
-    mean_weights: NDArray[np.float32]
+    landmarks: Annotated[NDArray[np.float32], "K *"]
+    weights: Annotated[NDArray[np.float32], "K M", "0.."]
+    mean_weights: Annotated[NDArray[np.float32], "M", "0.."]
 
 
 def score_neighborhoods(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -43,11 +43,16 @@ class RidgeRegression:
     - `r2`: Fraction of the targets' variance that is predicted on held-out cells, 0..1.
     """
 
-    landmarks: NDArray[np.float32]
-    center: NDArray[np.float32]
-    coef: NDArray[np.float32]
-    intercept: NDArray[np.float32]
+    landmarks: Annotated[NDArray[np.float32], "K D"]
+    center: Annotated[NDArray[np.float32], "D+K"]
+    coef: Annotated[NDArray[np.float32], "D+K E"]
+    intercept: Annotated[NDArray[np.float32], "E"]
     r2: float
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Number of coordinates of the cells, and of the targets."""
+        return self.landmarks.shape[1], len(self.intercept)
 
     def predict(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict the targets (n, e) of cells (n, d), a block at a time."""

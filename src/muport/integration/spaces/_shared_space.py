@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -32,11 +32,18 @@ class SharedSpace:
       others'.
     """
 
-    center: dict[str, NDArray[np.float32]]
-    scale: dict[str, float]
+    center: dict[str, Annotated[NDArray[np.float32], "*"]]
+    scale: dict[str, Annotated[float, "0.."]]
     regressions: dict[str, RidgeRegression]
-    denoised_center: dict[str, NDArray[np.float32]]
-    rescaling: dict[str, NDArray[np.float32]]
+    denoised_center: dict[str, Annotated[NDArray[np.float32], "S"]]
+    rescaling: dict[str, Annotated[NDArray[np.float32], "S"]]
+
+    def check_consistency(self) -> None:
+        """Raise a ValueError unless each modality has its statistics and a regression of their widths."""
+        for name, regression in self.regressions.items():
+            expected = (len(self.center[name]), len(self.denoised_center[name]))
+            if regression.widths != expected or name not in self.scale or name not in self.rescaling:
+                raise ValueError(f"the regression of {name!r} has the widths {regression.widths}, expected {expected}.")
 
 
 def fit_shared_space(own: Coordinates, shared: Coordinates, random_state: int = 0) -> SharedSpace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -42,10 +42,20 @@ class TrainedNetwork:
     weights: dict[str, NDArray[np.float32]]
     statistics: ViewStatistics
     second_statistics: ViewStatistics | None
-    linear: tuple[NDArray[np.float32], NDArray[np.float32]]
-    scale: float
+    linear: tuple[Annotated[NDArray[np.float32], "* l"], Annotated[NDArray[np.float32], "* l"]]
+    scale: Annotated[float, "0.."]
     encoder: str
     objective: Objective
+
+    def check_consistency(self) -> None:
+        """Raise an error unless the weights are those of the network, and the statistics have its coordinates."""
+        _load_posteriors(self)
+        prior, prototypes = self.weights["prior"], self.weights["prototypes"]
+        if prior.shape != (self.n_latent,) or prototypes.shape != (len(prototypes), self.n_latent):
+            raise ValueError(f"the prior has shape {prior.shape}, the prototypes {prototypes.shape}.")
+        second = self.statistics if self.second_statistics is None else self.second_statistics
+        if (len(self.statistics.center), len(second.center)) != self.widths:
+            raise ValueError(f"the statistics have other coordinates than the {self.widths} of the network.")
 
     @property
     def n_latent(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from scipy.special import ndtri
@@ -35,11 +35,11 @@ class ViewStatistics:
       The last row is of all cells, for batches that are not known.
     """
 
-    center: NDArray[np.float32]
-    scale: float
-    quantiles: NDArray[np.float32]
-    location: NDArray[np.float32]
-    spread: NDArray[np.float32]
+    center: Annotated[NDArray[np.float32], "V"]
+    scale: Annotated[float, "0.."]
+    quantiles: Annotated[NDArray[np.float32], "* V"]
+    location: Annotated[NDArray[np.float32], "B V"]
+    spread: Annotated[NDArray[np.float32], "B V", "0.."]
 
 
 def fit_statistics(y: NDArray[np.float32], batch: NDArray[np.int64], n_batches: int, seed: int = 0) -> ViewStatistics:

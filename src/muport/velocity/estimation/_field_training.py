@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -45,10 +45,10 @@ class FieldFit:
     - `hidden_dim`, `n_latent`, `use_time`: Shape of the network.
     """
 
-    state: dict[str, NDArray[Any]]
-    history: dict[str, NDArray[np.float32]]
-    hidden_dim: int
-    n_latent: int
+    state: dict[str, NDArray[np.float32]]
+    history: dict[str, Annotated[NDArray[np.float32], "*", "any"]]
+    hidden_dim: Annotated[int, "1.."]
+    n_latent: Annotated[int, "1.."]
     use_time: bool
 
     def field(self) -> Field:
