@@ -37,6 +37,8 @@ def read(path: Path) -> Data:
         data: Data = readers[path.suffix](path)
     except Exception as error:
         raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {error or type(error).__name__}") from error
+    if hasattr(data, "mod") and not data.mod:
+        raise ValueError(f"{str(path)!r} holds no modality: if it is an AnnData, name it .h5ad.")
     return data
 
 

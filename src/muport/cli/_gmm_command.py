@@ -43,6 +43,8 @@ def add_gmm(commands: Commands[argparse.ArgumentParser]) -> None:
 def _gmm(args: argparse.Namespace) -> None:
     if args.folds is not None and args.condition_key is None:
         raise ValueError("--folds needs --condition-key, the column with the conditions to predict.")
+    if args.folds is not None and (args.folds < 0 or args.folds == 1):
+        raise ValueError(f"--folds={args.folds} must be at least 2, or 0 to leave one sample out.")
     report = Report(args)
     with prepared(args) as data:
         model = _train(data, args, report)
