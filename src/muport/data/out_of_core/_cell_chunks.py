@@ -122,9 +122,10 @@ def open_chunks(
         raise KeyError(f"{name} does not exist; the keys are {sorted(keys)}.")
     values: Any = source.obsm(selected, obsm_key)
     _check_numeric(values, name)
+    width = count_columns(values, name)
     if isinstance(values, OnDisk):
         values.check_whole(name)
-    shape = int(values.shape[0]), count_columns(values, name)
+    shape = int(values.shape[0]), width
     if not shape[0]:
         raise ValueError("adata_full has no cells.")
     own = source.obs(None)
