@@ -115,8 +115,8 @@ class Folder:
         return {
             str(path.relative_to(self.path)): (path.lstat().st_mtime_ns, path.lstat().st_size if path.is_file() else 0)
             for path in sorted(self.path.rglob("*"))
-            # atlas keeps the chunks that are done under a hidden name, from which the next call goes on
-            if not any(part.startswith(".") for part in path.relative_to(self.path).parts)
+            # atlas keeps the chunks that are done in this folder, from which the next call goes on
+            if not any(part.endswith(".partial") for part in path.relative_to(self.path).parts)
         }
 
     def judge(self, record_property: Callable[[str, object], None]) -> None:
