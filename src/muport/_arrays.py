@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["canonical_order", "normalize_rows", "unit_rows"]
+__all__ = ["canonical_order", "normalize_rows", "sum_repeats", "unit_rows"]
 
 
 def unit_rows[T: np.floating](x: NDArray[T]) -> NDArray[T]:
@@ -24,6 +25,18 @@ def normalize_rows[T: np.floating](x: NDArray[T]) -> NDArray[T]:
     total = x.sum(axis=-1, keepdims=True)
     fractions: NDArray[T] = x / np.maximum(total, np.finfo(x.dtype).tiny)
     return fractions
+
+
+def sum_repeats(x: Any) -> Any:
+    """Return `x`; for a sparse matrix with repeated or unsorted entries, a copy in which they are summed and sorted.
+
+    A repeated entry is valid and means the sum. Code that reads ``data`` would take it for several entries.
+    """
+    if not sparse.issparse(x) or x.format not in ("csr", "csc") or x.has_canonical_format:
+        return x
+    summed = x.copy()
+    summed.sum_duplicates()
+    return summed
 
 
 def canonical_order(x: NDArray[np.floating], group: NDArray[np.int64] | None = None) -> NDArray[np.int64]:

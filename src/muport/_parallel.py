@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import Lock, local
 from typing import TYPE_CHECKING
 
 from threadpoolctl import ThreadpoolController
@@ -14,9 +15,44 @@ from threadpoolctl import ThreadpoolController
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from threadpoolctl import LibController
+
 __all__ = ["parallel_map", "serial_map", "single_threaded", "single_threaded_torch"]
 
 _PARALLEL_FROM = 20_000  # number of cells from which threads save time
+
+
+#: Library -> its controller, and the number of threads that the user gave it.
+type _Numbers = dict[str, tuple[LibController, int]]
+
+
+class _ThreadLimits(local):
+    """The number of contexts that a thread is in, and the libraries that have a number of threads for each thread."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.numbers: _Numbers = {}
+
+
+class _SharedLimits:
+    """The number of threads inside a context, and the libraries that have one number of threads for the process.
+
+    Contexts of several threads may overlap. If each restored what it had found, the last one would restore the limit
+    of the first. So the limits end with the last context, in whichever thread that is.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.depth, self.torch = Lock(), 0, 1
+        self.numbers: _Numbers = {}
+
+    def forget_other_threads(self) -> None:
+        """Begin anew in a forked process, in which only the thread that forked exists."""
+        self.lock, self.depth = Lock(), min(_thread.depth, 1)
+
+
+_thread, _shared = _ThreadLimits(), _SharedLimits()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_shared.forget_other_threads)
 
 
 @contextmanager
@@ -25,7 +61,14 @@ def single_threaded() -> Iterator[None]:
 
     The number of threads then cannot change the order of a sum, and so it cannot change a result.
     """
-    with _find_thread_pools(len(sys.modules)).limit(limits=1), single_threaded_torch():
+    with single_threaded_torch():
+        pools = _find_thread_pools(len(sys.modules)).lib_controllers
+        with _shared.lock:
+            for pool in pools:
+                # OpenMP has a number for each thread, linear algebra has one for the process
+                numbers = _thread.numbers if pool.user_api == "openmp" else _shared.numbers
+                numbers.setdefault(pool.filepath, (pool, pool.get_num_threads()))
+                pool.set_num_threads(1)
         yield
 
 
@@ -40,15 +83,46 @@ def single_threaded_torch(when: bool = True) -> Iterator[None]:
     when
         False leaves the number of threads as it is.
     """
-    import torch
-
-    before = torch.get_num_threads()
-    if when:
-        torch.set_num_threads(1)
+    if not when:
+        yield
+        return
+    _enter()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        _leave()
+
+
+def _enter() -> None:
+    import torch
+
+    with _shared.lock:
+        if not _shared.depth:
+            _shared.torch = torch.get_num_threads()
+        if not _thread.depth:
+            _shared.depth += 1
+            torch.set_num_threads(1)
+        _thread.depth += 1
+
+
+def _leave() -> None:
+    import torch
+
+    with _shared.lock:
+        _thread.depth -= 1
+        if _thread.depth:
+            return
+        _restore(_thread.numbers)
+        _shared.depth -= 1
+        if not _shared.depth:
+            _restore(_shared.numbers)
+            torch.set_num_threads(_shared.torch)
+
+
+def _restore(numbers: _Numbers) -> None:
+    for pool, number in numbers.values():
+        pool.set_num_threads(number)
+    numbers.clear()
 
 
 def parallel_map[Task, Result](
@@ -73,7 +147,7 @@ def parallel_map[Task, Result](
     workers = min(len(listed), _n_cores())
     if workers < 2 or (n_cells is not None and n_cells < _PARALLEL_FROM):
         return serial_map(function, listed)
-    with single_threaded_torch(), ThreadPoolExecutor(workers, initializer=_limit_faiss_to_one_thread) as pool:
+    with single_threaded_torch(), ThreadPoolExecutor(workers, initializer=_limit_worker) as pool:
         return list(pool.map(function, listed))
 
 
@@ -94,8 +168,13 @@ def _n_cores() -> int:
     return min(cores, int(allowed)) if allowed.isdigit() and int(allowed) > 0 else cores
 
 
-def _limit_faiss_to_one_thread() -> None:
+def _limit_worker() -> None:
+    """Limit a new thread for its life. It counts as inside a context, so that no context in it raises the numbers."""
     # OpenMP keeps a number of threads for each calling thread, and a new thread starts with the default.
     import faiss
+    import torch
 
     faiss.omp_set_num_threads(1)
+    _thread.depth = 1
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)

@@ -63,6 +63,38 @@ def test_approximate_finds_most_neighbors_and_is_seeded() -> None:
     assert query.indices.shape == (40, 10)
 
 
+@pytest.mark.slow
+@pytest.mark.promise("Read-only arrays are accepted")
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_approximate_neighbors_are_nearest_first_in_any_container(metric: Any, record_property: Any) -> None:
+    points = RNG.normal(size=(1500, 6)).astype(np.float32)
+    points[700:720] = points[3]
+    query = points[:30] + np.float32(0.01)
+    read_only, read_only_query = points.copy(), query.copy()
+    read_only.flags.writeable = read_only_query.flags.writeable = False
+    containers = [points, read_only, np.asfortranarray(points), np.repeat(points, 2, axis=0)[::2], points.astype(">f8")]
+    for q in (None, query):
+        exact = knn(points, 8, query=q, metric=metric)
+        first = knn(points, 8, query=q, metric=metric, method="approximate")
+        assert (np.diff(first.distances, axis=1) >= 0).all()
+        assert (np.diff(first.distances[:, [0, -1]], axis=1) > 0).mean() > 0.9
+        assert np.abs(first.distances - exact.distances).mean() < 0.02
+        for x in containers:
+            found = knn(x, 8, query=q, metric=metric, method="approximate")
+            assert np.array_equal(found.indices, first.indices)
+    assert knn(read_only, 8, query=read_only_query, method="approximate").indices.shape == (30, 8)
+    record_property("tries", 2 * len(containers))
+
+
+@pytest.mark.promise("Read-only arrays are accepted")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_exact_neighbors_of_read_only_points(device: Any) -> None:
+    read_only = X.astype(np.float32)
+    read_only.flags.writeable = False
+    assert np.array_equal(knn(read_only, 4, device=device).indices, knn(X, 4).indices)
+
+
 def test_threads_do_not_change_the_result() -> None:
     one, two = knn(X, 7, n_threads=1), knn(X, 7, n_threads=2)
     assert np.array_equal(one.indices, two.indices)

@@ -9,7 +9,7 @@ import ot
 import pytest
 import torch
 
-from muport.ot import cost_matrix, solve
+from muport.ot import cost_matrix, sinkhorn, solve
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(9, 3)), RNG.normal(size=(7, 3)) + 1
@@ -203,6 +203,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"cx": C, "cy": C, "method": "gromov"}, "a structure is square"),
     ({"x": X, "method": "gromov"}, "structure cy or the points y"),
     ({"x": X, "y": Y, "method": "gromov", "n_restarts": 0}, "n_restarts=0"),
+    ({"x": X, "y": Y, "reg": 1e-30}, "The largest cost"),
+    ({"x": X, "y": Y, "reg": np.nan}, "reg=nan must be positive"),
+    ({"x": X, "y": Y, "max_iter": -1}, "max_iter=-1"),
+    ({"x": X, "y": Y, "tol": np.nan}, "tol=nan"),
+    ({"cost": C.astype(np.float32), "a": np.full(9, 1e38), "b": np.full(7, 9e38 / 7)}, "a .*float32|sum of a"),
 ]
 
 
@@ -217,6 +222,90 @@ def test_not_numeric_is_a_type_error() -> None:
         solve(cost=np.array([["a", "b"]]))
     with pytest.raises(TypeError, match="not lists"):
         solve(X, Y, a=[0.5] * 9)  # type: ignore[list-item]
+
+
+@pytest.mark.promise("A transport plan is finite, or the cost is refused by name")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1e20, 1e30, 1e38, -1e30])
+@pytest.mark.parametrize("reg_m", [None, 1.0])
+def test_costs_beyond_the_digits_are_refused(dtype: Any, size: float, reg_m: Any, record_property: Any) -> None:
+    one = C.copy()
+    one[0, 0] = size
+    for cost in (C * size, one):
+        with pytest.raises(ValueError, match=r"The largest cost, -?\d.*reg=0.05.*scale='std'"):
+            solve(cost=cost.astype(dtype), reg_m=reg_m)
+    with pytest.raises(ValueError, match="The largest cost"):
+        sinkhorn(torch.as_tensor(C[None] * size), torch.as_tensor(A)[None], torch.as_tensor(B)[None], 0.05)
+    record_property("tries", 3)
+
+
+@pytest.mark.promise("A transport plan is finite, or the cost is refused by name")
+@pytest.mark.parametrize("size", [1e-30, 1e15, 1e30, 1e37])
+def test_a_scaled_cost_may_have_any_size(size: float, record_property: Any) -> None:
+    expected = solve(cost=C, scale="std").plan
+    found = solve(cost=(C / C.max() * size).astype(np.float32), scale="std").plan
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+    record_property("tries", 1)
+
+
+def test_coordinates_whose_squares_do_not_exist_are_refused() -> None:
+    for size in (1e19, 1e30, 1e-25):
+        with pytest.raises(ValueError, match="cannot hold its square"):
+            solve((X * size).astype(np.float32), (Y * size).astype(np.float32), scale="std")
+        assert torch.allclose(solve(X * size, Y * size, scale="std").plan, solve(X, Y, scale="std").plan, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["sinkhorn", "exact"])
+def test_an_infinite_cost_forbids_the_pair(method: Any) -> None:
+    mask = np.eye(9, 7, dtype=bool)
+    expected = solve(X, Y, penalty=mask, method=method).plan
+    for found in (
+        solve(cost=np.where(mask, np.inf, C), method=method),
+        solve(cost=C, penalty=np.where(mask, np.inf, 0.0), method=method),
+    ):
+        assert torch.allclose(found.plan, expected, atol=1e-8)
+        assert float(found.plan[torch.as_tensor(mask)].max()) == 0
+    # what a row without mass costs does not matter
+    a = np.where(np.arange(9) == 0, 0, 1 / 8)
+    cost = C.copy()
+    cost[0] = 1e30
+    assert torch.allclose(solve(cost=cost, a=a).plan, solve(cost=C, a=a).plan, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["sinkhorn", "exact"])
+def test_negative_costs(method: Any) -> None:
+    assert torch.allclose(solve(cost=C - 5, method=method).plan, solve(cost=C, method=method).plan, atol=1e-7)
+
+
+@pytest.mark.promise("The container of an array does not change the answer")
+def test_containers_of_a_cost(record_property: Any) -> None:
+    read_only = C.copy()
+    read_only.flags.writeable = False
+    expected = solve(cost=C).plan
+    others = (read_only, np.asfortranarray(C), C[::-1][::-1], C.astype(">f8"), np.repeat(C, 2, axis=1)[:, ::2])
+    for cost in others:
+        assert torch.allclose(solve(cost=cost).plan, expected, atol=1e-12)
+    whole = np.rint(C).astype(int)
+    assert torch.allclose(solve(cost=whole).plan, solve(cost=whole.astype(np.float32)).plan)
+    for refused in (C.tolist(), C.astype(complex), C.astype(object), C.astype(str)):
+        with pytest.raises(TypeError, match="cost must be a torch tensor or a NumPy array of real numbers"):
+            solve(cost=[refused])
+    record_property("tries", len(others) + 5)
+
+
+@pytest.mark.parametrize("method", ["sinkhorn", "exact"])
+@pytest.mark.parametrize("reg_type", ["kl", "entropy"])
+def test_barycenters_under_masses_that_are_not_uniform(method: Any, reg_type: Any) -> None:
+    b = np.arange(1.0, 8) ** 2
+    y = torch.as_tensor(Y)
+    result = solve(X, Y, b=b / b.sum(), method=method, reg_type=reg_type, reg=0.5)
+    expected = result.plan @ y / result.plan.sum(1, keepdim=True)
+    assert torch.allclose(result.barycentric_projection(y), expected, atol=1e-7)
+    # a row without mass in an exact plan has the mean of the targets, weighted by their masses
+    a = np.where(np.arange(9) == 0, 0, 1 / 8)
+    if method == "exact":
+        empty = solve(X, Y, a=a, b=b / b.sum(), method="exact").barycentric_projection(y)[0]
+        assert torch.allclose(empty, torch.as_tensor(b / b.sum()) @ y)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
-from muport._arrays import normalize_rows
+from muport._arrays import normalize_rows, sum_repeats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +115,7 @@ def _check_inputs(
         )
     if not (np.isfinite(probability) & (probability >= 0)).all():
         raise ValueError("fates must be finite and not negative: give probabilities.")
-    member = sparse.csr_array(sparse.csr_array(clones) != 0, dtype=np.float64)
+    member = sparse.csr_array(sum_repeats(sparse.csr_array(clones)) != 0, dtype=np.float64)
     types, time = np.asarray(labels).astype(str), np.asarray(day, dtype=np.float64)
     for name, shape in (("clones", member.shape[:1]), ("labels", types.shape), ("day", time.shape)):
         if shape != (len(probability),):

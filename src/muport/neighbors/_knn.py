@@ -136,6 +136,10 @@ def _search(
     """Euclidean distances (q, k) and indices (q, k), nearest first."""
     if method == "auto":
         method = "exact" if device or points.size * len(queries) <= _EXACT_UP_TO else "approximate"
+    if method == "approximate" or device:
+        # numba and torch do not accept read-only arrays
+        same, points = queries is points, np.require(points, requirements="W")
+        queries = points if same else np.require(queries, requirements="W")
     # With few points a neighbor graph is slower than the exact search, and may have fewer than k neighbors of a point.
     if method == "approximate" and len(points) > 10 * k:
         return _approximate(points, queries, k, seed, n_threads)

@@ -6,6 +6,7 @@ In reading order:
 - ``_inputs``: checks of arrays, and one padded batch from an array, a batch or a list.
 - ``_cost``: cost matrices between points.
 - ``_sinkhorn``: the entropic solver, balanced and unbalanced.
+- ``_pot``: the import of POT.
 - ``_exact``: the network simplex of POT.
 - ``_gromov``: Gromov and fused Gromov-Wasserstein solvers.
 - ``_result``: the result of every solver.

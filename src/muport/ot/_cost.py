@@ -38,8 +38,12 @@ def _std(cost: Tensor) -> Tensor:
     finite = cost.isfinite()
     n_finite = finite.sum((-2, -1), keepdim=True).clamp(min=1)
     filled = cost.masked_fill(~finite, 0)
+    # Without the largest power of two no square is infinite or zero; a power of two does not change the digits.
+    exponent = torch.frexp(filled.abs().amax((-2, -1), keepdim=True)).exponent
+    filled = torch.ldexp(filled, -exponent)
     mean = filled.sum((-2, -1), keepdim=True) / n_finite
-    return (((filled - mean) * finite).square().sum((-2, -1), keepdim=True) / n_finite).sqrt()
+    std = (((filled - mean) * finite).square().sum((-2, -1), keepdim=True) / n_finite).sqrt()
+    return torch.ldexp(std, exponent)
 
 
 def scale_cost(cost: Tensor, scale: str | None) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from muport.ot._pot import load_pot
 from muport.ot._result import OTResult
 
 if TYPE_CHECKING:
@@ -17,8 +18,7 @@ __all__ = ["solve_exact"]
 
 def solve_exact(batch: Batch, max_iter: int) -> OTResult:
     """Find the earth mover's plan of every problem of a batch, in float64 on the CPU."""
-    import ot
-
+    ot = load_pot()
     cost, a, b = (tensor.double().cpu() for tensor in (batch.cost, batch.a, batch.b))
     # The simplex does not accept infinite costs: a forbidden pair costs 1,000 times as much as any other pair.
     forbidden = cost.isinf()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from muport.ot._pot import load_pot
 from muport.ot._result import OTResult
 from muport.ot._sinkhorn import sinkhorn
 
@@ -85,7 +86,7 @@ def solve_gromov(cx: Tensor, cy: Tensor, batch: Batch, settings: GromovSettings)
         start = np.outer(a, b) if restart == 0 else _random_coupling(a, b, rng)
         descents.append(descend(problem, start, settings))
     best = min(descents, key=lambda descent: descent.value)
-    objective = torch.tensor([best.value]).to(batch.cost)
+    objective = torch.tensor([best.value], dtype=torch.float64).to(batch.cost)
     mass_a, mass_b, plan = (torch.as_tensor(array)[None].to(batch.cost) for array in (a, b, best.plan))
     n_iter, converged = (torch.tensor([value], device=objective.device) for value in (best.n_iter, best.converged))
     return OTResult(
@@ -95,8 +96,7 @@ def solve_gromov(cx: Tensor, cy: Tensor, batch: Batch, settings: GromovSettings)
 
 
 def _descend_by_conditional_gradient(problem: _FusedProblem, start: np.ndarray, settings: GromovSettings) -> _Descent:
-    import ot
-
+    ot = load_pot()
     limits: dict[str, Any] = {"max_iter": settings.max_iter, "tol_rel": settings.tol, "tol_abs": settings.tol}
     plan, log = ot.gromov.fused_gromov_wasserstein(
         problem.linear, problem.cx, problem.cy, problem.a, problem.b, alpha=settings.alpha, G0=start, log=True, **limits

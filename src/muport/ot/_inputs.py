@@ -30,14 +30,21 @@ class Batch:
     sizes: tuple[tuple[int, int], ...] | None
 
 
-def to_tensor(value: Array, name: str, ndims: Sequence[int], like: Tensor | None = None) -> Tensor:
-    """Convert to a finite float tensor of ``ndims`` axes (any of them), with the type and device of ``like``."""
-    try:
-        tensor = torch.as_tensor(value).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"{name} must be a torch tensor or a numeric NumPy array, not {type(value).__name__}."
-        ) from error
+def to_tensor(
+    value: Array, name: str, ndims: Sequence[int], like: Tensor | None = None, forbids: bool = False
+) -> Tensor:
+    """Convert to a finite float tensor of ``ndims`` axes (any of them), with the type and device of ``like``.
+
+    With ``forbids`` an entry may be infinite, which forbids the pair.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        # torch takes neither read-only arrays, nor those of another byte order, nor those of negative strides
+        native = np.require(value, value.dtype.newbyteorder("="), ["A", "W"])
+        value = torch.from_numpy(native if min(native.strides, default=0) >= 0 else native.copy())
+    if not isinstance(value, Tensor) or value.is_complex():
+        what = f"an array of {value.dtype}" if hasattr(value, "dtype") else f"a {type(value).__name__}"
+        raise TypeError(f"{name} must be a torch tensor or a NumPy array of real numbers, not {what}.")
+    tensor = value.detach()
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.to(torch.float32)
     if like is not None:
@@ -45,12 +52,12 @@ def to_tensor(value: Array, name: str, ndims: Sequence[int], like: Tensor | None
     if tensor.ndim not in ndims or 0 in tensor.shape:
         allowed = " or ".join(f"{k}" for k in ndims)
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it needs {allowed} axes, none of them empty.")
-    _check_finite(tensor, name)
+    _check_finite(tensor, name, forbids)
     return tensor
 
 
-def _check_finite(tensor: Tensor, name: str) -> None:
-    bad = ~tensor.isfinite()
+def _check_finite(tensor: Tensor, name: str, forbids: bool) -> None:
+    bad = tensor.isnan() | tensor.isneginf() if forbids else ~tensor.isfinite()
     if bool(bad.any()):
         position = tuple(torch.nonzero(bad)[0].tolist())
         raise ValueError(
@@ -65,6 +72,8 @@ def _check_mass(mass: Tensor, name: str) -> None:
         raise ValueError(f"{name} has a negative entry at {position}: {float(mass[position]):g}. Masses must be >= 0.")
     if bool((mass.sum(-1) == 0).any()):
         raise ValueError(f"{name} has no mass: at least one entry of each problem must be positive.")
+    if bool(mass.sum(-1).isinf().any()):
+        raise ValueError(f"The sum of {name} is too large for {mass.dtype}: divide the masses, or pass float64.")
 
 
 def _mass(mass: Array | None, name: str, cost: Tensor, axis: int) -> Tensor:

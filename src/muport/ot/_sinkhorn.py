@@ -384,7 +384,8 @@ def sinkhorn(
     Raises
     ------
     ValueError
-        If both ``reg_m`` and ``tau_a`` or ``tau_b`` are given.
+        If both ``reg_m`` and ``tau_a`` or ``tau_b`` are given; or if a cost is NaN, or so large beside ``reg`` that the
+        digits of its type do not suffice.
 
     Examples
     --------
@@ -400,6 +401,7 @@ def sinkhorn(
     lam = _relaxations(reg_m, (tau_a, tau_b), eps, cost)
     tol = tol if tol is not None else (1e-9 if cost.dtype == torch.float64 else 1e-5)
     a, b = a.expand(batch, n), b.expand(batch, m)
+    _check_digits(cost, a, b, eps[:, 0])
     start = init if init is not None else (torch.zeros_like(a), torch.zeros_like(b))
     size = max(1, _CHUNK.get(cost.device.type, _CHUNK["cpu"]) // max(n * m, 1))
     solved = []
@@ -411,6 +413,21 @@ def sinkhorn(
     f, g, n_iter, residual = (torch.cat(tensors) for tensors in zip(*solved, strict=True))
     reg_m = lam[0][:, 0], lam[1][:, 0]
     return Potentials(f, g, n_iter, residual <= tol, residual, cost, a, b, eps[:, 0], reg_m, reg_type)
+
+
+def _check_digits(cost: Tensor, a: Tensor, b: Tensor, eps: Tensor) -> None:
+    """Refuse costs with a rounding error above eps: the plan would be noise or NaN. Pairs without mass do not count."""
+    largest, rounding = cost.abs().amax((1, 2)), torch.finfo(cost.dtype).eps
+    if not bool((largest * rounding <= eps).all()):
+        counted = (a > 0)[:, :, None] & (b > 0)[:, None, :] & ~cost.isposinf()
+        largest = torch.where(counted, cost, torch.zeros_like(cost)).abs().amax((1, 2))
+        if not bool((largest * rounding <= eps).all()):
+            problem = int((largest * rounding <= eps).int().argmin())
+            raise ValueError(
+                f"The largest cost, {float(largest[problem]):g}, has more digits above reg={float(eps[problem]):g} "
+                f"than {cost.dtype} holds: divide the cost by its scale (scale='std'), raise reg, or forbid the pair "
+                "by a cost of inf."
+            )
 
 
 def _relaxations(

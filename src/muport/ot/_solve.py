@@ -7,10 +7,11 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from muport._checks import check_option
+from muport._checks import check_integers, check_not_negative, check_option
 from muport.ot._cost import METRICS, SCALES, add_penalty, clip_cost, cost_matrix, scale_cost
 from muport.ot._exact import solve_exact
 from muport.ot._gromov import GromovSettings, solve_gromov
@@ -69,7 +70,8 @@ def solve(
     y
         (m, d), (B, m, d) or a list.
     cost
-        (n, m), (B, n, m) or a list of costs, instead of ``x`` and ``y`` (for ``"fused_gromov"``: the linear part).
+        (n, m), (B, n, m) or a list of costs, instead of ``x`` and ``y`` (for ``"fused_gromov"``: the linear part). May
+        be negative; ``inf`` forbids a pair.
     a
         (n,) or (B, n) row masses, zeros allowed, or a list; uniform with sum 1 by default.
     b
@@ -92,7 +94,7 @@ def solve(
     clip_quantile
         Quantile in (0, 1] of the scaled cost; larger costs are set to it.
     penalty
-        Matrix added to the scaled cost, or boolean mask of forbidden pairs.
+        Matrix added to the scaled cost, ``inf`` for forbidden pairs, or boolean mask of these.
     init
         Potentials (f, g) to start from, as in the result.
     eps_scaling
@@ -121,7 +123,10 @@ def solve(
     Raises
     ------
     ValueError
-        For NaN, infinite or negative entries, shapes that do not fit, unequal sums of hard masses, unknown options.
+        For NaN, infinite points or masses, negative masses, shapes that do not fit, unequal sums of hard masses,
+        unknown options, or costs so large beside `reg` that the digits of their type do not suffice.
+    TypeError
+        If an array is not one of real numbers.
 
     Warns
     -----
@@ -148,6 +153,9 @@ def solve(
         raise ValueError(f"clip_quantile={clip_quantile!r} is outside (0, 1].")
     make_cost = _cost_maker(metric, scale, clip_quantile)
     limit = _MAX_ITER[method] if max_iter is None else max_iter
+    check_integers(max_iter=limit)
+    if tol is not None:
+        check_not_negative(tol=tol)
     lam = _relaxations(reg_m)
     if method != "sinkhorn" and lam != _HARD:
         raise ValueError(f"reg_m={reg_m!r} needs method='sinkhorn': {method!r} has hard marginals.")
@@ -173,7 +181,7 @@ def _cost_maker(metric: str, scale: str | None, clip_quantile: float | None) -> 
         if cost is not None:
             if x is not None or y is not None:
                 raise ValueError("Give either the points x and y or their cost, not both.")
-            raw = to_tensor(cost, "cost", (2, 3))
+            raw = to_tensor(cost, "cost", (2, 3), forbids=True)
             scaled = clip_cost(scale_cost(raw, scale), clip_quantile)
         else:
             scaled = cost_matrix(*_points(x, y), metric=metric, scale=scale, clip_quantile=clip_quantile)
@@ -191,14 +199,27 @@ def _points(x: Array | None, y: Array | None) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"x {tuple(x.shape)} and y {tuple(y.shape)} must agree in batch and in the number of coordinates."
         )
+    _check_squares(x, y)
     return x, y
+
+
+def _check_squares(x: Tensor, y: Tensor) -> None:
+    """Refuse coordinates whose squares are infinite, or zero, in the type of the points."""
+    largest = float(torch.maximum(x.abs().amax(), y.abs().amax()))
+    info = torch.finfo(x.dtype)
+    if largest > math.sqrt(info.max / (16 * x.shape[-1])) or 0 < largest < math.sqrt(info.tiny):
+        raise ValueError(
+            f"The largest coordinate of x and y is {largest:g}, and {x.dtype} cannot hold its square: divide the "
+            "points by their scale, or pass float64."
+        )
 
 
 def _penalty(penalty: Array | None, cost: Tensor) -> Tensor | None:
     if penalty is None:
         return None
-    mask = torch.as_tensor(penalty).to(cost.device)
-    added = mask if mask.dtype == torch.bool else to_tensor(penalty, "penalty", (2, 3), like=cost)
+    is_mask = getattr(penalty, "dtype", None) in (np.dtype(bool), torch.bool)
+    added = to_tensor(penalty, "penalty", (2, 3), like=cost, forbids=True)
+    added = added.bool() if is_mask else added
     if added.shape not in (cost.shape, cost.shape[-2:]):
         raise ValueError(f"penalty has shape {tuple(added.shape)}, but the cost {tuple(cost.shape)}.")
     return added
@@ -219,7 +240,7 @@ def _balanced(batch: Batch, lam: tuple[float, float]) -> Batch:
         isolated = (mass > 0) & ~allowed.any(axis)
         if relaxation == math.inf and bool(isolated.any()):
             position = tuple(torch.nonzero(isolated)[0].tolist())
-            raise ValueError(f"penalty forbids every pair of entry {position} of {name}: relax it, or give reg_m.")
+            raise ValueError(f"Every pair of entry {position} of {name} is forbidden: allow one, or give reg_m.")
     if lam != _HARD:
         return batch
     ratio = (batch.a.sum(-1) / batch.b.sum(-1))[:, None]
@@ -232,7 +253,10 @@ def _balanced(batch: Batch, lam: tuple[float, float]) -> Batch:
 
 
 def _epsilon(reg: float | Tensor, batch: Batch) -> Tensor:
-    eps = torch.as_tensor(reg, dtype=batch.cost.dtype, device=batch.cost.device)
+    try:
+        eps = torch.as_tensor(reg, dtype=batch.cost.dtype, device=batch.cost.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"reg={reg!r} must be a number, or an array of numbers, one per problem.") from error
     if eps.ndim > 1 or eps.ndim == 1 and len(eps) != len(batch.cost):
         raise ValueError(f"reg has shape {tuple(eps.shape)}: give a number, or one per problem ({len(batch.cost)}).")
     if not bool(((eps > 0) & eps.isfinite()).all()):
@@ -315,7 +339,7 @@ def _solve_structures(
     if batch.cost.shape[1:] != (len(cx), len(cy)):
         raise ValueError(f"The linear cost {tuple(batch.cost.shape[1:])} does not fit cx {len(cx)} and cy {len(cy)}.")
     if bool(batch.cost.isinf().any()):
-        raise ValueError("penalty cannot forbid pairs in 'fused_gromov': add a large finite matrix.")
+        raise ValueError("Pairs cannot be forbidden in 'fused_gromov': use a large finite cost.")
     return solve_gromov(cx, cy, batch, settings)[0]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import mudata
@@ -11,6 +10,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils import gen_batches
 
+from muport._arrays import sum_repeats
 from muport.data import layer_of
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def iterate_blocks(x: Any) -> Iterator[tuple[slice, sparse.csr_matrix]]:
     """Yield slices of rows with their values as CSR float32; `x` may be sparse, dense, or backed by a file."""
     n_rows = _BLOCK_ROWS if sparse.issparse(x) else max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // max(x.shape[1], 1)))
     for rows in gen_batches(x.shape[0], n_rows):
-        yield rows, sparse.csr_matrix(x[rows], dtype=np.float32)
+        yield rows, sum_repeats(sparse.csr_matrix(x[rows], dtype=np.float32))
 
 
 def read_rows_sorted(x: Any, rows: NDArray[np.int64]) -> sparse.csr_matrix:
@@ -137,14 +137,3 @@ def warn_of_empty_cells(n_features: NDArray[np.int64], obs_names: Any, source: s
             "%d cells have no counts in %s, for example %r: remove them with scanpy.pp.filter_cells.",
             len(empty), source, str(obs_names[int(empty[0])]),
         )  # fmt: skip
-
-
-@contextmanager
-def preserve_numpy_state() -> Iterator[None]:
-    """Restore NumPy's global random state and print options on exit: scanpy and muon change both."""
-    state = np.random.get_state()  # noqa: NPY002
-    try:
-        with np.printoptions():
-            yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from muport._arrays import sum_repeats
 from muport._checks import check_numbers
 from muport.pp._counts import get_counts, iterate_blocks, writable_modality
 from muport.pp._genomic_intervals import read_genes, read_peaks
@@ -163,7 +164,8 @@ def read_gene_links(peaks: anndata.AnnData, link_key: str) -> tuple[sparse.csr_m
         raise KeyError(
             f"uns[{link_key + '_genes'!r}] does not exist: it must hold the names of the genes of varm[{link_key!r}]."
         )
-    weights = sparse.csr_matrix(values, dtype=np.float32)
+    weights = sum_repeats(sparse.csr_matrix(values, dtype=np.float32, copy=True))
+    weights.eliminate_zeros()
     if weights.shape[1] != len(names):
         raise ValueError(f"varm[{link_key!r}] has {weights.shape[1]} columns, uns names {len(names)} genes.")
     if not np.isfinite(weights.data).all():

@@ -13,13 +13,13 @@ from sklearn.utils.extmath import svd_flip
 
 from muport._arrays import unit_rows
 from muport._checks import check_integers, check_numbers, check_seed
+from muport._global_state import preserve_generators
 from muport.pp._counts import (
     count_nonzero,
     get_counts,
     get_values,
     iterate_blocks,
     logger,
-    preserve_numpy_state,
     warn_of_empty_cells,
     writable_modality,
 )
@@ -235,9 +235,8 @@ def _svd_by_muon(values: Any, k: int, random_state: int) -> tuple[NDArray[Any], 
     if sparse.issparse(values) and values.nnz and values.data.min() < 0:
         raise ValueError("values are negative: LSI needs TF-IDF values; call muport.pp.tfidf on the counts first.")
     work = anndata.AnnData(values.astype(np.float32))
-    with preserve_numpy_state():
-        # muon draws the initial vector from NumPy's global generator
-        np.random.seed(random_state)  # noqa: NPY002
+    # muon draws the initial vector from NumPy's global generator
+    with preserve_generators(random_state):
         muon.atac.tl.lsi(work, scale_embeddings=False, n_comps=k)
     u: NDArray[Any] = np.asarray(work.obsm["X_lsi"], dtype=np.float64)
     v: NDArray[Any] = np.asarray(work.varm["LSI"], dtype=np.float64)

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from muport.pp._counts import counts_layer, get_counts, logger, preserve_numpy_state
+from muport._global_state import preserve_generators
+from muport.pp._counts import counts_layer, get_counts, logger
 from muport.pp._gene_activity import add_modality, gene_activity
 from muport.pp._iterative_lsi import iterative_lsi
 from muport.pp._modality_types import classify_modalities
@@ -124,7 +125,7 @@ def _reduce_proteins(work: anndata.AnnData, n_comps: int, random_state: int) -> 
     log = np.log1p(np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float32))
     work.layers["clr"] = log - log.mean(axis=1, keepdims=True)
     k = min(n_comps, min(work.shape) - 1)
-    with preserve_numpy_state():
+    with preserve_generators():
         sc.pp.pca(work, k, layer="clr", random_state=random_state)
     work.obsm["X_pca"] = np.asarray(work.obsm["X_pca"], dtype=np.float32)
     return k

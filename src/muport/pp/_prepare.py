@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import mudata
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from muport._checks import check_integers, check_seed
-from muport.pp._counts import check_writable, first_invalid_count, get_modality, preserve_numpy_state
+from muport._global_state import preserve_generators
+from muport.pp._counts import check_writable, first_invalid_count, get_modality, get_values
 from muport.pp._peaks_and_proteins import PendingResults, prepare_others
 from muport.pp._pseudotime import diffusion_time
 from muport.pp._root_cell import read_root
@@ -97,7 +99,7 @@ def prepare(
     KeyError
         If a modality, or the column, cell or marker of the root, does not exist.
     TypeError
-        If `modalities` is not a mapping.
+        If `modalities` is not a mapping, or the counts are not in memory (read backed, or Dask).
     ValueError
         If ``X`` holds values that are not counts, cells have no counts, more than one root is given, not exactly one
         modality is RNA, the annotation does not match the peaks, or `data` is a view.
@@ -143,6 +145,11 @@ def _check_rna_counts(adata: anndata.AnnData) -> None:
     x: Any = adata.X
     if x is None or adata.n_obs < 4 or adata.n_vars < 2:
         raise ValueError(f"X must hold the counts of at least 4 cells and 2 genes; the data are {adata.shape}.")
+    if not (sparse.issparse(x) or isinstance(x, np.ndarray)):
+        raise TypeError(
+            f"X is a {type(x).__name__}, but prepare needs the counts in memory: call to_memory() on the data first."
+        )
+    x = get_values(adata, None)
     value = first_invalid_count(x)
     if value is not None:
         hint = "set X = layers['counts']" if "counts" in adata.layers else "put the counts in X"
@@ -164,8 +171,7 @@ def _log_normalized(adata: anndata.AnnData) -> anndata.AnnData:
     import anndata
     import scanpy as sc
 
-    x: Any = adata.X
-    values = x.astype(np.float32)
+    values = get_values(adata, None).astype(np.float32)
     work = anndata.AnnData(values, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names))
     # to the median: with a target far above it, log values would reflect mainly whether a gene was detected
     sc.pp.normalize_total(work)
@@ -178,7 +184,7 @@ def _reduce(
 ) -> None:
     import scanpy as sc
 
-    with preserve_numpy_state():
+    with preserve_generators():
         if work.n_vars > n_top_genes:
             sc.pp.highly_variable_genes(work, n_top_genes=n_top_genes)
         else:

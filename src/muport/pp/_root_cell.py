@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import mudata
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 from muport.data import joined_column
 
@@ -111,7 +110,7 @@ def find_root(root: Root, distance: NDArray[np.float64], graph: sparse.csr_array
     cell whose neighborhood has the highest mean level. If cells are equal, the root is the first of them.
 
     - `distance`: (n_cells, k) coordinates whose Euclidean distance is the diffusion distance.
-    - `graph`: (n_cells, n_cells) symmetric connectivities.
+    - `graph`: (n_cells, n_cells) symmetric connectivities, of one piece.
     """
     if root.cell is not None:
         return root.cell
@@ -124,25 +123,18 @@ def find_root(root: Root, distance: NDArray[np.float64], graph: sparse.csr_array
     if root.member is None:
         raise ValueError("the root has no cell, cluster or marker.")
     mean = sparse.diags_array(1 / neighborhood.sum(axis=1)) @ neighborhood
-    return _outermost_cell(root.member, mean @ distance, mean @ root.member.astype(np.float64), graph)
+    return _outermost_cell(root.member, mean @ distance, mean @ root.member.astype(np.float64))
 
 
-def _outermost_cell(
-    member: NDArray[np.bool_], x: NDArray[np.float64], fraction: NDArray[np.float64], graph: sparse.csr_array
-) -> int:
+def _outermost_cell(member: NDArray[np.bool_], x: NDArray[np.float64], fraction: NDArray[np.float64]) -> int:
     """Return the core cell of a cluster whose smoothed coordinates are farthest from the cells outside.
 
     - `member`: (n_cells,) whether a cell is in the cluster.
     - `x`: (n_cells, k) coordinates, averaged over neighborhoods.
     - `fraction`: (n_cells,) fraction of the neighborhood that is in the cluster.
-    - `graph`: (n_cells, n_cells) symmetric connectivities.
     """
-    component = connected_components(graph, directed=False)[1]
-    # diffusion distances are defined within a connected component: use the one with most cells of the cluster
-    connected = component == np.bincount(component[member]).argmax()
-    inside, outside = connected & member, connected & ~member
     # well inside the cluster all fractions are 1 up to rounding, hence the tolerance
-    core = inside & (fraction >= np.median(fraction[inside]) - 1e-6)
-    center = x[outside if outside.any() else connected].mean(axis=0)
+    core = member & (fraction >= np.median(fraction[member]) - 1e-6)
+    center = x[slice(None) if member.all() else ~member].mean(axis=0)
     squared = ((x - center) ** 2).sum(axis=1)
     return int(np.where(core, squared, -np.inf).argmax())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from muport._arrays import sum_repeats
+
 if TYPE_CHECKING:
     import anndata
 
@@ -11,7 +13,7 @@ __all__ = ["layer_of"]
 
 
 def layer_of(part: anndata.AnnData, layer: str | None, where: str = "the data") -> Any:
-    """Return a layer, or ``X`` for None.
+    """Return a layer, or ``X`` for None; repeated entries of a sparse matrix are summed in a copy.
 
     Raises
     ------
@@ -19,8 +21,8 @@ def layer_of(part: anndata.AnnData, layer: str | None, where: str = "the data") 
         If there is no such layer; anndata itself counts ``X`` among them as None.
     """
     if layer is None:
-        return part.X
+        return sum_repeats(part.X)
     if layer not in part.layers:
         held = sorted(str(name) for name in dict(part.layers) if name is not None)
         raise KeyError(f"layer={layer!r} is not in {where}, which has {held}.")
-    return part.layers[layer]
+    return sum_repeats(part.layers[layer])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import torch
 
+from muport._global_state import preserve_generators
 from muport._parallel import single_threaded_torch
 
 # states are rebuilt by class, so the classes of their fields are imported at run time
@@ -149,8 +150,8 @@ def _check_cells(network: TrainedNetwork, y: Any, batch: Any, second: Any | None
 
 def _load_posteriors(network: TrainedNetwork) -> torch.nn.ModuleList:
     """Make both encoders and load their weights."""
-    # new layers draw random weights: the fork leaves the global generator as it was
-    with torch.random.fork_rng(devices=[]):
+    # new layers draw random weights
+    with preserve_generators():
         posteriors = torch.nn.ModuleList([Posterior(network.encoder, n, network.n_latent) for n in network.widths])
     prefix = "posteriors."
     weights = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in network.weights.items() if k.startswith(prefix)}

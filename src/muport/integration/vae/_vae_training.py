@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import tempfile
 import warnings
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from muport._global_state import preserve_generators
 from muport._parallel import single_threaded_torch
 
 if TYPE_CHECKING:
@@ -136,14 +136,8 @@ def seed_generators(seed: int) -> Iterator[None]:
     Torch uses one thread in the meantime: in such small products threads mostly wait for each other, and their number
     could change a sum.
     """
-    before, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(), single_threaded_torch():
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(before)
-            np.random.set_state(numpy_state)  # noqa: NPY002
+    with preserve_generators(seed), single_threaded_torch():
+        yield
 
 
 def train(module: DualViewVAE, data: ArraySplitter, training: TrainingOptions) -> dict[str, NDArray[np.float64]]:
