@@ -10,6 +10,7 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from muport._arrays import normalize_rows, sum_repeats
+from muport.metrics._cell_names import match_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,7 @@ def clonal_agreement(
     with f and g in the fates of `names`; cells whose clones have no such late cell are not scored. For each fate, cells
     with s above `threshold` are positive and the others negative. The AUROC is the probability that a positive cell has
     a higher fate probability than a negative one, where ties count half. Probabilities are first divided by their sum
-    over the fates of `names`.
+    over the fates of `names`. Series and DataFrames are matched by the names of their rows, arrays by position.
 
     Parameters
     ----------
@@ -67,8 +68,8 @@ def clonal_agreement(
     Raises
     ------
     ValueError
-        If shapes differ, a probability is negative or not finite, a day has no cell, or no clone has cells on both
-        days.
+        If shapes or the names of the cells differ, a probability is negative or not finite, a day has no cell, or no
+        clone has cells on both days.
 
     Examples
     --------
@@ -78,6 +79,7 @@ def clonal_agreement(
     [1.0, 1.0]
     """
     columns = [str(name) for name in (fates.columns if names is None and hasattr(fates, "columns") else names or ())]
+    fates, clones, labels, day = match_rows(fates=fates, clones=clones, labels=labels, day=day)
     probability, member, types, time = _check_inputs(fates, clones, labels, day, columns)
     start = time.min() if early is None else early
     end = time.max() if late is None else late

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from muport.metrics._cell_names import match_rows
 from muport.neighbors import as_points
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ _ROUNDING = 1e-13  # relative error of a squared distance in float64
 def foscttm(a: Any, b: Any) -> float:
     r"""Fraction of samples closer than the true match, in both directions: 0 is best, 0.5 is chance.
 
-    Rows i of `a` and `b` are the same cell. With squared distances :math:`d_{ij} = \|a_i - b_j\|^2`,
+    Rows i of `a` and `b` are the same cell; DataFrames are matched by the names of their rows. With squared distances
+    :math:`d_{ij} = \|a_i - b_j\|^2`,
 
     .. math:: \frac{1}{2 n (n - 1)} \sum_i \big( \#\{j : d_{ij} < d_{ii}\} + \#\{j : d_{ji} < d_{ii}\} \big).
 
@@ -39,7 +41,7 @@ def foscttm(a: Any, b: Any) -> float:
     Raises
     ------
     ValueError
-        If the shapes differ, there is only one cell, or an entry is not finite.
+        If the shapes or the names of the cells differ, there is only one cell, or an entry is not finite.
 
     Examples
     --------
@@ -50,6 +52,7 @@ def foscttm(a: Any, b: Any) -> float:
     ----------
     Liu et al. (2019), Jointly embedding multiple single-cell omics measurements, WABI.
     """
+    a, b = match_rows(a=a, b=b)
     x, y = as_points(a, "a"), as_points(b, "b")
     if x.shape != y.shape or len(x) < 2:
         raise ValueError(f"a has shape {x.shape} and b {y.shape}: they must be equal, with two rows or more.")

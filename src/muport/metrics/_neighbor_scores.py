@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
+from muport.metrics._cell_names import match_rows
 from muport.neighbors import knn
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 def knn_labels(x: Any, labels: Any, *, query: Any | None = None, k: int = 15) -> NDArray[np.str_]:
     """Predict the label of every cell by a majority vote of its k nearest labeled cells.
+
+    Series and DataFrames are matched by the names of their rows, arrays by position.
 
     Parameters
     ----------
@@ -35,13 +39,14 @@ def knn_labels(x: Any, labels: Any, *, query: Any | None = None, k: int = 15) ->
     Raises
     ------
     ValueError
-        If the lengths differ or an entry is not finite.
+        If the lengths or the names of the cells differ, an entry is not finite, or a label is missing.
 
     Examples
     --------
     >>> knn_labels([[0.0], [0.1], [5.0], [5.1]], ["B", "B", "T", "T"], query=[[4.0]], k=2).tolist()
     ['T']
     """
+    x, labels = match_rows(x=x, labels=labels)
     names, code = as_codes(labels, len(x), "labels")
     neighbors = knn(x, min(k, len(x) - (query is None)), query=query).indices
     return names[_count_codes(code[neighbors], len(names)).argmax(axis=1)]
@@ -53,6 +58,8 @@ def batch_mixing(x: Any, batch: Any, *, k: int = 15) -> float:
     With c_b of n cells in batch b, two random cells are of different batches with probability
     sum_b c_b (n - c_b) / (n (n - 1)). The score is 0 if no cell has a neighbor from another batch, and 1 if neighbors
     do not depend on the batch. If batches have different types, a perfect integration has a score below 1.
+
+    Series and DataFrames are matched by the names of their rows, arrays by position.
 
     Parameters
     ----------
@@ -70,13 +77,14 @@ def batch_mixing(x: Any, batch: Any, *, k: int = 15) -> float:
     Raises
     ------
     ValueError
-        If the lengths differ or an entry is not finite.
+        If the lengths or the names of the cells differ, an entry is not finite, or a label is missing.
 
     Examples
     --------
     >>> batch_mixing([[0.0], [0.1], [5.0], [5.1]], ["a", "a", "b", "b"], k=1)
     0.0
     """
+    x, batch = match_rows(x=x, batch=batch)
     names, code = as_codes(batch, len(x), "batch")
     if len(names) < 2:
         return float("nan")
@@ -91,6 +99,9 @@ def as_codes(values: Any, n: int, name: str) -> tuple[NDArray[np.str_], NDArray[
     texts = np.asarray(values).astype(str)
     if texts.shape != (n,):
         raise ValueError(f"{name} has shape {texts.shape}, but x has {n} cells: give one value for each.")
+    n_missing = int(pd.isna(np.asarray(values)).sum())
+    if n_missing:
+        raise ValueError(f"{name} has {n_missing} missing values: give each cell one, or leave these cells out.")
     names, code = np.unique(texts, return_inverse=True)
     return names, code.astype(np.int64)
 

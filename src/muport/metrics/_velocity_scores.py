@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from muport._arrays import unit_rows
+from muport.metrics._cell_names import match_rows
 from muport.metrics._neighbor_scores import as_codes
 from muport.neighbors import as_points, knn
 
@@ -57,6 +58,8 @@ def cbdir(
     (D(A -> B) - D(B -> A)) / 2 measures the direction: it is 0 for velocities without direction, and changes its sign
     if all velocities are reversed.
 
+    Series and DataFrames are matched by the names of their rows, arrays by position.
+
     Parameters
     ----------
     x
@@ -80,7 +83,7 @@ def cbdir(
     Raises
     ------
     ValueError
-        If shapes differ, an entry is not finite, or there is no edge.
+        If shapes or the names of the cells differ, an entry is not finite, or there is no edge.
     KeyError
         If a group of an edge has no cells.
 
@@ -90,6 +93,7 @@ def cbdir(
     >>> cbdir(x, [[1.0]] * 4, ["a", "a", "b", "b"], [("a", "b")], k=2)["contrast"].tolist()
     [1.0]
     """
+    x, velocity, labels = match_rows(x=x, velocity=velocity, labels=labels)
     points, velocities = _check_vectors(x=x, velocity=velocity)
     names, code = as_codes(labels, len(points), "labels")
     transitions = [(str(a), str(b)) for a, b in edges]
@@ -118,6 +122,8 @@ def iccoh(x: Any, velocity: Any, labels: Any, *, neighbors: Any | None = None, k
     with A' the cells of A that have a neighbor in A. Constant velocities have the score 1, whatever their direction:
     use it together with :func:`cbdir`.
 
+    Series and DataFrames are matched by the names of their rows, arrays by position.
+
     Parameters
     ----------
     x
@@ -139,13 +145,14 @@ def iccoh(x: Any, velocity: Any, labels: Any, *, neighbors: Any | None = None, k
     Raises
     ------
     ValueError
-        If shapes differ or an entry is not finite.
+        If shapes or the names of the cells differ, or an entry is not finite.
 
     Examples
     --------
     >>> iccoh([[0.0], [1.0], [2.0]], [[1.0], [1.0], [-1.0]], ["a", "a", "a"], k=1).loc["a", "n_cells"]
     np.int64(3)
     """
+    x, velocity, labels = match_rows(x=x, velocity=velocity, labels=labels)
     points, velocities = _check_vectors(x=x, velocity=velocity)
     names, code = as_codes(labels, len(points), "labels")
     indices = _neighbor_indices(points, neighbors, k)
@@ -201,6 +208,8 @@ def direction_free(x: Any, k: int = 15, *, neighbors: Any | None = None) -> NDAr
 def velocity_error(velocity: Any, truth: Any) -> VelocityError:
     """Compare the direction and the magnitude of velocities with the true ones, without rescaling.
 
+    Series and DataFrames are matched by the names of their rows, arrays by position.
+
     Parameters
     ----------
     velocity
@@ -215,13 +224,14 @@ def velocity_error(velocity: Any, truth: Any) -> VelocityError:
     Raises
     ------
     ValueError
-        If shapes differ, an entry is not finite, or the truth is zero everywhere.
+        If shapes or the names of the cells differ, an entry is not finite, or the truth is zero everywhere.
 
     Examples
     --------
     >>> velocity_error([[2.0, 0.0], [0.0, 3.0]], [[1.0, 0.0], [0.0, 2.0]])
     VelocityError(cosine=1.0, cosine_p05=1.0, magnitude=0.75, n_cells=2)
     """
+    velocity, truth = match_rows(velocity=velocity, truth=truth)
     velocities, true = _check_vectors(velocity=velocity, truth=truth)
     speed = np.linalg.norm(true, axis=1)
     scored = speed > 0
