@@ -100,6 +100,10 @@ def _enter() -> None:
         if not _shared.depth:
             _shared.torch = torch.get_num_threads()
         if not _thread.depth:
+            # torch's number is one of the process, but it also changes that of OpenMP in this thread
+            for pool in _find_thread_pools(len(sys.modules)).lib_controllers:
+                if pool.user_api == "openmp":
+                    _thread.numbers[pool.filepath] = pool, pool.get_num_threads()
             _shared.depth += 1
             torch.set_num_threads(1)
         _thread.depth += 1
@@ -112,11 +116,11 @@ def _leave() -> None:
         _thread.depth -= 1
         if _thread.depth:
             return
-        _restore(_thread.numbers)
         _shared.depth -= 1
         if not _shared.depth:
             _restore(_shared.numbers)
             torch.set_num_threads(_shared.torch)
+        _restore(_thread.numbers)
 
 
 def _restore(numbers: _Numbers) -> None:

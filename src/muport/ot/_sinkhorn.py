@@ -401,26 +401,30 @@ def sinkhorn(
     lam = _relaxations(reg_m, (tau_a, tau_b), eps, cost)
     tol = tol if tol is not None else (1e-9 if cost.dtype == torch.float64 else 1e-5)
     a, b = a.expand(batch, n), b.expand(batch, m)
-    _check_digits(cost, a, b, eps[:, 0])
+    solved_cost = _check_digits(cost, a, b, eps[:, 0])
     start = init if init is not None else (torch.zeros_like(a), torch.zeros_like(b))
     size = max(1, _CHUNK.get(cost.device.type, _CHUNK["cpu"]) // max(n * m, 1))
     solved = []
     for low in range(0, batch, size):
         rows = slice(low, low + size)
         side_a, side_b = (_Side(mass[rows], x[rows], reg_type == "entropy") for mass, x in ((a, lam[0]), (b, lam[1])))
-        chunk = _Chunk(cost[rows], side_a, side_b, eps[rows])
+        chunk = _Chunk(solved_cost[rows], side_a, side_b, eps[rows])
         solved.append(_solve_chunk(chunk, (start[0][rows], start[1][rows]), eps_scaling, max_iter, tol))
     f, g, n_iter, residual = (torch.cat(tensors) for tensors in zip(*solved, strict=True))
     reg_m = lam[0][:, 0], lam[1][:, 0]
     return Potentials(f, g, n_iter, residual <= tol, residual, cost, a, b, eps[:, 0], reg_m, reg_type)
 
 
-def _check_digits(cost: Tensor, a: Tensor, b: Tensor, eps: Tensor) -> None:
-    """Refuse costs with a rounding error above eps: the plan would be noise or NaN. Pairs without mass do not count."""
+def _check_digits(cost: Tensor, a: Tensor, b: Tensor, eps: Tensor) -> Tensor:
+    """Refuse costs with a rounding error above eps: the plan would be noise or NaN.
+
+    Return the cost; if it is so large in pairs without mass, with zeros there.
+    """
     largest, rounding = cost.abs().amax((1, 2)), torch.finfo(cost.dtype).eps
     if not bool((largest * rounding <= eps).all()):
-        counted = (a > 0)[:, :, None] & (b > 0)[:, None, :] & ~cost.isposinf()
-        largest = torch.where(counted, cost, torch.zeros_like(cost)).abs().amax((1, 2))
+        has_mass = (a > 0)[:, :, None] & (b > 0)[:, None, :]
+        cost = torch.where(has_mass, cost, torch.zeros_like(cost))
+        largest = cost.masked_fill(cost.isposinf(), 0).abs().amax((1, 2))
         if not bool((largest * rounding <= eps).all()):
             problem = int((largest * rounding <= eps).int().argmin())
             raise ValueError(
@@ -428,6 +432,7 @@ def _check_digits(cost: Tensor, a: Tensor, b: Tensor, eps: Tensor) -> None:
                 f"than {cost.dtype} holds: divide the cost by its scale (scale='std'), raise reg, or forbid the pair "
                 "by a cost of inf."
             )
+    return cost
 
 
 def _relaxations(
