@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from muport._checks import check_integers, check_not_negative, check_numbers
+from muport._global_state import preserve_generators
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,7 +129,8 @@ def simulated_multiome(
     atac = atac[rng.permutation(n_cells)].copy()
     atac.varm["gene_link"] = link
     atac.uns["gene_link_genes"] = rna.var_names.to_numpy(dtype=object)
-    mdata = mudata.MuData({"rna": rna, "atac": atac})
+    with preserve_generators():  # mudata draws random names of columns
+        mdata = mudata.MuData({"rna": rna, "atac": atac})
     mdata.uns["simulation"] = {"rare_type": f"T{n_types - 1}", "seed": random_state, "batch_effect": batch_effect}
     if missing_type_from is not None:
         mdata.uns["simulation"] |= {"missing_type": "T1", "missing_from": f"batch{missing_type_from}"}

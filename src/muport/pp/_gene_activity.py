@@ -13,6 +13,7 @@ from scipy import sparse
 
 from muport._arrays import sum_repeats
 from muport._checks import check_numbers
+from muport._global_state import preserve_generators
 from muport.pp._counts import get_counts, iterate_blocks, writable_modality
 from muport.pp._genomic_intervals import read_genes, read_peaks
 from muport.pp._peak_gene_links import link_peaks_to_genes
@@ -149,7 +150,8 @@ def add_modality(data: mudata.MuData, name: str, adata: anndata.AnnData) -> None
         # gene activities have the same names as genes
         warnings.filterwarnings("ignore", message=".*var_names are not unique")
         data.mod[name] = adata
-        data.update()
+        with preserve_generators():  # mudata draws random names of columns
+            data.update()
 
 
 def read_gene_links(peaks: anndata.AnnData, link_key: str) -> tuple[sparse.csr_matrix, NDArray[Any]]:
