@@ -125,6 +125,40 @@ def test_exact_respects_forbidden_pairs() -> None:
     assert float(result.marginal_error) <= 1e-9
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_exact_avoids_forbidden_pairs_whatever_the_scale_of_the_cost(scale: float) -> None:
+    cost = ot.dist(X, Y)
+    mask = ot.emd(ot.unif(9), ot.unif(7), cost) > 0.05
+    result = solve(cost=np.where(mask, np.inf, scale * cost), method="exact")
+    assert bool(result.converged)
+    assert float(result.plan[torch.as_tensor(mask)].max()) == 0
+    assert float(result.objective) == pytest.approx(ot.emd2(ot.unif(9), ot.unif(7), np.where(mask, 1e6, cost)) * scale)
+
+
+def test_exact_transport_that_needs_a_forbidden_pair_has_not_converged() -> None:
+    # row 0 may only go to column 0, which takes .5
+    cost = np.array([[0.0, np.inf], [0.0, 0.0]])
+    with pytest.warns(RuntimeWarning, match="1 of 2 transport problems .* forbid fewer pairs"):
+        results = solve(cost=np.stack([cost, cost]), a=np.array([[0.9, 0.1], [0.3, 0.7]]), method="exact")
+    assert results.converged.tolist() == [False, True]
+    assert results.plan[1].tolist() == [pytest.approx([0.3, 0.0]), pytest.approx([0.2, 0.5])]
+
+
+def test_exact_reports_what_the_simplex_did() -> None:
+    cost = ot.dist(X, Y).astype(np.float32)
+    result = solve(cost=[cost, 2 * cost[:4, :2]], method="exact")
+    expected = [ot.emd2(ot.unif(9), ot.unif(7), cost), ot.emd2(ot.unif(4), ot.unif(2), 2 * cost[:4, :2])]
+    assert result.objective is not None
+    assert result.reg is not None
+    assert result.objective.tolist() == pytest.approx(expected, rel=1e-6)
+    assert result.reg.tolist() == [0, 0]
+    assert result.n_iter.tolist() == [0, 0]
+    assert result.n_iter.dtype == torch.int64
+    assert {v.dtype for v in (result.f, result.g, result.plan, result.objective) if v is not None} == {torch.float32}
+    with pytest.warns(RuntimeWarning, match="raise max_iter"):
+        assert not bool(solve(cost=cost, method="exact", max_iter=1).converged)
+
+
 def test_gromov_finds_an_isometry() -> None:
     turn, _ = np.linalg.qr(RNG.normal(size=(3, 3)))
     order = RNG.permutation(9)
@@ -316,3 +350,35 @@ def test_cuda_agrees_with_the_cpu() -> None:
     on_gpu = solve(x.cuda(), y.cuda(), reg=0.1, reg_m=0.5)
     assert on_gpu.plan.is_cuda
     assert torch.allclose(on_gpu.plan.cpu(), solve(x, y, reg=0.1, reg_m=0.5).plan, atol=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+def test_the_costs_of_a_batch_are_those_of_its_problems(metric: Any) -> None:
+    x, y = torch.as_tensor(RNG.normal(size=(4, 6, 3))), torch.as_tensor(RNG.normal(size=(4, 5, 3)) + 3)
+    batch = cost_matrix(x, y, metric=metric)
+    assert torch.allclose(batch, torch.stack([cost_matrix(*pair, metric=metric) for pair in zip(x, y, strict=True)]))
+
+
+def test_one_gromov_descent_is_that_of_pot_from_the_product_of_the_masses() -> None:
+    cx, cy = ot.dist(X, X), ot.dist(Y, Y)
+    a, b = np.arange(1.0, 10) / 45, ot.unif(7)
+    expected, log = ot.gromov.gromov_wasserstein(cx, cy, a, b, log=True)
+    # masses are normalized
+    for factor in (1.0, 3.0):
+        result = solve(method="gromov", cx=cx, cy=cy, a=factor * a, b=factor * b, reg=0)
+        assert np.allclose(result.plan.numpy(), expected, atol=1e-7)
+        assert float(result.value) == pytest.approx(float(log["gw_dist"]), rel=1e-6)
+        assert np.allclose(result.a.numpy(), a)
+    with pytest.warns(RuntimeWarning, match="did not converge"):
+        stopped = solve(method="gromov", cx=cx, cy=cy, a=a, b=b, reg=0, max_iter=1)
+    assert int(stopped.n_iter) == 1
+    cost = cx.astype(np.float32), cy.astype(np.float32)
+    assert solve(method="gromov", cx=cost[0], cy=cost[1], reg=0).plan.dtype == torch.float32
+
+
+def test_rows_without_mass_are_mapped_to_the_mean_target_in_a_batch_of_any_masses() -> None:
+    a, b = np.array([0.0, 2.0, 4.0]), np.array([1.0, 3.0, 2.0])
+    y = torch.as_tensor(Y[:3])
+    results = solve([X[:3], X[:3]], [Y[:3], Y[:3]], a=[a, 2 * a], b=[b, 2 * b], method="exact")
+    for projected in results.barycentric_projection([y, y]):
+        assert torch.allclose(projected[0], torch.as_tensor(b / b.sum()) @ y)

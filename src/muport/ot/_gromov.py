@@ -101,7 +101,7 @@ def _descend_by_conditional_gradient(problem: _FusedProblem, start: np.ndarray, 
     plan, log = ot.gromov.fused_gromov_wasserstein(
         problem.linear, problem.cx, problem.cy, problem.a, problem.b, alpha=settings.alpha, G0=start, log=True, **limits
     )
-    n_iter = len(log["loss"])
+    n_iter = len(log["loss"]) - 1  # the first is the loss at the start
     return _Descent(plan, float(log["fgw_dist"]), n_iter, n_iter < settings.max_iter)
 
 

@@ -359,9 +359,15 @@ def _structure(make_cost: Callable[..., Tensor], arrays: dict[str, Arrays | None
 def _warn(result: OTResult, max_iter: int) -> None:
     failed = int((~result.converged).sum())
     if failed:
+        exact = result.coupling is not None and result.reg is not None
+        advice = (
+            "forbid fewer pairs, as their masses have nowhere else to go, or raise max_iter."
+            if exact
+            else "raise reg (more entropy), raise max_iter, or pass float64 arrays."
+        )
         warnings.warn(
             f"{failed} of {result.converged.numel()} transport problems did not converge in max_iter={max_iter} "
-            "iterations: raise reg (more entropy), raise max_iter, or pass float64 arrays.",
+            f"iterations: {advice}",
             RuntimeWarning,
             stacklevel=3,
         )
