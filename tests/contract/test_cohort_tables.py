@@ -1,4 +1,4 @@
-"""GMM finds samples and features by name: another order or other names change nothing, and foreign tables are refused."""
+"""GMM finds samples and features by name: another order or other names change nothing; foreign tables are refused."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def renamed(adata: AnnData, names: dict[str, Any]) -> AnnData:
 
 def answers(model: muport.GMM, order: list[str]) -> list[np.ndarray]:
     """Distances, predictions and coordinates of the samples, in a given order."""
-    distances = [
-        model.get_sample_distances(metric).loc[order, order].to_numpy() for metric in ("mw2", "emd", "learnt")
-    ]
+    distances = [model.get_sample_distances(metric).loc[order, order].to_numpy() for metric in ("mw2", "emd", "learnt")]
     embedding = model.get_sample_embedding().loc[order].to_numpy()
     return [*distances, np.abs(embedding), model.predict(soft=True).loc[order].to_numpy()]
 

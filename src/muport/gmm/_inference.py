@@ -338,9 +338,7 @@ class CohortInference(MuDataModel):
             )
         return groups
 
-    def _feature_scores(
-        self, loadings: Any, features: Sequence[str], of: str
-    ) -> tuple[NDArray[np.float64], list[str]]:
+    def _feature_scores(self, loadings: Any, features: Sequence[str], of: str) -> tuple[NDArray[np.float64], list[str]]:
         """(g, r) scores of the features, and the names of the axes or components."""
         check_option("of", of, ("axes", "components"))
         if isinstance(features, str):
