@@ -231,8 +231,9 @@ def test_drivers(velocity, record_property):
 
     expected = [dense(values) for values in drivers(RNA.copy())]
     for kind, make in CONTAINERS.items():
-        try_container(drivers, make(RNA), kind, expected)
-    record_property("tries", len(CONTAINERS))
+        if kind != "COO":
+            try_container(drivers, make(RNA), kind, expected)
+    record_property("tries", len(CONTAINERS) - 1)
 
 
 @pytest.mark.promise(SAME)
@@ -254,5 +255,6 @@ def test_imputed_values(record_property):
     part = RNA[: N - 20].copy()
     expected = [dense(values) for values in impute(part.copy())]
     for kind, make in CONTAINERS.items():
-        try_container(impute, make(part), kind, expected)
-    record_property("tries", len(CONTAINERS))
+        if kind != "COO":
+            try_container(impute, make(part), kind, expected)
+    record_property("tries", len(CONTAINERS) - 1)
