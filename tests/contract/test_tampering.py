@@ -19,6 +19,7 @@ import muport
 from muport.data import _model_files as files
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+SAVED = GOLDEN / "schema_1"
 _spec = importlib.util.spec_from_file_location("golden_models", GOLDEN / "golden_models.py")
 golden = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(golden)
@@ -38,7 +39,7 @@ def load(folder: Path, name: str):
 
 def copy_of(name: str, tmp_path: Path) -> Path:
     folder = tmp_path / name
-    shutil.copytree(GOLDEN / name, folder)
+    shutil.copytree(SAVED / name, folder)
     return folder
 
 
@@ -71,7 +72,7 @@ def change_tensor(folder: Path, key: str, array: np.ndarray) -> None:
 @pytest.mark.promise("Every changed byte of a saved model is refused, or the answer is the same bit by bit")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_changed_byte_is_refused_or_harmless(name, tmp_path, record_property):
-    folder, expected = copy_of(name, tmp_path), contents(load(GOLDEN / name, name))
+    folder, expected = copy_of(name, tmp_path), contents(load(SAVED / name, name))
     rng, tries, refused = np.random.default_rng(0), 0, 0
     for file in ("model.json", "model.safetensors"):
         whole = (folder / file).read_bytes()
@@ -106,7 +107,7 @@ def test_cut_missing_and_swapped_files_are_refused(name, tmp_path, record_proper
             whole[:1],
             whole[: len(whole) // 2],
             whole[:-1],
-            (GOLDEN / other / file).read_bytes(),
+            (SAVED / other / file).read_bytes(),
         ):
             (folder / file).unlink()
             if content is not None:
@@ -269,5 +270,5 @@ def test_data_that_would_fill_the_memory_are_refused(tmp_path):
 def test_a_newer_version_is_refused_and_says_what_to_do(tmp_path):
     folder = copy_of("batches", tmp_path)
     sign(folder, schema_version=files.SCHEMA_VERSION + 1)
-    with pytest.raises(ValueError, match="newer than.*upgrade muport"):
+    with pytest.raises(ValueError, match="newer than.*update muport"):
         load(folder, "batches")

@@ -143,7 +143,7 @@ DAMAGE = {
     "half document": (lambda f: (f / "model.json").write_text("{"), ValueError, "not a JSON"),
     "other document": (lambda f: (f / "model.json").write_text("[1]"), ValueError, "schema_version"),
     "unsigned edit": (lambda f: edit(f, sign=False, state={"x": 1}), ValueError, "checksum"),
-    "newer": (lambda f: edit(f, schema_version=99), ValueError, r"99.*newer.*upgrade"),
+    "newer": (lambda f: edit(f, schema_version=99), ValueError, r"99.*newer.*saved by a newer muport: update muport"),
     "no state": (lambda f: edit(f, state=...), ValueError, r"lacks \['state'\]"),
     "traversal": (lambda f: edit(f, tensors={"file": "../../secret", "entries": {}}), ValueError, "plain file name"),
     "absolute path": (lambda f: edit(f, tensors={"file": "/etc/passwd", "entries": {}}), ValueError, "plain file name"),

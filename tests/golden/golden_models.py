@@ -1,11 +1,13 @@
-"""Write the saved models of this folder: ``python tests/golden/golden_models.py``.
+"""Write the saved models of the present format: ``python tests/golden/golden_models.py [FOLDER]``.
 
-Version 0.1.0 made them before any file of the package moved. They are not made again: `test_golden.py` shows that later
-versions read them.
+There is one folder for each schema version of `muport._schema_version`: version 0.1.0 wrote ``schema_1``. A folder that
+was released is not written again: `test_golden.py` shows that later versions read it. `golden_results.py` writes the
+results beside the models.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from anndata import AnnData
 from mudata import MuData
 
 import muport
+from muport._schema_version import SCHEMA_VERSION
 
 HERE = Path(__file__).parent
 QUIET = {"progress": False, "accelerator": "cpu"}
@@ -89,7 +92,7 @@ def scbiot() -> Any:
 
 
 def gmm() -> Any:
-    adata = modality(400, 5, "g", 0)
+    adata = modality(240, 5, "g", 0)
     muport.GMM.setup_anndata(adata, use_rep="X_own", labels_key="condition")
     model = muport.GMM(adata)
     model.train(k_comps=2, n_comps=2, **QUIET)
@@ -129,15 +132,21 @@ def answers(name: str, model: Any, query: AnnData | MuData) -> dict[str, np.ndar
     return results
 
 
-def main() -> None:
+#: Models that are saved with their cells, one an AnnData and one a MuData.
+WITH_CELLS = ("gmm", "joint")
+
+
+def main(folder: Path) -> None:
     """Train, save, and keep what the loaded models say."""
     for name, make in MODELS.items():
         model = make()
-        model.save(HERE / name, overwrite=True)
-        loaded = type(model).load(HERE / name, adata=False, accelerator="cpu")
-        np.savez_compressed(HERE / name / "expected.npz", **answers(name, loaded, query_of(name)))
-        print(name, sum(f.stat().st_size for f in (HERE / name).iterdir()))
+        model.save(folder / name, overwrite=True, save_anndata=name in WITH_CELLS)
+        loaded = type(model).load(folder / name, adata=False, accelerator="cpu")
+        np.savez_compressed(folder / name / "expected.npz", **answers(name, loaded, query_of(name)))
+        if name in WITH_CELLS:
+            np.save(folder / name / "expected_cells.npy", model.get_latent_representation())
+        print(name, sum(f.stat().st_size for f in (folder / name).iterdir()))
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / f"schema_{SCHEMA_VERSION}")

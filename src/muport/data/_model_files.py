@@ -13,13 +13,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
+from muport._schema_version import SCHEMA_VERSION, check_schema_version
 from muport.data._durable_files import claimed, hash_file, replace, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: 1: version 0.1.0, whose names of classes and fields `_former_names` translates, and whose data have no checksum.
-SCHEMA_VERSION = 2
 DOCUMENT = "model.json"
 _CONTENT_HASH = "[0-9a-f]{12}"
 _MAX_DOCUMENT = 2**26  # bytes; the arrays are in the other file
@@ -131,11 +130,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is not a JSON document: {error}") from error
     if not isinstance(document, dict) or type(document.get("schema_version")) is not int:
         raise ValueError(f"{str(path)!r} has no schema_version: it is not a saved model.")
-    if document["schema_version"] > SCHEMA_VERSION:
-        raise ValueError(
-            f"{str(path)!r} has schema_version {document['schema_version']}, newer than "
-            f"{SCHEMA_VERSION}: upgrade muport."
-        )
+    check_schema_version(document["schema_version"], repr(str(path)))
     if missing := [key for key in (*_KEYS, "checksum") if key not in document]:
         raise ValueError(f"{str(path)!r} lacks {missing}: it is damaged.")
     if document.pop("checksum") != _checksum(document, path):

@@ -34,7 +34,7 @@ def check_state(state: Any, where: str = "state", lengths: dict[str, int] | None
     - ``"P d"``: the shape of an array, or the length of a tuple. The same letter is the same length in the whole
       object; a small letter also in the objects in it. ``*`` is any length; ``d+1`` and ``d+K`` are sums.
     - ``"0..1"``, ``"0.."``: the range of numbers; ``"-1..<labels"``: codes of the items of the field `labels`.
-    - ``"any"``: numbers may be infinite or NaN.
+    - ``"any"``: numbers, also those of a dict, may be infinite or NaN.
 
     A class may also have a method ``check_consistency``, which raises a ValueError.
     """
@@ -113,7 +113,7 @@ def _check_container(
     elif kind == "dict":
         _require(isinstance(value, dict), f"{where} is a {type(value).__name__}, expected a dict")
         for key, item in value.items():
-            _check(item, items[1], f"{where}.{key}", scope)
+            _check(item, items[1], f"{where}.{key}", scope, rules)
     elif kind == "tuple":
         _require(isinstance(value, tuple), f"{where} is a {type(value).__name__}, expected a tuple")
         many = isinstance(items[-1], ast.Constant) and items[-1].value is ...

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 
 from muport._checks import check_option, check_seed
-from muport._tables import rows_by_name
 from muport.data import MuDataModel, Setup, read_rows
 from muport.gmm._fitted_state import label_samples
 from muport.gmm.distances._cell_distances import exact_wasserstein, sliced_wasserstein
 from muport.gmm.distances._classical_scaling import embed_distances
 from muport.gmm.distances._mixture_wasserstein import mixture_wasserstein
 from muport.gmm.interpretation._cell_types import component_types, sum_by_group
-from muport.gmm.interpretation._component_groups import are_groups_of, match_components
+from muport.gmm.interpretation._component_groups import match_components
 from muport.gmm.interpretation._condition_effects import condition_effects
 from muport.gmm.interpretation._enrichment import enrichment
 from muport.gmm.interpretation._features import axis_loadings, component_shifts, rank_features
@@ -195,7 +194,7 @@ class CohortInference(MuDataModel):
         types_key
             Column with the type of each cell; cells without one are left out.
         groups
-            Result of :meth:`match_components` of this model; computed by default.
+            Result of :meth:`match_components`; computed by default.
         random_state
             Seed of the matching.
 
@@ -208,9 +207,9 @@ class CohortInference(MuDataModel):
         KeyError
             If there is no such column.
         ValueError
-            If no cell has a type, or `groups` are of other mixtures.
+            If no cell has a type.
         """
-        matched = self._matched(groups, random_state)
+        matched = groups if groups is not None else self.match_components(random_state=random_state)
         sample = self._fitted_rows().sample
         code, types = self._read_labels(types_key)
         r = sum_by_group(self.get_responsibilities(), cast("NDArray[np.int64]", sample), matched)
@@ -226,7 +225,7 @@ class CohortInference(MuDataModel):
         Parameters
         ----------
         groups
-            Result of :meth:`match_components` of this model; computed by default.
+            Result of :meth:`match_components`; computed by default.
         n_permutations
             Number of permutations.
         random_state
@@ -240,11 +239,11 @@ class CohortInference(MuDataModel):
         Raises
         ------
         ValueError
-            If fewer than two conditions are known, or `groups` are of other mixtures.
+            If fewer than two conditions are known.
         """
         state: GMMState = self._fitted()
         known = np.flatnonzero(state.condition >= 0)
-        matched = self._matched(groups, random_state)
+        matched = groups if groups is not None else self.match_components(random_state=random_state)
         return condition_effects(
             state.cohort.mixtures.subset(known), matched.subset(known), state.condition[known],
             n_permutations=n_permutations, random_state=random_state,
@@ -263,8 +262,7 @@ class CohortInference(MuDataModel):
         Parameters
         ----------
         loadings
-            (n_features, d) loadings of the representation, such as ``adata.varm["PCs"]``. The rows of a DataFrame are
-            matched by the names of the features.
+            (n_features, d) loadings of the representation, such as ``adata.varm["PCs"]``.
         features
             Names of the features, such as ``adata.var_names``.
         of
@@ -281,13 +279,10 @@ class CohortInference(MuDataModel):
 
         Raises
         ------
-        TypeError
-            If `features` is one text.
         ValueError
-            If shapes do not fit, a table of loadings has no row for a feature, or axes are asked for before
-            `train_gmm`.
+            If shapes do not fit, or axes are asked for before `train_gmm`.
         """
-        scores, names = self._feature_scores(loadings, features, of)
+        scores, names = self._feature_scores(loadings, of)
         return rank_features(scores, features, names, n=n, by=by)
 
     def enrichment(
@@ -320,30 +315,15 @@ class CohortInference(MuDataModel):
         ------
         ImportError
             If decoupler is not installed: it comes with ``muport[enrich]``.
-        TypeError, ValueError
+        ValueError
             As for :meth:`rank_features`, or if no set has enough features.
         """
-        scores, names = self._feature_scores(loadings, features, of)
+        scores, names = self._feature_scores(loadings, of)
         return enrichment(scores, features, sets, names, method=method, min_features=min_features)
 
-    def _matched(self, groups: ComponentGroups | None, random_state: int) -> ComponentGroups:
-        """The groups passed by the caller, which must be of this model's mixtures, or new ones."""
-        if groups is None:
-            return self.match_components(random_state=random_state)
-        mixtures = self._fitted().cohort.mixtures
-        if not are_groups_of(groups, mixtures):
-            raise ValueError(
-                f"groups are of other mixtures: the shares of {len(groups.shares)} patients are not those of the "
-                f"{len(mixtures)} patients of this model; pass the result of its match_components."
-            )
-        return groups
-
-    def _feature_scores(self, loadings: Any, features: Sequence[str], of: str) -> tuple[NDArray[np.float64], list[str]]:
+    def _feature_scores(self, loadings: Any, of: str) -> tuple[NDArray[np.float64], list[str]]:
         """(g, r) scores of the features, and the names of the axes or components."""
         check_option("of", of, ("axes", "components"))
-        if isinstance(features, str):
-            raise TypeError(f"features={features!r} is one text: pass a list of names, one for each row of loadings.")
-        loadings = rows_by_name(loadings, pd.Index(features), "loadings", "feature")
         if of == "axes":
             w = self._metric("of='axes' needs a metric")
             return axis_loadings(w, loadings), [f"axis {i + 1}" for i in range(len(w))]

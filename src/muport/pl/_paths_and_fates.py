@@ -223,12 +223,11 @@ def windows(
     ValueError
         If the windows are of other cells; cells are matched by name.
     """
-    if key not in data.uns:
-        raise KeyError(f"key={key!r} is not in uns: call muport.velocity.build_windows first.")
-    from muport.velocity.velot._stored_results import unpack_windows
+    from muport.velocity.velot._stored_results import require_result, unpack_windows
 
+    windows = require_result(data, key, "build_windows")
     xy, cells = get_coordinates(data, basis)
-    stored, _ = unpack_windows(data.uns[key], cells)
+    stored, _ = unpack_windows(windows, cells)
     later = stored.direction > 0
     start, end = (_mean_positions(xy, of_windows[later]) for of_windows in (stored.source, stored.target))
     axes = embedding(data, basis, "velot_spatial_cluster", ax, **{"legend": False, "title": "windows", **kwargs})
@@ -340,11 +339,9 @@ def _get_paths(data: Data, paths: Trajectories | str, use_rep: str) -> _DrawnPat
     if not isinstance(paths, str):
         terminal = np.full(len(paths.direction), "end") if paths.terminal is None else paths.terminal
         return _DrawnPaths(paths.paths.x, paths.paths.length, terminal)
-    if paths not in data.uns:
-        raise KeyError(
-            f"uns[{paths!r}] is not there: call muport.velocity.compute_trajectories or simulate_flow first."
-        )
-    stored = data.uns[paths]
+    from muport.velocity.velot._stored_results import require_result
+
+    stored = require_result(data, paths, "compute_trajectories or simulate_flow")
     table = stored["metadata"]
     name = "terminal_cluster"
     terminal = table[name].to_numpy().astype(str) if name in table else np.full(len(table), "end")

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from muport._arrays import unit_rows
 from muport._checks import check_integers, check_numbers, check_seed
+from muport._schema_version import SCHEMA_VERSION
 from muport.neighbors import kmeans
 from muport.pp._counts import (
     count_nonzero,
@@ -302,6 +303,7 @@ def _write(adata: anndata.AnnData, fit: _LSIFit, z: NDArray[np.float32]) -> None
     adata.obsm["X_lsi"], adata.varm["LSI"] = z, loadings
     adata.var["idf"], adata.var["lsi_features"] = idf, used
     adata.uns["lsi"] = {
+        "schema_version": SCHEMA_VERSION,
         "stdev": fit.singular / np.sqrt(max(adata.n_obs - 1, 1)),
         "depth_correlation": fit.correlation,
         "chance": fit.chance,

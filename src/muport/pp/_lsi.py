@@ -14,6 +14,7 @@ from sklearn.utils.extmath import svd_flip
 from muport._arrays import unit_rows
 from muport._checks import check_integers, check_numbers, check_seed
 from muport._global_state import preserve_generators
+from muport._schema_version import SCHEMA_VERSION, check_schema_version
 from muport.pp._counts import (
     count_nonzero,
     get_counts,
@@ -219,6 +220,7 @@ def lsi(
     adata.obsm["X_lsi"] = ((u - mean) / scale).astype(np.float32)
     adata.varm["LSI"] = v.astype(np.float32)
     adata.uns["lsi"] = {
+        "schema_version": SCHEMA_VERSION,
         "stdev": s / np.sqrt(adata.n_obs - 1),
         "depth_correlation": correlation,
         "scale": s * scale,
@@ -303,7 +305,7 @@ def project_lsi(
     KeyError
         If the reference has no LSI, or `data` lacks peaks that the reference uses.
     ValueError
-        If values are not counts, or `data` is a view.
+        If values are not counts, `data` is a view, or a newer version of muport wrote the LSI of the reference.
 
     Examples
     --------
@@ -321,6 +323,8 @@ def project_lsi(
     state = fitted.uns.get("lsi", {})
     if "LSI" not in fitted.varm or "tfidf" not in state or "idf" not in fitted.var:
         raise KeyError("the reference has no LSI of counts: call muport.pp.iterative_lsi, or tfidf and lsi, on it.")
+    # version 0.1.0 wrote no number
+    check_schema_version(state.get("schema_version", 1), "uns['lsi'] of the reference")
     used = np.flatnonzero(np.any(fitted.varm["LSI"] != 0, axis=1) | (fitted.var["idf"].to_numpy() > 0))
     columns = _match_peaks(adata.var_names, fitted.var_names[used])
     idf = fitted.var["idf"].to_numpy()[used].astype(np.float32)

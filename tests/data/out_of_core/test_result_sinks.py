@@ -108,7 +108,7 @@ def test_an_interrupted_job_goes_on(sink):
     sink.begin(JOB)
     store(sink, 0, 0, 8)
     again = FileSink(sink.path, sink.shape, sink.piece, sink.key)
-    assert again.unfinished() == JOB
+    assert again.unfinished()["job"] == JOB
     assert again.is_done(0, 0, 8)
     assert not again.is_done(0, 0, 12)
     again.describe({"strength": 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import zlib
@@ -15,8 +16,9 @@ import numpy as np
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
+from muport._schema_version import SCHEMA_VERSION, check_schema_version
 from muport.data._durable_files import clear, partial_folder, read_json, replace, sync, write_json
-from muport.data._serialization import pack, state_classes, unpack
+from muport.data._serialization import pack, unpack_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,7 +100,10 @@ class FileSink:
         return self.partial / f"{_RESULT}{self.path.suffix}"
 
     def finished(self) -> dict[str, Any]:
-        """Return what was stored with the finished result: ``job``, ``metrics`` and ``checksums``; empty if nothing."""
+        """Return what was stored with the finished result; empty if nothing.
+
+        These are ``schema_version``, ``job``, ``metrics`` and ``checksums``.
+        """
         if not self.path.exists():
             return {}
         if not self.is_zarr:
@@ -132,7 +137,7 @@ class FileSink:
         return self.path.with_name(f"{self.path.name}.json")
 
     def unfinished(self) -> dict[str, Any]:
-        """Return the description of the job of the unfinished result; empty if there is none."""
+        """Return the ``schema_version`` and the ``job`` of the unfinished result; empty if there is none."""
         return read_json(self.partial / _JOB) if self.result.exists() else {}
 
     def begin(self, job: Mapping[str, Any]) -> None:
@@ -150,7 +155,7 @@ class FileSink:
 
     def describe(self, job: Mapping[str, Any]) -> None:
         """Describe the job of the unfinished result."""
-        write_json(self.partial / _JOB, job)
+        write_json(self.partial / _JOB, {"schema_version": SCHEMA_VERSION, "job": dict(job)})
 
     def _check_room(self) -> None:
         needed, free = 4 * self.shape[0] * self.shape[1], shutil.disk_usage(self.path.parent).free
@@ -241,7 +246,7 @@ class FileSink:
         """Give the result its name, after all of it is on the disk; an earlier one keeps the name until then."""
         records = [read_json(file) for file in sorted((self.partial / _DONE).glob("[0-9]*.json"))]
         checksums = [[record["start"], record["stop"], record["crc32"]] for record in records]
-        marks: dict[str, Any] = {"job": self.unfinished(), "metrics": dict(metrics), "checksums": checksums}
+        marks: dict[str, Any] = {**self.unfinished(), "metrics": dict(metrics), "checksums": checksums}
         if self.is_zarr:
             import zarr
 
@@ -265,18 +270,28 @@ class FileSink:
         with open(file, "wb") as out:
             out.write(content)
         sync(file)
-        write_json(self.partial / f"{name}.json", {"value": packed, "sha256": hashlib.sha256(content).hexdigest()})
+        write_json(
+            self.partial / f"{name}.json",
+            {"schema_version": SCHEMA_VERSION, "value": packed, "sha256": _hash_kept(packed, content)},
+        )
 
     def kept(self, name: str, root: type) -> Any:
-        """Return what :meth:`keep` kept, made of `root` and the dataclasses in it; None if it is absent or damaged."""
+        """Return what :meth:`keep` kept, made of `root` and the dataclasses in it; None if it is absent or damaged.
+
+        Raises ValueError if a newer version kept it.
+        """
         document = read_json(self.partial / f"{name}.json")
         try:
             content = (self.partial / f"{name}.safetensors").read_bytes()
         except OSError:
             return None
-        if hashlib.sha256(content).hexdigest() != document.get("sha256"):
+        if _hash_kept(document.get("value"), content) != document.get("sha256"):
             return None
-        return unpack(document["value"], from_safetensors(content), state_classes(root))
+        check_schema_version(document.get("schema_version", 1), repr(str(self.partial / f"{name}.json")))
+        try:
+            return unpack_state(document["value"], from_safetensors(content), root)
+        except ValueError:
+            return None
 
     def open(self) -> Any:
         """Return the finished rows without reading them: an array, a dask array, or a zarr array.
@@ -291,6 +306,11 @@ class FileSink:
         except ImportError:
             return self._open_rows(self.path)
         return dask.array.from_zarr(str(self.path / "obsm" / self.key))
+
+
+def _hash_kept(packed: Any, content: bytes) -> str:
+    """SHA-256 of a packed value and its tensors."""
+    return hashlib.sha256(json.dumps(packed, sort_keys=True).encode() + content).hexdigest()
 
 
 def full_disk(error: OSError, path: Path) -> OSError:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from muport.gmm.mixtures._mixtures import Mixtures
 
-__all__ = ["ComponentGroups", "are_groups_of", "compute_barycenters", "match_components"]
+__all__ = ["ComponentGroups", "compute_barycenters", "match_components"]
 
 _MIN_EIGENVALUE = 1e-12  # of the largest eigenvalue: smaller ones are rounding errors
 _MAX_ROUNDS = 50  # assignments of components to barycenters
@@ -100,23 +100,9 @@ def match_components(mixtures: Mixtures, n_groups: int | None = None, *, random_
     center_mean, center_covariance = compute_barycenters(mean, covariance, mass, label)
     group, distance = np.full(has_mass.shape, -1), np.zeros(has_mass.shape)
     group[has_mass], distance[has_mass] = label.numpy(), np.sqrt(cost.numpy())
-    shares = _sum_shares(mixtures.weights, group, len(center_mean))
+    shares = np.zeros((len(has_mass), len(center_mean)))
+    np.add.at(shares, (has_mass.nonzero()[0], group[has_mass]), mixtures.weights[has_mass])
     return ComponentGroups(group, center_mean.numpy(), center_covariance.numpy(), shares, distance)
-
-
-def are_groups_of(groups: ComponentGroups, mixtures: Mixtures) -> bool:
-    """Whether these are groups of the components of these mixtures: the same components, with the same weights."""
-    if not np.array_equal(groups.group >= 0, mixtures.weights > 0):
-        return False
-    return np.allclose(_sum_shares(mixtures.weights, groups.group, len(groups)), groups.shares)
-
-
-def _sum_shares(weights: NDArray[np.float64], group: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:
-    """(P, M) fraction of each patient in each group, from the weights (P, K) and groups (P, K) of components."""
-    shares = np.zeros((len(weights), n_groups))
-    patients, columns = (group >= 0).nonzero()
-    np.add.at(shares, (patients, group[patients, columns]), weights[patients, columns])
-    return shares
 
 
 def compute_barycenters(mean: Tensor, covariance: Tensor, mass: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

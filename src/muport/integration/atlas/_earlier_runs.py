@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from muport._schema_version import SCHEMA_VERSION, check_schema_version
 from muport.data.out_of_core._fingerprint import HashedRows, changes
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ class EarlierRuns:
         Raises FileExistsError if the path is that of anything else, or the result was changed or damaged.
         """
         earlier = self.sink.finished()
-        if "job" not in earlier:
+        if not earlier:
             raise self._refusal("it was not written by integrate_centroids")
+        if outdated := _compare_versions(earlier):
+            raise self._refusal(outdated)
         if not resume:
             raise self._refusal("resume=False asks for a new one")
         if differences := self._compare(earlier["job"]):
@@ -56,10 +59,12 @@ class EarlierRuns:
         Raises FileExistsError if it is of another call, and was not asked to be replaced.
         """
         earlier = self.sink.unfinished()
+        job = earlier.get("job", {})
+        differences = _compare_versions(earlier) if earlier else ""
         # without coordinates nothing was fitted yet, and there is nothing to lose
-        if not resume or "coordinates" not in earlier:
+        if not resume or not (differences or "coordinates" in job):
             return False
-        differences = self._compare(earlier)
+        differences = differences or self._compare(job)
         if differences and not overwrite:
             raise FileExistsError(
                 f"tmp_path={str(self.sink.path)!r}: {self.sink.partial.name!r} is the unfinished result of another "
@@ -70,3 +75,15 @@ class EarlierRuns:
 
     def _compare(self, earlier: Mapping[str, Any]) -> str:
         return changes(earlier, self.job) or changes(earlier, {"coordinates": self.rows.digest()})
+
+
+def _compare_versions(earlier: Mapping[str, Any]) -> str:
+    """Return in words why this version of muport cannot use what another one wrote; empty if it can."""
+    found = earlier.get("schema_version")
+    if found is None:
+        return "an earlier version of muport wrote it, without a schema_version"
+    try:
+        check_schema_version(found, "it")
+    except ValueError as error:
+        return str(error).removesuffix(".")
+    return "" if found == SCHEMA_VERSION else f"an earlier version of muport wrote it, with schema_version={found}"

@@ -7,7 +7,7 @@ Equation numbers in this package are those of the scBIOT paper.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from muport.integration._fitted_state import GroupMap, Types
     from muport.integration._hyperparameters import FitOptions, Hyperparameters
     from muport.integration.prototypes._standardized_cells import StandardizedCells
-    from muport.integration.shared_centers._transport import History, Transport
+    from muport.integration.shared_centers._transport import Transport
 
 __all__ = ["IntegrationFit", "fit_shared_centers"]
 
@@ -45,8 +45,8 @@ class IntegrationFit:
     """A fitted state, its metrics, and the history of its outer iterations."""
 
     state: IntegrationState
-    metrics: dict[str, float]
-    history: History
+    metrics: Annotated[dict[str, float], "any"]
+    history: tuple[tuple[float, float, float], ...]
 
 
 def fit_shared_centers(

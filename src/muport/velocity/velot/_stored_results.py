@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from muport._schema_version import SCHEMA_VERSION, check_schema_version
 from muport.data import Setup, read_rows
 from muport.velocity.estimation._field_training import FieldFit
 from muport.velocity.estimation._pipeline import InputCells
@@ -15,8 +17,6 @@ from muport.velocity.estimation._raw_velocity import RawVelocity
 from muport.velocity.estimation._windows import Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import anndata
     import mudata
     from numpy.typing import NDArray
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     type Data = anndata.AnnData | mudata.MuData
 
 __all__ = [
-    "VelotKeys", "in_modality", "pack_fit", "pack_raw_velocity", "pack_trajectories", "pack_windows", "read_cells",
-    "read_fit", "require_result", "unpack_fit", "unpack_raw_velocity", "unpack_windows",
+    "VelotKeys", "find_result", "in_modality", "pack_fit", "pack_raw_velocity", "pack_trajectories", "pack_windows",
+    "read_cells", "read_fit", "require_result", "unpack_fit", "unpack_raw_velocity", "unpack_windows",
 ]  # fmt: skip
 
 _WINDOW_ARRAYS = ("source", "target", "direction", "mutual", "cluster", "block")
@@ -74,10 +74,26 @@ def read_cells(
 
 
 def require_result(data: Data, key: str, function: str) -> dict[str, Any]:
-    """The result ``uns[key]`` that another function wrote; KeyError that names the function if there is none."""
-    if key not in data.uns:
+    """The result ``uns[key]`` that another function wrote.
+
+    Raises KeyError that names the function if there is none, TypeError if it is no dict, ValueError if a newer version
+    of muport wrote it.
+    """
+    stored = find_result(data, key)
+    if stored is None:
         raise KeyError(f"uns[{key!r}] does not exist: call muport.velocity.{function} first.")
+    return stored
+
+
+def find_result(data: Data, key: str) -> dict[str, Any] | None:
+    """As :func:`require_result`; None if there is none."""
+    if key not in data.uns:
+        return None
     stored: dict[str, Any] = data.uns[key]
+    if not isinstance(stored, Mapping):
+        raise TypeError(f"uns[{key!r}] is a {type(stored).__name__}, expected the dict that muport.velocity writes.")
+    # version 0.1.0 wrote no number; what its results lack is refused where it is needed
+    check_schema_version(stored.get("schema_version", 1), f"uns[{key!r}]")
     return stored
 
 
@@ -88,6 +104,7 @@ def pack_windows(
     arrays = {name: getattr(windows, name) for name in _WINDOW_ARRAYS}
     settings = _without_none(settings)
     return {
+        "schema_version": SCHEMA_VERSION,
         **arrays,
         **_pack_cells(names, time),
         "kind": windows.kind,
@@ -126,7 +143,8 @@ def pack_raw_velocity(
 ) -> dict[str, Any]:
     """All of the raw velocities but the array of ``obsm``: weights, windows, growth."""
     arrays = {name: getattr(raw, name) for name in _RAW_FIELDS}
-    return {**arrays, **_pack_cells(names, time), "settings": _without_none(settings)}
+    settings = _without_none(settings)
+    return {"schema_version": SCHEMA_VERSION, **arrays, **_pack_cells(names, time), "settings": settings}
 
 
 def unpack_raw_velocity(
@@ -187,7 +205,8 @@ def pack_fit(fit: FieldFit, basis: str, time_key: str, median_time: float) -> di
     """The network as arrays, with the losses of its training and the median time of its cells."""
     shape = {"hidden_dim": fit.hidden_dim, "n_latent": fit.n_latent, "use_time": fit.use_time}
     times = {"time_key": time_key, "median_time": median_time}
-    return {"state": fit.state, "history": fit.history, "basis": basis, **shape, **times}
+    state = {"state": fit.state, "history": fit.history, "basis": basis}
+    return {"schema_version": SCHEMA_VERSION, **state, **shape, **times}
 
 
 def unpack_fit(stored: dict[str, Any]) -> FieldFit:
@@ -224,6 +243,7 @@ def pack_trajectories(
         table["clusters_visited"] = [" > ".join(names) for names in trajectories.visited]
     table.index = table.index.astype(str)
     return {
+        "schema_version": SCHEMA_VERSION,
         f"paths_{basis.removeprefix('X_')}": paths.x,
         "time": paths.time,
         "cell": trajectories.cell,

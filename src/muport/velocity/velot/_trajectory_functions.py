@@ -12,6 +12,7 @@ from muport.velocity.dynamics._start_cells import ClusteredCells, FlowSource, St
 from muport.velocity.dynamics._trajectories import FlowOptions, TrajectoryOptions, flow_particles, trace_trajectories
 from muport.velocity.velot._stored_results import (
     VelotKeys,
+    find_result,
     in_modality,
     pack_trajectories,
     read_cells,
@@ -189,7 +190,7 @@ def _labels(data: Data, cluster_key: str, *, required: bool) -> NDArray[np.str_]
 
 def _network(data: Data, basis: str, time_key: str) -> VectorField | None:
     """The network, if there is one in this basis; ValueError if it is a function of another time."""
-    stored = data.uns.get(VelotKeys.NETWORK)
+    stored = find_result(data, VelotKeys.NETWORK)
     if stored is None or str(stored["basis"]) != basis:
         return None
     if str(stored["time_key"]) != time_key:

@@ -20,6 +20,7 @@ from muport.velocity.estimation._pipeline import fit_network, pair_windows, tran
 from muport.velocity.velot._projection_functions import project_to_embedding
 from muport.velocity.velot._stored_results import (
     VelotKeys,
+    find_result,
     in_modality,
     pack_fit,
     pack_raw_velocity,
@@ -277,7 +278,7 @@ def smooth_velocity(
     velocities = np.asarray(data.obsm[velocity_key], dtype=np.float32)
     if velocities.shape != cells.x.shape:
         raise ValueError(f"obsm[{velocity_key!r}] has shape {velocities.shape}, but obsm[{key!r}] {cells.x.shape}.")
-    transport = data.uns.get(VelotKeys.TRANSPORT) if velocity_key == VelotKeys.RAW else None
+    transport = find_result(data, VelotKeys.TRANSPORT) if velocity_key == VelotKeys.RAW else None
     if transport is not None:
         _check_same_space(transport["settings"], basis=key, time_key=time_key)
     raw = unpack_raw_velocity(velocities, transport, data.obs_names, cells.time)
