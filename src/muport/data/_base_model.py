@@ -20,7 +20,7 @@ from muport.data._model_files import data_file, read_model, write_model
 from muport.data._saved_data import data_file_name, read_data, write_data
 from muport.data._serialization import pack, unpack, unpack_state
 from muport.data.reading._rows import Rows, read_rows
-from muport.data.registration._fields import JoinedObs, modalities_of
+from muport.data.registration._fields import JoinedObs, columns_of, modalities_of
 from muport.data.registration._pairing import check_pairings, compare_pairs
 from muport.data.registration._setup import Setup
 
@@ -71,6 +71,8 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
     _setup_defaults: ClassVar[dict[str, Any]] = {}
     #: Set-up arguments that cannot be None -> how to get such a column.
     _required_columns: ClassVar[dict[str, str]] = {}
+    #: Whether the set-up warns of cells far from all others.
+    _warns_of_outliers: ClassVar[bool] = True
     _saved_attributes: ClassVar[tuple[str, ...]] = ("is_trained_", "history_", "settings_", "metrics_")
 
     def __init__(
@@ -120,6 +122,7 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
                 data,
                 self._setup,
                 modalities=self._modalities,
+                columns=columns_of(self.registry_),
                 known=self._known_names,
                 require_labels=False,
                 require_batch=require_batch,
@@ -130,7 +133,8 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
                 check_pairings(compare_pairs(rows), concatenated=self._setup.concatenate, warn=False)
             return rows
         data = self._own_data("pass the data to the method")
-        return read_rows(data, self._setup, order=self._modalities, known=self._known_names, require_labels=False)
+        columns = columns_of(self.registry_)
+        return read_rows(data, self._setup, columns=columns, known=self._known_names, require_labels=False)
 
     def _own_data(self, advice: str) -> Any:
         """Return the data of the model; if it was loaded without data, the error ends with `advice`."""

@@ -231,7 +231,8 @@ class IntegrationInference(MuDataModel):
         own representation (``use_rep``), if that is another space, which is also trained on the labels of paired cells;
         with paired cells, also with linear classifiers in the integrated space. The confidence is calibrated on
         held-out labels; for cells in one modality, on paired cells embedded by that modality alone. A cell does not
-        vote for itself, but if its label is known, the classifiers were trained on it.
+        vote for itself, whether it is a cell of the model or passed in `mdata`: it is recognized by its place. But if
+        its label is known, the classifiers were trained on it.
 
         Parameters
         ----------

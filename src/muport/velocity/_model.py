@@ -89,6 +89,8 @@ class Velocity(FateInference):
     """
 
     _required_columns: ClassVar[dict[str, str]] = {"time_key": "muport.pp.pseudotime computes one"}
+    #: The fit leaves such cells out, and says so.
+    _warns_of_outliers: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -293,3 +293,14 @@ def test_rows_that_do_not_vote_are_not_voted_for_by_rows_of_the_same_cell():
     # the labels say nothing, and so do the votes, once a cell's own is left out
     assert left_out.inverse_temperature["atac"] < 0.8
     assert kept.inverse_temperature["atac"] > 1.2
+
+
+@pytest.mark.promise("No cell votes for its own label, whatever the size of the query")
+def test_a_labeled_cell_is_recognized_in_spite_of_rounding(record_property):
+    z, code = blobs()
+    labels = fit_labels(z, code, NAMES, one_view(300), 0)
+    expected = predict_labels(z, labels, one_view(300))
+    for n in (1, 2, 5, 9, 50):
+        rounded = z[:n] * np.float32(1 + 3e-7)
+        assert np.abs(predict_labels(rounded, labels, one_view(n)) - expected[:n]).max() < 1e-3
+    record_property("tries", 5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from muport.integration._fitted_state import transform_cells
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration.prototypes._standardized_cells import standardize_cells
+from muport.integration.shared_centers import _new_groups
 from muport.integration.shared_centers._new_groups import fit_new_groups
 
 HYPERPARAMETERS = {"strength": 0.5, "conservation": 0.5, "prototypes": 0.5, "sharpen": 0.0, "projector": 0.0}
@@ -92,3 +93,16 @@ def test_a_type_the_fit_never_saw_stays_itself(kit):
     assert np.mean(after) >= np.mean(before) - 0.2
     # with conservation 1 nothing changes shape, and the new type moves as its batch does
     assert np.mean(kept) >= np.mean(before) - 0.02
+
+
+def test_a_new_batch_moves_the_whole_way_to_its_neighbors(fitted, monkeypatch):
+    """Two fitted groups share the way between mutual neighbors; the fitted neighbors of a new one do not move."""
+    sim, _, state = fitted
+    state = replace(state, reference=replace(state.reference, refinement_kept=1.0))
+    monkeypatch.setattr(_new_groups, "estimate_mnn_shift", lambda _, image, fixed: np.ones_like(image))
+    x = sim.x[sim.batch == 0] + np.float32(5)
+    cells = standardize_cells(x, np.zeros(len(x), np.int64), ("new",), scaling=(state.center, state.scale))
+    off, on = (Hyperparameters(**{**HYPERPARAMETERS, "projector": share}) for share in (0.0, 0.5))
+    without, refined = (fit_new_groups(cells, state, values, FitOptions())[0] for values in (off, on))
+    moved = (without.shift - refined.shift).mean(axis=1).sum() / without.agreement.sum()
+    assert moved == pytest.approx(2 * on.mnn_fraction * on.step * on.step_factor(1.0), rel=1e-3)

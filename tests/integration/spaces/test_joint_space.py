@@ -293,3 +293,17 @@ def test_any_pattern_of_modalities_gives_finite_cells(seed, pattern):
     assert embedding.z.shape == (len(code), sum(WIDTH.values()))
     assert np.isfinite(embedding.z).all()
     np.testing.assert_array_equal(embedding.observed, (code[:, None] & np.array([1, 2, 4])) > 0)
+
+
+def test_the_corrected_representation_of_a_modality_has_its_scale():
+    rng = np.random.default_rng(0)
+    x = (5 + 40 * np.eye(3, 6)[rng.integers(3, size=300)] + 4 * rng.normal(size=(300, 6))).astype(np.float32)
+    # each modality predicts the other, so that nothing is lost but the scale
+    own, cells = {"rna": x, "atac": 0.01 * x}, {"rna": np.arange(300), "atac": np.arange(300)}
+    space = fit_joint_space(own, cells, np.zeros(300, np.int64))
+    corrected = split_modalities(space, embed_cells(space, own, cells, 300).z)
+    for name, values in own.items():
+        centered = values - values.mean(axis=0)
+        slope = (corrected[name] - corrected[name].mean(axis=0)).ravel() @ centered.ravel() / np.square(centered).sum()
+        assert abs(slope - 1) < 0.05
+        assert np.allclose(corrected[name].mean(axis=0), values.mean(axis=0), atol=0.05 * centered.std())

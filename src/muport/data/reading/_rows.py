@@ -22,7 +22,7 @@ import numpy as np
 
 from muport._keys import JOINT_MODALITY, quote_name
 from muport.data.reading._annotations import read_annotations
-from muport.data.reading._representation import check_rows, count_columns, view_if_float32, write_float32
+from muport.data.reading._representation import Representation
 from muport.data.registration._setup import Setup, SpaceKeys, find_space_keys, select_modalities, sort_modalities
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Modalities = Mapping[str, anndata.AnnData | mudata.MuData]
+    #: (modality, ``obsm`` key) -> names of the columns in a fitted model.
+    FittedColumns = Mapping[tuple[str, str], Sequence[Any]]
+    #: (modality, ``obsm`` key) -> what the object holds there.
+    Held = Mapping[tuple[str, str], Representation]
 
 
 #: How names that are equal by chance are made distinct: a row of ``mdata.obs`` is one cell.
@@ -145,7 +149,7 @@ def read_rows(
     setup: Setup,
     *,
     modalities: Sequence[str] | None = None,
-    order: Sequence[str] = (),
+    columns: FittedColumns | None = None,
     known: Mapping[str, Sequence[str]] | None = None,
     require_labels: bool = True,
     require_batch: bool = True,
@@ -167,8 +171,9 @@ def read_rows(
         Modalities of a fitted model, if `data` are new cells. One of them is then enough (all, if they are
         concatenated), and the columns of regions and weights may be missing, as may own representations beside a
         shared one.
-    order
-        Modalities in the order of a model that was set up with the same cells. By default, the order of `data`.
+    columns
+        Of a fitted model, (modality, ``obsm`` key) -> names of the columns, in the order of its modalities: modalities
+        are read in that order, and a DataFrame is aligned by the names. By default, all is read as it is.
     known
         Registry key -> names of the categories of a fitted model. A category of `data` that is among them, perhaps in
         another spelling (1.0 for 1), gets the name of the model.
@@ -187,7 +192,7 @@ def read_rows(
         If a modality, ``obsm`` key or column is missing; lists those that exist.
     ValueError
         If cells repeat, take part nowhere, have no batch, sample, region, time or weight, or if a representation is not
-        finite or not of one width.
+        finite, not of one width, has other columns than the model, or holds values that float32 would lose.
     TypeError
         If `data` is neither MuData nor AnnData, or a representation, time or weight is not numeric.
 
@@ -199,7 +204,8 @@ def read_rows(
     >>> read_rows(adata, Setup("X_pca")).batches
     ('a', 'b')
     """
-    mods = sort_modalities(select_modalities(data, setup, modalities), order)
+    columns = columns or {}
+    mods = sort_modalities(select_modalities(data, setup, modalities), [modality for modality, _ in columns])
     keys = find_space_keys(mods, setup, modalities)
     obs_names = _check_names(data, mods)
     cells = {m: _locate_cells(obs_names, mods[m].obs_names, m) for m in keys.space}
@@ -213,7 +219,8 @@ def read_rows(
         "weight_key": modalities is None,
     }
     annotations = read_annotations(data, setup, [name for name, needed in required.items() if not needed], known)
-    working = _concatenate_modalities(mods, keys, cells) if keys.concatenate else _stack_modalities(mods, keys, cells)
+    held = _find_representations(mods, keys, columns, new_cells=modalities is not None)
+    working = _concatenate_modalities(held, keys, cells) if keys.concatenate else _stack_modalities(held, keys, cells)
     row_batch = annotations.batch.codes[working.cell]
     several = not keys.concatenate and len(modalities if modalities is not None else cells) > 1
     group, groups = _assign_groups(working.modality, working.modalities, row_batch, annotations.batch.names, several)
@@ -252,62 +259,65 @@ class _WorkingSpace:
     columns: dict[str, slice] = field(default_factory=dict)
 
 
-def _get_representation(mods: Modalities, modality: str, key: str) -> tuple[Any, str]:
-    """Return a representation with one row per cell, and the text by which errors name it."""
-    values, where = mods[modality].obsm[key], f"obsm[{key!r}] of {modality!r}"
-    count_columns(values, where)
-    check_rows(values, where, mods[modality].obs_names)
-    return values, where
+def _find_representations(mods: Modalities, keys: SpaceKeys, columns: FittedColumns, new_cells: bool) -> Held:
+    """Find the representations that are read, with the names of their columns in the model.
+
+    Coordinates that modalities share have the same names: without a model, those of the first DataFrame.
+    """
+    space = {item: columns.get(item) for item in keys.space.items()}
+    if len(space) > 1 and not (keys.separate or keys.concatenate):
+        held = [mods[m].obsm[key] for m, key in space]
+        tables = space.values() if columns else [getattr(values, "columns", None) for values in held]
+        # the columns of an array are named by their positions
+        named = [names for names in tables if names is not None and list(names) != list(range(len(names)))]
+        space = dict.fromkeys(space, list(named[0])) if named else space
+    names = {item: columns.get(item) for item in keys.own.items()} | space
+    found = {
+        (m, key): Representation(mods[m].obsm[key], f"obsm[{key!r}] of {m!r}", mods[m].obs_names, of_model, new_cells)
+        for (m, key), of_model in names.items()
+    }
+    for representation in found.values():
+        representation.check_rows()
+    return found
 
 
-def _read_representation(
-    mods: Modalities, modality: str, key: str, out: NDArray[np.float32] | None = None
-) -> NDArray[np.float32]:
-    """Read a representation (n_m, d_m) as float32, into `out` if it is given."""
-    values, where = _get_representation(mods, modality, key)
-    if out is None:
-        out = np.empty((mods[modality].n_obs, count_columns(values, where)), np.float32)
-    write_float32(out, values, where, mods[modality].obs_names)
-    return out
-
-
-def _stack_modalities(mods: Modalities, keys: SpaceKeys, cells: Mapping[str, NDArray[np.int64]]) -> _WorkingSpace:
+def _stack_modalities(held: Held, keys: SpaceKeys, cells: Mapping[str, NDArray[np.int64]]) -> _WorkingSpace:
     """Stack the rows of the modalities, in their shared space if they have one."""
     ends = np.cumsum([0, *map(len, cells.values())])
-    x = np.empty((ends[-1], 0), np.float32) if keys.separate else _read_shared_space(mods, keys, ends)
+    x = np.empty((ends[-1], 0), np.float32) if keys.separate else _read_shared_space(held, keys, ends)
     own: dict[str, NDArray[np.float32] | None] = dict.fromkeys(keys.space)
     for m, start, stop in zip(keys.space, ends[:-1], ends[1:], strict=True):
         if m in keys.own:
             is_shared = keys.own[m] == keys.space[m] and not keys.separate
-            own[m] = x[start:stop] if is_shared else _read_representation(mods, m, keys.own[m])
+            own[m] = x[start:stop] if is_shared else held[m, keys.own[m]].read()
     modality = np.repeat(np.arange(len(cells)), np.diff(ends))
     return _WorkingSpace(x, np.concatenate(list(cells.values())), modality, tuple(keys.space), own)
 
 
-def _read_shared_space(mods: Modalities, keys: SpaceKeys, ends: NDArray[np.int64]) -> NDArray[np.float32]:
+def _read_shared_space(held: Held, keys: SpaceKeys, ends: NDArray[np.int64]) -> NDArray[np.float32]:
     """Read the shared coordinates (n_rows, d) of the modalities, whose rows end at `ends`."""
-    widths = {m: count_columns(*_get_representation(mods, m, key)) for m, key in keys.space.items()}
+    widths = {m: held[m, key].width for m, key in keys.space.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"shared_rep: {keys.space} differ in width, {widths}: they must be coordinates in one space.")
     if len(keys.space) == 1:
-        ((m, key),) = keys.space.items()
-        if (view := view_if_float32(mods[m].obsm[key])) is not None:
+        (item,) = keys.space.items()
+        if (view := held[item].view()) is not None:
             return view
     x = np.empty((ends[-1], next(iter(widths.values()))), np.float32)
     for (m, key), start, stop in zip(keys.space.items(), ends[:-1], ends[1:], strict=True):
-        _read_representation(mods, m, key, x[start:stop])
+        held[m, key].read(x[start:stop])
     return x
 
 
-def _concatenate_modalities(mods: Modalities, keys: SpaceKeys, cells: Mapping[str, NDArray[np.int64]]) -> _WorkingSpace:
+def _concatenate_modalities(held: Held, keys: SpaceKeys, cells: Mapping[str, NDArray[np.int64]]) -> _WorkingSpace:
     """Concatenate the representations of each cell, which is in all modalities."""
-    widths = [count_columns(*_get_representation(mods, m, key)) for m, key in keys.space.items()]
+    widths = [held[item].width for item in keys.space.items()]
     ends = np.cumsum([0, *widths])
     n_cells = len(next(iter(cells.values())))
     x = np.empty((n_cells, ends[-1]), dtype=np.float32)
     columns = {m: slice(start, stop) for m, start, stop in zip(keys.space, ends[:-1], ends[1:], strict=True)}
     for m, key in keys.space.items():
-        x[cells[m], columns[m]] = _read_representation(mods, m, key)
+        x[cells[m], columns[m]] = held[m, key].read()
     code = np.zeros(n_cells, dtype=np.int64)
     return _WorkingSpace(x, np.arange(n_cells), code, (JOINT_MODALITY,), {JOINT_MODALITY: x}, columns)
 

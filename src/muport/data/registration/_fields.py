@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scvi.data.fields import CategoricalObsField, MuDataObsmField, NumericalObsField, ObsmField
+from scvi.data.fields import CategoricalObsField, MuDataWrapper, NumericalObsField, ObsmField
 
 from muport._keys import REGISTRY_KEYS, SINGLE_BATCH, quote_name, unquote_name
 from muport.data.reading._annotations import COLUMN_RULES
@@ -20,7 +20,38 @@ if TYPE_CHECKING:
     import mudata
     from numpy.typing import NDArray
 
+_OWN_PREFIX = "own_"  # of the key of a representation beside the working space
 _ALWAYS_REGISTERED = (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
+
+
+class RepresentationField(ObsmField):  # type: ignore[misc]
+    """A representation. A DataFrame with its columns in another order is the same representation.
+
+    Parameters
+    ----------
+    registry_key
+        Key of the field in the registry.
+    attr_key
+        ``obsm`` key of the representation.
+
+    Raises
+    ------
+    ValueError
+        On transfer, if the new data have another number of columns.
+    """
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], adata_target: mudata.MuData | anndata.AnnData, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Return the names of the columns of the model, by which those of new data are aligned when they are read."""
+        self.validate_field(adata_target)
+        names, width = state_registry[self.COLUMN_NAMES_KEY], self.get_field_data(adata_target).shape[1]
+        if width != len(names):
+            raise ValueError(f"obsm[{self.attr_key!r}] has {width} coordinates, but the model has {len(names)}.")
+        return {self.COLUMN_NAMES_KEY: names}
+
+
+MuDataRepresentationField = MuDataWrapper(RepresentationField)
 
 
 class JoinedObs(CategoricalObsField):  # type: ignore[misc]
@@ -169,6 +200,20 @@ def modalities_of(registry: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(unquote_name(key) for key in keys)
 
 
+def columns_of(registry: Mapping[str, Any]) -> dict[tuple[str, str], list[Any]]:
+    """Return the columns of the representations: (modality, ``obsm`` key) -> names, in the order of the modalities.
+
+    The names of the columns of an array are their positions.
+    """
+    columns = {}
+    for name, field in registry["field_registries"].items():
+        for prefix in (REGISTRY_KEYS.REP_PREFIX, _OWN_PREFIX):
+            if name.startswith(prefix):
+                item = unquote_name(name.removeprefix(prefix)), field["data_registry"]["attr_key"]
+                columns[item] = list(field["state_registry"][RepresentationField.COLUMN_NAMES_KEY])
+    return columns
+
+
 def fields_of(data: mudata.MuData | anndata.AnnData, setup: Setup, order: Sequence[str] = ()) -> list[Any]:
     """List the fields of an object: representations by modality, then the columns that the set-up names.
 
@@ -179,12 +224,14 @@ def fields_of(data: mudata.MuData | anndata.AnnData, setup: Setup, order: Sequen
     in_modalities = mods[next(iter(space_keys.space))] is not data
     # scvi-tools accepts no dot in a key
     keys = {f"{REGISTRY_KEYS.REP_PREFIX}{quote_name(m)}": (m, key) for m, key in space_keys.space.items()}
-    keys |= {f"own_{quote_name(m)}": (m, key) for m, key in space_keys.own.items() if key != space_keys.space[m]}
+    keys |= {
+        f"{_OWN_PREFIX}{quote_name(m)}": (m, key) for m, key in space_keys.own.items() if key != space_keys.space[m]
+    }
     # scvi-tools need not correct the format of the user's arrays: read_rows converts every format
     reps = [
-        MuDataObsmField(name, key, mod_key=m, mod_required=True, correct_data_format=False)
+        MuDataRepresentationField(name, key, mod_key=m, mod_required=True, correct_data_format=False)
         if in_modalities
-        else ObsmField(name, key, correct_data_format=False)
+        else RepresentationField(name, key, correct_data_format=False)
         for name, (m, key) in keys.items()
     ]
     columns = [

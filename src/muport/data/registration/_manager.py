@@ -12,9 +12,10 @@ from scvi.data import AnnDataManager, AnnDataManagerValidationCheck, AnnTorchDat
 from torch.utils.data import Subset
 
 from muport.data.reading._rows import read_rows
-from muport.data.registration._fields import fields_of, modalities_of
+from muport.data.registration._fields import columns_of, fields_of
+from muport.data.registration._outliers import warn_of_outliers
 from muport.data.registration._pairing import check_pairings, compare_pairs
-from muport.data.registration._setup import Setup
+from muport.data.registration._setup import Setup, find_space_keys, select_modalities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -127,12 +128,14 @@ def register(
         method = setup_method_args["setup_method_name"]
         raise TypeError(f"{', '.join(kwargs)} is no argument of {cls.__name__}.{method}: see its documentation.")
     # a model reads its modalities in the order of its first data, whatever the order of these
-    order = () if source is None else modalities_of(source)
-    rows = read_rows(data, setup, order=order, require_labels=source is None)
+    columns = {} if source is None else columns_of(source)
+    rows = read_rows(data, setup, columns=columns, require_labels=source is None)
     _refuse_views(data)
     if setup.paired is None:
         check_pairings(compare_pairs(rows), concatenated=setup.concatenate)
-    fields = fields_of(data, setup, order)
+    if source is None and getattr(cls, "_warns_of_outliers", True):
+        warn_of_outliers(rows, find_space_keys(select_modalities(data, setup), setup))
+    fields = fields_of(data, setup, [modality for modality, _ in columns])
     if source is not None:
         _check_source(fields, source)
     manager = UnionManager(fields, setup_method_args)

@@ -128,9 +128,7 @@ def _fit_scalings(name: str, cells: NDArray[np.float32]) -> dict[str, MetricScal
     metrics = METRICS if cells.shape[1] > 1 else METRICS[:1]
     scalings = {metric: _fit_scaling(cells, metric) for metric in metrics}
     varying = {
-        metric: scaling
-        for metric, scaling in scalings.items()
-        if scaling.scale > 1e-6 * (1 + np.abs(scaling.center).max())
+        metric: scaling for metric, scaling in scalings.items() if scaling.scale > 1e-6 * np.abs(scaling.center).max()
     }
     if "euclidean" not in varying:
         raise ValueError(f"{name} is constant: there is no geometry to align. Drop it, or use another representation.")

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from muport._arrays import unit_rows
+from muport._arrays import canonical_order, unit_rows
 from muport.integration._fitted_state import LabelModel
 from muport.neighbors import knn
 
@@ -38,6 +38,8 @@ _PSEUDO_CELLS = 10.0  # rows at the overall mean that are added to each label in
 _CALIBRATION_CELLS = (50, 5_000)  # fewest labeled rows to which an inverse temperature is fitted, and most rows used
 _FOLDS = 5  # parts of the labels that are held out in turn
 _LOG_INVERSE_TEMPERATURE = (-3.0, 2.0)  # bounds of its natural logarithm
+_CANDIDATES = 3  # nearest voters, of which one may be the row itself
+_SAME_PLACE = 1e-3  # distance of a row to itself as a voter, as a fraction of the reach, at most
 _TINY = 1e-12  # keeps logarithms and quotients finite
 
 
@@ -89,7 +91,8 @@ def predict_labels(
     nearest labeled row, the result is w p + (1 - w) / C with w = min(1, (reach / D)^2), so that a cell of an unknown
     type does not get a confident label.
 
-    - `z`: (n, d) integrated rows, standardized. A row that is itself a labeled row does not vote for itself.
+    - `z`: (n, d) integrated rows, standardized. A row at the place of a labeled row is taken for it, and that row does
+      not vote: no cell votes for itself.
     - `representations`, `cell`: As for :func:`fit_labels`; modalities may be missing.
     """
     logit, distance = _compute_log_votes(z, model, cell)
@@ -173,7 +176,7 @@ def _find_neighbors(
     k = min(_NEIGHBORS, max(n_voters - rows_of_cell, 1))
     query, voters = _compute_features(z), _compute_features(model.position)
     neighbors = knn(voters, min(k + rows_of_cell, n_voters), query=query, method="exact")
-    own_voters = _find_own_voters(z, model, neighbors.indices[:, 0], cell)
+    own_voters = _find_own_voters(z, model, neighbors.indices[:, :_CANDIDATES], cell)
     same_cell = (neighbors.indices[:, :, None] == own_voters[:, None, :]).any(axis=2)
     keep = np.argsort(same_cell, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(neighbors.indices, keep, 1), np.take_along_axis(neighbors.distances, keep, 1)
@@ -184,9 +187,16 @@ def _find_own_voters(
 ) -> NDArray[np.int64]:
     """Find the voters (n, m) that are rows of the same cell, -1 where there are fewer than m.
 
-    A row is recognized as a voter by equal coordinates, bit by bit.
+    A row is taken for the nearest voter if their distance is at most a thousandth of the reach. That is far below the
+    distance of two cells, and above the rounding of coordinates, which differs with the number of rows of a query.
+
+    - `nearest`: (n, c) candidates, the nearest voters up to the rounding of a search.
     """
-    as_voter = np.where((model.position[nearest] == z).all(axis=1), nearest, -1)
+    tolerance = _SAME_PLACE * model.reach if np.isfinite(model.reach) else 0.0
+    distance = np.stack([np.linalg.norm(model.position[column] - z, axis=1) for column in nearest.T], axis=1)
+    best = distance.argmin(axis=1)[:, None]
+    is_voter = np.take_along_axis(distance, best, 1)[:, 0] <= tolerance
+    as_voter = np.where(is_voter, np.take_along_axis(nearest, best, 1)[:, 0], -1)
     order = np.argsort(cell, kind="stable")
     first = np.searchsorted(cell[order], cell[order])
     table = np.full((int(cell.max(initial=0)) + 1, int(np.bincount(cell).max(initial=1))), -1)
@@ -309,7 +319,8 @@ def _fit_discriminant(x: NDArray[np.float32], target: NDArray[np.float64]) -> ND
     mean = (target.T @ centered) / (size + _PSEUDO_CELLS)[:, None]
     within = (centered.T @ centered - (mean.T * size) @ mean) / len(x)
     d = x.shape[1]
-    variance = max(float(np.trace(within)) / d, _TINY)
+    total = float(np.square(centered).sum()) / (len(x) * d)
+    variance = max(float(np.trace(within)) / d, _TINY * total) or 1.0
     direction = np.linalg.solve((1 - _SHRINKAGE) * within + _SHRINKAGE * variance * np.eye(d), mean.T)
     intercept = -0.5 * (mean.T * direction).sum(axis=0) - center @ direction
     return np.vstack([direction, intercept]).astype(np.float32)
@@ -350,12 +361,14 @@ def _score_held_out(
 ) -> NDArray[np.float64]:
     """Score labeled rows (n, C) by classifiers that were fitted without their labels; 0 for other rows.
 
-    Held-out labels still vote for the other rows, and these votes are targets of the classifiers.
+    Rows are dealt to the folds in the order of their coordinates. Held-out labels still vote for the other rows, and
+    these votes are targets of the classifiers.
     """
     score = np.zeros_like(log_p)
     if values is None:
         return score
     labeled = np.flatnonzero(code >= 0)
+    labeled = labeled[canonical_order(values[labeled])]
     for fold in range(_FOLDS):
         held_out = labeled[fold::_FOLDS]
         kept = code.copy()
