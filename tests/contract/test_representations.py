@@ -186,7 +186,10 @@ def test_order_and_names_of_cells(fitted, record_property):
     shuffled = data[order].copy()
     assert_same(answer(case, model, shuffled), expected)
     if case.model is not Velocity:  # the axes of its latent space have no sign of their own
-        assert_same(answer(case, fit(case, shuffled)), expected, 1e-3)
+        latent, *others = answer(case, fit(case, shuffled))
+        assert_same([latent], expected[:1], 1e-3)
+        # labels are calibrated on folds of the cells in their order
+        assert_same(others, expected[1:], 0.05)
     renamed = MuData({m: a.copy() for m, a in data.mod.items()}) if isinstance(data, MuData) else data.copy()
     for part in getattr(renamed, "mod", {"": renamed}).values():
         part.obs_names = [f"new {name}" for name in part.obs_names]

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from muport._arrays import canonical_order, unit_rows
+from muport._arrays import unit_rows
 from muport.integration._fitted_state import LabelModel
 from muport.neighbors import knn
 
@@ -361,14 +361,12 @@ def _score_held_out(
 ) -> NDArray[np.float64]:
     """Score labeled rows (n, C) by classifiers that were fitted without their labels; 0 for other rows.
 
-    Rows are dealt to the folds in the order of their coordinates. Held-out labels still vote for the other rows, and
-    these votes are targets of the classifiers.
+    Held-out labels still vote for the other rows, and these votes are targets of the classifiers.
     """
     score = np.zeros_like(log_p)
     if values is None:
         return score
     labeled = np.flatnonzero(code >= 0)
-    labeled = labeled[canonical_order(values[labeled])]
     for fold in range(_FOLDS):
         held_out = labeled[fold::_FOLDS]
         kept = code.copy()
