@@ -151,9 +151,11 @@ class Representation:
         low, high = extent
         magnitude, spread = np.maximum(np.abs(low), np.abs(high)), high - low
         if magnitude.max() > _LARGEST:
+            first = self.obs_names[int(np.flatnonzero((np.abs(x) > _LARGEST).any(axis=1))[0])]
             raise ValueError(
-                f"{self.where} holds values up to {magnitude.max():.3g}, but not above {_LARGEST:g}: divide all of it "
-                "by one constant, for example by its standard deviation."
+                f"{self.where} holds values up to {magnitude.max():.3g}, first in cell {first!r}, whose squares do not "
+                f"fit float32 (not above {_LARGEST:g}): divide all of it by one constant, for example by its standard "
+                "deviation."
             )
         if self.new_cells or not spread.any():
             return
