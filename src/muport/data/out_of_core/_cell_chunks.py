@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,7 +202,10 @@ class _File:
 
         if element.attrs.get("encoding-type") == "csr_matrix":
             return sparse_dataset(element)
-        return _as_array(read_elem(element))
+        with warnings.catch_warnings():
+            # files of early versions of anndata are read as well
+            warnings.filterwarnings("ignore", message=".*was written without encoding metadata")
+            return _as_array(read_elem(element))
 
     def obs(self, modality: str | None) -> ObsTable:
         return obs_on_disk(self.path, self._root, self._place(modality, "obs"))
