@@ -170,10 +170,8 @@ class IntegrationState:
     types: Types | None = None
 
     def check_consistency(self) -> None:
-        """Raise a ValueError unless the network and the labels have the coordinates of the integration."""
+        """Raise a ValueError unless the labels have the coordinates of the integration."""
         width = len(self.center)
-        if self.network is not None and self.network.widths[0] != width:
-            raise ValueError(f"the network has {self.network.widths[0]} coordinates, the integration {width}.")
         if self.labels is not None and self.labels.position.shape[1] != width:
             raise ValueError(f"the labels have {self.labels.position.shape[1]} coordinates, the integration {width}.")
 

@@ -112,7 +112,7 @@ def test_an_interrupted_job_goes_on(sink):
     assert again.is_done(0, 0, 8)
     assert not again.is_done(0, 0, 12)
     again.describe({"strength": 1})
-    assert sink.unfinished() == {"strength": 1}
+    assert sink.unfinished() == {"schema_version": 2, "job": {"strength": 1}}
     again.begin(JOB)
     assert not again.is_done(0, 0, 8)
 
