@@ -68,9 +68,9 @@ def cells(n: int = 240, seed: int = 0) -> AnnData:
     return adata
 
 
-def integration(adata: AnnData, **kwargs: Any) -> Any:
+def integration(adata: AnnData, refine: Any = None, **kwargs: Any) -> Any:
     muport.Integration.setup_anndata(adata, use_rep="X_pca", batch_key="batch", labels_key="type")
-    model = muport.Integration(adata)
+    model = muport.Integration(adata, refine=refine)
     model.train(accelerator="cpu", progress=False, **kwargs)
     model.get_latent_representation()
     model.predict()
@@ -92,7 +92,7 @@ def velocity(adata: AnnData, n_steps: int = 30) -> Any:
 
 
 def vae(adata: AnnData) -> Any:
-    return integration(adata, refine="vae", vae_kwargs={"max_epochs": 2})
+    return integration(adata, refine="vae", max_epochs=2)
 
 
 def exact(adata: AnnData) -> None:

@@ -75,7 +75,13 @@ def _lock(path: Path, folder: Path) -> int:
     while True:
         with suppress(FileExistsError):
             folder.mkdir()
-        if not folder.is_dir() or (not (folder / _LOCK).exists() and any(folder.iterdir())):
+        try:
+            foreign = not (folder / _LOCK).exists() and any(item.name != _LOCK for item in folder.iterdir())
+        except FileNotFoundError:  # another process removed the folder at this moment
+            continue
+        except NotADirectoryError:
+            foreign = True
+        if foreign:
             raise FileExistsError(
                 f"{str(folder)!r} is needed for what is not complete of {path.name!r}, and holds other files: remove "
                 "it, or choose another output."

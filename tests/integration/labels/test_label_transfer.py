@@ -287,7 +287,7 @@ def test_rows_that_do_not_vote_are_not_voted_for_by_rows_of_the_same_cell():
     z, _ = blobs(400, 0.0, d=8)
     code = np.random.default_rng(1).integers(3, size=200)
     twice = np.r_[np.arange(200), np.arange(200)]
-    z[200:] = z[:200] + np.float32(1e-3)
+    z[200:] = z[:200] + np.float32(0.02)
     views = {"rna": (np.arange(200), None), "atac": (np.arange(200, 400), None)}
     kept, left_out = (fit_labels(z, code[twice], NAMES, views, 0, cell, n_voting=200) for cell in (None, twice))
     # the labels say nothing, and so do the votes, once a cell's own is left out
