@@ -68,7 +68,7 @@ def cells(n: int = 240, seed: int = 0) -> AnnData:
     return adata
 
 
-def integration(adata: AnnData, refine: Any = None, **kwargs: Any) -> Any:
+def integration(adata: AnnData, refine: str = "none", **kwargs: Any) -> Any:
     muport.Integration.setup_anndata(adata, use_rep="X_pca", batch_key="batch", labels_key="type")
     model = muport.Integration(adata, refine=refine)
     model.train(accelerator="cpu", progress=False, **kwargs)
