@@ -161,14 +161,19 @@ def test_a_pickle_in_any_file_is_not_run(tmp_path, record_property):
     assert not marker.exists()
 
 
-@pytest.mark.promise("The data saved with a model carry a checksum: every changed byte is noticed")
-def test_changed_data_are_refused(tmp_path, record_property):
+def save_with_data(folder: Path) -> Path:
+    """Save a model with its data, and return the file of the data."""
     data = golden.modality(60, 5, "g", 0)
     muport.Integration.setup_anndata(data, use_rep="X_own", batch_key="batch")
     model = muport.Integration(data)
     model.train(max_iter=1, **golden.QUIET)
-    model.save(tmp_path / "m", save_anndata=True)
-    file = tmp_path / "m" / "adata.h5ad"
+    model.save(folder, save_anndata=True)
+    return folder / "adata.h5ad"
+
+
+@pytest.mark.promise("The data saved with a model carry a checksum: every changed byte is noticed")
+def test_changed_data_are_refused(tmp_path, record_property):
+    file = save_with_data(tmp_path / "m")
     whole, rng = file.read_bytes(), np.random.default_rng(0)
     for place in rng.integers(0, len(whole), 40):
         changed = bytearray(whole)
@@ -253,12 +258,7 @@ def test_bombs_are_refused(tmp_path, record_property):
 
 
 def test_data_that_would_fill_the_memory_are_refused(tmp_path):
-    data = golden.modality(60, 5, "g", 0)
-    muport.Integration.setup_anndata(data, use_rep="X_own", batch_key="batch")
-    model = muport.Integration(data)
-    model.train(max_iter=1, **golden.QUIET)
-    model.save(tmp_path / "m", save_anndata=True)
-    file = tmp_path / "m" / "adata.h5ad"
+    file = save_with_data(tmp_path / "m")
     with h5py.File(file, "r+") as root:
         del root["obsm/X_own"]
         root.create_dataset("obsm/X_own", shape=(2**34, 64), dtype="f4", chunks=(2**14, 64), compression="gzip")

@@ -134,15 +134,15 @@ class Representation:
         return values.to_numpy(dtype=np.float32 if whole else np.float64, na_value=np.nan)
 
     def _sort_columns(self, values: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-        found = pd.Index([str(column) for column in values.columns])
-        lacking = [name for name in names if name not in found]
-        if lacking or len(found) != len(names) or not found.is_unique:
-            example = lacking[:3] or [c for c in found if c not in names][:3] or list(found[found.duplicated()][:3])
+        held = pd.Index([str(column) for column in values.columns])
+        lacking = [name for name in names if name not in held]
+        if lacking or len(held) != len(names) or not held.is_unique:
+            example = lacking[:3] or [c for c in held if c not in names][:3] or list(held[held.duplicated()][:3])
             raise ValueError(
                 f"the columns of {self.where} are not those of the model, for example {example}: name them "
                 f"{names[:3]} and so on ({len(names)}), or pass an array with the columns in the order of the model."
             )
-        return values.iloc[:, found.get_indexer(pd.Index(names))]
+        return values.iloc[:, held.get_indexer(pd.Index(names))]
 
     def _check(self, x: NDArray[np.float32], extent: _Extent) -> None:
         """Refuse values whose squares leave the range of float32, or whose signal its digits do not hold."""

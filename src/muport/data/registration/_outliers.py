@@ -31,10 +31,10 @@ def warn_of_outliers(rows: Rows, keys: SpaceKeys) -> None:
     - `keys`: ``obsm`` keys of the representations.
     """
     for where, x, names in _representations(rows, keys):
-        found = _find_outliers(x)
-        if found is None:
+        outliers = _find_outliers(x)
+        if outliers is None:
             continue
-        far, times = found
+        far, times = outliers
         warnings.warn(
             f"{where}: {len(far)} of {len(x)} cells are more than {_FAR:g} times as far from the median as "
             f"{_TYPICAL:.0%} of the cells, for example {list(names[far[:3]])}, {times:.3g} times as far. The mean and "

@@ -100,8 +100,8 @@ def compare_pairs(rows: Rows) -> tuple[Pairing, ...]:
     Returns one entry for each two modalities with names in common.
     """
     parts = _split_modalities(rows)
-    found = (_compare_modalities(rows, (a, b), parts[a], parts[b]) for a, b in combinations(parts, 2))
-    return tuple(pairing for pairing in found if pairing is not None)
+    pairings = (_compare_modalities(rows, (a, b), parts[a], parts[b]) for a, b in combinations(parts, 2))
+    return tuple(pairing for pairing in pairings if pairing is not None)
 
 
 def check_pairings(pairings: Sequence[Pairing], *, concatenated: bool = False, warn: bool = True) -> None:
@@ -254,8 +254,8 @@ def _compute_features(
     n_clusters = min(_CLUSTERS, len(x) // _PAIRS_PER_CLUSTER)
     if n_clusters < 2:
         return _directions(x, block)
-    found = kmeans(_subtract_batch_means(x, batch).astype(np.float32), n_clusters, n_iter=10, random_state=0)
-    membership = np.eye(len(found.centers), dtype=np.float32)[found.labels]
+    clusters = kmeans(_subtract_batch_means(x, batch).astype(np.float32), n_clusters, n_iter=10, random_state=0)
+    membership = np.eye(len(clusters.centers), dtype=np.float32)[clusters.labels]
     return np.concatenate([_directions(x, block), _directions(membership, block)], axis=1)
 
 

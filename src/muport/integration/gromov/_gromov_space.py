@@ -68,9 +68,9 @@ class GromovSpace:
         for name in self.scalings.keys() - {self.hub}:
             points, images, own = self.points[name], self.images[name], len(self.scalings[name].center)
             expected = ((len(points), own), (len(points), width), (own, width), (width,))
-            found = (points.shape, images.shape, self.slope[name].shape, self.offset[name].shape)
-            if found != expected:
-                raise ValueError(f"the map of {name!r} has the shapes {found}, expected {expected}.")
+            shapes = (points.shape, images.shape, self.slope[name].shape, self.offset[name].shape)
+            if shapes != expected:
+                raise ValueError(f"the map of {name!r} has the shapes {shapes}, expected {expected}.")
 
 
 def fit_gromov_space(
