@@ -6,8 +6,8 @@ Imports are inside: scBIOT and the others live in environments that do not know 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
+import pkgutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
-PACKAGE = {"unintegrated": "numpy", "harmony": "harmonypy", "scbiot": "scbiot.ot", "muport": "muport.integration"}
+PACKAGE = {"unintegrated": "numpy", "harmony": "harmonypy", "scbiot": "scbiot.ot", "muport": "muport:Integration"}
 
 
 def _adata(X: NDArray[np.float32], batch: NDArray[np.str_]) -> anndata.AnnData:
@@ -75,5 +75,5 @@ METHODS: dict[str, Callable[[NDArray[np.float32], NDArray[np.str_]], NDArray[np.
 
 def load(method: str) -> Callable[[NDArray[np.float32], NDArray[np.str_]], NDArray[np.float32]]:
     """The function of ``method``, its package imported."""
-    importlib.import_module(PACKAGE[method])
+    pkgutil.resolve_name(PACKAGE[method])
     return METHODS[method]

@@ -9,8 +9,8 @@ CellRank live in an environment of their own.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
+import pkgutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 NEIGHBORS = 30
 #: Paths of each kind; time by which a cell of a branch is away from the others; time until which a cell is a root.
 N_PATHS, SETTLED, ROOT = 100, 0.7, 0.1
-#: Package to import before the clock runs, and the distribution whose version is reported.
+#: Package, or object of it, to import before the clock runs, and the distribution whose version is reported.
 PACKAGE = {
-    "muport": ("muport.velocity", "muport"),
-    "muport_fates": ("muport.velocity", "muport"),
+    "muport": ("muport:Velocity", "muport"),
+    "muport_fates": ("muport:Velocity", "muport"),
     "velot": ("velot", "velot"),
     "scvelo_stochastic": ("scvelo", "scvelo"),
     "scvelo_dynamical": ("scvelo", "scvelo"),
@@ -178,5 +178,5 @@ METHODS: dict[str, Callable[[Arrays], dict[str, NDArray[np.generic]]]] = {
 
 def load(method: str) -> Callable[[Arrays], dict[str, NDArray[np.generic]]]:
     """The function of ``method``, its package imported."""
-    importlib.import_module(PACKAGE[method][0])
+    pkgutil.resolve_name(PACKAGE[method][0])
     return METHODS[method]

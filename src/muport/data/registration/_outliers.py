@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PACKAGE = str(Path(__file__).parents[2])
 _BLOCK = 65_536  # rows whose distances are computed at a time
-_SAMPLED, _TYPICAL = 10_000, 0.95  # cells, and quantile of their distances from the median, that are typical
+_SAMPLED, _TYPICAL = 2_000, 0.95  # cells, and quantile of their distances from the median, that are typical
 _FAR, _MIN_CELLS = 100.0, 20  # typical distances of an outlier; fewer cells have no typical distance
 
 
