@@ -5,6 +5,7 @@ In the order of reading:
 - ``reading``: the obs and obsm of an object as arrays, aligned by cell name
 - ``registration``: the arguments of a set-up, and its registration with scvi-tools
 - ``_base_model``: the base class of the three models
+- ``_hidden_methods``: methods of scvi-tools that the models do not have
 - ``_serialization``: a fitted state as arrays and JSON, and back
 - ``_state_checks``: a loaded state is what its annotations say
 - ``_former_names``: names that saved classes had in earlier versions

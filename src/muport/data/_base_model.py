@@ -16,6 +16,7 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 from sklearn.exceptions import NotFittedError
 
+from muport.data._hidden_methods import HiddenMethod, ModelType, list_visible
 from muport.data._model_files import data_file, read_model, write_model
 from muport.data._saved_data import data_file_name, read_data, write_data
 from muport.data._serialization import pack, unpack, unpack_state
@@ -47,7 +48,7 @@ class NoNetwork(torch.nn.Module):
         return self.get_buffer("anchor").device
 
 
-class MuDataModel(BaseModelClass):  # type: ignore[misc]
+class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
     """Base class of the models: cells are matched by name, and a model has one fitted state.
 
     A subclass
@@ -74,6 +75,14 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
     #: Whether the set-up warns of cells far from all others.
     _warns_of_outliers: ClassVar[bool] = True
     _saved_attributes: ClassVar[tuple[str, ...]] = ("is_trained_", "history_", "settings_", "metrics_")
+
+    # scvi-tools has these in its base class, where they raise an error or read a pickle, which runs code.
+    convert_legacy_save = HiddenMethod("load reads every version that muport has saved")
+    differential_abundance = HiddenMethod("compare the numbers of cells of each type between samples")
+    get_normalized_expression = HiddenMethod("get_corrected_expression of muport.Integration returns corrected values")
+
+    def __dir__(self) -> list[str]:
+        return list_visible(type(self), list(super().__dir__()))
 
     def __init__(
         self, data: mudata.MuData | anndata.AnnData | None = None, registry: dict[str, Any] | None = None
@@ -310,22 +319,6 @@ class MuDataModel(BaseModelClass):  # type: ignore[misc]
             As :meth:`load`.
         """
         AnnDataManager.view_setup_method_args(MuDataModel.load_registry(dir_path, prefix))
-
-    @classmethod
-    def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> None:
-        """Raise a NotImplementedError: there is no earlier format, and that of scvi-tools is a pickle, which runs code.
-
-        Parameters
-        ----------
-        args, kwargs
-            Ignored.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        raise NotImplementedError(f"{cls.__name__} has no legacy files: load reads every version that it has saved.")
 
     @classmethod
     def _from_contents(cls, contents: dict[str, Any], data: mudata.MuData | anndata.AnnData | None) -> Self:

@@ -12,7 +12,8 @@ from scipy import sparse
 
 from muport._checks import check_integers, check_numbers
 from muport._parallel import single_threaded
-from muport.data import MuDataModel, layer_of, select_modalities
+from muport.data import MuDataModel, select_modalities
+from muport.integration._feature_values import fill_in, find_cells, read_values
 from muport.integration._fitted_state import transform_cells
 from muport.integration._hyperparameters import FitOptions
 from muport.integration._working_space import embed_rows, find_fitted_group, make_network_views
@@ -204,22 +205,22 @@ class IntegrationInference(MuDataModel):
         self._check_modality(modality)
         check_integers(n_neighbors=n_neighbors)
         source = self._get_modality(self._own_data("load it with the data that have the modality"), modality)
-        values = _read_values(source, layer, modality, source.var_names)
+        values = read_values(source, layer, modality, source.var_names)
         own = source if mdata is None else self._get_modality(mdata, modality)
         # the values of new cells are checked before the cells are mapped
-        own_values = values if own is source else _read_values(own, layer, modality, source.var_names)
+        own_values = values if own is source else read_values(own, layer, modality, source.var_names)
         reference = self._integrate(None, sharpening=0.0)
         query = reference if mdata is None else self._integrate(mdata, sharpening=0.0)
         weights, selection = _compute_imputation_weights(reference, query, modality, n_neighbors)
         imputed = anndata.AnnData(
-            _fill_in(weights, selection, values, own_values),
+            fill_in(weights, selection, values, own_values),
             obs=pd.DataFrame({"measured": np.diff(selection.indptr) > 0}, index=query.rows.obs_names),
             var=source.var.copy(),
         )
         keys = self._setup.use_rep
         key = keys if isinstance(keys, str) else (keys or {}).get(modality)
         if key is not None and (representation := reference.rows.own.get(modality)) is not None:
-            imputed.obsm[key] = _fill_in(weights, selection, representation, query.rows.own.get(modality))
+            imputed.obsm[key] = fill_in(weights, selection, representation, query.rows.own.get(modality))
         return imputed
 
     def predict(
@@ -393,50 +394,6 @@ def _select_modality(integrated: IntegratedRows, state: IntegrationState, modali
     return cells
 
 
-def _read_values(part: Any, layer: str | None, modality: str, features: pd.Index) -> Any:
-    """Return the values of the features of a modality, in memory; None if new cells lack the modality.
-
-    - `features`: Names of the features of the model; the columns are taken by name.
-    """
-    if part is None:
-        return None
-    if not hasattr(part, "layers"):
-        raise ValueError(
-            f"modality {modality!r} is a space of all cells, which has no values: there is nothing to impute."
-        )
-    order = _locate_features(part.var_names, features, modality)
-    values = layer_of(part, layer, f"modality {modality!r}")
-    if values is None:
-        raise KeyError(f"modality {modality!r} has no X: name one of its layers, {sorted(part.layers)}, as layer=.")
-    # on disk, or in chunks of dask
-    for read in ("to_memory", "compute"):
-        values = getattr(values, read)() if hasattr(values, read) else values
-    values = values if sparse.issparse(values) else np.asarray(values)
-    return values if np.array_equal(order, np.arange(len(order))) else values[:, order]
-
-
-def _locate_features(names: pd.Index, features: pd.Index, modality: str) -> NDArray[np.int64]:
-    """Find the column of each feature of the model; other, missing and repeated features are refused."""
-    repeated = names[names.duplicated()].unique()
-    if len(repeated):
-        raise ValueError(
-            f"var_names of {modality!r} repeat {len(repeated)} features, for example {list(repeated[:3])}: call "
-            "var_names_make_unique(), or keep one of each."
-        )
-    for fault, lacking, fix in (
-        ("lacks", features.difference(names), "add them, or leave the modality out of mdata"),
-        ("has", names.difference(features), f"subset it to the features of the model, mdata[{modality!r}][:, names]"),
-    ):
-        if len(lacking):
-            of_model = "of the model" if fault == "lacks" else "that the model lacks"
-            raise ValueError(
-                f"modality {modality!r} {fault} {len(lacking)} features {of_model}, for example {list(lacking[:3])}: "
-                f"{fix}."
-            )
-    columns: NDArray[np.int64] = names.get_indexer(features).astype(np.int64)
-    return columns
-
-
 def _compute_imputation_weights(
     reference: IntegratedRows, query: IntegratedRows, modality: str, n_neighbors: int
 ) -> tuple[sparse.csr_array, sparse.csr_array]:
@@ -445,8 +402,8 @@ def _compute_imputation_weights(
     Returns (n_query, n_source) weights of the reference cells that have the modality, for the query cells that lack it;
     and (n_query, n_own) with a 1 for each query cell that has it. Columns are cells of the modality, in its order.
     """
-    source = _find_cells(reference.rows, modality)
-    own = _find_cells(query.rows, modality)
+    source = find_cells(reference.rows, modality)
+    own = find_cells(query.rows, modality)
     n_query = query.rows.n_cells
     ones = np.ones(len(own), np.float32)
     selection = sparse.csr_array((ones, (own, np.arange(len(own)))), shape=(n_query, len(own)))
@@ -457,20 +414,3 @@ def _compute_imputation_weights(
     neighbors, weight = soft_assign(query.cells[lacking], reference.cells[source], n_neighbors=n_neighbors)
     entries = (weight.ravel(), (np.repeat(lacking, neighbors.shape[1]), neighbors.ravel()))
     return sparse.csr_array(entries, shape=shape), selection
-
-
-def _find_cells(rows: Rows, modality: str) -> NDArray[np.int64]:
-    """Find the cells of a modality, in its order."""
-    if modality not in rows.modalities:
-        return np.empty(0, np.int64)
-    cells: NDArray[np.int64] = rows.cell[rows.modality == rows.modalities.index(modality)]
-    return cells
-
-
-def _fill_in(weights: sparse.csr_array, selection: sparse.csr_array, source: Any, own: Any) -> Any:
-    """Return the values of all query cells: means of `source`, and `own` values of the cells that have them."""
-    if sparse.issparse(source):
-        filled = weights @ sparse.csr_array(source)
-        return (filled if own is None else filled + selection @ sparse.csr_array(own)).tocsr().astype(np.float32)
-    filled = weights @ np.asarray(source)
-    return np.asarray(filled if own is None else filled + selection @ np.asarray(own), np.float32)

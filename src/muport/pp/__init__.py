@@ -1,4 +1,4 @@
-"""Preprocessing: from counts to representations, a shared space of modalities, and a pseudotime.
+"""Preprocessing: from counts to representations, a shared space of modalities, a pseudotime, and sums of samples.
 
 Files in the order of reading:
 
@@ -16,6 +16,7 @@ Files in the order of reading:
 - ``_standardized_pca``: principal and canonical axes of sparse standardized values
 - ``_pseudotime``: diffusion pseudotime from a root
 - ``_root_cell``: the choice of the root
+- ``samples``: samples in place of cells
 """
 
 from muport.pp._feature_selection import select_features
@@ -25,6 +26,7 @@ from muport.pp._lsi import lsi, project_lsi, tfidf
 from muport.pp._prepare import prepare
 from muport.pp._pseudotime import pseudotime
 from muport.pp._shared_representation import shared_representation
+from muport.pp.samples._pseudobulk import to_pseudobulk
 
 __all__ = [
     "gene_activity",
@@ -36,4 +38,5 @@ __all__ = [
     "select_features",
     "shared_representation",
     "tfidf",
+    "to_pseudobulk",
 ]

@@ -1,0 +1,79 @@
+"""The values of the features of a modality: read by name, located among the cells, and filled in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from muport.data import layer_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from muport.data import Rows
+
+__all__ = ["fill_in", "find_cells", "locate_features", "read_values"]
+
+
+def read_values(part: Any, layer: str | None, modality: str, features: pd.Index) -> Any:
+    """Return the values of the features of a modality, in memory; None if new cells lack the modality.
+
+    - `features`: Names of the features of the model; the columns are taken by name.
+    """
+    if part is None:
+        return None
+    if not hasattr(part, "layers"):
+        raise ValueError(
+            f"modality {modality!r} is a space of all cells, which has no values: there is nothing to impute."
+        )
+    order = locate_features(part.var_names, features, modality)
+    values = layer_of(part, layer, f"modality {modality!r}")
+    if values is None:
+        raise KeyError(f"modality {modality!r} has no X: name one of its layers, {sorted(part.layers)}, as layer=.")
+    # on disk, or in chunks of dask
+    for read in ("to_memory", "compute"):
+        values = getattr(values, read)() if hasattr(values, read) else values
+    values = values if sparse.issparse(values) else np.asarray(values)
+    return values if np.array_equal(order, np.arange(len(order))) else values[:, order]
+
+
+def locate_features(names: pd.Index, features: pd.Index, modality: str) -> NDArray[np.int64]:
+    """Find the column of each feature of the model; other, missing and repeated features are refused."""
+    repeated = names[names.duplicated()].unique()
+    if len(repeated):
+        raise ValueError(
+            f"var_names of {modality!r} repeat {len(repeated)} features, for example {list(repeated[:3])}: call "
+            "var_names_make_unique(), or keep one of each."
+        )
+    for fault, lacking, fix in (
+        ("lacks", features.difference(names), "add them, or leave the modality out of mdata"),
+        ("has", names.difference(features), f"subset it to the features of the model, mdata[{modality!r}][:, names]"),
+    ):
+        if len(lacking):
+            of_model = "of the model" if fault == "lacks" else "that the model lacks"
+            raise ValueError(
+                f"modality {modality!r} {fault} {len(lacking)} features {of_model}, for example {list(lacking[:3])}: "
+                f"{fix}."
+            )
+    columns: NDArray[np.int64] = names.get_indexer(features).astype(np.int64)
+    return columns
+
+
+def find_cells(rows: Rows, modality: str) -> NDArray[np.int64]:
+    """Find the cells of a modality, in its order."""
+    if modality not in rows.modalities:
+        return np.empty(0, np.int64)
+    cells: NDArray[np.int64] = rows.cell[rows.modality == rows.modalities.index(modality)]
+    return cells
+
+
+def fill_in(weights: sparse.csr_array, selection: sparse.csr_array, source: Any, own: Any) -> Any:
+    """Return the values of all query cells: means of `source`, and `own` values of the cells that have them."""
+    if sparse.issparse(source):
+        filled = weights @ sparse.csr_array(source)
+        return (filled if own is None else filled + selection @ sparse.csr_array(own)).tocsr().astype(np.float32)
+    filled = weights @ np.asarray(source)
+    return np.asarray(filled if own is None else filled + selection @ np.asarray(own), np.float32)
