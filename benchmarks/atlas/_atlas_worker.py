@@ -46,7 +46,7 @@ def muport(source: str, target: str, options: dict[str, int]) -> dict[str, float
     cpu: dict[str, float] = {}
     _centroid_fit.draw_sample = clocked(_centroid_fit.draw_sample, "cpu_sample", cpu)
     _centroid_fit.fit_shared_centers = clocked(_centroid_fit.fit_shared_centers, "cpu_fit", cpu)
-    _atlas._map_remaining_chunks = clocked(_atlas._map_remaining_chunks, "cpu_map", cpu)
+    _atlas._map_chunks = clocked(_atlas._map_chunks, "cpu_map", cpu)
     start = time.process_time()
     _, metrics = integrate_centroids(source, tmp_path=target, verbose=False, use_gpu=False, **options)
     return metrics | cpu | {"cpu_total": time.process_time() - start}
