@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import platform
+import sys
 import warnings
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from mudata import MuData
 from scipy import sparse
+from sklearn.exceptions import NotFittedError
+
+from muport.data import _base_model, _model_files
 
 ARGS = {"use_rep": {"rna": "X_own", "atac": "X_own"}, "labels_key": "cell_type", "shared_rep": "X_shared"}
 
@@ -164,3 +171,151 @@ def test_queries_of_one_modality_and_new_batches(fake, model, mdata):
     del rna["rna"].obs["cell_type"]
     assert model.map_query(rna).shape == (30, 4)
     assert "_scvi_batch" not in rna.obs
+
+
+def test_the_device_is_one(fake):
+    assert fake._device("cpu", "auto") == torch.device("cpu")
+    assert isinstance(fake._device("auto", "auto"), torch.device)
+    with pytest.raises(ValueError, match="Only a single device"):
+        fake._device("cpu", "0,1")
+
+
+def test_an_untrained_model_has_a_device_and_nothing_else(fake, mdata, capsys):
+    fake.setup_mudata(mdata, **ARGS)
+    model = fake(mdata)
+    assert model.module.device == torch.device("cpu")
+    assert not list(model.module.parameters())
+    assert not model.module.state_dict()
+    assert model.state_ is None
+    assert model.settings_ == model.metrics_ == {}
+    print(model)
+    assert "Fake model" in capsys.readouterr().out
+    with pytest.raises(NotFittedError, match=r"this Fake is not trained: call train\(\) first"):
+        model._fitted()
+
+
+def test_two_models_in_one_folder_have_prefixes(fake, model, mdata, tmp_path, capsys):
+    model.save(tmp_path / "m", prefix="one_", save_anndata=True, compression="gzip")
+    untrained = fake(mdata)
+    untrained.save(tmp_path / "m", prefix="two_", overwrite=True)
+    one = fake.load(tmp_path / "m", prefix="one_")
+    assert one.is_trained_
+    assert not one.module.training
+    assert np.array_equal(one.get_latent_representation(), model.get_latent_representation())
+    with h5py.File(tmp_path / "m" / "one_mdata.h5mu") as file:
+        assert file["mod/rna/X"].compression == "gzip"
+    two = fake.load(tmp_path / "m", adata=False, prefix="two_")
+    assert not two.is_trained_
+    assert two.adata is None
+    registry = fake.load_registry(tmp_path / "m", "one_")
+    assert registry["setup_args"] == model.registry_["setup_args"]
+    assert registry["setup_method_name"] == "setup_mudata"
+    fake.view_setup_args(tmp_path / "m", "two_")
+    assert "labels_key" in capsys.readouterr().out
+    for read in (fake.load, fake.load_registry, fake.view_setup_args):
+        with pytest.raises(FileNotFoundError, match="no saved model with prefix='three_'"):
+            read(tmp_path / "m", prefix="three_")
+        with pytest.raises(FileNotFoundError, match="no saved model with prefix=''"):
+            read(tmp_path / "m")
+    with pytest.raises(NotImplementedError, match="Fake has no legacy files"):
+        fake.convert_legacy_save("a", "b", overwrite=True)
+
+
+def test_what_is_saved_beside_the_state(fake, model, tmp_path):
+    model.metrics_ = {"score": 0.5}
+    model.not_saved_ = 3
+    model.save(tmp_path / "m")
+    document = json.loads((tmp_path / "m" / "model.json").read_text())
+    assert document["class"] == "Fake"
+    assert document["init_params"] == {"strength": 0.5}
+    assert document["versions"].keys() == {
+        "python", "muport", "scvi-tools", "anndata", "mudata", "numpy", "torch", "safetensors",
+    }  # fmt: skip
+    assert document["versions"]["numpy"] == np.__version__
+    assert document["versions"]["python"] == platform.python_version()
+    assert fake.load(tmp_path / "m", adata=False).metrics_ == {"score": 0.5}
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(_base_model, "_PACKAGES", ("numpy", "no such package"))
+    assert _base_model._versions()["no such package"] == "unknown"
+
+
+def signed(folder, **changes):
+    """Change the document of a model, and sign it again."""
+    document = {**json.loads((folder / "model.json").read_text()), **changes}
+    document.pop("checksum")
+    (folder / "model.json").write_text(json.dumps({**document, "checksum": _model_files._checksum(document)}))
+
+
+@pytest.mark.promise("Damaged, changed or foreign files are refused by name, and no code in them runs")
+def test_a_document_of_another_form_is_refused(fake, model, tmp_path):
+    model.save(tmp_path / "m")
+    whole = json.loads((tmp_path / "m" / "model.json").read_text())
+    changes = [
+        ({"attributes": [1]}, r"\['attributes'\] of the saved model are not dicts"),
+        ({"init_params": None, "registry": 3}, r"\['init_params', 'registry'\] of the saved model are not dicts"),
+        ({"registry": {**whole["registry"], "setup_args": [1]}}, r"lacks \['setup_args'\]"),
+        ({"registry": {}}, r"lacks \['setup_method_name', 'setup_args', 'field_registries'\]"),
+        ({"state": {}}, "holds a dict, expected a Means"),
+    ]
+    for change, message in changes:
+        signed(tmp_path / "m", **{**whole, **change})
+        with pytest.raises(ValueError, match=rf"m' was changed or damaged after it was saved: .*{message}"):
+            fake.load(tmp_path / "m", adata=False)
+    signed(tmp_path / "m", **{**whole, "attributes": {**whole["attributes"], "train": 3, "module": 3}})
+    again = fake.load(tmp_path / "m", adata=False)
+    assert callable(again.train)
+    assert isinstance(again.module, torch.nn.Module)
+
+
+def test_known_names_and_modalities(model):
+    assert model._modalities == ("rna", "atac")
+    assert model._known_names == {"batch": ("b0", "b1", "b2"), "labels": ("t0", "t1", "t2", "unknown")}
+    assert model._setup.labels_key == "cell_type"
+    assert model._setup.shared_rep == "X_shared"
+
+
+def test_defaults_of_the_class_are_part_of_the_setup(fake, mdata):
+    own = type("Own", (fake,), {"_setup_defaults": {"separate": True, "batch_key": None}})
+    own.setup_mudata(mdata, {"rna": "X_own", "atac": "X_own"})
+    model = own(mdata)
+    assert model._setup.separate
+    assert model._setup.batch_key == "batch", "an argument comes before a default"
+    assert model._rows().x.shape == (50, 0)
+    assert model._rows(mdata).x.shape == (50, 0)
+
+
+def test_columns_of_new_cells_are_asked_for_one_by_one(fake, adata):
+    timed = sys.modules["fake_model"].Timed
+    adata.obs["day"], adata.obs["donor"] = np.arange(40) % 3, [f"p{i % 4}" for i in range(40)]
+    timed.setup_anndata(adata, batch_key="batch", time_key="day", sample_key="donor", labels_key="cell_type")
+    model = timed(adata)
+    columns = {"batch": "require_batch", "day": "require_time", "donor": "require_sample"}
+    for column, argument in columns.items():
+        new = adata[:10].copy()
+        del new.obs[column]
+        with pytest.raises(KeyError, match=column):
+            model._rows(new)
+        with pytest.raises(KeyError, match=column):
+            model._rows(new, **dict.fromkeys(set(columns.values()) - {argument}, False))
+        assert model._rows(new, **{argument: False}).n_cells == 10
+    del adata.obs["cell_type"]
+    assert (model._rows().label == -1).all()
+
+
+def test_new_cells_get_the_names_and_columns_of_the_model(fake, adata):
+    adata.obs["batch"] = np.arange(40) % 2
+    adata.obsm["X_pca"] = pd.DataFrame(adata.obsm["X_pca"], index=adata.obs_names, columns=list("vwxyz"))
+    fake.setup_anndata(adata)
+    model = fake(adata)
+    new = adata.copy()
+    new.obs["batch"] = new.obs["batch"].astype(float).astype(str)
+    new.obsm["X_pca"] = adata.obsm["X_pca"][list("zyxwv")]
+    for rows in (model._rows(new), fake(None, registry=model.registry_)._rows(new)):
+        assert rows.batches == ("0", "1")
+        assert np.array_equal(rows.x, model._rows().x)
+    model.adata.obsm["X_pca"] = new.obsm["X_pca"]
+    model.adata.obs["batch"] = new.obs["batch"]
+    assert np.array_equal(model._rows().x, rows.x)
+    assert model._rows().batches == ("0", "1")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -11,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from muport.data import _durable_files as _files
-from muport.data._durable_files import claimed, clear, partial_folder, replace, write_whole
+from muport.data._durable_files import (
+    claimed,
+    clear,
+    hash_file,
+    partial_folder,
+    read_json,
+    replace,
+    sync,
+    write_json,
+    write_whole,
+)
 
 
 def make(path: Path, text: str, folder: bool) -> None:
@@ -158,3 +170,115 @@ def test_the_working_folder_has_a_name(tmp_path, monkeypatch):
         (folder / "out").write_text("new")
         replace(folder / "out", Path("out"))
     assert read(tmp_path / "here" / "out") == "new"
+
+
+def test_killed_after_the_exchange_the_new_output_stays(tmp_path):
+    path = tmp_path / "out"
+    make(path, "new", True)
+    make(partial_folder(path) / "old", "old", True)
+    (partial_folder(path) / "lock").touch()
+    with claimed(path) as folder:
+        assert read(path) == "new"
+        assert [item.name for item in folder.iterdir()] == ["lock"]
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_in_place_of_the_folder_is_not_taken(tmp_path):
+    partial_folder(tmp_path / "out").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"out\.partial.*holds other files"), claimed(tmp_path / "out"):
+        pass
+    assert partial_folder(tmp_path / "out").read_text() == "mine"
+
+
+def test_the_lock_names_its_process(tmp_path):
+    folder = partial_folder(tmp_path / "out")
+    folder.mkdir()
+    (folder / "lock").write_text("9" * 40)
+    umask = os.umask(0o022)
+    try:
+        with claimed(tmp_path / "out"):
+            assert (folder / "lock").read_text() == f"{os.getpid()}\n"
+        with claimed(tmp_path / "out"):
+            # another user may write the output later
+            assert stat.S_IMODE((folder / "lock").stat().st_mode) == 0o644
+    finally:
+        os.umask(umask)
+
+
+def test_a_lock_that_another_process_removed_is_made_again(tmp_path, monkeypatch):
+    is_open, seen = _files._is_open, []
+
+    def remove_once(handle, path):
+        if not seen:
+            path.unlink()
+        seen.append(is_open(handle, path))
+        return seen[-1]
+
+    monkeypatch.setattr(_files, "_is_open", remove_once)
+    with claimed(tmp_path / "out") as folder:
+        assert (folder / "lock").exists()
+    assert seen == [False, True]
+
+
+def test_a_link_is_removed_without_its_target(tmp_path):
+    make(tmp_path / "target", "mine", True)
+    with claimed(tmp_path / "out") as folder:
+        (folder / "link").symlink_to(tmp_path / "target")
+        make(folder / "deep", "half", True)
+        clear(folder)
+        assert [item.name for item in folder.iterdir()] == ["lock"]
+    assert read(tmp_path / "target") == "mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot exchange names")
+def test_two_names_are_exchanged(tmp_path, monkeypatch):
+    make(tmp_path / "a", "one", True)
+    make(tmp_path / "b", "two", False)
+    monkeypatch.chdir(tmp_path)
+    assert _files._exchange(Path("a"), tmp_path / "b")
+    assert (read(tmp_path / "a"), read(tmp_path / "b")) == ("two", "one")
+    assert _files._exchange(tmp_path / "a", Path("b"))
+    assert (read(tmp_path / "a"), read(tmp_path / "b")) == ("one", "two")
+    assert not _files._exchange(tmp_path / "a", tmp_path / "none")
+
+
+def test_everything_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(_files, "sync", lambda path: synced.append((path.name, (tmp_path / "out").exists())))
+    write_whole(tmp_path / "out", lambda at: make(at, "new", True))
+    assert sorted(synced[:-1]) == [("deep", False), ("file", False), ("out", False)]
+    assert synced[-1] == (tmp_path.name, True)
+
+
+def open_handles():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="the system does not list open files")
+def test_no_file_stays_open(tmp_path):
+    before = open_handles()
+    make(tmp_path / "file", "x", False)
+    for _ in range(3):
+        sync(tmp_path / "file")
+        write_whole(tmp_path / "out", lambda at: make(at, "new", True))
+        with claimed(tmp_path / "out"), pytest.raises(FileExistsError), claimed(tmp_path / "out"):
+            pass
+    assert open_handles() == before
+
+
+def test_json_is_complete_or_empty(tmp_path):
+    path = tmp_path / "a.json"
+    assert read_json(path) == {}
+    for content in ({"name": "\u00e9"}, {"other": [1, None]}):
+        write_json(path, content)
+        assert read_json(path) == content
+        assert [item.name for item in tmp_path.iterdir()] == ["a.json"]
+    for damaged in (b"", b"{", b"[1]", b"\xff"):
+        path.write_bytes(damaged)
+        assert read_json(path) == {}
+
+
+def test_the_hash_is_that_of_the_whole_file(tmp_path):
+    content = bytes(range(256)) * 5_000
+    (tmp_path / "a").write_bytes(content)
+    assert hash_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from muport.data import _model_files as _files
-from muport.data._model_files import read_model, write_model
+from muport.data._durable_files import hash_file
+from muport.data._model_files import data_file, read_document, read_model, write_model
 
 DOCUMENT = {"class": "X", "versions": {}, "init_params": {}, "registry": {}, "attributes": {}, "state": {}}
 TENSORS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(3)}
@@ -127,6 +128,13 @@ def test_an_interrupted_first_save_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def edit_entry(folder: Path, **changes) -> None:
+    """Change what the document says of the tensor ``a``."""
+    tensors = json.loads((folder / "model.json").read_text())["tensors"]
+    entry = {k: v for k, v in {**tensors["entries"]["a"], **changes}.items() if v is not ...}
+    edit(folder, tensors={**tensors, "entries": {**tensors["entries"], "a": entry}})
+
+
 def flip(path: Path, position: int) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 1
@@ -147,6 +155,33 @@ DAMAGE = {
     "no state": (lambda f: edit(f, state=...), ValueError, r"lacks \['state'\]"),
     "traversal": (lambda f: edit(f, tensors={"file": "../../secret", "entries": {}}), ValueError, "plain file name"),
     "absolute path": (lambda f: edit(f, tensors={"file": "/etc/passwd", "entries": {}}), ValueError, "plain file name"),
+    "a list of tensors": (lambda f: edit(f, tensors=["a"]), ValueError, "expected a file and its entries"),
+    "entries in a list": (
+        lambda f: edit(f, tensors={"file": "model.safetensors", "entries": ["a"]}),
+        ValueError,
+        "expected a file and its entries",
+    ),
+    "no file of tensors": (lambda f: edit(f, tensors={"entries": {}}), ValueError, "expected a file and its entries"),
+    "an entry without a checksum": (
+        lambda f: edit_entry(f, sha256=...),
+        ValueError,
+        r"without \['dtype', 'sha256', 'shape'\]",
+    ),
+    "an entry with more": (lambda f: edit_entry(f, more=1), ValueError, "without"),
+    "an entry that is text": (
+        lambda f: edit(f, tensors={"file": "model.safetensors", "entries": {"a": "x", "b": "y"}}),
+        ValueError,
+        "without",
+    ),
+    "another dtype": (lambda f: edit_entry(f, dtype="int32"), ValueError, "tensor 'a'.*does not match its checksum"),
+    "a version that is true": (lambda f: edit(f, schema_version=True), ValueError, "has no schema_version"),
+    "NaN": (
+        lambda f: (f / "model.json").write_text((f / "model.json").read_text().replace("null", "NaN", 1)),
+        ValueError,
+        "NaN is no number of a JSON document",
+    ),
+    "deep document": (lambda f: (f / "model.json").write_text("[" * 10**6), ValueError, "not a JSON"),
+    "no checksum": (lambda f: edit(f, sign=False, checksum=...), ValueError, r"lacks \['checksum'\]"),
     "hidden tensors": (
         lambda f: edit(f, tensors={"file": "model.safetensors", "entries": {}}),
         ValueError,
@@ -193,3 +228,57 @@ def test_a_pickle_is_never_opened(folder, tmp_path):
     assert not marker.exists()
     source = "".join(p.read_text() for p in Path(_files.__file__).parent.rglob("*.py"))
     assert not re.search(r"import pickle|pickle\.load|torch\.load|(?<![.\w])(eval|exec)\(", source)
+
+
+def test_a_document_beyond_the_limit_is_neither_written_nor_read(folder, monkeypatch):
+    size = (folder / "model.json").stat().st_size
+    monkeypatch.setattr(_files, "_MAX_DOCUMENT", size)
+    write(folder.parent / "n")
+    assert read_document(folder.parent / "n")["class"] == "X"
+    monkeypatch.setattr(_files, "_MAX_DOCUMENT", size - 1)
+    with pytest.raises(ValueError, match=f"take {size} bytes, above {size - 1}"):
+        write(folder.parent / "o")
+    with pytest.raises(ValueError, match=f"has {size} bytes, above {size - 1}"):
+        read_document(folder)
+    assert sorted(item.name for item in folder.parent.iterdir()) == ["m", "n"]
+
+
+def test_the_data_are_a_file_of_the_model(tmp_path):
+    folder = tmp_path / "new" / "deep" / "m"
+    names = set()
+    for text in ("one", "two", "three"):
+        tensors = {"a": np.frombuffer(text.encode(), np.uint8)}
+        write(folder, tensors, True, "p_", ("a.b.h5mu", lambda at, text=text: at.write_text(text)))
+        document = read_document(folder, "p_")
+        path, checksum = data_file(folder, document)
+        assert path.read_text() == text
+        assert checksum == document["data_sha256"] == hash_file(path)
+        listed = {"p_model.json", document["tensors"]["file"], document["data"]}
+        assert {item.name for item in folder.iterdir()} == listed
+        assert re.fullmatch(r"p_a\.b(\.[0-9a-f]{12})?\.h5mu", path.name)
+        names.add(path.name)
+    assert len(names) > 1
+    write(folder, overwrite=True, prefix="p_")
+    document = read_document(folder, "p_")
+    assert document["data"] is document["data_sha256"] is None
+    assert data_file(folder, document) is None
+    assert data_file(folder, {"data": "x"}) == (folder / "x", None)
+    with pytest.raises(ValueError, match="data: '../x' is not a plain file name"):
+        data_file(folder, {"data": "../x"})
+
+
+def test_only_files_of_the_model_are_replaced(folder):
+    others = ["model.safetensor", "model.final.safetensors", "amodel.safetensors", "modelXsafetensors", "model.h5mu"]
+    others += ["model.0123456789.safetensors", "model.0123456789ab.safetensors.txt"]
+    for name in [*others, "model.0123456789ab.safetensors"]:
+        (folder / name).write_text("mine")
+    write(folder, {"a": np.ones(2)}, overwrite=True)
+    document = read_document(folder)
+    assert {item.name for item in folder.iterdir()} == {*others, "model.json", document["tensors"]["file"]}
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "/b", "a\\b", "a\0", "."])
+def test_names_of_other_places_are_refused(name):
+    with pytest.raises(ValueError, match="what: .* is not a plain file name"):
+        _files._check_name(name, "what")
+    assert _files._check_name("a b.c", "what") == "a b.c"

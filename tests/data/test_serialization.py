@@ -28,7 +28,17 @@ class Outer:
     values: tuple[float, ...]
 
 
-CLASSES = {"Outer": Outer, "Inner": Inner}
+@dataclass(frozen=True)
+class Strict:
+    size: int
+    names: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError("size is below 0.")
+
+
+CLASSES = {"Outer": Outer, "Inner": Inner, "Strict": Strict}
 
 
 def there_and_back(value, classes=CLASSES):
@@ -99,7 +109,14 @@ def test_what_cannot_be_saved_is_named(value):
 
 
 def test_nested_states_are_found_by_their_annotations():
-    assert state_classes(Outer) == CLASSES
+    assert state_classes(Outer) == {"Outer": Outer, "Inner": Inner}
+    made = dataclasses.make_dataclass("Made", [("parts", list[Inner]), ("other", Strict | None), ("n", int)])
+    made.__module__ = __name__
+    assert state_classes(made) == {"Made": made, "Inner": Inner, "Strict": Strict}
+    again = dataclasses.make_dataclass("Inner", [("part", Inner)])
+    again.__module__ = __name__
+    with pytest.raises(TypeError, match="two state classes are called 'Inner'"):
+        state_classes(again)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +129,18 @@ def test_nested_states_are_found_by_their_annotations():
         ({"$": "state", "class": "Inner", "v": {"mean": 1, "extra": 2}}, "extra"),
         ({"$": "float", "v": "1; import os"}, "float"),
         ({"$": "frame", "v": {"columns": {}}}, "frame"),
+        ({"$": "frame", "v": {"name": None, "index": [1], "columns": {"a": [1, 2]}}}, "a table that cannot be read"),
+        ({"$": "frame", "v": {"name": None, "index": [1], "columns": {}, "more": 1}}, "frame"),
+        ({"$": "tensor", "v": 3}, "lacks the tensor 3"),
+        ({"$": "tensor", "v": ["a"]}, "lacks the tensor"),
+        ({"$": "float", "v": 1.0}, "float"),
+        ({"$": "names", "v": "abc"}, "names"),
+        ({"$": "tuple", "v": "abc"}, "tuple"),
+        ({"$": "tuple"}, "tuple"),
+        ({"$": "dict", "v": [1]}, "dict"),
+        ({"$": "state", "v": {}}, "holds a 'None'"),
+        ({"$": "state", "class": "Strict", "v": {"size": "x"}}, "the saved Strict holds values of another kind"),
+        ({"$": ["dict"], "v": {}}, "dict"),
     ],
 )
 def test_files_cannot_name_anything_else(document, message):
@@ -121,3 +150,84 @@ def test_files_cannot_name_anything_else(document, message):
 
 def test_a_field_with_a_default_may_be_absent():
     assert unpack({"$": "state", "class": "Inner", "v": {"mean": 1}}, {}, CLASSES).name == "default"
+    assert unpack({"$": "state", "class": "Strict", "v": {"size": 1}}, {}, CLASSES).names == []
+    with pytest.raises(ValueError, match=r"the saved Strict lacks the fields \['size'\]"):
+        unpack({"$": "state", "class": "Strict", "v": {"names": []}}, {}, CLASSES)
+
+
+def test_the_format_does_not_change():
+    """Models of this version must load in later ones, whose reader is another."""
+    tensors: dict[str, np.ndarray] = {}
+    value = {
+        "numbers": (1, 2.5, float("-inf"), float("nan"), np.float32(0.5), np.bool_(True), None),
+        "list": [np.zeros(2), ["x"]],
+        "inner": Inner(np.ones(1)),
+        "$": {"names": np.array(["a"])},
+        "text": np.array(["b"], dtype=np.dtypes.StringDType()),
+    }
+    assert pack(value, "state", tensors) == {
+        "$": "dict",
+        "v": {
+            "numbers": {
+                "$": "tuple",
+                "v": [1, 2.5, {"$": "float", "v": "-inf"}, {"$": "float", "v": "nan"}, 0.5, True, None],
+            },
+            "list": [{"$": "tensor", "v": "state.list.0"}, ["x"]],
+            "inner": {
+                "$": "state",
+                "class": "Inner",
+                "v": {"mean": {"$": "tensor", "v": "state.inner.mean"}, "name": "default"},
+            },
+            "$": {"names": {"$": "names", "v": ["a"]}},
+            "text": {"$": "names", "v": ["b"]},
+        },
+    }  # fmt: skip
+    assert list(tensors) == ["state.list.0", "state.inner.mean"]
+    frame = pd.DataFrame({1: [0.5]}, index=pd.Index(["r"], name="epoch", dtype=object))
+    assert pack(frame, "f", tensors) == {
+        "$": "frame",
+        "v": {
+            "name": "epoch",
+            "index": {"$": "names", "v": ["r"]},
+            "columns": {"1": {"$": "tensor", "v": "f.columns.1"}},
+        },
+    }
+
+
+def test_arrays_are_stored_by_rows_under_a_path_of_their_own():
+    tensors = {"a": np.zeros(1), "a'": np.zeros(1)}
+    array = np.arange(6.0).reshape(2, 3).T
+    assert pack(array, "a", tensors) == {"$": "tensor", "v": "a''"}
+    assert tensors["a''"].flags.c_contiguous
+    assert np.array_equal(tensors["a''"], array)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Inner, "a is a type, which"),
+        (np.array([["x"]]), "a is an array of objects"),
+        (np.array(["x", 1], dtype=object), "a is an array of objects"),
+        (np.array(["2020-01-01"], dtype="datetime64[D]"), r"a has dtype datetime64\[D\]"),
+        ({"x": 1, 2: 3}, "a is a dict whose keys are not all strings"),
+    ],
+)
+def test_what_cannot_be_saved_is_described(value, message):
+    with pytest.raises(TypeError, match=message):
+        pack(value, "a", {})
+
+
+def test_a_document_that_is_nested_too_deeply_is_refused():
+    value: list = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        unpack(value, {})
+
+
+def test_unpacked_names_and_tuples():
+    names = unpack({"$": "names", "v": ["a", 1]}, {})
+    assert names.dtype == object
+    assert names.tolist() == ["a", "1"]
+    assert unpack({"$": "tuple", "v": [{"$": "float", "v": "inf"}]}, {}) == (float("inf"),)
+    assert unpack([{"a": {"$": "tensor", "v": "t"}}], {"t": 3}) == [{"a": 3}]

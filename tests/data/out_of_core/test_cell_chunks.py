@@ -14,7 +14,9 @@ import pytest
 import zarr
 from scipy import sparse
 
+from muport.data.out_of_core import _cell_chunks
 from muport.data.out_of_core._cell_chunks import open_chunks
+from muport.data.out_of_core._disk_arrays import OnDisk
 
 
 @pytest.fixture
@@ -217,3 +219,97 @@ def test_lazy_objects(cells, tmp_path):
         assert np.array_equal(found.read(5, 30), wanted[5:30])
         assert np.array_equal([found.batch.names[code] for code in found.codes(0, 50)], cells.obs["batch"].astype(str))
     assert found.step == 7
+
+
+def test_what_stands_where(cells, tmp_path):
+    in_chunks(cells, tmp_path / "a.zarr")
+    as_mudata(cells).write(tmp_path / "a.h5mu")
+    for data, name, path, modality, step in (
+        (cells, "obsm['X_pca']", None, None, 1),
+        (as_mudata(cells), "obsm['X_pca'] of 'rna'", None, "rna", 1),
+        (tmp_path / "a.zarr", f"obsm['X_pca'] of '{tmp_path}/a.zarr'", f"{tmp_path}/a.zarr", None, 7),
+        (tmp_path / "a.h5mu", "obsm['X_pca'] of 'rna'", f"{tmp_path}/a.h5mu", "rna", 1),
+    ):
+        found = open_chunks(data, "X_pca", "batch", "type")
+        assert (found.name, found.path, found.modality, found.step) == (name, path, modality, step)
+        assert list(found.names(3, 5)) == ["c3", "c4"]
+        window = found.window(3, 9)
+        assert window.label is window.names is None
+        assert (window.name, window.shape) == (name, (50, 3))
+        assert isinstance(window.values, OnDisk) == (path is not None)
+
+
+@pytest.mark.parametrize(
+    ("key", "modality", "selected", "atac"),
+    [
+        ("X_pca", "auto", None, False),
+        ("X_LSI", "auto", None, True),
+        ("X_pca", "auto", "ATAC peaks", True),
+        ("X_pca", "auto", "rna", False),
+        ("X_lsi", "rna", None, False),
+        ("X_lsi", "rna", "rna", False),
+        ("X_pca", "atac", None, True),
+        ("X_pca", "atac", "atac", True),
+        ("atac", "auto", None, True),
+    ],
+)
+def test_a_latent_semantic_index_is_found_by_its_name(key, modality, selected, atac):
+    assert _cell_chunks._is_atac(key, modality, selected) is atac
+
+
+def test_an_unknown_modality_of_an_anndata_is_refused():
+    with pytest.raises(ValueError, match="modality='peaks' is unknown: use one of 'auto', 'rna', 'atac'"):
+        _cell_chunks._is_atac("X_pca", "peaks", None)
+    assert _cell_chunks._is_atac("X_pca", "peaks", "peaks") is False
+
+
+def test_rows_that_are_stored_together():
+    def chunked(chunks):
+        return type("Chunked", (), {"chunks": chunks})()
+
+    assert [_cell_chunks._rows_together(chunked(c)) for c in (None, (7, 3), ((4, 9, 2), (3,)))] == [1, 7, 9]
+    assert _cell_chunks._rows_together(np.zeros((3, 2))) == 1
+
+
+def test_what_is_no_matrix_of_numbers_is_told():
+    for values, error, text in (
+        (object(), TypeError, "obsm is a object: store it as a dense matrix"),
+        (type("Half", (), {"dtype": np.dtype(float)})(), TypeError, "obsm is a Half: store it"),
+        (np.array(["x"]), TypeError, "obsm has dtype <U1, expected real numbers"),
+        (np.zeros(2, complex), TypeError, "obsm has dtype complex128"),
+    ):
+        with pytest.raises(error, match=text):
+            _cell_chunks._check_numeric(values, "obsm")
+    for dtype in ("f2", "f8", "i4", "u1", "b1"):
+        _cell_chunks._check_numeric(np.zeros(2, dtype), "obsm")
+
+
+def test_finite_values_with_an_infinite_sum_pass(cells):
+    cells.obsm["X_pca"][:2] = 3e38
+    assert (open_chunks(cells, "X_pca", "batch").read(0, 2) == np.float32(3e38)).all()
+    cells.obsm["X_pca"] = cells.obsm["X_pca"].astype(np.float64)
+    cells.obsm["X_pca"][7] = 1e300
+    with pytest.raises(ValueError, match="first in row 7"):
+        open_chunks(cells, "X_pca", "batch").read(4, 9)
+
+
+def test_rows_that_are_missing_are_damage(cells):
+    found = open_chunks(cells, "X_pca", "batch")
+    with pytest.raises(OSError, match=r"rows 45 to 55 are damaged: \(5, 3\) values were read"):
+        found.read(45, 55)
+
+
+def test_a_file_with_another_number_of_cells_is_damaged(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "a") as file:
+        del file["obsm/X_pca"]
+        file["obsm/X_pca"] = np.zeros((49, 3))
+    with pytest.raises(ValueError, match="has 49 rows, but obs has 50 cells: the file is damaged"):
+        open_chunks(tmp_path / "a.h5ad", "X_pca", "batch")
+
+
+def test_labels_that_are_not_known(cells):
+    found = open_chunks(cells, "X_pca", "batch", "type", "T")
+    assert found.label.names == ("unknown",)
+    assert found.batch.names == ("b0", "b1", "b2")
+    assert open_chunks(cells, "X_pca", "batch").label is None

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from muport.data.out_of_core import _fingerprint
 from muport.data.out_of_core._cell_chunks import open_chunks
 from muport.data.out_of_core._fingerprint import HashedRows, changes, describe_columns
 
@@ -78,3 +79,47 @@ def test_changes_are_told_by_name_and_value():
         "strength was 0.5 and is 0.3"
     )
     assert changes({"device": ["cpu"]}, {"device": ("cpu",)}) == ""
+
+
+def test_every_difference_is_told():
+    before = {"coordinates": "a", "batch": "a", "label": None, "names": "a", "rows_together": 1, "seed": 0, "same": 1}
+    now = {"seed": 1, "coordinates": "b", "batch": "b", "label": "b", "names": "b", "rows_together": 2, "same": 1}
+    assert changes(before, now) == (
+        "seed was 0 and is 1; the coordinates of the cells differ; the batches of the cells differ; the labels of the "
+        "cells differ; the names of the cells differ; the chunks of the input differ"
+    )
+
+
+@pytest.mark.parametrize("block", [1, 7, 100])
+def test_names_are_hashed_in_blocks(monkeypatch, cells, block):
+    expected = fingerprint(cells)["names"]
+    monkeypatch.setattr(_fingerprint, "_BLOCK", block)
+    assert fingerprint(cells)["names"] == expected
+    for row in (0, 24, 49):
+        changed = cells.copy()
+        changed.obs_names = [f"{name}x" if i == row else name for i, name in enumerate(cells.obs_names)]
+        assert fingerprint(changed)["names"] != expected
+
+
+def test_columns_that_are_not_described(cells):
+    chunks = open_chunks(cells, "X_pca", "batch")
+    assert describe_columns(chunks, names=False) == {**describe_columns(chunks, names=True), "names": None}
+    assert describe_columns(chunks, names=True)["label"] is None
+    assert describe_columns(chunks, names=True)["names"] is not None
+    assert describe_columns(chunks.window(0, 50), names=True)["names"] is None
+
+
+def test_rows_are_read_once_and_in_steps(cells):
+    chunks, reads = open_chunks(cells, "X_pca", "batch"), []
+
+    class Recorded:
+        shape, unit = chunks.shape, chunks.unit
+
+        def read(self, start, stop):
+            reads.append((start, stop))
+            return chunks.read(start, stop)
+
+    rows = HashedRows(Recorded(), 20)
+    assert np.array_equal(rows.read(3, 10), cells.obsm["X_pca"][3:10])
+    assert rows.digest() == HashedRows(chunks, 50).digest()
+    assert reads == [(0, 3), (3, 10), (10, 30), (30, 50)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import pickle
 import zlib
 
@@ -202,3 +203,163 @@ def test_bad_places_are_told(tmp_path, name, error, text):
 def test_a_name_without_a_suffix_is_a_numpy_file(tmp_path):
     assert clean_path(tmp_path / "out").name == "out.npy"
     assert clean_path(str(tmp_path / "out.zarr")).name == "out.zarr"
+    assert clean_path(tmp_path / "a.b").name == "a.b.npy"
+    (tmp_path / "c.zarr").mkdir()
+    assert clean_path(tmp_path / "c.zarr") == tmp_path / "c.zarr"
+
+
+def test_a_place_is_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert clean_path("out.npy") == tmp_path / "out.npy"
+
+
+def test_the_room_for_every_row_is_asked_for(sink, monkeypatch):
+    asked = []
+
+    def usage(path):
+        asked.append(path)
+        return type("Usage", (), {"free": free})()
+
+    monkeypatch.setattr(_sink.shutil, "disk_usage", usage)
+    free = 4 * 20 * 3
+    sink.begin(JOB)
+    assert asked == [sink.path.parent]
+    free -= 1
+    with pytest.raises(OSError, match="the result takes"):
+        sink.begin(JOB)
+
+
+def test_files_of_the_result(sink):
+    assert sink.partial == sink.path.with_name(f"{sink.path.name}.partial")
+    assert sink.result == sink.partial / f"result{sink.path.suffix}"
+    sink.begin(JOB)
+    assert sorted(path.name for path in sink.partial.iterdir()) == ["done", "job.json", "lock", sink.result.name]
+    assert json.loads((sink.partial / "job.json").read_text()) == {"schema_version": 2, "job": JOB}
+    store(sink, 3, 4, 10)
+    assert json.loads((sink.partial / "done" / "000000003.json").read_text()) == {
+        "start": 4,
+        "stop": 10,
+        "crc32": zlib.crc32(ROWS[4:10].tobytes()),
+    }
+    if sink.is_zarr:
+        root = zarr.open_group(sink.result, mode="r")
+        assert root.metadata.zarr_format == 3
+        assert dict(root.attrs) == {"encoding-type": "anndata", "encoding-version": "0.1.0"}
+        assert dict(root["obsm"].attrs) == {"encoding-type": "dict", "encoding-version": "0.1.0"}
+        assert dict(root["obsm/Z"].attrs) == {"encoding-type": "array", "encoding-version": "0.2.0"}
+        assert root["obsm/Z"].chunks == (4, 3)
+        assert not root["obsm/Z"].compressors
+        assert root["obsm/Z"].dtype == np.float32
+        names = [str(path.relative_to(sink.result)) for path in sink._files(4, 10)]
+        assert names == ["obsm/Z/c/1/0", "obsm/Z/c/2/0"]
+    else:
+        rows = np.load(sink.result, mmap_mode="r")
+        assert (rows.shape, rows.dtype) == ((20, 3), np.dtype("<f4"))
+        assert rows.flags.c_contiguous
+        assert np.array_equal(rows[4:10], ROWS[4:10])
+        assert not rows[10:].any()
+        assert sink._files(4, 10) == [sink.result]
+
+
+def test_rows_are_on_the_disk_before_their_record(sink, monkeypatch):
+    sink.begin(JOB)
+    sink.write(0, ROWS[:4])
+    synced = []
+    monkeypatch.setattr(_sink, "sync", lambda path: synced.append((path, sink._record(0).exists())))
+    sink.commit(0, 0, 4, 1)
+    assert synced == [(path, False) for path in sink._files(0, 4)]
+    assert len(synced) == 1
+
+
+def test_rows_of_another_type_are_written(sink):
+    sink.begin(JOB)
+    sink.write(0, np.asfortranarray(ROWS.astype(np.float64))[:4])
+    sink.write(16, ROWS[::-1][:4])
+    found = np.asarray(sink._array()[:])
+    assert np.array_equal(found[:4], ROWS[:4])
+    assert np.array_equal(found[16:], ROWS[::-1][:4])
+
+
+def test_a_whole_result_of_zeros(sink):
+    sink.begin(JOB)
+    zeros = np.zeros((20, 3), np.float32)
+    for low in range(0, 20, 4):
+        sink.write(low, zeros[low : low + 4])
+    sink.commit(0, 0, 20, zlib.crc32(zeros.tobytes()))
+    assert sink.is_done(0, 0, 20)
+    sink.finish({})
+    assert sink.is_whole()
+    assert sink.finished()["checksums"] == [[0, 20, zlib.crc32(zeros.tobytes())]]
+
+
+def test_a_result_without_checksums_is_not_whole(sink):
+    sink.begin(JOB)
+    sink.finish({})
+    assert sink.finished()["checksums"] == []
+    assert not sink.is_whole()
+
+
+def test_the_checksums_are_those_of_the_chunks_in_order(sink):
+    sink.begin(JOB)
+    for number, start in ((10, 12), (2, 0)):
+        store(sink, number, start, start + 8)
+    sink.finish({"score": 1})
+    assert [entry[:2] for entry in sink.finished()["checksums"]] == [[0, 8], [12, 20]]
+    assert sink.finished().keys() == {"schema_version", "job", "metrics", "checksums"}
+    beside = sorted(path.name for path in sink.path.parent.iterdir() if "partial" not in path.name)
+    assert beside == ([sink.path.name] if sink.is_zarr else [sink.path.name, f"{sink.path.name}.json"])
+
+
+def test_what_is_sent_to_another_process_is_closed(sink):
+    sink.begin(JOB)
+    store(sink, 0, 0, 8)
+    assert sink._cache or not sink.is_zarr
+    sent = pickle.loads(pickle.dumps(sink))
+    assert sent == sink
+    assert sent._cache == {}
+    assert (sent.key, sent.piece, sent.shape) == ("Z", 4, (20, 3))
+
+
+def test_an_opened_result_is_read_where_it_is_used(sink):
+    sink.begin(JOB)
+    store(sink, 0, 0, 20)
+    sink.finish({})
+    opened = sink.open()
+    assert opened.shape == (20, 3)
+    assert np.array_equal(np.asarray(opened[3:5]), ROWS[3:5])
+
+
+def test_a_kept_value_of_a_newer_version_is_refused(sink):
+    from muport.integration._fitted_state import GroupMap, Reference
+
+    sink.begin(JOB)
+    array = np.eye(3, dtype=np.float32)
+    sink.keep("map", GroupMap(array, array, array, array[0], array))
+    path = sink.partial / "map.json"
+    document = json.loads(path.read_text())
+    assert document.keys() == {"schema_version", "value", "sha256"}
+    assert sink.kept("map", Reference) is None, "of another class"
+    path.write_text(json.dumps({**document, "value": {**document["value"], "more": 1}}))
+    assert sink.kept("map", GroupMap) is None
+    path.write_text(json.dumps({**document, "schema_version": 99}))
+    with pytest.raises(ValueError, match="map.json.*schema_version=99, newer than"):
+        sink.kept("map", GroupMap)
+    path.write_text(json.dumps({k: v for k, v in document.items() if k != "schema_version"}))
+    assert sink.kept("map", GroupMap) is not None, "version 1 wrote no number"
+    (sink.partial / "map.safetensors").unlink()
+    assert sink.kept("map", GroupMap) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.ENOSPC, "the disk of '/data' is full"),
+        (errno.EDQUOT, "the disk of '/data' is full"),
+        (errno.EFBIG, "a file is larger than this process may write"),
+    ],
+)
+def test_reasons_of_a_failed_write(code, reason):
+    found = full_disk(OSError(code, "text"), _sink.Path("/data/out.npy"))
+    assert found.errno == code
+    assert str(found).count(reason) == 1
+    assert "in 'out.npy.partial': free some space" in str(found)

@@ -244,3 +244,99 @@ def test_repeated_names_beside_a_modality_called_data_are_refused(adata):
     mdata.obs_names = ["c0", *mdata.obs_names[1:-1], "c0"]
     with pytest.raises(ValueError, match=r"obs_names of 'data' repeat 1"):
         read_rows(mdata, Setup(None, shared_rep="X_pca"))
+
+
+def frames(*columns: str, **others: object) -> MuData:
+    """Modalities a, b, ... of one cell each beside the cell ``c``; the columns of each space are in the given order."""
+    mods = {}
+    for number, (name, order) in enumerate(zip("abd", columns, strict=False)):
+        part = AnnData(np.zeros((2, 1)), obs=pd.DataFrame(index=["c", name]))
+        part.var_names = [f"gene {name}"]
+        values = pd.DataFrame([[10 * number + "xyz".index(c) for c in order]] * 2, part.obs_names, list(order))
+        part.obsm["X"] = values.astype(float)
+        mods[name] = part
+    return MuData(mods)
+
+
+def test_a_cell_in_three_modalities_is_their_mean():
+    mdata = frames("xyz", "xyz", "xyz")
+    rows = read_rows(mdata, Setup(None, None, shared_rep="X"))
+    assert (rows.n_cells, rows.n_paired) == (4, 1)
+    found = pd.DataFrame(rows.to_cells(rows.x), rows.obs_names)
+    assert found.loc["c"].tolist() == [10, 11, 12]
+    assert found.loc["d"].tolist() == [20, 21, 22]
+    assert rows.to_cells(rows.x.astype(np.float64)).dtype == np.float32
+    assert rows.summary() == "4 cells (a 2, b 2, d 2; 1 in more than one), 1 batches, 0 cells in 0 labels"
+
+
+def test_tables_of_one_space_are_read_in_one_order():
+    shared = Setup(None, None, shared_rep="X")
+    rows = read_rows(frames("xyz", "zxy"), shared)
+    assert rows.x.tolist() == [[0, 1, 2]] * 2 + [[10, 11, 12]] * 2
+    mdata = frames("yxz", "zxy")
+    assert read_rows(mdata, shared).x.tolist() == [[1, 0, 2]] * 2 + [[11, 10, 12]] * 2
+    mdata["a"].obsm["X"] = mdata["a"].obsm["X"].to_numpy()
+    assert read_rows(mdata, shared).x.tolist() == [[1, 0, 2]] * 2 + [[12, 10, 11]] * 2, "an array has no names"
+    names = {("a", "X"): [0, 1, 2], ("b", "X"): list("xyz")}
+    assert read_rows(mdata, shared, columns=names).x.tolist() == [[1, 0, 2]] * 2 + [[10, 11, 12]] * 2
+    own = read_rows(frames("yxz", "zxy"), Setup({"a": "X", "b": "X"}, None, separate=True))
+    assert own.x.shape == (4, 0)
+    assert own.own["b"].tolist() == [[12, 10, 11]] * 2, "each space of its own is read as it is"
+
+
+@pytest.mark.parametrize("layout", ["separate", "concatenate", "shared"])
+def test_a_model_reads_its_modalities_and_columns_in_its_order(layout):
+    setup = Setup("X", None, shared_rep="X") if layout == "shared" else Setup("X", None, **{layout: True})
+    mdata = frames("xyz", "zxy")
+    if layout == "concatenate":
+        mdata = MuData({name: part[:1].copy() for name, part in mdata.mod.items()})
+    model = {("b", "X"): list("xyz"), ("a", "X"): list("zyx")}
+    if layout == "shared":
+        model["a", "X"] = list("xyz")
+    rows = read_rows(mdata, setup, columns=model)
+    if layout == "concatenate":
+        assert rows.columns == {"b": slice(0, 3), "a": slice(3, 6)}
+        assert rows.x.tolist() == [[10, 11, 12, 2, 1, 0]]
+    elif layout == "separate":
+        assert rows.modalities == ("b", "a")
+        assert (rows.own["b"].tolist(), rows.own["a"].tolist()) == ([[10, 11, 12]] * 2, [[2, 1, 0]] * 2)
+    else:
+        assert rows.x.tolist() == [[10, 11, 12]] * 2 + [[0, 1, 2]] * 2
+        assert np.shares_memory(rows.own["b"], rows.x)
+
+
+def test_names_of_groups_are_without_signs_that_have_a_meaning():
+    mdata = frames("xyz", "xyz")
+    mdata = MuData({"a:1": mdata["a"], "b+%": mdata["b"]})
+    rows = read_rows(mdata, Setup(None, None, shared_rep="X"))
+    assert rows.modalities == ("a:1", "b+%")
+    assert rows.groups == ("a%3A1:all", "b%2B%25:all")
+    assert rows.group.dtype == np.int64
+    query = MuData({"b+%": mdata["b+%"].copy()})
+    setup = Setup(None, None, shared_rep="X")
+    assert read_rows(query, setup, modalities=("a:1", "b+%")).groups == ("b%2B%25:all",)
+    assert read_rows(query, setup).groups == ("all",)
+
+
+def test_float32_rows_of_one_modality_are_not_copied(adata):
+    adata.obsm["X_pca"] = adata.obsm["X_pca"].astype(np.float32)
+    rows = read_rows(adata, Setup("X_pca"))
+    assert np.shares_memory(rows.x, adata.obsm["X_pca"])
+    assert not rows.x.flags.writeable
+    assert rows.to_cells(rows.x).base is rows.x.base
+    assert np.shares_memory(read_rows(adata, Setup(None, shared_rep="X_pca")).x, adata.obsm["X_pca"])
+
+
+def test_every_representation_has_one_row_for_each_cell(mdata):
+    mdata["atac"].obsm["X_own"] = pd.DataFrame(mdata["atac"].obsm["X_own"], mdata["atac"].obs_names)
+    read_rows(mdata, SHARED)
+    mdata["atac"].obsm["X_own"].index = [f"other{i}" for i in range(20)]
+    with pytest.raises(ValueError, match=r"obsm\['X_own'\] of 'atac' is a table whose rows have other names"):
+        read_rows(mdata, SHARED)
+
+
+def test_the_range_of_new_cells_is_not_checked(adata):
+    adata.obsm["X_pca"] = 1e9 + adata.obsm["X_pca"]
+    with pytest.raises(ValueError, match="float32 cannot hold: subtract the mean"):
+        read_rows(adata, Setup("X_pca"))
+    assert read_rows(adata, Setup("X_pca"), modalities=("adata",)).n_cells == 40

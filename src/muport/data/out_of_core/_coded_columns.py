@@ -164,9 +164,12 @@ def select_column(key: str, argument: str, own: ObsTable, modality: str | None, 
     places = find_column(key, f"{argument}={key!r}", own.columns, modalities)
     tables = {None: own, modality: cells}
     place, name = places[0]
-    same = tables[place] is cells or own.same_cells(cells)
     column = tables[place].read(name)
-    if same and (len(places) == 1 or not column.gaps(cells.n_cells)[0]):
+    if tables[place] is cells and len(places) == 1:
+        return column
+    same = own.same_cells(cells)
+    # a complete column of the object hides those of the modalities; a copy of a column is compared with it
+    if same and place is None and (len(places) == 1 or not column.gaps(cells.n_cells)[0]):
         return column
     # cells are matched by name: an obsmap is not valid any more once a modality was reordered
     obs_names = pd.Index(cells.names(0, cells.n_cells))
