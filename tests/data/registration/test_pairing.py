@@ -220,12 +220,20 @@ def test_what_is_refuted_is_refused():
                 check_pairings([pairing("proved"), pairing("refuted")], warn=warn, concatenated=concatenated)
 
 
-def told(*pairings: Pairing, **options: bool) -> list[str]:
+def caught(*pairings: Pairing, **options: bool) -> list[warnings.WarningMessage]:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         check_pairings(pairings, **options)
-    assert all(item.filename == __file__ for item in found), "the warning is at the line of the user"
-    return [str(item.message) for item in found]
+    return found
+
+
+def told(*pairings: Pairing, **options: bool) -> list[str]:
+    return [str(item.message) for item in caught(*pairings, **options)]
+
+
+def test_the_warning_is_at_the_line_of_the_user():
+    (found,) = caught(pairing())
+    assert (found.filename, found.category) == (__file__, UserWarning)
 
 
 def test_what_is_not_certain_is_warned_of():
