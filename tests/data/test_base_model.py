@@ -217,8 +217,6 @@ def test_two_models_in_one_folder_have_prefixes(fake, model, mdata, tmp_path, ca
             read(tmp_path / "m", prefix="three_")
         with pytest.raises(FileNotFoundError, match="no saved model with prefix=''"):
             read(tmp_path / "m")
-    with pytest.raises(NotImplementedError, match="Fake has no legacy files"):
-        fake.convert_legacy_save("a", "b", overwrite=True)
 
 
 def test_what_is_saved_beside_the_state(fake, model, tmp_path):
@@ -319,3 +317,13 @@ def test_new_cells_get_the_names_and_columns_of_the_model(fake, adata):
     model.adata.obs["batch"] = new.obs["batch"]
     assert np.array_equal(model._rows().x, rows.x)
     assert model._rows().batches == ("0", "1")
+
+
+def test_methods_that_a_model_does_not_have_are_not_listed(fake, model):
+    for name in ("convert_legacy_save", "differential_abundance", "get_normalized_expression"):
+        for owner in (fake, model):
+            assert not hasattr(owner, name)
+            assert name not in dir(owner)
+            with pytest.raises(NotImplementedError, match=f"Fake has no {name}: "):
+                getattr(owner, name)
+    assert {"load", "save", "train", "map_query"} <= set(dir(fake)) & set(dir(model))
