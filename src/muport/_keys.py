@@ -20,7 +20,7 @@ class _RegistryKeys(NamedTuple):
 
 
 class _ResultKeys(NamedTuple):
-    """Names under which the examples, the demo and the benchmarks store results in ``obs`` and ``obsm``."""
+    """Names under which :meth:`Integration.write`, the command line and the examples store results."""
 
     LATENT: str = "X_integration"
     PREDICTION: str = "prediction"

@@ -11,6 +11,7 @@ In the order of reading:
 - ``_former_names``: names that saved classes had in earlier versions
 - ``_model_files``: the files of a saved model
 - ``_saved_data``: the cells that are saved with a model
+- ``_result_writing``: results written to the user's object, all or none
 - ``_durable_files``: files that are complete or absent, also after a crash, and that one process at a time writes
 - ``out_of_core``: cells read in chunks from a file, and results written in chunks to a file
 
@@ -24,10 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from muport.data._base_model import MuDataModel
+    from muport.data._result_writing import check_names_free, check_writable, write_results
     from muport.data._serialization import pack, unpack
     from muport.data.reading._categories import category_name, match_names
     from muport.data.reading._columns import Column, holds_numbers, joined_column
     from muport.data.reading._numbers import joined_numbers
+    from muport.data.reading._representation import Representation
     from muport.data.reading._rows import Rows, read_rows
     from muport.data.registration._fields import JoinedLabels, JoinedNumbers, JoinedObs
     from muport.data.registration._manager import UnionDataset, UnionManager, register
@@ -41,12 +44,15 @@ __all__ = [
     "JoinedObs",
     "MuDataModel",
     "Pairing",
+    "Representation",
     "Rows",
     "Setup",
     "UnionDataset",
     "UnionManager",
     "category_name",
+    "check_names_free",
     "check_pairings",
+    "check_writable",
     "compare_pairs",
     "holds_numbers",
     "is_joint",
@@ -60,6 +66,7 @@ __all__ = [
     "register",
     "select_modalities",
     "unpack",
+    "write_results",
 ]
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -71,8 +78,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "registration._manager": ("UnionDataset", "UnionManager", "register"),
     "reading._numbers": ("joined_numbers",),
     "registration._pairing": ("Pairing", "check_pairings", "compare_pairs", "pairing_metrics"),
+    "reading._representation": ("Representation",),
     "reading._rows": ("Rows", "read_rows"),
     "registration._setup": ("Setup", "is_joint", "select_modalities"),
+    "_result_writing": ("check_names_free", "check_writable", "write_results"),
     "_serialization": ("pack", "unpack"),
 }
 

@@ -4,6 +4,7 @@ In the order of reading:
 
 - ``_model``: the Integration model: set-up, options and training
 - ``_inference``: the methods of a fitted integration
+- ``_written_results``: the results written to the data, as scanpy and muon read them
 - ``_feature_values``: the values of the features, read by name and filled in
 - ``_working_space``: the space of the transport, for each kind of data
 - ``_fitted_state``: what a fitted model keeps, and the map of every cell

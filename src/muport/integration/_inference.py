@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     import mudata
     from numpy.typing import NDArray
 
-    from muport.data import Rows
+    from muport.data import Rows, Setup
     from muport.integration._fitted_state import GroupMap, IntegrationState
     from muport.integration._hyperparameters import Hyperparameters
     from muport.integration._working_space import EmbeddedRows
     from muport.integration.labels._label_transfer import Representations
 
-__all__ = ["IntegratedRows", "IntegrationInference", "assign_maps", "find_batch_of_cell", "get_representations"]
+__all__ = [
+    "IntegratedRows", "IntegrationInference", "assign_maps", "check_prediction", "choose_labels",
+    "find_batch_of_cell", "get_representations",
+]  # fmt: skip
 
 _N_SOURCES = 15  # measured cells whose mean an imputed value is
 
@@ -264,23 +267,15 @@ class IntegrationInference(MuDataModel):
                 f"there are no labels to predict: labels_key={self._setup.labels_key!r}. Set the data up with a "
                 "labels_key that holds at least one label."
             )
-        _check_prediction(soft, threshold)
+        check_prediction(soft, threshold)
         # probabilities are calibrated without sharpening
         integrated = self._integrate(mdata, sharpening=0.0)
         rows = integrated.embedded.rows
         z = standardize(integrated.y, state.center, state.scale)
         p = rows.to_cells(predict_labels(z, state.labels, get_representations(rows), rows.cell))
         p /= p.sum(axis=1, keepdims=True)
-        names = state.labels.names
-        if soft:
-            return pd.DataFrame(p, index=rows.obs_names, columns=list(names))
-        code = p.argmax(axis=1)
-        unlabeled = self._setup.unlabeled_category
-        categories = [*names, *([unlabeled] if unlabeled not in names else [])]
-        if threshold is not None:
-            code = np.where(p.max(axis=1) < threshold, categories.index(unlabeled), code)
-        values = pd.Categorical.from_codes(code, categories=categories)
-        return pd.Series(values, index=rows.obs_names, name=self._setup.labels_key).cat.remove_unused_categories()
+        probabilities = pd.DataFrame(p, index=rows.obs_names, columns=list(state.labels.names))
+        return probabilities if soft else choose_labels(probabilities, threshold, self._setup)
 
     @property
     def _search_device(self) -> str | None:
@@ -335,6 +330,17 @@ class IntegrationInference(MuDataModel):
         return tuple(maps[name] for name in unknown)
 
 
+def choose_labels(probabilities: pd.DataFrame, threshold: float | None, setup: Setup) -> pd.Series:
+    """Return the likeliest label of each cell, and the unlabeled category where its probability is too low."""
+    p, names, unlabeled = probabilities.to_numpy(), list(probabilities.columns), setup.unlabeled_category
+    categories = [*names, *([unlabeled] if unlabeled not in names else [])]
+    code = p.argmax(axis=1)
+    if threshold is not None:
+        code = np.where(p.max(axis=1) < threshold, categories.index(unlabeled), code)
+    values = pd.Categorical.from_codes(code, categories=categories)
+    return pd.Series(values, index=probabilities.index, name=setup.labels_key).cat.remove_unused_categories()
+
+
 def assign_maps(rows: Rows, state: IntegrationState) -> NDArray[np.int64]:
     """Assign each row (n_rows,) the position of its map; the maps of unknown groups follow the fitted ones."""
     position = dict(zip(state.groups, state.map_of_group, strict=True))
@@ -373,7 +379,7 @@ def get_representations(rows: Rows) -> Representations:
     return representations
 
 
-def _check_prediction(soft: bool, threshold: float | None) -> None:
+def check_prediction(soft: bool, threshold: float | None) -> None:
     if not isinstance(soft, bool):
         raise TypeError(f"soft={type(soft).__name__} must be True or False: pass cells as mdata=.")
     if threshold is not None and soft:

@@ -16,7 +16,7 @@ from muport._parallel import single_threaded
 from muport.data import check_pairings, compare_pairs, match_names, pairing_metrics, register
 from muport.integration._fitted_state import IntegrationState, transform_cells
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
-from muport.integration._inference import IntegrationInference, assign_maps, find_batch_of_cell, get_representations
+from muport.integration._inference import assign_maps, find_batch_of_cell, get_representations
 from muport.integration._working_space import (
     embed_rows,
     fit_space,
@@ -24,6 +24,7 @@ from muport.integration._working_space import (
     separate_paired_cells,
     split_modality_set,
 )
+from muport.integration._written_results import ResultWriting
 from muport.integration.atlas._centroid_fit import fit_centroids
 from muport.integration.atlas._sampling import CellSource
 from muport.integration.labels._label_transfer import fit_labels
@@ -54,7 +55,7 @@ _HISTORY = ("theta", "move", "change")
 _MAX_ROWS = 500_000  # with more rows, a sample of each group is fitted
 
 
-class Integration(IntegrationInference):
+class Integration(ResultWriting):
     """Integrate batches and modalities by optimal transport.
 
     All cells get coordinates in one space, in which cells of one type are close, whatever their batch and modality. The

@@ -1,4 +1,4 @@
-"""Preprocessing: from counts to representations, a shared space of modalities, a pseudotime, and sums of samples.
+"""Preprocessing: from counts to representations, a shared space of modalities, a UMAP, a pseudotime, and pseudobulk.
 
 Files in the order of reading:
 
@@ -14,8 +14,7 @@ Files in the order of reading:
 - ``_genomic_intervals``: positions of genes and peaks
 - ``_shared_representation``: a shared space of RNA and gene activity
 - ``_standardized_pca``: principal and canonical axes of sparse standardized values
-- ``_pseudotime``: diffusion pseudotime from a root
-- ``_root_cell``: the choice of the root
+- ``cell_graphs``: a UMAP that new cells enter, and a pseudotime
 - ``samples``: samples in place of cells
 """
 
@@ -24,11 +23,13 @@ from muport.pp._gene_activity import gene_activity
 from muport.pp._iterative_lsi import iterative_lsi
 from muport.pp._lsi import lsi, project_lsi, tfidf
 from muport.pp._prepare import prepare
-from muport.pp._pseudotime import pseudotime
 from muport.pp._shared_representation import shared_representation
+from muport.pp.cell_graphs._pseudotime import pseudotime
+from muport.pp.cell_graphs._umap import FittedUMAP, umap
 from muport.pp.samples._pseudobulk import to_pseudobulk
 
 __all__ = [
+    "FittedUMAP",
     "gene_activity",
     "iterative_lsi",
     "lsi",
@@ -39,4 +40,5 @@ __all__ = [
     "shared_representation",
     "tfidf",
     "to_pseudobulk",
+    "umap",
 ]

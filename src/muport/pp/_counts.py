@@ -11,7 +11,7 @@ from scipy import sparse
 from sklearn.utils import gen_batches
 
 from muport._arrays import sum_repeats
-from muport.data import layer_of
+from muport.data import check_writable, layer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,12 +25,6 @@ logger = logging.getLogger("muport")
 _BLOCK_VALUES = 2**24
 #: Number of cells per block of a sparse matrix.
 _BLOCK_ROWS = 4096
-
-
-def check_writable(data: anndata.AnnData | mudata.MuData) -> None:
-    """Raise a ValueError if `data` is a view."""
-    if getattr(data, "is_view", False):
-        raise ValueError(f"data is a view, which cannot be written to: pass {type(data).__name__.lower()}.copy().")
 
 
 def get_modality(data: mudata.MuData, modality: str) -> anndata.AnnData:

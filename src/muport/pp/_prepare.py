@@ -11,10 +11,11 @@ from scipy import sparse
 
 from muport._checks import check_integers, check_seed
 from muport._global_state import preserve_generators
-from muport.pp._counts import check_writable, first_invalid_count, get_modality, get_values
+from muport.data import check_writable
+from muport.pp._counts import first_invalid_count, get_modality, get_values
 from muport.pp._peaks_and_proteins import PendingResults, prepare_others
-from muport.pp._pseudotime import diffusion_time
-from muport.pp._root_cell import read_root
+from muport.pp.cell_graphs._pseudotime import diffusion_time
+from muport.pp.cell_graphs._root_cell import read_root
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

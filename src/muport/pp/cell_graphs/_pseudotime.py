@@ -15,9 +15,9 @@ from muport._arrays import canonical_order
 from muport._checks import check_integers, check_seed
 from muport._global_state import preserve_generators
 from muport._parallel import single_threaded
-from muport.data import Setup, is_joint, read_rows
-from muport.pp._counts import check_writable, get_modality
-from muport.pp._root_cell import Root, find_root, read_root
+from muport.data import Setup, check_writable, is_joint, read_rows
+from muport.pp._counts import get_modality
+from muport.pp.cell_graphs._root_cell import Root, find_root, read_root
 
 if TYPE_CHECKING:
     import anndata

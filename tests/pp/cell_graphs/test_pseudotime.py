@@ -15,8 +15,8 @@ from scipy.stats import spearmanr
 from sklearn.neighbors import kneighbors_graph
 
 from muport import pp
-from muport.pp import _pseudotime
-from muport.pp._root_cell import Root, find_root
+from muport.pp.cell_graphs import _pseudotime
+from muport.pp.cell_graphs._root_cell import Root, find_root
 
 DATA = Path(os.environ.get("MUPORT_DATA", "/nonexistent"))
 
