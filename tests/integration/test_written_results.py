@@ -310,7 +310,7 @@ def test_wrong_arguments_are_refused_and_nothing_is_written(models, layout, reco
 def test_wrong_data_are_refused_and_nothing_is_written(models):
     model = models["partly paired"]
     data = make("partly paired", query=True)
-    with pytest.raises(ValueError, match="is a view.*mdata.copy"):
+    with pytest.raises(ValueError, match="is a view.*mudata.copy"):
         model.write(data[:50])
     with pytest.raises(TypeError, match="DataFrame"):
         model.write(data.obs)
@@ -354,11 +354,11 @@ def test_a_model_without_labels(models):
 @pytest.mark.parametrize("where", ["obsm", "obs", "uns", "obsp"])
 def test_what_is_there_is_not_overwritten_silently(models, where, record_property):
     record_property("tries", len(WRITTEN[where]))
-    model = models["partly paired"]
-    fresh = make("partly paired", query=True)
+    model = models["one modality"]
+    fresh = make("one modality", query=True)
     model.write(fresh)
     for key in WRITTEN[where]:
-        data = make("partly paired", query=True)
+        data = make("one modality", query=True)
         graph = sparse.eye_array(data.n_obs).tocsr()
         mine = {"obsm": np.zeros((data.n_obs, 2)), "obs": 0, "uns": {"mine": 1}, "obsp": graph}
         getattr(data, where)[key] = mine[where]
@@ -368,7 +368,6 @@ def test_what_is_there_is_not_overwritten_silently(models, where, record_propert
         assert same(before, contents(data))
         model.write(data, overwrite=True)
         model.write(data, overwrite=True)
-        del before
         assert contents(data).keys() == contents(fresh).keys()
         assert np.array_equal(data.obsm["X_muport"], fresh.obsm["X_muport"])
         assert data.uns == fresh.uns

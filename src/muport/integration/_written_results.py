@@ -196,7 +196,8 @@ def _compute_graph(
     import scanpy as sc
 
     names = pd.RangeIndex(len(latent)).astype(str)
-    work = anndata.AnnData(obs=pd.DataFrame(index=names), obsm={key: latent})
+    work: Any = anndata.AnnData(obs=pd.DataFrame(index=names))
+    work.obsm[key] = latent
     with preserve_generators():
         sc.pp.neighbors(work, n_neighbors, use_rep=key, random_state=random_state, key_added=key_added)
     return {"obsp": dict(work.obsp), "uns": dict(work.uns)}

@@ -23,7 +23,7 @@ def draw(n: int, seed: int, prefix: str = "c") -> AnnData:
     rng = np.random.default_rng(seed)
     kind = rng.integers(4, size=n)
     z = 6 * np.eye(4, 8)[kind] + 0.4 * rng.normal(size=(n, 8))
-    z[:, 5] += 4 * rng.random(n)
+    z[:, 5] += 6 * rng.random(n)
     adata = AnnData(obs=pd.DataFrame({"kind": KINDS[kind]}, index=[f"{prefix}{i}" for i in range(n)]))
     adata.obsm["X_muport"] = z.astype(np.float32)
     return adata
@@ -80,7 +80,7 @@ def test_new_cells_land_among_their_type(adata, fitted, record_property):
         mine, theirs = (query.obs["kind"] == kind).to_numpy(), (adata.obs["kind"] == kind).to_numpy()
         nearest = np.abs(query.obsm["X_muport"][mine, 5, None] - adata.obsm["X_muport"][theirs, 5]).argmin(axis=1)
         distance = np.linalg.norm(z[mine] - before[theirs][nearest], axis=1)
-        assert np.median(distance) < 0.3 * rms(before[theirs])
+        assert np.median(distance) < 0.5 * rms(before[theirs])
     assert np.array_equal(fitted.embedding, before)
     assert np.array_equal(fitted.model.embedding_[np.lexsort(fitted.model.embedding_.T)], before[np.lexsort(before.T)])
 

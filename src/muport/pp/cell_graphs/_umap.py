@@ -78,15 +78,15 @@ class FittedUMAP:
         ValueError
             If the coordinates are not finite or of another number than those of the fit, or `data` is a view.
         """
-        written = isinstance(data, anndata.AnnData | mudata.MuData)
-        x = _read_representation(data, self.use_rep, new_cells=True) if written else as_points(data, "data")
+        holder = data if isinstance(data, anndata.AnnData | mudata.MuData) else None
+        x = as_points(data, "data") if holder is None else _read_representation(holder, self.use_rep, new_cells=True)
         if x.shape[1] != self.n_coordinates:
             raise ValueError(
                 f"the cells have {x.shape[1]} coordinates, but the UMAP was fitted to {self.n_coordinates}."
             )
         embedding = _in_canonical_order(self.model.transform, x)
-        if written:
-            data.obsm[self.key_added] = embedding
+        if holder is not None:
+            holder.obsm[self.key_added] = embedding
         return embedding
 
 
