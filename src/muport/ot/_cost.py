@@ -53,7 +53,9 @@ def scale_cost(cost: Tensor, scale: str | None) -> Tensor:
     divisor = _std(cost) if scale == "std" else _quantile(cost, 0.5)
     # A constant matrix has a deviation of rounding errors only, relative to its largest entry.
     floor = 1e-6 * cost.masked_fill(cost.isinf(), 0).abs().amax(dim=(-2, -1), keepdim=True)
-    return cost / torch.where(divisor > floor, divisor, torch.ones_like(divisor))
+    # Without any finite entry the median is infinite.
+    divides = (divisor > floor) & divisor.isfinite()
+    return cost / torch.where(divides, divisor, torch.ones_like(divisor))
 
 
 def clip_cost(cost: Tensor, quantile: float | None) -> Tensor:

@@ -232,8 +232,8 @@ class _Chunk:
         decay = (residual / self.window_start.clamp(min=torch.finfo(residual.dtype).tiny)) ** (1 / self.window_sweeps)
         due = (self.window_sweeps * (2 - omega) >= 1) & self.window_start.isfinite()
         failed = due & (decay >= 1) & (omega > 1)
-        decay = decay.clamp(0, 1)
-        eta = ((decay + omega - 1) ** 2 / (decay * omega**2).clamp(min=1e-12)).clamp(0, 0.9999)
+        decay = decay.clamp(max=1)
+        eta = ((decay + omega - 1) ** 2 / (decay * omega**2).clamp(min=1e-12)).clamp(max=0.9999)
         best = 2 / (1 + (1 - eta).sqrt())
         # At or beyond the optimum the decay is omega - 1 whatever eta is: step back to where it depends on eta.
         wanted = torch.where(decay > omega - 1 + 1e-3, best, 1 + 0.9 * (omega - 1))
@@ -286,7 +286,7 @@ def _anneal(
     finite = chunk.cost.masked_fill(chunk.cost.isinf(), 0)
     current = (finite.amax(dim=(1, 2)) - finite.amin(dim=(1, 2)))[:, None] / 10
     n_sweeps = 0
-    while bool((current > eps).any()) and n_sweeps < max_iter // 2:
+    while bool((current > eps).any()) and n_sweeps + _BLOCK <= max_iter // 2:
         stage = torch.maximum(current, eps)
         chunk.set_eps(stage)
         chunk.absorb(f / stage, g / stage)

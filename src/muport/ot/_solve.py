@@ -170,7 +170,7 @@ def solve(
         else:
             result = _solve_entropic(batch, _epsilon(reg, batch), lam, reg_type, init, eps_scaling, limit, tol)
         result = result[0] if batch.single else result
-    _warn(result, limit)
+    _warn(result, method, limit)
     return result
 
 
@@ -356,13 +356,12 @@ def _structure(make_cost: Callable[..., Tensor], arrays: dict[str, Arrays | None
     return square
 
 
-def _warn(result: OTResult, max_iter: int) -> None:
+def _warn(result: OTResult, method: str, max_iter: int) -> None:
     failed = int((~result.converged).sum())
     if failed:
-        exact = result.coupling is not None and result.reg is not None
         advice = (
             "forbid fewer pairs, as their masses have nowhere else to go, or raise max_iter."
-            if exact
+            if method == "exact"
             else "raise reg (more entropy), raise max_iter, or pass float64 arrays."
         )
         warnings.warn(
