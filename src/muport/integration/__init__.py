@@ -6,6 +6,8 @@ In the order of reading:
 - ``_inference``: the methods of a fitted integration
 - ``_written_results``: the results written to the data, as scanpy and muon read them
 - ``_feature_values``: the values of the features, read by name and filled in
+- ``_corrected_expression``: values without the effects of the batches
+- ``_batch_effects``: the effects of the batches on the features
 - ``_working_space``: the space of the transport, for each kind of data
 - ``_fitted_state``: what a fitted model keeps, and the map of every cell
 - ``_hyperparameters``: the six hyperparameters, and the quantities that the method derives from them

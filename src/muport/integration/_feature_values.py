@@ -8,14 +8,16 @@ import numpy as np
 from scipy import sparse
 
 from muport.data import layer_of
+from muport.integration.prototypes._prototypes import soft_assign
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
     from muport.data import Rows
+    from muport.integration._working_space import IntegratedRows
 
-__all__ = ["fill_in", "find_cells", "locate_features", "read_values"]
+__all__ = ["compute_imputation_weights", "fill_in", "find_cells", "locate_features", "read_values"]
 
 
 def read_values(part: Any, layer: str | None, modality: str, features: pd.Index) -> Any:
@@ -60,6 +62,28 @@ def locate_features(names: pd.Index, features: pd.Index, modality: str) -> NDArr
             )
     columns: NDArray[np.int64] = names.get_indexer(features).astype(np.int64)
     return columns
+
+
+def compute_imputation_weights(
+    reference: IntegratedRows, query: IntegratedRows, modality: str, n_neighbors: int
+) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """Compute the matrices that fill in a modality.
+
+    Returns (n_query, n_source) weights of the reference cells that have the modality, for the query cells that lack it;
+    and (n_query, n_own) with a 1 for each query cell that has it. Columns are cells of the modality, in its order.
+    """
+    source = find_cells(reference.rows, modality)
+    own = find_cells(query.rows, modality)
+    n_query = query.rows.n_cells
+    ones = np.ones(len(own), np.float32)
+    selection = sparse.csr_array((ones, (own, np.arange(len(own)))), shape=(n_query, len(own)))
+    lacking = np.setdiff1d(np.arange(n_query), own)
+    shape = (n_query, len(source))
+    if len(lacking) == 0:
+        return sparse.csr_array(shape, dtype=np.float32), selection
+    neighbors, weight = soft_assign(query.cells[lacking], reference.cells[source], n_neighbors=n_neighbors)
+    entries = (weight.ravel(), (np.repeat(lacking, neighbors.shape[1]), neighbors.ravel()))
+    return sparse.csr_array(entries, shape=shape), selection
 
 
 def find_cells(rows: Rows, modality: str) -> NDArray[np.int64]:

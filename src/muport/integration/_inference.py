@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import anndata
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from muport._checks import check_integers, check_numbers
 from muport._parallel import single_threaded
 from muport.data import MuDataModel, select_modalities
-from muport.integration._feature_values import fill_in, find_cells, read_values
+from muport.integration._corrected_expression import (
+    ModalityCells,
+    Way,
+    correct_values,
+    hold_counts,
+    locate_cells,
+    select_features,
+)
+from muport.integration._feature_values import compute_imputation_weights, fill_in, read_values
 from muport.integration._fitted_state import transform_cells
 from muport.integration._hyperparameters import FitOptions
-from muport.integration._working_space import embed_rows, find_fitted_group, make_network_views
+from muport.integration._working_space import IntegratedRows, embed_rows, find_fitted_group, make_network_views
 from muport.integration.labels._label_transfer import predict_labels
-from muport.integration.prototypes._prototypes import soft_assign
 from muport.integration.prototypes._standardized_cells import standardize, standardize_cells
 from muport.integration.shared_centers._new_groups import fit_new_groups
 from muport.integration.spaces._joint_space import JointSpace, split_modalities
 from muport.integration.vae._trained_network import refine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import mudata
     from numpy.typing import NDArray
 
     from muport.data import Rows, Setup
     from muport.integration._fitted_state import GroupMap, IntegrationState
     from muport.integration._hyperparameters import Hyperparameters
-    from muport.integration._working_space import EmbeddedRows
     from muport.integration.labels._label_transfer import Representations
 
 __all__ = [
@@ -40,26 +47,6 @@ __all__ = [
 ]  # fmt: skip
 
 _N_SOURCES = 15  # measured cells whose mean an imputed value is
-
-
-@dataclass(frozen=True, eq=False)
-class IntegratedRows:
-    """Rows of data before and after the integration.
-
-    - `rows`: One row for each measurement.
-    - `embedded`: The rows in the space of the transport.
-    - `y`: (n_embedded, d) integrated coordinates.
-    """
-
-    rows: Rows
-    embedded: EmbeddedRows
-    y: NDArray[np.float32]
-
-    @property
-    def cells(self) -> NDArray[np.float32]:
-        """(n_cells, d) integrated cells."""
-        cells: NDArray[np.float32] = self.embedded.rows.to_cells(self.y)
-        return cells
 
 
 class IntegrationInference(MuDataModel):
@@ -214,7 +201,7 @@ class IntegrationInference(MuDataModel):
         own_values = values if own is source else read_values(own, layer, modality, source.var_names)
         reference = self._integrate(None, sharpening=0.0)
         query = reference if mdata is None else self._integrate(mdata, sharpening=0.0)
-        weights, selection = _compute_imputation_weights(reference, query, modality, n_neighbors)
+        weights, selection = compute_imputation_weights(reference, query, modality, n_neighbors)
         imputed = anndata.AnnData(
             fill_in(weights, selection, values, own_values),
             obs=pd.DataFrame({"measured": np.diff(selection.indptr) > 0}, index=query.rows.obs_names),
@@ -225,6 +212,91 @@ class IntegrationInference(MuDataModel):
         if key is not None and (representation := reference.rows.own.get(modality)) is not None:
             imputed.obsm[key] = fill_in(weights, selection, representation, query.rows.own.get(modality))
         return imputed
+
+    def get_corrected_expression(
+        self,
+        modality: str,
+        layer: str | None = None,
+        features: Iterable[str] | None = None,
+        mdata: mudata.MuData | anndata.AnnData | None = None,
+    ) -> anndata.AnnData:
+        """Return the values of the features of a modality without the effects of the batches.
+
+        Values are corrected on their own scale. **Counts** (whole numbers of at least 0) are divided by factors, one
+        for each batch and feature, which vary over the integrated space: zeros stay zeros, nothing is negative, a
+        cell keeps about its depth, and sparse counts stay sparse. From all **other values** (log-normalized
+        expression, centered log-ratios) differences are subtracted; the result is dense. If the model has one
+        modality, such values first follow the integrated coordinates: values of which ``use_rep`` is the PCA change
+        by the loadings times the move of the cell. What is left of the differences between batches near the same
+        place of the integrated space is removed then. See the methods page.
+
+        All cells keep their own noise, and values are not smoothed. Cells of a batch that the integration does not
+        move keep their values bit by bit, and the others are corrected to them. Sharpening and the separation of
+        types are not applied.
+
+        Do not test corrected values between conditions: the cells of a sample are no replicates. Add up raw counts
+        with :func:`muport.pp.to_pseudobulk` instead, and test the sums with the batch as a covariate. Corrected values
+        are for figures, for scores of gene sets, and for methods that have no argument for batches.
+
+        Memory: two copies of the returned values, made dense unless they are sparse counts, and 200 MB.
+
+        Parameters
+        ----------
+        modality
+            Modality whose features are corrected: genes, peaks or proteins. The modality of an AnnData is ``"adata"``.
+        layer
+            Layer with the values; None for ``X``.
+        features
+            Names of the features to return, in this order; None for all. The values do not depend on this choice.
+        mdata
+            Cells to correct, as for :meth:`map_query`; by default the cells of the model. Effects are estimated from
+            the cells of the model, and those of an unknown batch from its own cells. Features are taken by name.
+
+        Returns
+        -------
+        AnnData of the cells of the modality by the features, with float32 values in ``X``, and with ``obs`` and ``var``
+        of the modality. ``uns["corrected_expression"]`` has the scale (``"counts"`` or ``"additive"``), the modality
+        and the layer.
+
+        Raises
+        ------
+        KeyError
+            If the modality, the layer or a feature does not exist, or `mdata` lacks the modality.
+        TypeError
+            If `features` is one name instead of a list.
+        ValueError
+            If the model was loaded without data, a feature is repeated, values are not finite, or the modality of
+            `mdata` has other features than that of the model or values on another scale.
+        sklearn.exceptions.NotFittedError
+            Before :meth:`train`.
+        """
+        state: IntegrationState = self._fitted()
+        self._check_modality(modality)
+        source = self._get_modality(self._own_data("load it with the data that have the modality"), modality)
+        own = source if mdata is None else self._get_modality(mdata, modality)
+        if own is None:
+            raise KeyError(f"modality {modality!r} is not in mdata: add it.")
+        # the values of new cells are checked before the cells are mapped
+        values = read_values(source, layer, modality, source.var_names)
+        columns = select_features(source.var_names, features, modality)
+        own_values = values if mdata is None else read_values(own, layer, modality, source.var_names)
+        scale: Literal["counts", "additive"] = "counts" if hold_counts(values, modality, layer) else "additive"
+        if mdata is not None and hold_counts(own_values, modality, layer) != (scale == "counts"):
+            raise ValueError(
+                f"the values of mdata are on another scale than those of the model, {scale}: use its layer."
+            )
+        joint = isinstance(state.space, JointSpace)
+        cells = [
+            ModalityCells(held, locate_cells(self._integrate(data, sharpening=0.0), modality, joint, state.batches))
+            for held, data in ((values, None), (own_values, mdata))[: 1 + (mdata is not None)]
+        ]
+        way: Way = "linear" if scale == "additive" and len(self._modalities) == 1 else scale
+        return anndata.AnnData(
+            correct_values(cells[0], cells[-1], columns, way, self.settings_["random_state"]),
+            obs=own.obs.copy(),
+            var=source.var.iloc[columns].copy(),
+            uns={"corrected_expression": {"scale": scale, "modality": modality, "layer": layer or "X"}},
+        )
 
     def predict(
         self, soft: bool = False, threshold: float | None = None, mdata: mudata.MuData | anndata.AnnData | None = None
@@ -398,25 +470,3 @@ def _select_modality(integrated: IntegratedRows, state: IntegrationState, modali
         cells = cells.copy()
         cells[rows.cell[measured]] = integrated.y[measured]
     return cells
-
-
-def _compute_imputation_weights(
-    reference: IntegratedRows, query: IntegratedRows, modality: str, n_neighbors: int
-) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """Compute the matrices that fill in a modality.
-
-    Returns (n_query, n_source) weights of the reference cells that have the modality, for the query cells that lack it;
-    and (n_query, n_own) with a 1 for each query cell that has it. Columns are cells of the modality, in its order.
-    """
-    source = find_cells(reference.rows, modality)
-    own = find_cells(query.rows, modality)
-    n_query = query.rows.n_cells
-    ones = np.ones(len(own), np.float32)
-    selection = sparse.csr_array((ones, (own, np.arange(len(own)))), shape=(n_query, len(own)))
-    lacking = np.setdiff1d(np.arange(n_query), own)
-    shape = (n_query, len(source))
-    if len(lacking) == 0:
-        return sparse.csr_array(shape, dtype=np.float32), selection
-    neighbors, weight = soft_assign(query.cells[lacking], reference.cells[source], n_neighbors=n_neighbors)
-    entries = (weight.ravel(), (np.repeat(lacking, neighbors.shape[1]), neighbors.ravel()))
-    return sparse.csr_array(entries, shape=shape), selection

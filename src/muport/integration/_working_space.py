@@ -23,6 +23,7 @@ type Space = JointSpace | SharedSpace | GromovSpace
 
 __all__ = [
     "EmbeddedRows",
+    "IntegratedRows",
     "Space",
     "embed_rows",
     "find_fitted_group",
@@ -48,6 +49,26 @@ class EmbeddedRows:
 
     rows: Rows
     modality_weights: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class IntegratedRows:
+    """Rows of data before and after the integration.
+
+    - `rows`: One row for each measurement.
+    - `embedded`: The rows in the space of the transport.
+    - `y`: (n_embedded, d) integrated coordinates.
+    """
+
+    rows: Rows
+    embedded: EmbeddedRows
+    y: NDArray[np.float32]
+
+    @property
+    def cells(self) -> NDArray[np.float32]:
+        """(n_cells, d) integrated cells."""
+        cells: NDArray[np.float32] = self.embedded.rows.to_cells(self.y)
+        return cells
 
 
 def fit_space(
