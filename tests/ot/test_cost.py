@@ -57,6 +57,13 @@ def test_a_problem_without_an_allowed_pair_moves_nothing(scale: Any, clip_quanti
     assert torch.allclose(result[0].plan, alone.plan)
 
 
+@pytest.mark.parametrize("forbidden", [0, 3])
+def test_a_single_allowed_pair_is_its_own_median_and_has_no_deviation(forbidden: int) -> None:
+    cost = np.array([[3.0] + [np.inf] * forbidden])
+    assert float(solve(cost=cost, scale="std", reg_m=1.0).cost_matrix[0, 0]) == 3
+    assert float(solve(cost=cost, scale="median", reg_m=1.0).cost_matrix[0, 0]) == 1
+
+
 @pytest.mark.parametrize("scale", ["std", "median"])
 @pytest.mark.parametrize("level", [0.1, 1.0, 300.0])
 def test_rounding_errors_of_a_constant_cost_are_not_scaled(scale: Any, level: float) -> None:
