@@ -388,6 +388,13 @@ def test_a_graph_beside_another(models):
     sc.tl.leiden(data, neighbors_key="muport", flavor="igraph", n_iterations=2, directed=False)
 
 
+def test_the_name_of_scanpy_is_the_default(models):
+    data, other = make("one modality", query=True), make("one modality", query=True)
+    models["one modality"].write(data, key_added="neighbors")
+    models["one modality"].write(other)
+    assert same(contents(data), contents(other))
+
+
 def test_a_failure_in_the_middle_leaves_the_data_as_they_were(models, monkeypatch):
     from muport.integration import _written_results
 

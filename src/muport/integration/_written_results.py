@@ -27,6 +27,7 @@ __all__ = ["ResultWriting"]
 
 #: Fewest cells of a neighbor graph: scanpy needs two neighbors of a cell.
 _FEWEST_CELLS = 3
+_DEFAULT_GRAPH = "neighbors"  # the graph that scanpy reads without a name
 
 
 class ResultWriting(IntegrationInference):
@@ -110,6 +111,7 @@ class ResultWriting(IntegrationInference):
         _check_arguments(key, key_added, n_neighbors, threshold)
         check_flags(overwrite=overwrite)
         check_seed(random_state)
+        key_added = None if key_added == _DEFAULT_GRAPH else key_added
         if state.labels is None and threshold is not None:
             raise ValueError(f"threshold={threshold!r} is for labels, and the model has none: leave it out.")
         names = self._result_names(key, key_added, n_neighbors is not None)
@@ -131,7 +133,7 @@ class ResultWriting(IntegrationInference):
         names = {"obsm": [key], "obs": obs}
         if graph:
             prefix = "" if key_added is None else f"{key_added}_"
-            names["uns"] = [key_added or "neighbors"]
+            names["uns"] = [key_added or _DEFAULT_GRAPH]
             names["obsp"] = [f"{prefix}distances", f"{prefix}connectivities"]
         return names
 
@@ -199,5 +201,5 @@ def _compute_graph(
     work: Any = anndata.AnnData(obs=pd.DataFrame(index=names))
     work.obsm[key] = latent
     with preserve_generators():
-        sc.pp.neighbors(work, n_neighbors, use_rep=key, random_state=random_state, key_added=key_added)
+        sc.pp.neighbors(work, int(n_neighbors), use_rep=key, random_state=random_state, key_added=key_added)
     return {"obsp": dict(work.obsp), "uns": dict(work.uns)}
