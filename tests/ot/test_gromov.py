@@ -29,7 +29,7 @@ def test_restarts_find_a_better_plan_with_the_same_marginals(reg: float) -> None
     for seed in (1, 2):
         found[seed] = []
         for n_restarts in (1, 3):
-            result = solve(method="gromov", **problem, n_restarts=n_restarts, random_state=seed, tol=1e-8)
+            result = solve(method="gromov", **problem, n_restarts=n_restarts, random_state=seed, tol=1e-5)
             plan = result.plan.numpy()
             assert np.allclose(plan.sum(1), A, atol=1e-8)
             assert np.allclose(plan.sum(0), B, atol=1e-8)
