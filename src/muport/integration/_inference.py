@@ -101,7 +101,8 @@ class IntegrationInference(MuDataModel):
 
         Cells of a fitted batch are moved by the map of the batch. As in training, the result for a cell does not depend
         on the other cells of `mdata`. A new batch is first transported to the fitted centers, which needs enough of its
-        cells to be reliable.
+        cells to be reliable. In scvi-tools, ``load_query_data`` and a short training do this; here nothing is trained.
+        :meth:`write` stores the coordinates, labels and a neighbor graph in the query.
 
         Parameters
         ----------
