@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows, Setup
-    from muport.integration._fitted_state import GroupMap, IntegrationState
+    from muport.integration._fitted_state import GroupMap, IntegrationState, LabelModel
     from muport.integration._hyperparameters import Hyperparameters
     from muport.integration.labels._label_transfer import Representations
 
@@ -87,8 +87,11 @@ class IntegrationInference(MuDataModel):
         if modality is not None:
             self._check_modality(modality)
         integrated = self._integrate(mdata)
-        if modality is not None:
-            return _select_modality(integrated, state, modality)
+        return self._latent(integrated) if modality is None else _select_modality(integrated, state, modality)
+
+    def _latent(self, integrated: IntegratedRows) -> NDArray[np.float32]:
+        """Return the coordinates (n_cells, d) of integrated cells; with a network, its latent coordinates."""
+        state: IntegrationState = self._fitted()
         if state.network is None:
             return integrated.cells
         by_modality = state.network.second_statistics is not None
@@ -142,7 +145,10 @@ class IntegrationInference(MuDataModel):
         sklearn.exceptions.NotFittedError
             Before :meth:`train`.
         """
-        integrated = self._integrate(mdata)
+        return self._modality_weights(self._integrate(mdata))
+
+    def _modality_weights(self, integrated: IntegratedRows) -> pd.DataFrame:
+        """Return the weights of the modalities, cells by modalities."""
         rows = integrated.rows
         if integrated.embedded.modality_weights is not None:
             weights: NDArray[np.floating] = integrated.embedded.modality_weights
@@ -342,13 +348,18 @@ class IntegrationInference(MuDataModel):
             )
         check_prediction(soft, threshold)
         # probabilities are calibrated without sharpening
-        integrated = self._integrate(mdata, sharpening=0.0)
+        probabilities = self._label_probabilities(self._integrate(mdata, sharpening=0.0))
+        return probabilities if soft else choose_labels(probabilities, threshold, self._setup)
+
+    def _label_probabilities(self, integrated: IntegratedRows) -> pd.DataFrame:
+        """Return the probabilities of the labels, cells by labels, of cells that were not sharpened."""
+        state: IntegrationState = self._fitted()
+        labels: LabelModel = self.state_.labels
         rows = integrated.embedded.rows
         z = standardize(integrated.y, state.center, state.scale)
-        p = rows.to_cells(predict_labels(z, state.labels, get_representations(rows), rows.cell))
+        p = rows.to_cells(predict_labels(z, labels, get_representations(rows), rows.cell))
         p /= p.sum(axis=1, keepdims=True)
-        probabilities = pd.DataFrame(p, index=rows.obs_names, columns=list(state.labels.names))
-        return probabilities if soft else choose_labels(probabilities, threshold, self._setup)
+        return pd.DataFrame(p, index=rows.obs_names, columns=list(labels.names))
 
     @property
     def _search_device(self) -> str | None:
@@ -364,20 +375,24 @@ class IntegrationInference(MuDataModel):
         return select_modalities(data, self._setup, self._modalities).get(modality)
 
     def _integrate(
-        self, data: mudata.MuData | anndata.AnnData | None, sharpening: float | None = None
+        self,
+        data: mudata.MuData | anndata.AnnData | None,
+        sharpening: float | None = None,
+        embedded_as: IntegratedRows | None = None,
     ) -> IntegratedRows:
         """Integrate the cells of the model or new ones; unknown groups are fitted first.
 
         - `data`: New cells; None for those of the model.
         - `sharpening`: Strength of the sharpening in place of the fitted one. If it is given, types are not separated
           either: labels are predicted from coordinates that do not depend on labels.
+        - `embedded_as`: The same cells, integrated with another sharpening, so that they are not read again.
         """
         state: IntegrationState = self._fitted()
         if sharpening is not None:
             state = replace(state, sharpening=sharpening, types=None)
-        rows = self._rows(data)
+        rows = self._rows(data) if embedded_as is None else embedded_as.rows
         with single_threaded():
-            embedded = embed_rows(rows, state.space)
+            embedded = embed_rows(rows, state.space) if embedded_as is None else embedded_as.embedded
             embedded.rows.check_width(len(state.center))
             maps = (*state.maps, *self._fit_new_groups(embedded.rows, state))
             codes = assign_maps(embedded.rows, state)

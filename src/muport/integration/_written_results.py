@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from muport.data import Setup
     from muport.integration._fitted_state import IntegrationState
+    from muport.integration._working_space import IntegratedRows
 
 __all__ = ["ResultWriting"]
 
@@ -121,8 +122,9 @@ class ResultWriting(IntegrationInference):
         check_names_free(data, names, overwrite, advice)
         if n_neighbors is not None and data.n_obs < _FEWEST_CELLS:
             raise ValueError(f"{data.n_obs} cells are too few for a neighbor graph: pass n_neighbors=None.")
-        latent = np.require(self.get_latent_representation(mdata), requirements=["C", "W"])
-        obs = {**self._label_columns(mdata, threshold), **self._weight_columns(mdata)}
+        integrated = self._integrate(mdata)
+        latent = np.require(self._latent(integrated), requirements=["C", "W"])
+        obs = {**self._label_columns(mdata, integrated, threshold), **self._weight_columns(integrated)}
         graph = {} if n_neighbors is None else _compute_graph(latent, key, n_neighbors, key_added, random_state)
         write_results(data, {"obsm": {key: latent}, "obs": obs, **graph})
 
@@ -138,19 +140,20 @@ class ResultWriting(IntegrationInference):
         return names
 
     def _label_columns(
-        self, mdata: mudata.MuData | anndata.AnnData | None, threshold: float | None
+        self, mdata: mudata.MuData | anndata.AnnData | None, integrated: IntegratedRows, threshold: float | None
     ) -> dict[str, pd.Series]:
         if self.state_.labels is None:
             return {}
-        probabilities = self.predict(soft=True, mdata=mdata)
+        plain = self._integrate(mdata, sharpening=0.0, embedded_as=integrated)
+        probabilities = self._label_probabilities(plain)
         labels = choose_labels(probabilities, threshold, self._setup)
         return {RESULT_KEYS.PREDICTION: labels, RESULT_KEYS.CONFIDENCE: probabilities.max(axis=1)}
 
-    def _weight_columns(self, mdata: mudata.MuData | anndata.AnnData | None) -> dict[str, pd.Series]:
+    def _weight_columns(self, integrated: IntegratedRows) -> dict[str, pd.Series]:
         names = _weight_names(self._modalities)
         if not names:
             return {}
-        weights = self.get_modality_weights(mdata)
+        weights = self._modality_weights(integrated)
         return {name: weights[modality] for modality, name in names.items()}
 
 
