@@ -17,6 +17,7 @@ MODULES = {
     "identity": "integration.identity",
     "labels": "integration.labels",
     "refine": "integration.refine",
+    "corrected_expression": "integration.corrected_expression",
     "transfer": "modalities.transfer",
     "atac": "modalities.atac",
     "paired": "modalities.paired",
