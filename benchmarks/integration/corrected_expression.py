@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-N_CELLS, N_GENES, N_TYPES, N_BATCHES, N_CHANGED = 1200, 300, 5, 3, 60
+N_CELLS, N_GENES, N_TYPES, N_BATCHES, N_CHANGED = 900, 300, 5, 3, 60
 EFFECT, INTERACTION, LOG_CHANGE, DISPERSION = 0.5, 0.2, 1.0, 2.0
 SEEDS = (0, 1, 2)
 FDR = 0.1
@@ -184,7 +184,7 @@ def score(sim: Simulation, values: NDArray[np.float64]) -> list[float]:
 
 
 def find_changes(sim: Simulation, values: NDArray[np.float64], covariate: bool = False) -> tuple[float, float]:
-    """Recall and fraction of false findings of a test of the condition in one type; with `covariate` by least squares."""
+    """Recall and fraction of false findings in one type; with `covariate`, batches are in the model of the test."""
     rows = (sim.adata.obs["type"] == sim.type_of_change).to_numpy()
     stimulated = (sim.adata.obs["condition"] == "c1").to_numpy()[rows]
     x = values[rows]
@@ -202,7 +202,7 @@ def find_changes(sim: Simulation, values: NDArray[np.float64], covariate: bool =
 
 
 def rank_stimulated(adata: ad.AnnData, values: NDArray[np.float64]) -> tuple[int, int, int]:
-    """Number of interferon genes among the 10 and 20 genes with the largest |t| in each type, and the largest number."""
+    """Numbers of interferon genes among the 10 and 20 genes with the largest |t| of each type, and the most."""
     known = np.isin(adata.var_names, STIMULATED)
     first, possible = np.zeros(2, int), 0
     for kind in sorted(set(adata.obs["cell_type"])):
@@ -264,7 +264,7 @@ def main() -> None:
         rows["uncorrected, batch as covariate"] = [*nothing, *find_changes(sim, values["uncorrected"], True), np.nan]
         heads = ["cells", "entries", "groups", "batch", "recall", "false", "seconds"]
         tables.append(pd.DataFrame.from_dict(rows, orient="index", columns=heads))
-        print(seed, tables[-1].round(3), sep="\n", flush=True)
+        print(seed, tables[-1].round(3).to_string(), sep="\n", flush=True)
     mean = sum(tables) / len(tables)
     kang = datasets.load("kang_distinct_3donor")
     kang = with_log_values(ad.AnnData(kang.X.astype(np.float32), obs=kang.obs, var=kang.var[[]]))
