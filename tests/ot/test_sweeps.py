@@ -157,3 +157,22 @@ def test_number_of_sweeps(
     assert bool(solved.converged.all())
     # rounding on another machine moves the end of some problems by a block of 10 sweeps
     assert int(solved.n_iter.sum()) <= measured * (1.03 if dtype == torch.float64 else 1.1)
+
+
+def test_a_cost_is_large_or_small_beside_the_reg_of_its_own_problem() -> None:
+    cost, a, b = (value.float() for value in batch(9, 2, 4, 5))
+    sizes, reg = torch.tensor([1e7, 1.0]), torch.tensor([1e7, 1.0])
+    solved = sinkhorn(cost * sizes[:, None, None], a, b, reg)
+    assert torch.allclose(solved.plan(), sinkhorn(cost, a, b, 1.0).plan(), atol=1e-5)
+    with pytest.raises(ValueError, match=r"The largest cost, .*e\+0[78], .*reg=1 "):
+        sinkhorn(cost * sizes[:, None, None], a, b, 1.0)
+    # the cost of pairs without mass does not count, that of a pair of masses does
+    cost[1, :, 0] = 1e9
+    b[1, 0] = 0
+    b[1] /= b[1].sum()
+    assert float(sinkhorn(cost, a, b, 1.0).plan()[1, :, 0].max()) == 0
+    cost[1, 0, 1] = torch.inf
+    assert bool(sinkhorn(cost, a, b, 1.0).converged.all())
+    cost[1, 1, 1] = 1e9
+    with pytest.raises(ValueError, match="The largest cost"):
+        sinkhorn(cost, a, b, 1.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -109,7 +108,7 @@ def make_batch(
         if isinstance(a, (list, tuple)) or isinstance(b, (list, tuple)):
             raise TypeError("a and b must be arrays where the points or the cost are arrays, not lists.")
         cost = make_cost(**arrays)
-        mass = _mass(cast("Array | None", a), "a", cost, -2), _mass(cast("Array | None", b), "b", cost, -1)
+        mass = _mass(_item(a, 0), "a", cost, -2), _mass(_item(b, 0), "b", cost, -1)
         if cost.ndim == 2:
             return Batch(cost[None], mass[0][None], mass[1][None], True, None)
         return Batch(cost, *mass, False, None)

@@ -100,8 +100,8 @@ class OTResult:
 
     def _row_blocks(self) -> Iterator[slice]:
         n = self.cost_matrix.shape[-2]
-        step = max(1, _PLAN_ENTRIES // max(1, self.cost_matrix.numel() // n))
-        return (slice(low, min(low + step, n)) for low in range(0, n, step))
+        step = max(1, _PLAN_ENTRIES // (self.cost_matrix.numel() // n))
+        return (slice(low, low + step) for low in range(0, n, step))
 
     def _plan_blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield blocks of rows of the plan, with their positions."""
