@@ -157,3 +157,21 @@ def test_a_forbidden_row_or_column_needs_a_relaxed_marginal() -> None:
     # a row without mass may be forbidden
     a = np.where(np.arange(6) == 2, 0, 0.2)
     assert bool(solve(cost=row, a=a, b=b, reg=1.0).converged.all())
+
+
+def test_iterations_tolerance_and_the_decrease_of_eps() -> None:
+    a, b = X[:, 0] ** 2 / (X[:, 0] ** 2).sum(), Y[:, 0] ** 2 / (Y[:, 0] ** 2).sum()
+    expected = solve(X, Y, a=a, b=b, reg=0.05)
+    with pytest.warns(RuntimeWarning, match="1 of 1 transport problems did not converge in max_iter=7"):
+        stopped = solve(X, Y, a=a, b=b, reg=0.05, max_iter=7)
+    assert int(stopped.n_iter) == 7
+    for eps_scaling in (None, 0.3, 0.5):
+        found = solve(X, Y, a=a, b=b, reg=0.05, eps_scaling=eps_scaling)
+        assert torch.allclose(found.plan, expected.plan, atol=1e-7)
+    # "auto" is .5 where reg is below a hundredth of the range of the cost
+    assert int(found.n_iter) == int(expected.n_iter)
+    large = solve(X, Y, a=a, b=b, reg=1.0)
+    assert int(large.n_iter) == int(solve(X, Y, a=a, b=b, reg=1.0, eps_scaling=None).n_iter)
+    rough = solve(X, Y, a=a, b=b, reg=0.05, tol=1e-2)
+    assert bool(rough.converged)
+    assert int(rough.n_iter) < int(expected.n_iter)
