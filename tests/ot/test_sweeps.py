@@ -58,9 +58,9 @@ def change(solved: Potentials, k: int) -> float:
 def test_easy_and_hard_problems_of_one_batch_are_solved(
     dtype: torch.dtype, reg_m: tuple[float, float], reg_type: str
 ) -> None:
-    """Costs of 1 to 10,000 eps: the kernels of the hard problems underflow, those of the others do not."""
+    """Costs of 1 to 3,000 eps: the kernels of the hard problems underflow, those of the others do not."""
     cost, a, b = (value.to(dtype) for value in batch(1, 5, 4, 6))
-    sizes = torch.tensor([1e4, 1.0, 300.0, 20.0, 2e3], dtype=dtype)[:, None, None]
+    sizes = torch.tensor([3e3, 1.0, 300.0, 20.0, 1e3], dtype=dtype)[:, None, None]
     problems = cost / cost.amax((1, 2), keepdim=True) * sizes, a, b
     solved = sinkhorn(*problems, 1.0, reg_m=reg_m, reg_type=reg_type, max_iter=20_000)
     assert bool(solved.converged.all())
@@ -75,7 +75,7 @@ def test_easy_and_hard_problems_of_one_batch_are_solved(
         assert torch.allclose(moved.plan()[4 - k, 1:, 1:], solved.plan()[k], atol=5 * precision)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(RELAXATIONS),
