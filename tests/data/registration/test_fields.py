@@ -108,3 +108,19 @@ def test_a_label_column_that_does_not_exist_is_refused_first(fake, adata):
         fake.setup_anndata(adata, labels_key="kind")
     with pytest.raises(KeyError, match="kind"):
         fields_of(adata, Setup("X_pca", labels_key="kind"))[2].register_field(adata)
+
+
+def test_only_labels_may_be_absent_on_transfer(adata):
+    adata.obs["donor"], adata.obs["day"] = adata.obs["batch"], 1.0
+    setup = Setup("X_pca", labels_key="cell_type", sample_key="donor", time_key="day")
+    fields = {field.registry_key: field for field in fields_of(adata, setup)}
+    states = {key: field.register_field(adata) for key, field in fields.items()}
+    names = {"batch": "batch", "sample": "donor", "time": "day"}
+    for key, column in names.items():
+        without = adata.copy()
+        del without.obs[column]
+        with pytest.raises(KeyError, match=column):
+            fields[key].transfer_field(states[key], without)
+    del adata.obs["cell_type"]
+    fields["labels"].transfer_field(states["labels"], adata)
+    assert set(adata.obs["_scvi_labels"]) == {2}

@@ -75,7 +75,7 @@ def _refuse(bad: NDArray[np.bool_], what: str, fault: str, fix: str, obs_names: 
 def _as_numbers(values: pd.Series, what: str) -> NDArray[np.float64]:
     dtype = values.dtype
     if not isinstance(dtype, pd.CategoricalDtype):
-        if getattr(dtype, "kind", "O") in "bcMm":
+        if dtype.kind in "bcMm":
             raise TypeError(
                 f"{what} has dtype {dtype}, expected numbers: convert the column, for example to days as float."
             )
