@@ -280,7 +280,7 @@ def test_tables_of_one_space_are_read_in_one_order():
     names = {("a", "X"): [0, 1, 2], ("b", "X"): list("xyz")}
     assert read_rows(mdata, shared, columns=names).x.tolist() == [[1, 0, 2]] * 2 + [[10, 11, 12]] * 2
     own = read_rows(frames("yxz", "zxy"), Setup({"a": "X", "b": "X"}, None, separate=True))
-    assert own.x.shape == (4, 0)
+    assert (own.x.shape, own.x.dtype) == ((4, 0), np.float32)
     assert own.own["b"].tolist() == [[12, 10, 11]] * 2, "each space of its own is read as it is"
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     import anndata
     import mudata
-    from scvi.model.base import BaseModelClass
+
+    from muport.data._base_model import MuDataModel
 
 logger = logging.getLogger("muport")
 
@@ -98,7 +99,7 @@ class UnionManager(AnnDataManager):  # type: ignore[misc]
 
 
 def register(
-    cls: type[BaseModelClass], data: mudata.MuData | anndata.AnnData, setup_method_args: dict[str, Any], **kwargs: Any
+    cls: type[MuDataModel], data: mudata.MuData | anndata.AnnData, setup_method_args: dict[str, Any], **kwargs: Any
 ) -> None:
     """Check the whole of `data`, then register it with scvi-tools; data that are refused are unchanged.
 
@@ -119,8 +120,8 @@ def register(
         As :func:`read_rows`; and for a view, names that are equal by chance, or categories that ``source_registry``
         does not know.
     """
-    setup = Setup.from_args({**getattr(cls, "_setup_defaults", {}), **setup_method_args["setup_args"]})
-    for argument, advice in getattr(cls, "_required_columns", {}).items():
+    setup = Setup.from_args({**cls._setup_defaults, **setup_method_args["setup_args"]})
+    for argument, advice in cls._required_columns.items():
         if getattr(setup, argument) is None:
             raise TypeError(f"{argument}=None must be the name of a column: {advice}.")
     source = kwargs.get("source_registry")
@@ -133,7 +134,7 @@ def register(
     _refuse_views(data)
     if setup.paired is None:
         check_pairings(compare_pairs(rows), concatenated=setup.concatenate)
-    if source is None and getattr(cls, "_warns_of_outliers", True):
+    if source is None and cls._warns_of_outliers:
         warn_of_outliers(rows, find_space_keys(select_modalities(data, setup), setup))
     fields = fields_of(data, setup, [modality for modality, _ in columns])
     if source is not None:
