@@ -273,7 +273,7 @@ def test_clusters_are_features_of_enough_pairs():
     x, _ = draw(0, 100)
     for n, clusters in ((15, 0), (16, 2), (40, 5), (64, 8), (100, 8)):
         features = _compute_features(x[:n], np.zeros(n, np.int64), np.arange(n) // 4)
-        assert features.shape == (n, 6 + clusters)
+        assert (features.shape, features.dtype) == ((n, 6 + clusters), np.float32)
         assert np.array_equal(features[:, :6], _directions(x[:n], np.arange(n) // 4))
 
 
