@@ -327,3 +327,10 @@ def test_methods_that_a_model_does_not_have_are_not_listed(fake, model):
             with pytest.raises(NotImplementedError, match=f"Fake has no {name}: "):
                 getattr(owner, name)
     assert {"load", "save", "train", "map_query"} <= set(dir(fake)) & set(dir(model))
+
+
+@pytest.mark.parametrize("name", ["data", "adata", "mdata", "registry"])
+def test_the_data_are_no_parameter_of_a_saved_model(model, tmp_path, name):
+    model.init_params_["non_kwargs"][name] = None
+    model.save(tmp_path / "m")
+    assert json.loads((tmp_path / "m" / "model.json").read_text())["init_params"] == {"strength": 0.5}

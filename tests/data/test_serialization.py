@@ -113,6 +113,9 @@ def test_nested_states_are_found_by_their_annotations():
     made = dataclasses.make_dataclass("Made", [("parts", list[Inner]), ("other", Strict | None), ("n", int)])
     made.__module__ = __name__
     assert state_classes(made) == {"Made": made, "Inner": Inner, "Strict": Strict}
+    quoted = dataclasses.make_dataclass("Quoted", [("parts", list["Inner"])])
+    quoted.__module__ = __name__
+    assert state_classes(quoted) == {"Quoted": quoted, "Inner": Inner}
     again = dataclasses.make_dataclass("Inner", [("part", Inner)])
     again.__module__ = __name__
     with pytest.raises(TypeError, match="two state classes are called 'Inner'"):

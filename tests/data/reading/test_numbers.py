@@ -94,7 +94,9 @@ def test_modalities_fill_gaps_and_must_agree(mdata):
     assert found[["r2", "r3", "a0"]].tolist() == [2, -5, 100]
     del mdata.obs["day"]
     mdata["atac"].obs["day"] = 7.5
-    with pytest.raises(ValueError, match=r"disagree on 1 cells.*'shared0' is 7.5 in 'atac' and 29 elsewhere"):
+    with pytest.raises(
+        ValueError, match=r"time_key='day': the modalities disagree on 1 cells.*'shared0' is 7.5 in 'atac' and 29 e"
+    ):
         joined_numbers(mdata, "day", "time_key")
     with pytest.raises(ValueError, match=r"time_key='rna:day': 19 cells.*'a0'"):
         joined_numbers(mdata, "rna:day", "time_key")

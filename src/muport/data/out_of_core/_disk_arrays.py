@@ -25,7 +25,7 @@ def open_root(path: str) -> Any:
     """Open the root group of a file for reading."""
     if not is_url(path) and not Path(path).exists():
         raise FileNotFoundError(f"{path!r} does not exist.")
-    suffix = Path(path.split("?", 1)[0].rstrip("/")).suffix
+    suffix = Path(path.split("?", 1)[0]).suffix
     if suffix == ".zarr":
         import zarr
 
