@@ -14,6 +14,8 @@ READ = {
     "strength": ("step", "theta"),
     "conservation": ("full_agreement",),
     "prototypes": ("resolution",),
+    "sharpen": ("sharpening",),
+    "projector": ("mnn_fraction",),
 }
 
 
@@ -35,12 +37,19 @@ def test_values_at_the_marks():
     assert (off.theta, half.theta, full.theta) == (2, 2, 8)
     assert (off.resolution, half.resolution, full.resolution) == (0, 1, 2)
     assert (off.full_agreement, half.full_agreement, full.full_agreement) == (0, 0.5, 1)
-    assert (off.shape_fraction, half.shape_fraction, full.shape_fraction) == (1, 1, 0)
+    assert (off.sharpening, half.sharpening, full.sharpening) == pytest.approx((0, 0.63 / 32, 0.63))
+    assert (off.mnn_fraction, half.mnn_fraction, full.mnn_fraction) == (0, 0.125, 0.5)
+    assert (off.scale_fraction, half.scale_fraction, full.scale_fraction) == (1, 1, 0)
 
 
 def test_step_factor():
     assert [Hyperparameters(conservation=c).step_factor(0.0) for c in (0.0, 0.25, 0.5, 1.0)] == [1, 0.5, 0, 0]
     assert all(Hyperparameters(conservation=c).step_factor(1.0) == 1 for c in (0.0, 0.5, 1.0))
+
+
+def test_move_fraction_is_the_step_times_its_factor():
+    assert Hyperparameters(strength=0.25).move_fraction(1.0) == 0.5
+    assert Hyperparameters(strength=0.25, conservation=0.25).move_fraction(0.5) == 0.375
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
@@ -49,7 +58,7 @@ def test_what_a_hyperparameter_sets_is_monotone(one, two, evidence):
     for name, properties in READ.items():
         for read in properties:
             assert getattr(Hyperparameters(**{name: low}), read) <= getattr(Hyperparameters(**{name: high}), read)
-    assert Hyperparameters(conservation=low).shape_fraction >= Hyperparameters(conservation=high).shape_fraction
+    assert Hyperparameters(conservation=low).scale_fraction >= Hyperparameters(conservation=high).scale_fraction
     assert Hyperparameters(conservation=low).step_factor(evidence) >= Hyperparameters(conservation=high).step_factor(
         evidence
     )

@@ -8,6 +8,9 @@ from muport._checks import check_numbers
 
 __all__ = ["FitOptions", "Hyperparameters"]
 
+# Fraction at 1; at 1/2 it is .02, with which cells keep all but a hundredth of the neighbors within their batch.
+_MOST_SHARPENING = 0.63
+
 
 @dataclass(frozen=True)
 class Hyperparameters:
@@ -15,7 +18,7 @@ class Hyperparameters:
 
     - `strength`: How far cells move toward the other batches; 0 leaves every cell where it is.
     - `conservation`: How much of the structure of the input is kept: displacements that few batches support are shrunk,
-      changes of shape are damped, and data without a batch effect stay as they are; 0 applies every move in full.
+      changes of scale are damped, and data without a batch effect stay as they are; 0 applies every move in full.
     - `prototypes`: How finely the batches are resolved; 0 moves each batch as one block.
     - `sharpen`: Pull toward cluster centers; 0 for none.
     - `supervision`: Weight of known labels in the transport; 0 ignores them.
@@ -62,19 +65,23 @@ class Hyperparameters:
         return self.conservation
 
     @property
-    def shape_fraction(self) -> float:
-        """Fraction of the change of scale and shape that is applied."""
+    def scale_fraction(self) -> float:
+        """Fraction of the change of scale that is applied."""
         return min(1.0, 2 * (1 - self.conservation))
 
     @property
     def mnn_fraction(self) -> float:
         """Fraction of the distance between mutual nearest neighbors that each of them moves; at 1/2 they coincide."""
-        return self.projector * (2 - self.projector) / 2
+        return self.projector**2 / 2
 
     @property
     def sharpening(self) -> float:
         """Fraction of the way to the cluster centers that cells move."""
-        return float(self.sharpen ** (2 / 3))
+        return _MOST_SHARPENING * self.sharpen**5
+
+    def move_fraction(self, batch_effect: float) -> float:
+        """Fraction (0..1) of an estimated displacement that is applied, given the evidence of a batch effect (0..1)."""
+        return self.step * self.step_factor(batch_effect)
 
     def step_factor(self, batch_effect: float) -> float:
         """Fraction of the whole move that is applied, given the evidence of a batch effect from 0 to 1."""

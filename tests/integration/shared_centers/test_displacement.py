@@ -6,15 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.linalg import sqrtm
+from scipy.sparse import csr_array
 
-from muport.integration.prototypes._prototypes import Prototypes
+from muport.integration.prototypes._prototypes import Prototypes, soft_assign
 from muport.integration.shared_centers._coupling import Coupling
 from muport.integration.shared_centers._displacement import (
+    _CHANCE,
+    _NOISE_LEFT,
     _RIDGE,
+    CenterSummary,
     compute_anchors,
-    compute_bures_maps,
     compute_residual_covariances,
+    compute_scale_changes,
+    compute_smoothing,
     estimate_agreement,
     estimate_translation,
     shrink_covariances,
@@ -54,10 +58,25 @@ def random_problem(seed: int = 0, k: int = 4) -> tuple[Prototypes, Coupling]:
 SHIFT = np.array([1.0, -2.0, 0.5])
 
 
+def moments(prototypes: Prototypes, within: float = 0.0) -> np.ndarray:
+    """(B,) sums of squared norms of the cells, whose variance about their prototype is `within`."""
+    squared = prototypes.mass * (np.square(prototypes.position).sum(axis=1) + within)
+    return np.add.reduceat(squared, prototypes.start[:-1]).astype(float)
+
+
+def translate(prototypes: Prototypes, coupling: Coupling, centers: CenterSummary, caution: float) -> np.ndarray:
+    """Displacements in full, averaged over no other prototype."""
+    n = len(prototypes.mass)
+    found = estimate_translation(
+        prototypes, coupling, centers, caution, moments(prototypes), csr_array(np.eye(n, dtype=np.float32))
+    )
+    return found.of_prototypes(prototypes.group)
+
+
 @pytest.mark.parametrize("caution", [0.0, 0.5, 1.0])
 def test_a_known_shift_is_found(caution):
     prototypes, coupling = twins(SHIFT, alone=False)
-    move = estimate_translation(prototypes, coupling, summarize_centers(prototypes, coupling), caution)
+    move = translate(prototypes, coupling, summarize_centers(prototypes, coupling), caution)
     # both groups go half of the way
     assert np.allclose(move[:12], -SHIFT / 2, atol=1e-4)
     assert np.allclose(move[12:], SHIFT / 2, atol=1e-4)
@@ -66,9 +85,7 @@ def test_a_known_shift_is_found(caution):
 @pytest.mark.parametrize("fixed", [0, 1])
 def test_with_a_reference_the_other_goes_all_the_way(fixed):
     prototypes, coupling = twins(SHIFT, alone=False)
-    move = estimate_translation(
-        prototypes, coupling, summarize_centers(prototypes, coupling, fixed_groups=(fixed,)), 0.5
-    )
+    move = translate(prototypes, coupling, summarize_centers(prototypes, coupling, fixed_groups=(fixed,)), 0.5)
     wanted = np.where(np.arange(24)[:, None] < 12, -SHIFT * (fixed == 1), SHIFT * (fixed == 0))
     # the reference's own mean is the target up to one pseudo-cell in 200
     assert np.abs(move - wanted).max() < 0.01 * np.linalg.norm(SHIFT)
@@ -77,14 +94,14 @@ def test_with_a_reference_the_other_goes_all_the_way(fixed):
 @pytest.mark.parametrize("caution", [0.5, 1.0])
 def test_a_type_without_a_partner_moves_with_its_batch(caution):
     prototypes, coupling = twins(SHIFT, alone=True)
-    move = estimate_translation(prototypes, coupling, summarize_centers(prototypes, coupling), caution)
+    move = translate(prototypes, coupling, summarize_centers(prototypes, coupling), caution)
     assert np.allclose(move[8:12], move[:8].mean(0), atol=1e-4)
     assert np.allclose(move[8:12], -SHIFT / 2, atol=1e-3)
 
 
 def test_without_conservation_every_centre_is_trusted():
     prototypes, coupling = twins(SHIFT, alone=True)
-    move = estimate_translation(prototypes, coupling, summarize_centers(prototypes, coupling), 0.0)
+    move = translate(prototypes, coupling, summarize_centers(prototypes, coupling), 0.0)
     # alone at its centre, it is where it should be, but for one pseudo-cell in 200
     assert np.abs(move[8:12]).max() < 0.02
 
@@ -117,21 +134,61 @@ def test_fitted_clusters_stand_for_new_groups():
     assert np.allclose(new.mean, fitted.mean + 1, atol=1e-3)
 
 
-@pytest.mark.parametrize("caution", [0.3, 1.0])
+@pytest.mark.parametrize("caution", [0.2, 1.0])
 def test_translation_and_trust_are_loops(caution):
     prototypes, coupling = random_problem(1)
-    clusters = summarize_centers(prototypes, coupling)
-    part, wanted, trusts = clusters.proportions.astype(float), [], []
+    clusters, squares = summarize_centers(prototypes, coupling), moments(prototypes, within=3.0)
+    smoothing = compute_smoothing(prototypes)
+    part, groups, deviations, trusts, variances = clusters.proportions.astype(float), [], [], [], []
     for b in range(3):
+        rows = prototypes.of(b)
         other = np.mean([part[c] for c in range(3) if c != b], axis=0)
         trust = np.minimum(1, np.minimum(part[b], other) / np.maximum(part[b], other) / caution)
         delta, c = (clusters.mean[b] - clusters.target).astype(float), clusters.n_cells[b].astype(float)
         common = ((trust * c)[:, None] * delta).sum(0) / (trust * c).sum()
-        kappa = (c / (c + 1) * trust)[:, None]
-        wanted.append(coupling.plan[prototypes.of(b)] @ (kappa * delta + (1 - kappa) * common))
-        trusts.append(coupling.plan[prototypes.of(b)] @ trust)
-    assert np.allclose(estimate_translation(prototypes, coupling, clusters, caution), np.concatenate(wanted), atol=1e-3)
+        variance = (squares[b] - (c * np.square(clusters.mean[b]).sum(1)).sum()) / c.sum()
+        noise = _NOISE_LEFT * min(1, 2 * caution) * variance / c
+        factor = trust * np.maximum(0, 1 - noise / np.square(delta - common).sum(1))
+        deviations.append(coupling.plan[rows] @ (factor[:, None] * (delta - common)))
+        groups.append(common)
+        variances.append(variance)
+        trusts.append(coupling.plan[rows] @ trust)
+    found = estimate_translation(prototypes, coupling, clusters, caution, squares, smoothing)
+    assert np.allclose(found.of_group, groups, atol=1e-3)
+    assert np.allclose(found.deviation, smoothing @ np.concatenate(deviations), atol=1e-3)
+    whole = sum(clusters.n_cells[b].sum() * np.square(groups[b]).sum() for b in range(3))
+    assert found.certainty == pytest.approx(max(0, 1 - _CHANCE * sum(variances) * 2 / 3 / whole), abs=1e-3)
+    some = found.of_prototypes(prototypes.group, 0.5, 0.2)
+    assert np.allclose(some, 0.5 * found.of_group[prototypes.group] + 0.2 * found.deviation, atol=1e-6)
     assert np.allclose(estimate_agreement(prototypes, coupling, clusters, caution), np.concatenate(trusts), atol=1e-4)
+
+
+def test_deviations_by_chance_vanish_and_large_ones_remain():
+    prototypes, coupling = twins(SHIFT, alone=False)
+    position = prototypes.position.copy()
+    position[20:] += 3.0  # the last type of the second group is elsewhere
+    prototypes = replace(prototypes, position=position)
+    clusters, smoothing = summarize_centers(prototypes, coupling), compute_smoothing(prototypes)
+    near, far = (
+        estimate_translation(prototypes, coupling, clusters, 0.5, moments(prototypes, within), smoothing)
+        for within in (0.1, 1e5)
+    )
+    assert np.linalg.norm(near.deviation[20:], axis=1).min() > 0.8
+    assert not far.deviation.any()
+    assert near.certainty > 0.9
+    assert far.certainty == 0
+
+
+def test_smoothing_averages_within_groups():
+    prototypes, _ = random_problem(2)
+    smoothing = compute_smoothing(prototypes).toarray()
+    assert np.allclose(smoothing.sum(axis=1), 1, atol=1e-5)
+    assert not smoothing[prototypes.group[:, None] != prototypes.group].any()
+    for b in range(3):
+        rows = prototypes.of(b)
+        near, weight = soft_assign(prototypes.position[rows], prototypes.position[rows], 30)
+        for row, (columns, values) in enumerate(zip(near, weight, strict=True)):
+            assert np.allclose(smoothing[rows.start + row, rows.start + columns], values, atol=1e-6)
 
 
 def test_covariance_is_numpys():
@@ -160,24 +217,14 @@ def spd(rng: np.random.Generator, n: int) -> np.ndarray:
     return root @ root.swapaxes(1, 2) + 0.05 * np.eye(D)
 
 
-def test_bures_map_is_scipys_and_carries_one_covariance_to_the_other():
+def test_scale_is_the_map_between_gaussians_of_equal_shape():
     rng = np.random.default_rng(0)
-    covariance, target = spd(rng, 6), spd(rng, 1)[0]
-    change = compute_bures_maps(covariance, target)
-    ridge = _RIDGE * np.trace(target) / D * np.eye(D)
-    for one, got in zip(covariance, change, strict=True):
-        s, t, a = one + ridge, target + ridge, got + np.eye(D)
-        assert np.allclose(a @ s @ a, t, atol=1e-4 * np.abs(t).max())
-        assert np.allclose(a, a.T, atol=1e-5)
-        half = sqrtm(s).real
-        wanted = np.linalg.inv(half) @ sqrtm(half @ t @ half).real @ np.linalg.inv(half)
-        assert np.allclose(a, wanted, atol=1e-4)
-
-
-def test_bures_map_of_equals_is_the_identity():
-    target = spd(np.random.default_rng(1), 1)[0]
-    assert np.abs(compute_bures_maps(np.stack([target, target]), target)).max() < 1e-6
-    assert np.isfinite(compute_bures_maps(np.zeros((1, D, D)), np.zeros((D, D)))).all()
+    root = rng.normal(size=(D, D))
+    target = root @ root.T
+    change = compute_scale_changes(np.stack([4 * target, target, 0.25 * target]), target)
+    ridged = [(1 + _RIDGE) / (factor + _RIDGE) for factor in (4, 1, 0.25)]
+    assert np.allclose(change + 1, np.sqrt(ridged), rtol=1e-6)
+    assert np.isfinite(compute_scale_changes(np.zeros((1, D, D)), np.zeros((D, D)))).all()
 
 
 def test_shrinkage_has_d_pseudo_counts():

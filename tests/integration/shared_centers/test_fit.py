@@ -68,7 +68,7 @@ def test_sharpening_narrows_types(kit):
 
 
 def test_the_projector_brings_mutual_neighbours_together(kit):
-    rising(averaged(kit, "projector", lambda sim, z, _: -distance_between(sim, z)), 0.01, 0.05)
+    rising(averaged(kit, "projector", lambda sim, z, _: -distance_between(sim, z)), 0.01, 0.03)
 
 
 def test_prototypes_resolve(kit):

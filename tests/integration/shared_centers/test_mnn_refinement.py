@@ -24,7 +24,7 @@ def spread(prototypes: Prototypes, shift: np.ndarray, met: np.ndarray) -> np.nda
         rows = prototypes.of(b)
         source = np.flatnonzero(met[rows]) + rows.start
         if len(source):
-            near, weight = soft_assign(prototypes.position[rows], prototypes.position[source])
+            near, weight = soft_assign(prototypes.position[rows], prototypes.position[source], 30)
             out[rows] = np.einsum("pk,pkd->pd", weight, shift[source[near]])
     return out
 

@@ -32,10 +32,12 @@ def test_fitted_centers_stay():
     target, mean_proportions = rng.normal(size=(k, 3)).astype(np.float32), np.full(k, 1 / k, np.float32)
     zeros = np.zeros((1, k), np.float32)
     fitted = CenterSummary(zeros, np.zeros((1, k, 3), np.float32), target, mean_proportions, of_new_groups=True)
-    problem = TransportProblem(prototypes, Hyperparameters(), FitOptions(max_iter=3), fitted_centers=fitted)
+    moments = np.array([np.square(position).sum()], float)
+    problem = TransportProblem(prototypes, moments, Hyperparameters(), FitOptions(max_iter=3), fitted_centers=fitted)
     transport = fit_transport(problem, initial)
     assert transport.coupling.centers is initial.centers
     assert transport.coupling.weight is initial.weight
     assert transport.centers.target is target
-    assert transport.shift.shape == (20, 3)
+    assert transport.translation.deviation.shape == (20, 3)
+    assert transport.translation.of_group.shape == (1, 3)
     assert len(transport.history) == 3

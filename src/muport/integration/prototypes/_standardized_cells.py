@@ -38,6 +38,13 @@ class StandardizedCells:
         """(N,) group of each cell."""
         return np.repeat(np.arange(len(self.group_names)), np.diff(self.start))
 
+    @property
+    def second_moment(self) -> NDArray[np.float64]:
+        """(B,) sum over the cells of each group of their squared norms."""
+        squared = np.einsum("nd,nd->n", self.x, self.x)
+        moments: NDArray[np.float64] = np.add.reduceat(squared, self.start[:-1], dtype=np.float64)
+        return moments
+
     def group_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Group of each of the cells in `rows`."""
         return np.searchsorted(self.start, rows, side="right") - 1

@@ -1,4 +1,4 @@
-"""From a coupling to displacements: a translation of every prototype and a change of shape of every group."""
+"""From a coupling to displacements: a translation of every prototype and a change of scale of every group."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.sparse import csr_array
+
+from muport._parallel import parallel_map
+from muport.integration.prototypes._prototypes import soft_assign
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,9 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CenterSummary",
+    "Translation",
     "compute_anchors",
-    "compute_bures_maps",
     "compute_residual_covariances",
+    "compute_scale_changes",
+    "compute_smoothing",
     "estimate_agreement",
     "estimate_translation",
     "shrink_covariances",
@@ -25,8 +31,11 @@ __all__ = [
 ]
 
 _TINY = 1e-12
-_RIDGE = 0.1  # fraction of the mean variance that is added to covariances before they are inverted
+_RIDGE = 0.1  # fraction of the target's variance that is added to variances before they are divided
 _MOST_WEIGHT = 5.0  # largest weight of a center at which a group has few cells
+_CHANCE = 2.5  # times the expected square of a group's mean displacement under chance that count as no displacement
+_NOISE_LEFT = 0.25  # of the noise of a displacement at a center, after averages over centers and prototypes
+_SMOOTHED_OVER = 30  # prototypes of a group over which a displacement is averaged
 _BLOCK = 2**16  # number of cells whose residuals are in memory together
 
 
@@ -122,25 +131,89 @@ def estimate_agreement(
     return agreement
 
 
-def estimate_translation(
-    prototypes: Prototypes, coupling: Coupling, centers: CenterSummary, full_agreement: float
-) -> NDArray[np.float32]:
-    """(P, d) displacement to subtract from each prototype: the barycentric move of Eqs 5-7, shrunk where uncertain.
+def compute_smoothing(prototypes: Prototypes) -> csr_array:
+    """(P, P) kernel weights of the nearest prototypes of the same group, rows of sum 1.
 
-    The displacement at a center, mean - target, is weighted by n / (n + 1) for n cells, times the agreement. The rest
-    of the weight goes to the mean displacement of the group, so that a type without a partner moves with its batch.
+    Displacements that are averaged by it differ little between neighbors, so neighbors stay neighbors.
+    """
+
+    def search_group(group: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        rows = prototypes.of(group)
+        near, weight = soft_assign(prototypes.position[rows], prototypes.position[rows], _SMOOTHED_OVER)
+        return near + rows.start, weight
+
+    n, groups = len(prototypes.mass), range(prototypes.n_groups)
+    found = parallel_map(search_group, groups, n)
+    size = np.concatenate([np.full(len(near), near.shape[1]) for near, _ in found])
+    entries = (np.concatenate([part.ravel() for part in column]) for column in zip(*found, strict=True))
+    columns, weights = entries
+    return csr_array((weights, columns, np.concatenate([[0], np.cumsum(size)])), shape=(n, n))
+
+
+@dataclass(frozen=True, eq=False)
+class Translation:
+    """Displacements to subtract.
+
+    - `of_group`: (B, d) mean displacement of each group.
+    - `deviation`: (P, d) displacement of each prototype beyond that of its group.
+    - `certainty`: How far the mean displacements exceed chance, 0..1.
+    """
+
+    of_group: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+    certainty: float
+
+    def of_prototypes(
+        self, group: NDArray[np.int64], group_fraction: float = 1.0, fraction: float = 1.0
+    ) -> NDArray[np.float32]:
+        """(P, d) displacement of each prototype.
+
+        - `group`: (P,) group of each prototype.
+        - `group_fraction`, `fraction`: Fractions (0..1) of the mean displacements and of the deviations.
+        """
+        displacement: NDArray[np.float32] = np.float32(group_fraction) * self.of_group[group]
+        displacement += np.float32(fraction) * self.deviation
+        return displacement
+
+
+def estimate_translation(
+    prototypes: Prototypes,
+    coupling: Coupling,
+    centers: CenterSummary,
+    full_agreement: float,
+    second_moment: NDArray[np.float64],
+    smoothing: csr_array,
+) -> Translation:
+    """Estimate the displacements: the barycentric move of Eqs 5-7, shrunk where it is uncertain.
+
+    The displacement of a group at a center, mean - target, is the mean displacement of the group plus a deviation. A
+    deviation is multiplied by the agreement, so that a type without a partner moves with its group, and by the
+    positive-part James-Stein factor 1 - noise / |deviation|^2, so that all types move alike if they differ by chance.
 
     - `full_agreement`: Ratio of the proportions of the group and of the others from which the agreement is 1; 0: it is
-      1 everywhere.
+      1 everywhere, and no deviation counts as noise.
+    - `second_moment`: (B,) sum over the cells of a group of their squared norms.
+    - `smoothing`: (P, P) weights by which the deviations of the prototypes are averaged.
     """
     agreement = _agreement_at_centers(centers, full_agreement)
-    displacement = centers.mean - centers.target
-    weight = agreement * centers.n_cells
+    displacement, n_cells = centers.mean - centers.target, centers.n_cells
+    weight = agreement * n_cells
     of_group = np.einsum("bk,bkd->bd", weight, displacement) / np.maximum(weight.sum(axis=1), _TINY)[:, None]
-    kappa = (centers.n_cells / (centers.n_cells + 1) * agreement)[..., None]
-    displacement = kappa * displacement + (1 - kappa) * of_group[:, None]
-    moves = [coupling.plan[prototypes.of(b)] @ displacement[b] for b in range(prototypes.n_groups)]
-    return np.concatenate(moves).astype(np.float32)
+    deviation = displacement - of_group[:, None]
+    total = np.maximum(n_cells.sum(axis=1), _TINY)
+    explained = np.einsum("bk,bkd,bkd->b", n_cells, centers.mean, centers.mean, dtype=np.float64)
+    variance = np.maximum(second_moment - explained, 0) / total
+    noise = _NOISE_LEFT * min(1.0, 2 * full_agreement) * variance[:, None] / np.maximum(n_cells, _TINY)
+    squared = np.einsum("bkd,bkd->bk", deviation, deviation)
+    factor = agreement * np.maximum(0, 1 - noise / np.maximum(squared, _TINY))
+    deviation *= factor[..., None].astype(np.float32)
+    moves = [coupling.plan[prototypes.of(b)] @ deviation[b] for b in range(prototypes.n_groups)]
+    n_groups = 2 if centers.of_new_groups else len(n_cells)
+    expected = variance.sum() * (1 - 1 / n_groups)
+    found = (total * np.einsum("bd,bd->b", of_group, of_group)).sum()
+    certainty = max(0.0, 1 - _CHANCE * expected / found) if found > 0 else 0.0
+    smoothed = smoothing @ np.concatenate(moves)
+    return Translation(of_group.astype(np.float32), smoothed.astype(np.float32), float(certainty))
 
 
 def compute_residual_covariances(
@@ -201,19 +274,16 @@ def shrink_covariances(
     return shrunk
 
 
-def compute_bures_maps(covariance: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(B, d, d) A - I, where A is the optimal transport map between centered Gaussians, A S A = target.
+def compute_scale_changes(covariance: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(B,) relative change of scale that gives residuals the total variance of the target.
 
-    A = S^-1/2 (S^1/2 target S^1/2)^1/2 S^-1/2; a ridge of a tenth of the mean variance is added to both covariances.
+    It is s - 1 with s^2 the ratio of the traces, the optimal transport map between centered Gaussians of equal shape. A
+    map that changes the shape, too, mixes groups hardly more, and neighbors within a group would not stay neighbors. A
+    ridge of a tenth of the target's variance is added to both variances.
     """
-    d = target.shape[0]
-    ridge = (_RIDGE * np.trace(target) / d + _TINY) * np.eye(d)
-    values, vectors = np.linalg.eigh(covariance + ridge)
-    values = np.maximum(values, _TINY)[:, None]
-    transposed = vectors.swapaxes(-1, -2)
-    root = (vectors * np.sqrt(values)) @ transposed
-    inverse = (vectors / np.sqrt(values)) @ transposed
-    inner, basis = np.linalg.eigh(root @ (target + ridge) @ root)
-    middle = (basis * np.sqrt(np.maximum(inner, 0))[:, None]) @ basis.swapaxes(-1, -2)
-    change: NDArray[np.float32] = (inverse @ middle @ inverse - np.eye(d)).astype(np.float32)
+    wanted = np.trace(target)
+    ridge = _RIDGE * wanted + _TINY
+    change: NDArray[np.float32] = (
+        np.sqrt((wanted + ridge) / (np.trace(covariance, axis1=1, axis2=2) + ridge)) - 1
+    ).astype(np.float32)
     return change

@@ -62,15 +62,16 @@ def fit_shared_centers(
       iteration), ``"refinement"``, ``"labels"``, ``"centers"`` and ``"diagnostics"``.
     """
     # 1. `move_fraction` (0..1) of every estimated move is applied. It grows with the evidence of a batch effect (0..1),
-    #    and without evidence it is 0, unless conservation is below 1/2.
+    #    and without evidence it is 0, unless conservation is below 1/2, or groups as a whole are surely apart.
     progress("evidence")
     batch_effect = measure_batch_effect(cells.x, cells.group, len(cells.group_names), options.seed)
-    move_fraction = hyperparameters.step * hyperparameters.step_factor(batch_effect)
+    move_fraction = hyperparameters.move_fraction(batch_effect)
     # 2. Prototypes make the cost of the transport independent of the number of cells (Eq. 1).
     progress("prototypes")
     prototypes, nearest = fit_prototypes(cells.x, cells.start, hyperparameters.resolution, options.seed)
     # 3. Transport of the prototypes gives one map per group (Eqs 2-7 and 16).
-    inputs = _MapInputs(cells, TransportProblem(prototypes, hyperparameters, options), nearest, move_fraction, progress)
+    problem = TransportProblem(prototypes, cells.second_moment, hyperparameters, options)
+    inputs = _MapInputs(cells, problem, nearest, batch_effect, progress)
     fitted = _fit_maps(inputs)
     # 4. If there are labels, types predicted from them may be used in a second transport.
     if cells.label is not None and (cells.label >= 0).any() and hyperparameters.supervision * move_fraction > 0:
@@ -102,12 +103,16 @@ def fit_shared_centers(
 
 @dataclass(frozen=True, eq=False)
 class _MapInputs:
-    """Inputs of the maps, which are fitted twice if labels are used; `nearest` is the (N,) prototype of each cell."""
+    """Inputs of the maps, which are fitted twice if labels are used.
+
+    - `nearest`: (N,) prototype of each cell.
+    - `batch_effect`: Evidence of a batch effect, 0..1.
+    """
 
     cells: StandardizedCells
     problem: TransportProblem
     nearest: NDArray[np.int64]
-    move_fraction: float
+    batch_effect: float
     progress: Callable[[str], None]
 
 
@@ -132,10 +137,14 @@ def _fit_maps(inputs: _MapInputs) -> _FittedMaps:
     prototypes, hyperparameters, options = problem.prototypes, problem.hyperparameters, problem.options
     initial = initialize_coupling(prototypes, len(cells.x), hyperparameters.resolution, options.seed)
     transport = fit_transport(problem, initial, inputs.progress)
-    maps, covariance = fit_group_maps(problem, transport, cells, inputs.nearest, inputs.move_fraction)
+    maps, covariance = fit_group_maps(problem, transport, cells, inputs.nearest, inputs.batch_effect)
     inputs.progress("refinement")
     maps, shape_kept, refinement_kept = keep_if_mixing_holds(
-        maps, prototypes, cells, hyperparameters.mnn_fraction * inputs.move_fraction, options
+        maps,
+        prototypes,
+        cells,
+        hyperparameters.mnn_fraction * hyperparameters.move_fraction(inputs.batch_effect),
+        options,
     )
     reference = Reference(
         centers=transport.coupling.centers,

@@ -11,8 +11,8 @@ from muport.integration._fitted_state import GroupMap, apply_map
 from muport.integration.shared_centers._diagnostics import DIAGNOSED_CELLS, measure_mixing
 from muport.integration.shared_centers._displacement import (
     compute_anchors,
-    compute_bures_maps,
     compute_residual_covariances,
+    compute_scale_changes,
     estimate_agreement,
     shrink_covariances,
 )
@@ -23,12 +23,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from muport.integration._hyperparameters import FitOptions
+    from muport.integration._hyperparameters import FitOptions, Hyperparameters
     from muport.integration.prototypes._prototypes import Prototypes
     from muport.integration.prototypes._standardized_cells import StandardizedCells
+    from muport.integration.shared_centers._displacement import Translation
     from muport.integration.shared_centers._transport import Transport, TransportProblem
 
-__all__ = ["apply_maps", "build_group_maps", "fit_group_maps", "keep_if_mixing_holds", "map_prototypes"]
+__all__ = [
+    "apply_fractions",
+    "apply_maps",
+    "build_group_maps",
+    "fit_group_maps",
+    "keep_if_mixing_holds",
+    "map_prototypes",
+    "to_shapes",
+]
 
 _KEPT_MIXING = 0.99  # fraction of the mixing without a change that must remain with it
 _KEPT_FRACTIONS = (1.0, 0.5, 0.25)  # of the refinement, tried in this order
@@ -39,28 +48,46 @@ def fit_group_maps(
     transport: Transport,
     cells: StandardizedCells,
     nearest: NDArray[np.int64],
-    move_fraction: float,
+    batch_effect: float,
 ) -> tuple[tuple[GroupMap, ...], NDArray[np.float64]]:
     """Turn a transport into the maps of the groups (Eqs 7 and 16).
 
     - `nearest`: (N,) prototype of each cell.
-    - `move_fraction`: Fraction of the estimated displacement that is applied, 0..1.
+    - `batch_effect`: Evidence of a batch effect, 0..1.
 
-    Returns the maps, and the (d, d) covariance onto which the residuals of every group are mapped.
+    Returns the maps, and the (d, d) covariance whose total variance the residuals of every group get.
     """
     prototypes, hyperparameters = problem.prototypes, problem.hyperparameters
     fixed_groups = problem.options.fixed_groups
     anchor, weight = compute_anchors(prototypes, transport.coupling, transport.centers)
     covariance, total = compute_residual_covariances(cells.x, cells.start, nearest, anchor, weight)
     target = covariance[list(fixed_groups) or slice(None)].mean(axis=0)
-    maps = compute_bures_maps(shrink_covariances(covariance, total, target), target)
-    shape = hyperparameters.shape_fraction * move_fraction * maps
-    shift = move_fraction * transport.shift
+    fraction = hyperparameters.move_fraction(batch_effect)
+    change = compute_scale_changes(shrink_covariances(covariance, total, target), target)
+    shape = to_shapes(hyperparameters.scale_fraction * fraction * change, len(target))
+    shift = apply_fractions(transport.translation, prototypes, hyperparameters, batch_effect)
     for group in fixed_groups:
         shift[prototypes.of(group)] = 0
         shape[group] = 0
     agreement = estimate_agreement(prototypes, transport.coupling, transport.centers, hyperparameters.full_agreement)
     return build_group_maps(prototypes, shift, anchor, agreement, shape), target
+
+
+def apply_fractions(
+    translation: Translation, prototypes: Prototypes, hyperparameters: Hyperparameters, batch_effect: float
+) -> NDArray[np.float32]:
+    """(P, d) displacements that are applied.
+
+    The mean displacement of a group is known far better than those of its types, so it needs less evidence.
+    """
+    group_fraction = hyperparameters.move_fraction(max(batch_effect, translation.certainty))
+    return translation.of_prototypes(prototypes.group, group_fraction, hyperparameters.move_fraction(batch_effect))
+
+
+def to_shapes(change: NDArray[np.floating], width: int) -> NDArray[np.float32]:
+    """(B, d, d) changes of shape of relative changes of scale (B,)."""
+    shapes: NDArray[np.float32] = (change[:, None, None] * np.eye(width)).astype(np.float32)
+    return shapes
 
 
 def build_group_maps(
@@ -90,13 +117,13 @@ def keep_if_mixing_holds(
     mnn_fraction: float,
     options: FitOptions,
 ) -> tuple[tuple[GroupMap, ...], float, float]:
-    """Keep the change of shape, and then the MNN refinement, unless the groups mix less with it than without (Eq. 17).
+    """Keep the change of scale, and then the MNN refinement, unless the groups mix less with it than without (Eq. 17).
 
-    - `maps`: Maps with the change of shape, and without the refinement.
+    - `maps`: Maps with the change of scale, and without the refinement.
     - `prototypes`, `cells`: What was transported, and the cells on a sample of which the mixing is measured.
     - `mnn_fraction`: Fraction of the distance between mutual nearest neighbors that each of them moves.
 
-    Returns the maps, and the fractions (0..1) of the change of shape and of the refinement that are kept.
+    Returns the maps, and the fractions (0..1) of the change of scale and of the refinement that are kept.
     """
     if len(maps) < 2:
         return maps, 1.0, 1.0

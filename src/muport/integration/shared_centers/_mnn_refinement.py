@@ -21,6 +21,7 @@ __all__ = ["estimate_mnn_shift"]
 
 _NEIGHBORS_PER_GROUP = 5  # of each other group
 _MOST_NEIGHBORS = 30
+_SMOOTHED_OVER = 30  # prototypes of a group over which a shift is averaged
 
 
 def estimate_mnn_shift(
@@ -45,7 +46,7 @@ def estimate_mnn_shift(
         rows = prototypes.of(b)
         source = np.flatnonzero(has_neighbor[rows]) + rows.start
         if len(source):
-            near, weight = soft_assign(prototypes.position[rows], prototypes.position[source])
+            near, weight = soft_assign(prototypes.position[rows], prototypes.position[source], _SMOOTHED_OVER)
             smoothed[rows] = np.einsum("pk,pkd->pd", weight, shift[source[near]])
     return smoothed
 

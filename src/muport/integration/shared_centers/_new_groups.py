@@ -14,12 +14,12 @@ from muport.integration.shared_centers._coupling import Coupling
 from muport.integration.shared_centers._displacement import (
     CenterSummary,
     compute_anchors,
-    compute_bures_maps,
     compute_residual_covariances,
+    compute_scale_changes,
     estimate_agreement,
     shrink_covariances,
 )
-from muport.integration.shared_centers._group_maps import build_group_maps
+from muport.integration.shared_centers._group_maps import apply_fractions, build_group_maps, to_shapes
 from muport.integration.shared_centers._mnn_refinement import estimate_mnn_shift
 from muport.integration.shared_centers._transport import TransportProblem, fit_transport
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from muport.integration._fitted_state import IntegrationState, Reference
     from muport.integration._hyperparameters import FitOptions, Hyperparameters
-    from muport.integration.prototypes._prototypes import Prototypes
     from muport.integration.prototypes._standardized_cells import StandardizedCells
     from muport.integration.shared_centers._transport import Transport
 
@@ -59,34 +58,36 @@ def _fit_new_group(
     cells: StandardizedCells, reference: Reference, hyperparameters: Hyperparameters, options: FitOptions
 ) -> GroupMap:
     prototypes, nearest = fit_prototypes(cells.x, cells.start, hyperparameters.resolution, options.seed)
-    transport = _transport_onto_reference(prototypes, reference, hyperparameters, options)
+    problem = TransportProblem(prototypes, cells.second_moment, hyperparameters, options)
+    transport = _transport_onto_reference(problem, reference)
     coupling, centers = transport.coupling, transport.centers
     batch_effect = _measure_effect_against_landmarks(cells, reference, options.seed)
-    move_fraction = hyperparameters.step * hyperparameters.step_factor(batch_effect)
+    fraction = hyperparameters.move_fraction(batch_effect)
     anchor, weight = compute_anchors(prototypes, coupling, centers)
     covariance, total = compute_residual_covariances(cells.x, cells.start, nearest, anchor, weight)
-    shape = compute_bures_maps(shrink_covariances(covariance, total, reference.covariance), reference.covariance)
-    shape *= np.float32(hyperparameters.shape_fraction * move_fraction * reference.shape_kept)
+    change = compute_scale_changes(shrink_covariances(covariance, total, reference.covariance), reference.covariance)
+    shape = to_shapes(hyperparameters.scale_fraction * fraction * reference.shape_kept * change, cells.x.shape[1])
     agreement = estimate_agreement(prototypes, coupling, centers, hyperparameters.full_agreement)
-    (group_map,) = build_group_maps(prototypes, move_fraction * transport.shift, anchor, agreement, shape)
+    shift = apply_fractions(transport.translation, prototypes, hyperparameters, batch_effect)
+    (group_map,) = build_group_maps(prototypes, shift, anchor, agreement, shape)
     # The fitted prototypes do not move, so the new ones move the whole distance: twice the fraction.
-    fraction = 2 * hyperparameters.mnn_fraction * move_fraction * reference.refinement_kept
-    if fraction == 0:
+    mnn_fraction = 2 * hyperparameters.mnn_fraction * fraction * reference.refinement_kept
+    if mnn_fraction == 0:
         return group_map
     mapped = apply_map(group_map.position, group_map)
     mnn_shift = estimate_mnn_shift(prototypes, mapped, fixed=reference.mapped_prototypes)
-    return replace(group_map, shift=(group_map.shift - fraction * agreement[:, None] * mnn_shift).astype(np.float32))
+    return replace(
+        group_map, shift=(group_map.shift - mnn_fraction * agreement[:, None] * mnn_shift).astype(np.float32)
+    )
 
 
-def _transport_onto_reference(
-    prototypes: Prototypes, reference: Reference, hyperparameters: Hyperparameters, options: FitOptions
-) -> Transport:
-    n_groups, (n_centers, d) = prototypes.n_groups, reference.target.shape
+def _transport_onto_reference(problem: TransportProblem, reference: Reference) -> Transport:
+    n_groups, (n_centers, d) = problem.prototypes.n_groups, reference.target.shape
     zeros = np.zeros((n_groups, n_centers), np.float32)
     means = np.zeros((n_groups, n_centers, d), np.float32)
     fitted = CenterSummary(zeros, means, reference.target, reference.mean_proportions, of_new_groups=True)
     initial = Coupling(reference.centers, np.empty((0, 0), np.float32), reference.weight, zeros, True)
-    return fit_transport(TransportProblem(prototypes, hyperparameters, options, fitted_centers=fitted), initial)
+    return fit_transport(replace(problem, fitted_centers=fitted), initial)
 
 
 def _measure_effect_against_landmarks(cells: StandardizedCells, reference: Reference, seed: int) -> float:

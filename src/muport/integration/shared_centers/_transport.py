@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muport.integration.shared_centers._coupling import CouplingSettings, fit_coupling
-from muport.integration.shared_centers._displacement import estimate_translation, summarize_centers
+from muport.integration.shared_centers._displacement import compute_smoothing, estimate_translation, summarize_centers
 from muport.integration.shared_centers._label_penalty import compute_label_penalty
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from muport.integration._hyperparameters import FitOptions, Hyperparameters
     from muport.integration.prototypes._prototypes import Prototypes
     from muport.integration.shared_centers._coupling import Coupling
-    from muport.integration.shared_centers._displacement import CenterSummary
+    from muport.integration.shared_centers._displacement import CenterSummary, Translation
 
 __all__ = [
     "History",
@@ -43,6 +43,7 @@ class TransportProblem:
     """Input of the iterations.
 
     - `prototypes`: The prototypes that are transported.
+    - `second_moment`: (B,) sum over the cells of a group of their squared norms.
     - `hyperparameters`, `options`: How to transport them.
     - `type_probabilities`: (P, C) probabilities of the types of the prototypes, weighted by how predictable a type is;
       None without labels.
@@ -50,6 +51,7 @@ class TransportProblem:
     """
 
     prototypes: Prototypes
+    second_moment: NDArray[np.float64]
     hyperparameters: Hyperparameters
     options: FitOptions
     type_probabilities: NDArray[np.float32] | None = None
@@ -62,13 +64,13 @@ class Transport:
 
     - `coupling`: The last coupling.
     - `centers`: Numbers and means of the cells of each group at each center.
-    - `shift`: (P, d) displacement of each prototype, to be subtracted.
+    - `translation`: Displacements of the groups and of the prototypes.
     - `history`: The iterations.
     """
 
     coupling: Coupling
     centers: CenterSummary
-    shift: NDArray[np.float32]
+    translation: Translation
     history: History
 
 
@@ -85,7 +87,7 @@ def fit_transport(
     """
     prototypes, hyperparameters, options = problem.prototypes, problem.hyperparameters, problem.options
     frozen = problem.fitted_centers is not None
-    penalty, shift = None, np.zeros_like(prototypes.position)
+    smoothing, penalty, shift = compute_smoothing(prototypes), None, np.zeros_like(prototypes.position)
     history: list[tuple[float, float, float]] = []
     for iteration in range(options.max_iter):
         progress("transport")
@@ -98,12 +100,15 @@ def fit_transport(
             )
         centers = summarize_centers(prototypes, coupling, options.fixed_groups, problem.fitted_centers)
         # from the original positions in every iteration, so that errors do not accumulate
-        updated = estimate_translation(prototypes, coupling, centers, hyperparameters.full_agreement)
+        translation = estimate_translation(
+            prototypes, coupling, centers, hyperparameters.full_agreement, problem.second_moment, smoothing
+        )
+        updated = translation.of_prototypes(prototypes.group)
         change, shift = weighted_rms(updated - shift, prototypes.mass), updated
         history.append((settings.theta, weighted_rms(shift, prototypes.mass), change))
         if settings.theta == 0 and change < options.tol:
             break
-    return Transport(coupling, centers, shift, tuple(history))
+    return Transport(coupling, centers, translation, tuple(history))
 
 
 def anneal_coupling_settings(
