@@ -30,6 +30,7 @@ from muport.integration.atlas._sampling import CellSource
 from muport.integration.labels._label_transfer import fit_labels
 from muport.integration.prototypes._standardized_cells import order_by_group, standardize, standardize_cells
 from muport.integration.scbiot._scbiot_fit import fit_scbiot
+from muport.integration.shared_centers._diagnostics import describe_metrics
 from muport.integration.shared_centers._fit import IntegrationFit, fit_shared_centers
 from muport.integration.shared_centers._merge_batches import merge_batches
 from muport.integration.spaces._joint_space import JointSpace
@@ -282,7 +283,7 @@ class Integration(ResultWriting):
         plan_kwargs: Mapping[str, Any] | None = None,
         trainer_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Fit the integration; with labels, also what :meth:`predict` needs.
+        """Fit the integration; with labels, also what :meth:`predict` needs. ``metrics_`` then says what was changed.
 
         The arguments from `max_epochs` on are used with ``refine="vae"`` only.
 
@@ -297,7 +298,7 @@ class Integration(ResultWriting):
         random_state
             Seed, at least 0; the same seed gives the same result, bit by bit.
         progress
-            Whether to show a progress bar.
+            Whether to show a progress bar, and to print how far cells moved and what they kept.
         max_epochs
             Largest number of epochs. None: the number that makes about 300 steps, 20 to 60.
         batch_size
@@ -337,23 +338,15 @@ class Integration(ResultWriting):
             state = replace(fit.state, space=space, batches=rows.batches)
             self.state_ = _add_labels(state, embedded.rows, rows, options) if rows.labels else state
         self.metrics_ = {**fit.metrics, **pairing_metrics(pairings)}
+        if progress:
+            print(describe_metrics(self.metrics_))
         self.history_ = {
             name: pd.DataFrame({name: [row[i] for row in fit.history]}).rename_axis("iteration")
             for i, name in enumerate(_HISTORY)
         }
         if self._vae_options.enabled:
-            training = TrainingOptions(
-                max_epochs,
-                batch_size,
-                lr,
-                early_stopping,
-                accelerator,
-                devices,
-                int(random_state),
-                progress,
-                plan_kwargs,
-                trainer_kwargs,
-            )
+            how = max_epochs, batch_size, lr, early_stopping, accelerator, devices
+            training = TrainingOptions(*how, int(random_state), progress, plan_kwargs, trainer_kwargs)
             self._fit_network(embedded, training)
         self.settings_ = {"max_iter": int(max_iter), "approximate": approximate, "random_state": random_state}
         self.is_trained_ = True

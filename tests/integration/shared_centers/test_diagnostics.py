@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 from sklearn.manifold import trustworthiness
+from sklearn.neighbors import NearestNeighbors
 
-from muport.integration.shared_centers._diagnostics import Diagnostics, ObjectiveWeights, diagnose, neighbor_entropy
+from muport.integration.shared_centers._diagnostics import (
+    Diagnostics,
+    ObjectiveWeights,
+    describe_metrics,
+    diagnose,
+    measure_kept_neighbors,
+    neighbor_entropy,
+)
 
 
 def nearest(x: np.ndarray, k: int) -> np.ndarray:
@@ -55,6 +63,27 @@ def test_identity_and_similarity(two):
         assert found.strain == pytest.approx(0, abs=1e-6)
         assert found.mix == pytest.approx(found.mix_input, abs=1e-3)
         assert found.trustworthiness == pytest.approx(1, abs=1e-3)
+
+
+def test_kept_neighbors_are_those_of_the_same_group(two):
+    x0, x, group = two
+    kept = []
+    for code in range(3):
+        rows = np.flatnonzero(group == code)
+        k = min(30, (len(rows) - 1) // 2)
+        before, after = (
+            NearestNeighbors(n_neighbors=k).fit(v[rows]).kneighbors(return_distance=False) for v in (x0, x)
+        )
+        kept += [len(np.intersect1d(a, b)) / k for a, b in zip(before, after, strict=True)]
+    assert measure_kept_neighbors(x0, x, group, 3) == pytest.approx(np.mean(kept), abs=1e-3)
+    apart = x0 + 10 * group[:, None].astype(np.float32)
+    assert measure_kept_neighbors(x0, apart, group, 3) == pytest.approx(1, abs=1e-3)
+    assert measure_kept_neighbors(x0[:2], x[:2], np.array([0, 1]), 2) == 1.0
+
+
+def test_the_sentence_about_a_fit_holds_its_numbers():
+    text = describe_metrics({"move": 0.314, "neighbors_kept": 0.957, "evidence": 1.0, "evidence_left": 0.1})
+    assert all(number in text for number in ("0.31 ", "96%", "1.00 before", "0.10 after"))
 
 
 def test_entropy_of_one_and_of_all():

@@ -9,9 +9,12 @@ import numpy as np
 from sklearn.manifold import trustworthiness
 
 from muport.integration._fitted_state import transform_cells
+from muport.integration.shared_centers._batch_effect_test import measure_batch_effect
 from muport.neighbors import knn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from muport.integration._fitted_state import IntegrationState
@@ -26,6 +29,8 @@ __all__ = [
     "measure_mixing",
     "neighbor_entropy",
     "compute_metrics",
+    "describe_metrics",
+    "measure_kept_neighbors",
 ]
 
 DIAGNOSED_CELLS = 1_500  # in the sample on which a fit is scored
@@ -119,6 +124,35 @@ def _trustworthiness(x0: NDArray[np.float32], x: NDArray[np.float32], k: int) ->
     return float(trustworthiness(x0[rows], x[rows], n_neighbors=min(k, (len(rows) - 1) // 2)))
 
 
+def measure_kept_neighbors(
+    x0: NDArray[np.float32], x: NDArray[np.float32], group: NDArray[np.int64], n_groups: int
+) -> float:
+    """Fraction (0..1) of the 30 nearest cells of the same group that are still so: structure that needs no correction.
+
+    - `x0`: (n, d) cells of the input.
+    - `x`: (n, d) the same cells after the integration.
+    - `group`: (n,) groups; those with fewer than 3 cells are left out, and 1 is returned if all are.
+    """
+    kept, n_cells = 0.0, 0
+    for code in range(n_groups):
+        rows = np.flatnonzero(group == code)
+        k = min(_NEIGHBORS, (len(rows) - 1) // 2)
+        if k > 0:
+            before, after = (knn(values[rows], k, method="exact").indices for values in (x0, x))
+            kept += float((before[:, :, None] == after[:, None, :]).any(axis=2).mean()) * len(rows)
+            n_cells += len(rows)
+    return kept / n_cells if n_cells else 1.0
+
+
+def describe_metrics(metrics: Mapping[str, float]) -> str:
+    """One sentence about a fit: how far cells moved, what was kept, and what is left of the batch effect."""
+    return (
+        f"Cells moved by {metrics['move']:.2f} of their root mean square distance from the mean. Within batches, "
+        f"{metrics['neighbors_kept']:.0%} of the nearest neighbors are kept. Evidence of a batch effect (0 to 1): "
+        f"{metrics['evidence']:.2f} before, {metrics['evidence_left']:.2f} after."
+    )
+
+
 def compute_metrics(
     state: IntegrationState,
     cells: StandardizedCells,
@@ -139,8 +173,11 @@ def compute_metrics(
     before, group = cells.x[rows], cells.group[rows]
     of_standardized = replace(state, center=np.zeros_like(state.center), scale=1.0)
     after = transform_cells(before, group, of_standardized, device=options.search_device)
-    diagnostics = diagnose(before, after, group, len(cells.group_names))
+    n_groups = len(cells.group_names)
+    diagnostics = diagnose(before, after, group, n_groups)
     return asdict(diagnostics) | {
+        "neighbors_kept": measure_kept_neighbors(before, after, group, n_groups),
+        "evidence_left": measure_batch_effect(after, group, n_groups, options.seed),
         "objective": diagnostics.objective() if objective is None else objective,
         "evidence": state.batch_effect,
         "iteration": float(iteration),
