@@ -211,7 +211,7 @@ def estimate_translation(
     n_groups = 2 if centers.of_new_groups else len(n_cells)
     expected = variance.sum() * (1 - 1 / n_groups)
     found = (total * np.einsum("bd,bd->b", of_group, of_group)).sum()
-    certainty = max(0.0, 1 - _CHANCE * expected / found) if found > 0 else 0.0
+    certainty = max(0.0, 1 - _CHANCE * expected / found) if found > 0 and n_groups > 1 else 0.0
     smoothed = smoothing @ np.concatenate(moves)
     return Translation(of_group.astype(np.float32), smoothed.astype(np.float32), float(certainty))
 
