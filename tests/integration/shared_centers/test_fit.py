@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from muport.integration.shared_centers._diagnostics import diagnose
+from muport.integration.shared_centers._diagnostics import diagnose, measure_kept_neighbors
 from muport.neighbors import kmeans, knn
 
 VALUES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -209,6 +211,48 @@ def test_random_batches_of_measured_cells_stay(kit, measured, name):
         is_identity(kit, largest, seed, 3)
     # a batch effect that both halves share is none between them
     is_identity(kit, sim.x, 0, 2)
+
+
+DEFAULTS = {"sharpen": 0.5, "projector": 0.5}
+
+
+@pytest.mark.promise("A shift of a whole batch is removed, and nothing else is changed")
+@pytest.mark.parametrize("name", ["asap_pbmc_protein_4batch", "hsc_young_old_unioncom"])
+def test_a_known_shift_of_measured_cells_is_removed_in_proportion(kit, measured, name, record_property):
+    sim = measured(name)
+    x = sim.x[sim.batch == np.bincount(sim.batch).argmax()][:2000]
+    rng = np.random.default_rng(0)
+    batch, way = rng.integers(2, size=len(x)), rng.normal(size=x.shape[1]) * x.std(axis=0)
+    rms = np.sqrt(np.square(x - x.mean(axis=0)).sum(axis=1).mean())
+    steps, errors = np.concatenate([np.arange(0, 0.31, 0.02), [0.5, 1.0]]), []
+    for step in steps:
+        shift = (step * rms / np.linalg.norm(way) * batch[:, None] * way).astype(np.float32)
+        z, _ = kit.integrate(replace(sim, x=x + shift, batch=batch, kind=batch), **DEFAULTS)
+        # a translation of all cells is none
+        residual = z - x - (z - x).mean(axis=0)
+        errors.append(np.sqrt(np.square(residual).sum(axis=1).mean()) / rms)
+    record_property("tries", len(steps))
+    assert errors[0] <= 1e-3
+    # half of the shift is what is left without a correction
+    assert (np.array(errors) <= np.minimum(steps / 2 + 1e-3, 0.08)).all(), errors
+    assert errors[-1] <= 0.06
+    assert np.abs(np.diff(errors[:-2])).max() <= 0.05, errors
+
+
+@pytest.mark.promise(
+    "The default pull toward cluster centers costs at most a hundredth of the neighbors within batches"
+)
+def test_the_default_pull_is_gentle(kit, measured):
+    for name in ("pancreas_wang_xin_scclassify", "hsc_young_old_unioncom"):
+        sim = measured(name)
+        kept = [
+            measure_kept_neighbors(sim.x, kit.integrate(sim, sharpen=value)[0], sim.batch, 2)
+            for value in (0.0, 0.5, 0.75, 1.0)
+        ]
+        assert kept[0] >= 0.94
+        assert kept[0] - kept[1] <= 0.01
+        assert (np.diff(kept) <= 2e-3).all(), kept
+        assert kept[3] <= kept[0] - 0.1
 
 
 @pytest.mark.parametrize(("sharpen", "projector"), [(0.0, 0.0), (0.5, 0.5)])
