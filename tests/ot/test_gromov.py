@@ -104,6 +104,13 @@ def test_tolerance_and_iterations(reg: float) -> None:
     assert not bool(stopped.converged)
 
 
+@pytest.mark.parametrize(("size", "tol"), [(1e3, 0.9), (1e-4, 1e-3)])
+def test_the_tolerance_is_relative_for_large_costs_and_absolute_for_small_ones(size: float, tol: float) -> None:
+    result = solve(method="gromov", cx=size * CX, cy=size * CY, a=A, b=B, reg=0, tol=tol)
+    assert bool(result.converged)
+    assert int(result.n_iter) == 1
+
+
 @pytest.mark.parametrize("reg", [0.0, 0.05])
 def test_the_type_is_that_of_the_row_structure(reg: float) -> None:
     result = solve(method="gromov", cx=CX.astype(np.float32), cy=CY, a=A, b=B, reg=reg)
