@@ -10,7 +10,10 @@ import contextlib
 import io
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -43,8 +46,8 @@ of a cell is log1p of its expected counts without batches, at the median depth.
   little noise.
 - *batch*: mean over genes of the fraction of the variance within a type that is between batches; 0 is best.
 - *recall*, *false*: Welch's t-test of the condition in that type, gene by gene, Benjamini-Hochberg at {fdr}: fraction
-  of the changed genes that are found, and fraction of the found genes that are not changed, which should be about
-  {fdr}.
+  of the changed genes that are found, and fraction of the found genes that are not changed. It is above {fdr} in all
+  rows, because the depth of a cell depends on the changed genes.
 
 Rows marked "smooth" are values without the noise of the single cell: the decoder mean of scVI (`transform_batch` = all
 batches), and the mean over the 30 nearest cells of the integrated space, taken here of muport's corrected counts at
@@ -230,11 +233,25 @@ def run_all(methods: list[Method], adata: ad.AnnData) -> tuple[dict[str, NDArray
     return values, seconds
 
 
+def run_seed(seed: int, epochs: int | None) -> pd.DataFrame:
+    """The table of one seed."""
+    sim = simulate(seed)
+    values, seconds = run_all([uncorrected, combat, muport, partial(scvi, epochs=epochs)], sim.adata)
+    rows = {name: [*score(sim, x), seconds[name]] for name, x in values.items()}
+    tested = find_changes(sim, values["uncorrected"], covariate=True)
+    rows["uncorrected, batch as covariate"] = [*[np.nan] * 4, *tested, np.nan]
+    heads = ["cells", "entries", "groups", "batch", "recall", "false", "seconds"]
+    scores = pd.DataFrame.from_dict(rows, orient="index", columns=heads)
+    print(seed, scores.round(3).to_string(), sep="\n", flush=True)
+    return scores
+
+
 def verdicts(mean: pd.DataFrame, ranked: dict[str, tuple[int, int, int]]) -> list[str]:
     """The targets."""
     ours, counts, smooth = (mean.loc[f"muport, {name}"] for name in ("log values", "counts", "counts, smooth"))
     peer = mean.loc["scVI, smooth"]
-    bound = float(mean.loc["uncorrected, batch as covariate", "recall"]) - 0.02
+    covariate = mean.loc["uncorrected, batch as covariate"]
+    bound = float(covariate["recall"]) - 0.02
     return [
         verdict("correlation over cells, smooth, against scVI", smooth["cells"], peer["cells"]),
         verdict("correlation over groups, smooth, against scVI", smooth["groups"], peer["groups"]),
@@ -243,7 +260,7 @@ def verdicts(mean: pd.DataFrame, ranked: dict[str, tuple[int, int, int]]) -> lis
         verdict("correlation over groups, log values, against ComBat", ours["groups"], mean.loc["ComBat", "groups"]),
         verdict("recall, log values, against the covariate less .02", ours["recall"], bound),
         verdict("recall, counts, against the covariate less .02", counts["recall"], bound),
-        verdict("false findings, log values", ours["false"], FDR + 0.03, at_most=True),
+        verdict("false findings, log values, against the covariate", ours["false"], covariate["false"] + 0.02, at_most=True),
         verdict("ISG15, PSME2, MX2, APOL3 among the first 20, against uncorrected",
                 float(ranked["muport, log values"][1]), float(ranked["uncorrected"][1]), digits=0),
     ]  # fmt: skip
@@ -254,17 +271,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--epochs", type=int, default=None, help="of scVI; its default by default")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at the same time")
     args = parser.parse_args()
-    tables = []
-    for seed in args.seeds:
-        sim = simulate(seed)
-        values, seconds = run_all([uncorrected, combat, muport, lambda a: scvi(a, args.epochs)], sim.adata)
-        rows = {name: [*score(sim, x), seconds[name]] for name, x in values.items()}
-        nothing = [np.nan] * 4
-        rows["uncorrected, batch as covariate"] = [*nothing, *find_changes(sim, values["uncorrected"], True), np.nan]
-        heads = ["cells", "entries", "groups", "batch", "recall", "false", "seconds"]
-        tables.append(pd.DataFrame.from_dict(rows, orient="index", columns=heads))
-        print(seed, tables[-1].round(3).to_string(), sep="\n", flush=True)
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        tables = list(pool.map(partial(run_seed, epochs=args.epochs), args.seeds))
     mean = sum(tables) / len(tables)
     kang = datasets.load("kang_distinct_3donor")
     kang = with_log_values(ad.AnnData(kang.X.astype(np.float32), obs=kang.obs, var=kang.var[[]]))

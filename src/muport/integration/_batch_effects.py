@@ -15,8 +15,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from muport._arrays import canonical_order
-from muport.integration.prototypes._prototypes import soft_assign
-from muport.neighbors import kmeans
+from muport.integration.prototypes._prototypes import NEIGHBORS
+from muport.neighbors import kmeans, knn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,13 +46,26 @@ class Centers:
     """Centers of the integrated space, and how far the batches moved.
 
     - `position`: (K, d).
+    - `variance`: (K,) variance of a coordinate among the cells of the center.
     - `fixed`: (B,) batches of which no cell moved.
     - `amount`: Fraction (0..1) of the difference between batches that the integration removed from the coordinates.
     """
 
     position: NDArray[np.float32]
+    variance: NDArray[np.float32]
     fixed: NDArray[np.bool_]
     amount: float
+
+    def weigh(self, y: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Find the nearest centers of cells (n, d), and the probabilities that a cell is of each of them.
+
+        The cells of a center have a spherical normal distribution, with the variance of the nearest center.
+        """
+        neighbors = knn(self.position, min(NEIGHBORS, len(self.position)), query=y, method="exact")
+        squared, variance = np.square(neighbors.distances), self.variance[neighbors.indices[:, :1]]
+        weight = np.exp(-(squared - squared[:, :1]) / np.maximum(2 * variance, np.finfo(np.float32).tiny))
+        weight /= weight.sum(axis=1, keepdims=True)
+        return neighbors.indices, weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +97,7 @@ class BatchEffects:
 
     def at(self, centers: Centers, y: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the effects (n, g) on cells at `y` (n, d)."""
-        near, weight = soft_assign(y, centers.position)
+        near, weight = centers.weigh(y)
         effect = self.of_batch[batch]
         for rank in range(near.shape[1]):
             effect += weight[:, rank, None] * self.near_center[near[:, rank], batch]
@@ -96,7 +109,11 @@ def fit_centers(cells: LocatedCells, n_batches: int, seed: int) -> Centers:
     fixed = np.bincount(cells.batch, (cells.x != cells.y).any(axis=1), n_batches) == 0
     number = int(np.clip(round(_CENTERS_PER_ROOT * np.sqrt(len(cells.y))), 1, _MOST_CENTERS))
     order = canonical_order(cells.y, cells.batch)
-    centers = Centers(kmeans(cells.y[order], number, random_state=seed).centers, fixed, 1.0)
+    position = kmeans(cells.y[order], number, random_state=seed).centers
+    nearest = knn(position, 1, query=cells.y, method="exact")
+    label, squared = nearest.indices[:, 0], np.square(nearest.distances[:, 0]) / cells.y.shape[1]
+    variance = np.bincount(label, squared, len(position)) / np.maximum(np.bincount(label, None, len(position)), 1)
+    centers = Centers(position, variance.astype(np.float32), fixed, 1.0)
     if fixed.all():
         return centers
     coordinates = np.concatenate([cells.x, cells.x - cells.y], axis=1)
@@ -147,7 +164,8 @@ def _sum_cells(
 ) -> _Sums:
     n_cells, n_centers = len(cells.y), len(centers.position)
     size = np.ones(n_cells) if size is None else size
-    code = soft_assign(cells.y, centers.position, 1)[0][:, 0] * n_batches + cells.batch
+    nearest = knn(centers.position, 1, query=cells.y, method="exact").indices[:, 0]
+    code = nearest * n_batches + cells.batch
     shape = (n_centers, n_batches)
 
     def add_up(weight: NDArray[np.float64]) -> NDArray[np.float64]:
