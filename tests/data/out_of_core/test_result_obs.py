@@ -48,8 +48,10 @@ def assert_same(result, cells) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("block", [1, 2, 100])
-@pytest.mark.parametrize("kind", ["h5ad", "zarr 2", "zarr 3", "h5mu", "memory"])
+@pytest.mark.parametrize(
+    ("kind", "block"),
+    [("h5ad", 1), ("h5ad", 2), ("h5ad", 100), ("h5mu", 2), ("zarr 2", 2), ("zarr 3", 2), ("memory", 2)],
+)
 def test_columns_are_copied_in_blocks(tmp_path, result, cells, monkeypatch, kind, block):
     monkeypatch.setattr(_result_obs, "_BLOCK", block)
     path, modality = tmp_path / f"a.{kind.split()[0]}", None
