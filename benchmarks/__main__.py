@@ -15,6 +15,7 @@ MODULES = {
     "integration": "integration.batches",
     "scale": "integration.scale",
     "identity": "integration.identity",
+    "shift": "integration.known_shift",
     "labels": "integration.labels",
     "refine": "integration.refine",
     "corrected_expression": "integration.corrected_expression",

@@ -46,10 +46,24 @@ def overlap(X: NDArray[np.float32], Z: NDArray[np.float32], k: int = 15) -> floa
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in pairs]))
 
 
+def kept_within_batches(cells: Cells, Z: NDArray[np.float32], k: int = 30) -> float:
+    """Mean share of a cell's ``k`` neighbours in its own batch that are still so in ``Z``."""
+    shares = np.ones(len(Z))
+    for batch in np.unique(cells.batch):
+        rows = np.flatnonzero(cells.batch == batch)
+        if len(rows) > 2:
+            shares[rows] = overlap(cells.X[rows], Z[rows], min(k, len(rows) - 2))
+    return float(shares.mean())
+
+
+def rms(X: NDArray[np.float32]) -> float:
+    """Root mean square distance of a cell from the mean."""
+    return float(np.sqrt(np.square(X - X.mean(0)).sum(1).mean()))
+
+
 def move(X: NDArray[np.float32], Z: NDArray[np.float32]) -> float:
     """Mean distance a cell moved, over the root mean square distance of a cell from the mean."""
-    rms = np.sqrt(np.square(X - X.mean(0)).sum(1).mean())
-    return float(np.linalg.norm(Z - X, axis=1).mean() / rms)
+    return float(np.linalg.norm(Z - X, axis=1).mean()) / rms(X)
 
 
 def label_accuracy(X: NDArray[np.float32], label: NDArray[np.str_], which: str, k: int = 15) -> float:
