@@ -49,7 +49,9 @@ lint: .venv/.ready
 
 # Not a part of lint, which needs no network. The locked dependencies of a lock are all listed, so pip resolves nothing.
 audit: .venv/.ready
-	$(BIN)/pip-audit --disable-pip --require-hashes $(patsubst %,--requirement requirements/%.txt,test docs bench uv)
+	for lock in test docs bench uv; do \
+		$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements/$$lock.txt; \
+	done
 
 docs: .venv-docs/.ready
 	.venv-docs/bin/sphinx-build -W --keep-going --nitpicky -b html docs docs/_build/html
