@@ -382,3 +382,14 @@ def test_rows_without_mass_are_mapped_to_the_mean_target_in_a_batch_of_any_masse
     results = solve([X[:3], X[:3]], [Y[:3], Y[:3]], a=[a, 2 * a], b=[b, 2 * b], method="exact")
     for projected in results.barycentric_projection([y, y]):
         assert torch.allclose(projected[0], torch.as_tensor(b / b.sum()) @ y)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("gromov", "cost"), ("gromov", "penalty"), ("gromov", "init"), ("fused_gromov", "init"), ("exact", "init")]
+    + [(method, name) for method in ("sinkhorn", "exact") for name in ("cx", "cy")],
+)
+def test_an_argument_that_the_method_would_ignore_is_refused(method, name):
+    given = {name: (torch.zeros(len(X)), torch.zeros(len(Y))) if name == "init" else np.zeros((len(X), len(Y)))}
+    with pytest.raises(ValueError, match=f"{name}= is not used by method='{method}'"):
+        solve(X, Y, method=method, **given)

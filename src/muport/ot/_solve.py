@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,14 @@ _METHODS = ("sinkhorn", "exact", "gromov", "fused_gromov")
 _MAX_ITER = {"sinkhorn": 5000, "exact": 1_000_000, "gromov": 1000, "fused_gromov": 1000}
 _ANNEAL_ABOVE = 100.0  # range of the cost over eps beyond which eps is decreased in steps
 _HARD = (math.inf, math.inf)  # relaxations of hard marginals
+#: Arguments that are None by default, and the methods that use them.
+_USED_BY = {
+    "cost": ("sinkhorn", "exact", "fused_gromov"),
+    "penalty": ("sinkhorn", "exact", "fused_gromov"),
+    "init": ("sinkhorn",),
+    "cx": ("gromov", "fused_gromov"),
+    "cy": ("gromov", "fused_gromov"),
+}
 
 
 def solve(
@@ -124,7 +132,8 @@ def solve(
     ------
     ValueError
         For NaN, infinite points or masses, negative masses, shapes that do not fit, unequal sums of hard masses,
-        unknown options, or costs so large beside `reg` that the digits of their type do not suffice.
+        unknown options, arguments that the method does not use, or costs so large beside `reg` that the digits of their
+        type do not suffice.
     TypeError
         If an array is not one of real numbers.
 
@@ -160,6 +169,7 @@ def solve(
     if method != "sinkhorn" and lam != _HARD:
         raise ValueError(f"reg_m={reg_m!r} needs method='sinkhorn': {method!r} has hard marginals.")
     arrays = {"x": x, "y": y, "cost": cost, "penalty": penalty}
+    _check_used(method, arrays | {"init": init, "cx": cx, "cy": cy})
     if method in ("gromov", "fused_gromov"):
         settings = GromovSettings(alpha, float(reg), n_restarts, random_state, limit, 1e-9 if tol is None else tol)
         result = _solve_structures(make_cost, arrays | {"cx": cx, "cy": cy}, (a, b), method == "fused_gromov", settings)
@@ -172,6 +182,13 @@ def solve(
         result = result[0] if batch.single else result
     _warn(result, method, limit)
     return result
+
+
+def _check_used(method: str, given: dict[str, Any]) -> None:
+    """Refuse an argument that the method would ignore."""
+    for name, methods in _USED_BY.items():
+        if given[name] is not None and method not in methods:
+            raise ValueError(f"{name}= is not used by method={method!r}: leave it out, or use one of {list(methods)}.")
 
 
 def _cost_maker(metric: str, scale: str | None, clip_quantile: float | None) -> Callable[..., Tensor]:
