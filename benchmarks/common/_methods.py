@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
-PACKAGE = {"unintegrated": "numpy", "harmony": "harmonypy", "scbiot": "scbiot.ot", "muport": "muport:Integration"}
+PACKAGE = {
+    "unintegrated": "numpy",
+    "combat": "scanpy",
+    "harmony": "harmonypy",
+    "scbiot": "scbiot.ot",
+    "muport": "muport:Integration",
+}
 
 
 def _adata(X: NDArray[np.float32], batch: NDArray[np.str_]) -> anndata.AnnData:
@@ -32,6 +38,16 @@ def _adata(X: NDArray[np.float32], batch: NDArray[np.str_]) -> anndata.AnnData:
 def unintegrated(X: NDArray[np.float32], batch: NDArray[np.str_]) -> NDArray[np.float32]:
     """The input itself."""
     return X
+
+
+def combat(X: NDArray[np.float32], batch: NDArray[np.str_]) -> NDArray[np.float32]:
+    """scanpy's ComBat on the coordinates: a mean and a variance of each batch and coordinate."""
+    import scanpy as sc
+
+    adata = _adata(X, batch)
+    adata = type(adata)(X.copy(), obs=adata.obs)
+    sc.pp.combat(adata, key="batch")
+    return np.asarray(adata.X, np.float32)
 
 
 def harmony(X: NDArray[np.float32], batch: NDArray[np.str_]) -> NDArray[np.float32]:
@@ -67,6 +83,7 @@ def muport(X: NDArray[np.float32], batch: NDArray[np.str_]) -> NDArray[np.float3
 
 METHODS: dict[str, Callable[[NDArray[np.float32], NDArray[np.str_]], NDArray[np.float32]]] = {
     "unintegrated": unintegrated,
+    "combat": combat,
     "harmony": harmony,
     "scbiot": scbiot,
     "muport": muport,
