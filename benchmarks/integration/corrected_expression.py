@@ -149,7 +149,9 @@ def muport(adata: ad.AnnData) -> dict[str, NDArray[np.float64]]:
 def scvi(adata: ad.AnnData, epochs: int | None = None) -> dict[str, NDArray[np.float64]]:
     """scVI's normalized expression, averaged over all batches."""
     import scvi as package
+    import torch
 
+    torch.set_num_threads(1)  # the layers are small: threads would wait for each other
     package.settings.seed, package.settings.verbosity = 0, 40
     copy = ad.AnnData(adata.layers["counts"], obs=adata.obs[["batch"]].copy())
     package.model.SCVI.setup_anndata(copy, batch_key="batch")
