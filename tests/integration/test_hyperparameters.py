@@ -39,7 +39,7 @@ def test_values_at_the_marks():
     assert (off.full_agreement, half.full_agreement, full.full_agreement) == (0, 0.5, 1)
     assert (off.sharpening, half.sharpening, full.sharpening) == pytest.approx((0, 0.63 / 32, 0.63))
     assert (off.mnn_fraction, half.mnn_fraction, full.mnn_fraction) == (0, 0.125, 0.5)
-    assert (off.scale_fraction, half.scale_fraction, full.scale_fraction) == (1, 1, 0)
+    assert (off.shape_fraction, half.shape_fraction, full.shape_fraction) == (1, 1, 0)
 
 
 def test_step_factor():
@@ -58,7 +58,7 @@ def test_what_a_hyperparameter_sets_is_monotone(one, two, evidence):
     for name, properties in READ.items():
         for read in properties:
             assert getattr(Hyperparameters(**{name: low}), read) <= getattr(Hyperparameters(**{name: high}), read)
-    assert Hyperparameters(conservation=low).scale_fraction >= Hyperparameters(conservation=high).scale_fraction
+    assert Hyperparameters(conservation=low).shape_fraction >= Hyperparameters(conservation=high).shape_fraction
     assert Hyperparameters(conservation=low).step_factor(evidence) >= Hyperparameters(conservation=high).step_factor(
         evidence
     )

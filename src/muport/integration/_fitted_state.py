@@ -46,8 +46,7 @@ class GroupMap:
     - `shift`: (P, d) displacement of each prototype, to be subtracted.
     - `anchor`: (P, d) point about which the shape changes near each prototype.
     - `agreement`: (P,) fraction of the change of shape that is applied near each prototype.
-    - `shape`: (d, d) change of a residual about its anchor: a multiple of the identity; in models that version 0.1.0
-      saved, A - I of a Bures map.
+    - `shape`: (d, d) change of a residual about its anchor, A - I.
     """
 
     position: Annotated[NDArray[np.float32], "P d"]

@@ -18,7 +18,7 @@ class Hyperparameters:
 
     - `strength`: How far cells move toward the other batches; 0 leaves every cell where it is.
     - `conservation`: How much of the structure of the input is kept: displacements that few batches support are shrunk,
-      changes of scale are damped, and data without a batch effect stay as they are; 0 applies every move in full.
+      changes of shape are damped, and data without a batch effect stay as they are; 0 applies every move in full.
     - `prototypes`: How finely the batches are resolved; 0 moves each batch as one block.
     - `sharpen`: Pull toward cluster centers; 0 for none.
     - `supervision`: Weight of known labels in the transport; 0 ignores them.
@@ -65,8 +65,8 @@ class Hyperparameters:
         return self.conservation
 
     @property
-    def scale_fraction(self) -> float:
-        """Fraction of the change of scale that is applied."""
+    def shape_fraction(self) -> float:
+        """Fraction of the change of scale and shape that is applied."""
         return min(1.0, 2 * (1 - self.conservation))
 
     @property

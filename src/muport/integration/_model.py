@@ -65,10 +65,10 @@ class Integration(ResultWriting):
     A group is a batch, or with several modalities a batch of one modality. Each group is summarized by prototypes
     (k-means centers), which are transported to centers that all groups share. The transport is unbalanced: cells do not
     have to move to a type that their group lacks. The displacements of the prototypes are shrunk where groups disagree
-    or differ by chance, combined with a scale for each group, refined between mutual nearest prototypes, and followed
-    by a gentle pull toward cluster centers. If no test finds a batch effect, cells stay where they are. Training cells
-    and new cells go through the same map. With more than 500,000 rows, a sample of each group is fitted, at most 64 MB
-    in all; :func:`muport.integrate_centroids` also leaves the other cells on disk.
+    or differ by chance, combined with a map of the shape of each group, refined between mutual nearest prototypes, and
+    followed by a gentle pull toward cluster centers. If no test finds a batch effect, cells stay where they are.
+    Training cells and new cells go through the same map. With more than 500,000 rows, a sample of each group is fitted,
+    at most 64 MB in all; :func:`muport.integrate_centroids` also leaves the other cells on disk.
 
     Modalities that have 30 cells or more in common are compared in a joint space, which is fitted on those cells if
     they agree better than permuted ones (see ``paired`` in :meth:`setup_mudata`). There

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.linalg import sqrtm
 from scipy.sparse import csr_array
 
 from muport.integration.prototypes._prototypes import Prototypes, soft_assign
@@ -14,10 +15,11 @@ from muport.integration.shared_centers._displacement import (
     _CHANCE,
     _NOISE_LEFT,
     _RIDGE,
+    _SHAPE,
     CenterSummary,
     compute_anchors,
     compute_residual_covariances,
-    compute_scale_changes,
+    compute_shape_changes,
     compute_smoothing,
     estimate_agreement,
     estimate_translation,
@@ -217,14 +219,28 @@ def spd(rng: np.random.Generator, n: int) -> np.ndarray:
     return root @ root.swapaxes(1, 2) + 0.05 * np.eye(D)
 
 
-def test_scale_is_the_map_between_gaussians_of_equal_shape():
+def test_shape_is_half_of_the_bures_map_and_half_of_the_scale():
     rng = np.random.default_rng(0)
-    root = rng.normal(size=(D, D))
+    roots = rng.normal(size=(4, D, D))
+    covariance, target = roots[:3] @ roots[:3].swapaxes(1, 2), roots[3] @ roots[3].T
+    change = compute_shape_changes(covariance, target)
+    ridge = _RIDGE * np.trace(target) / D * np.eye(D)
+    for b in range(3):
+        one, two = covariance[b] + ridge, target + ridge
+        inverse = np.linalg.inv(sqrtm(one))
+        bures = inverse @ sqrtm(sqrtm(one) @ two @ sqrtm(one)) @ inverse
+        assert np.allclose(bures @ one @ bures, two)
+        scale = np.sqrt(np.trace(two) / np.trace(one)) * np.eye(D)
+        assert np.allclose(change[b] + np.eye(D), _SHAPE * bures.real + (1 - _SHAPE) * scale, atol=1e-5)
+
+
+def test_shape_of_equals_stays_and_that_of_multiples_is_the_scale():
+    root = np.random.default_rng(0).normal(size=(D, D))
     target = root @ root.T
-    change = compute_scale_changes(np.stack([4 * target, target, 0.25 * target]), target)
-    ridged = [(1 + _RIDGE) / (factor + _RIDGE) for factor in (4, 1, 0.25)]
-    assert np.allclose(change + 1, np.sqrt(ridged), rtol=1e-6)
-    assert np.isfinite(compute_scale_changes(np.zeros((1, D, D)), np.zeros((D, D)))).all()
+    assert np.abs(compute_shape_changes(np.stack([target, target]), target)).max() < 1e-6
+    doubled = compute_shape_changes(np.array([4 * np.eye(D)]), np.eye(D))[0] + np.eye(D)
+    assert np.allclose(doubled, np.sqrt((1 + _RIDGE) / (4 + _RIDGE)) * np.eye(D), atol=1e-6)
+    assert np.isfinite(compute_shape_changes(np.zeros((1, D, D)), np.zeros((D, D)))).all()
 
 
 def test_shrinkage_has_d_pseudo_counts():

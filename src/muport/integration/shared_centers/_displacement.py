@@ -1,4 +1,4 @@
-"""From a coupling to displacements: a translation of every prototype and a change of scale of every group."""
+"""From a coupling to displacements: a translation of every prototype and a change of shape of every group."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "Translation",
     "compute_anchors",
     "compute_residual_covariances",
-    "compute_scale_changes",
+    "compute_shape_changes",
     "compute_smoothing",
     "estimate_agreement",
     "estimate_translation",
@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 _TINY = 1e-12
-_RIDGE = 0.1  # fraction of the target's variance that is added to variances before they are divided
+_RIDGE = 0.1  # fraction of the mean variance that is added to covariances before they are inverted
+_SHAPE = 0.5  # fraction of the change of shape, beside that of scale
 _MOST_WEIGHT = 5.0  # largest weight of a center at which a group has few cells
 _CHANCE = 2.5  # times the expected square of a group's mean displacement under chance that count as no displacement
 _NOISE_LEFT = 0.25  # of the noise of a displacement at a center, after averages over centers and prototypes
@@ -274,16 +275,25 @@ def shrink_covariances(
     return shrunk
 
 
-def compute_scale_changes(covariance: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(B,) relative change of scale that gives residuals the total variance of the target.
+def compute_shape_changes(covariance: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(B, d, d) change of residuals, A - I, that gives them the scale of the target, and half of its shape.
 
-    It is s - 1 with s^2 the ratio of the traces, the optimal transport map between centered Gaussians of equal shape. A
-    map that changes the shape, too, mixes groups hardly more, and neighbors within a group would not stay neighbors. A
-    ridge of a tenth of the target's variance is added to both variances.
+    A is the mean of two optimal transport maps between centered Gaussians: s I, with s^2 the ratio of the traces, which
+    keeps the neighbors within a group, and the Bures map S^-1/2 (S^1/2 target S^1/2)^1/2 S^-1/2, which does not, but
+    mixes groups whose noise differs in direction. A ridge of a tenth of the mean variance is added to both covariances.
     """
-    wanted = np.trace(target)
-    ridge = _RIDGE * wanted + _TINY
-    change: NDArray[np.float32] = (
-        np.sqrt((wanted + ridge) / (np.trace(covariance, axis1=1, axis2=2) + ridge)) - 1
-    ).astype(np.float32)
+    d = target.shape[0]
+    ridge = (_RIDGE * np.trace(target) / d + _TINY) * np.eye(d)
+    source, wanted = covariance + ridge, target + ridge
+    scale = np.sqrt(np.trace(wanted) / np.trace(source, axis1=1, axis2=2))
+    values, vectors = np.linalg.eigh(source)
+    values = np.maximum(values, _TINY)[:, None]
+    transposed = vectors.swapaxes(-1, -2)
+    root = (vectors * np.sqrt(values)) @ transposed
+    inverse = (vectors / np.sqrt(values)) @ transposed
+    inner, basis = np.linalg.eigh(root @ wanted @ root)
+    middle = (basis * np.sqrt(np.maximum(inner, 0))[:, None]) @ basis.swapaxes(-1, -2)
+    bures = inverse @ middle @ inverse
+    of_scale = (1 - _SHAPE) * (scale[:, None, None] * np.eye(d))
+    change: NDArray[np.float32] = (_SHAPE * bures + of_scale - np.eye(d)).astype(np.float32)
     return change

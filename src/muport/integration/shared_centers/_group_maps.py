@@ -12,7 +12,7 @@ from muport.integration.shared_centers._diagnostics import DIAGNOSED_CELLS, meas
 from muport.integration.shared_centers._displacement import (
     compute_anchors,
     compute_residual_covariances,
-    compute_scale_changes,
+    compute_shape_changes,
     estimate_agreement,
     shrink_covariances,
 )
@@ -36,7 +36,6 @@ __all__ = [
     "fit_group_maps",
     "keep_if_mixing_holds",
     "map_prototypes",
-    "to_shapes",
 ]
 
 _KEPT_MIXING = 0.99  # fraction of the mixing without a change that must remain with it
@@ -55,7 +54,7 @@ def fit_group_maps(
     - `nearest`: (N,) prototype of each cell.
     - `batch_effect`: Evidence of a batch effect, 0..1.
 
-    Returns the maps, and the (d, d) covariance whose total variance the residuals of every group get.
+    Returns the maps, and the (d, d) covariance toward which the residuals of every group are changed.
     """
     prototypes, hyperparameters = problem.prototypes, problem.hyperparameters
     fixed_groups = problem.options.fixed_groups
@@ -63,8 +62,8 @@ def fit_group_maps(
     covariance, total = compute_residual_covariances(cells.x, cells.start, nearest, anchor, weight)
     target = covariance[list(fixed_groups) or slice(None)].mean(axis=0)
     fraction = hyperparameters.move_fraction(batch_effect)
-    change = compute_scale_changes(shrink_covariances(covariance, total, target), target)
-    shape = to_shapes(hyperparameters.scale_fraction * fraction * change, len(target))
+    change = compute_shape_changes(shrink_covariances(covariance, total, target), target)
+    shape = np.float32(hyperparameters.shape_fraction * fraction) * change
     shift = apply_fractions(transport.translation, prototypes, hyperparameters, batch_effect)
     for group in fixed_groups:
         shift[prototypes.of(group)] = 0
@@ -82,12 +81,6 @@ def apply_fractions(
     """
     group_fraction = hyperparameters.move_fraction(max(batch_effect, translation.certainty))
     return translation.of_prototypes(prototypes.group, group_fraction, hyperparameters.move_fraction(batch_effect))
-
-
-def to_shapes(change: NDArray[np.floating], width: int) -> NDArray[np.float32]:
-    """(B, d, d) changes of shape of relative changes of scale (B,)."""
-    shapes: NDArray[np.float32] = (change[:, None, None] * np.eye(width)).astype(np.float32)
-    return shapes
 
 
 def build_group_maps(
@@ -117,13 +110,13 @@ def keep_if_mixing_holds(
     mnn_fraction: float,
     options: FitOptions,
 ) -> tuple[tuple[GroupMap, ...], float, float]:
-    """Keep the change of scale, and then the MNN refinement, unless the groups mix less with it than without (Eq. 17).
+    """Keep the change of shape, and then the MNN refinement, unless the groups mix less with it than without (Eq. 17).
 
-    - `maps`: Maps with the change of scale, and without the refinement.
+    - `maps`: Maps with the change of shape, and without the refinement.
     - `prototypes`, `cells`: What was transported, and the cells on a sample of which the mixing is measured.
     - `mnn_fraction`: Fraction of the distance between mutual nearest neighbors that each of them moves.
 
-    Returns the maps, and the fractions (0..1) of the change of scale and of the refinement that are kept.
+    Returns the maps, and the fractions (0..1) of the change of shape and of the refinement that are kept.
     """
     if len(maps) < 2:
         return maps, 1.0, 1.0

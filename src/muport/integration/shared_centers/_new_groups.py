@@ -15,11 +15,11 @@ from muport.integration.shared_centers._displacement import (
     CenterSummary,
     compute_anchors,
     compute_residual_covariances,
-    compute_scale_changes,
+    compute_shape_changes,
     estimate_agreement,
     shrink_covariances,
 )
-from muport.integration.shared_centers._group_maps import apply_fractions, build_group_maps, to_shapes
+from muport.integration.shared_centers._group_maps import apply_fractions, build_group_maps
 from muport.integration.shared_centers._mnn_refinement import estimate_mnn_shift
 from muport.integration.shared_centers._transport import TransportProblem, fit_transport
 
@@ -65,8 +65,8 @@ def _fit_new_group(
     fraction = hyperparameters.move_fraction(batch_effect)
     anchor, weight = compute_anchors(prototypes, coupling, centers)
     covariance, total = compute_residual_covariances(cells.x, cells.start, nearest, anchor, weight)
-    change = compute_scale_changes(shrink_covariances(covariance, total, reference.covariance), reference.covariance)
-    shape = to_shapes(hyperparameters.scale_fraction * fraction * reference.shape_kept * change, cells.x.shape[1])
+    change = compute_shape_changes(shrink_covariances(covariance, total, reference.covariance), reference.covariance)
+    shape = np.float32(hyperparameters.shape_fraction * fraction * reference.shape_kept) * change
     agreement = estimate_agreement(prototypes, coupling, centers, hyperparameters.full_agreement)
     shift = apply_fractions(transport.translation, prototypes, hyperparameters, batch_effect)
     (group_map,) = build_group_maps(prototypes, shift, anchor, agreement, shape)
