@@ -99,6 +99,8 @@ class FitOptions:
     - `device`: Torch device.
     - `tol`: Root mean square change of the displacements, in units of the standardized data, at which the outer
       iterations stop.
+    - `match_shapes`: Give the residuals of all groups one shape, not only one scale: for modalities, whose noise
+      differs in direction.
     """
 
     max_iter: int = 15
@@ -107,6 +109,7 @@ class FitOptions:
     seed: int = 0
     device: str = "cpu"
     tol: float = 5e-3
+    match_shapes: bool = False
 
     @property
     def max_sinkhorn_iter(self) -> int:

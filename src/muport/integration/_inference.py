@@ -413,6 +413,7 @@ class IntegrationInference(MuDataModel):
             (),
             self.settings_["random_state"],
             str(self.device),
+            match_shapes=len(self._modalities) > 1,
         )
         maps = dict(zip(cells.group_names, fit_new_groups(cells, state, self._hyperparameters, options), strict=True))
         return tuple(maps[name] for name in unknown)

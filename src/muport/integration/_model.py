@@ -333,7 +333,9 @@ class Integration(ResultWriting):
                 unproved=[p.modalities for p in pairings if p.verdict != "proved" and not p.complete],
             )
             embedded = embed_rows(rows, space)
-            options = FitOptions(int(max_iter), approximate, (), random_state, str(device))
+            options = FitOptions(
+                int(max_iter), approximate, (), random_state, str(device), match_shapes=len(self._modalities) > 1
+            )
             fit = self._fit_groups(embedded.rows, options, progress)
             state = replace(fit.state, space=space, batches=rows.batches)
             self.state_ = _add_labels(state, embedded.rows, rows, options) if rows.labels else state

@@ -67,7 +67,7 @@ def test_probabilities_are_those_of_the_types():
 def test_close_types_move_to_the_wanted_distance():
     y, code = blobs(3000, apart=1.0)
     p = np.eye(3, dtype=np.float32)[code]
-    moved = y + p @ separate_types(y, p, np.ones(3), 0.5)
+    moved = y + p @ separate_types(y, p, np.ones(3), 1.0)
     mean = np.stack([moved[code == c].mean(0) for c in range(3)])
     radius = np.sqrt(np.mean(np.square(moved - mean[code]).sum(1)))
     distance = np.linalg.norm(mean[[0, 1, 2]] - mean[[1, 2, 0]], axis=1) / radius

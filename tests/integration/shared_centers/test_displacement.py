@@ -15,7 +15,6 @@ from muport.integration.shared_centers._displacement import (
     _CHANCE,
     _NOISE_LEFT,
     _RIDGE,
-    _SHAPE,
     CenterSummary,
     compute_anchors,
     compute_residual_covariances,
@@ -219,28 +218,35 @@ def spd(rng: np.random.Generator, n: int) -> np.ndarray:
     return root @ root.swapaxes(1, 2) + 0.05 * np.eye(D)
 
 
-def test_shape_is_half_of_the_bures_map_and_half_of_the_scale():
+def test_bures_map_is_scipys_and_carries_one_covariance_to_the_other():
     rng = np.random.default_rng(0)
     roots = rng.normal(size=(4, D, D))
     covariance, target = roots[:3] @ roots[:3].swapaxes(1, 2), roots[3] @ roots[3].T
-    change = compute_shape_changes(covariance, target)
+    change = compute_shape_changes(covariance, target, True)
     ridge = _RIDGE * np.trace(target) / D * np.eye(D)
     for b in range(3):
         one, two = covariance[b] + ridge, target + ridge
         inverse = np.linalg.inv(sqrtm(one))
-        bures = inverse @ sqrtm(sqrtm(one) @ two @ sqrtm(one)) @ inverse
-        assert np.allclose(bures @ one @ bures, two)
-        scale = np.sqrt(np.trace(two) / np.trace(one)) * np.eye(D)
-        assert np.allclose(change[b] + np.eye(D), _SHAPE * bures.real + (1 - _SHAPE) * scale, atol=1e-5)
+        bures = change[b] + np.eye(D)
+        assert np.allclose(bures, inverse @ sqrtm(sqrtm(one) @ two @ sqrtm(one)) @ inverse, atol=1e-5)
+        assert np.allclose(bures @ one @ bures, two, atol=1e-4)
 
 
 def test_shape_of_equals_stays_and_that_of_multiples_is_the_scale():
     root = np.random.default_rng(0).normal(size=(D, D))
     target = root @ root.T
-    assert np.abs(compute_shape_changes(np.stack([target, target]), target)).max() < 1e-6
-    doubled = compute_shape_changes(np.array([4 * np.eye(D)]), np.eye(D))[0] + np.eye(D)
-    assert np.allclose(doubled, np.sqrt((1 + _RIDGE) / (4 + _RIDGE)) * np.eye(D), atol=1e-6)
-    assert np.isfinite(compute_shape_changes(np.zeros((1, D, D)), np.zeros((D, D)))).all()
+    for match_shapes in (False, True):
+        assert np.abs(compute_shape_changes(np.stack([target, target]), target, match_shapes)).max() < 1e-6
+        scaled = compute_shape_changes(4 * np.eye(D)[None], np.eye(D), match_shapes)[0] + np.eye(D)
+        assert np.allclose(scaled, np.sqrt((1 + _RIDGE) / (4 + _RIDGE)) * np.eye(D), atol=1e-6)
+        assert np.isfinite(compute_shape_changes(np.zeros((1, D, D)), np.zeros((D, D)), match_shapes)).all()
+
+
+def test_without_shapes_only_the_total_variance_is_matched():
+    root = np.random.default_rng(1).normal(size=(D, D))
+    change = compute_shape_changes((root @ root.T)[None], np.eye(D), False)[0]
+    ratio = (D + _RIDGE * D) / (np.trace(root @ root.T) + _RIDGE * D)
+    assert np.allclose(change + np.eye(D), np.sqrt(ratio) * np.eye(D), atol=1e-6)
 
 
 def test_shrinkage_has_d_pseudo_counts():

@@ -16,7 +16,7 @@ __all__ = ["fit_types", "separate_types"]
 
 _MAX_CELLS = 10_000  # cells on which the classifier is fitted
 _STANDARD_ERRORS = 3.0  # by which a type must be more predictable than by chance
-_RADII = 8.0  # distance of neighboring types at full supervision, in radii
+_RADII = 4.0  # distance of neighboring types at full supervision, in radii
 _TINY = 1e-12
 
 
@@ -76,7 +76,7 @@ def separate_types(
     With M the means of the types and U S V' its singular value decomposition, type c moves by m_c along row c of U V',
     the orthonormal frame nearest to the means. With D_c its distance to the nearest other type::
 
-        m_c^2 = max(0, (R rho)^2 - D_c^2) / 2,   R = 8 supervision
+        m_c^2 = max(0, (R rho)^2 - D_c^2) / 2,   R = 4 supervision
 
     where the radius rho is the root mean square distance of cells to the mean of their type.
 

@@ -32,7 +32,6 @@ __all__ = [
 
 _TINY = 1e-12
 _RIDGE = 0.1  # fraction of the mean variance that is added to covariances before they are inverted
-_SHAPE = 0.5  # fraction of the change of shape, beside that of scale
 _MOST_WEIGHT = 5.0  # largest weight of a center at which a group has few cells
 _CHANCE = 2.5  # times the expected square of a group's mean displacement under chance that count as no displacement
 _NOISE_LEFT = 0.25  # of the noise of a displacement at a center, after averages over centers and prototypes
@@ -275,17 +274,24 @@ def shrink_covariances(
     return shrunk
 
 
-def compute_shape_changes(covariance: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(B, d, d) change of residuals, A - I, that gives them the scale of the target, and half of its shape.
+def compute_shape_changes(
+    covariance: NDArray[np.float64], target: NDArray[np.float64], match_shapes: bool
+) -> NDArray[np.float32]:
+    """(B, d, d) change of residuals, A - I, that gives them the scale of the target, or its covariance.
 
-    A is the mean of two optimal transport maps between centered Gaussians: s I, with s^2 the ratio of the traces, which
-    keeps the neighbors within a group, and the Bures map S^-1/2 (S^1/2 target S^1/2)^1/2 S^-1/2, which does not, but
-    mixes groups whose noise differs in direction. A ridge of a tenth of the mean variance is added to both covariances.
+    A is the optimal transport map between centered Gaussians: s I, with s^2 the ratio of the traces, if the shapes
+    count as equal, which keeps the neighbors within a group; else the Bures map,
+    S^-1/2 (S^1/2 target S^1/2)^1/2 S^-1/2. A ridge of a tenth of the mean variance is added to both covariances.
+
+    - `match_shapes`: Whether the shape is changed, too.
     """
     d = target.shape[0]
     ridge = (_RIDGE * np.trace(target) / d + _TINY) * np.eye(d)
     source, wanted = covariance + ridge, target + ridge
-    scale = np.sqrt(np.trace(wanted) / np.trace(source, axis1=1, axis2=2))
+    if not match_shapes:
+        scale = np.sqrt(np.trace(wanted) / np.trace(source, axis1=1, axis2=2))
+        of_scale: NDArray[np.float32] = ((scale - 1)[:, None, None] * np.eye(d)).astype(np.float32)
+        return of_scale
     values, vectors = np.linalg.eigh(source)
     values = np.maximum(values, _TINY)[:, None]
     transposed = vectors.swapaxes(-1, -2)
@@ -293,7 +299,5 @@ def compute_shape_changes(covariance: NDArray[np.float64], target: NDArray[np.fl
     inverse = (vectors / np.sqrt(values)) @ transposed
     inner, basis = np.linalg.eigh(root @ wanted @ root)
     middle = (basis * np.sqrt(np.maximum(inner, 0))[:, None]) @ basis.swapaxes(-1, -2)
-    bures = inverse @ middle @ inverse
-    of_scale = (1 - _SHAPE) * (scale[:, None, None] * np.eye(d))
-    change: NDArray[np.float32] = (_SHAPE * bures + of_scale - np.eye(d)).astype(np.float32)
+    change: NDArray[np.float32] = (inverse @ middle @ inverse - np.eye(d)).astype(np.float32)
     return change

@@ -62,7 +62,8 @@ def fit_group_maps(
     covariance, total = compute_residual_covariances(cells.x, cells.start, nearest, anchor, weight)
     target = covariance[list(fixed_groups) or slice(None)].mean(axis=0)
     fraction = hyperparameters.move_fraction(batch_effect)
-    change = compute_shape_changes(shrink_covariances(covariance, total, target), target)
+    shrunk = shrink_covariances(covariance, total, target)
+    change = compute_shape_changes(shrunk, target, problem.options.match_shapes)
     shape = np.float32(hyperparameters.shape_fraction * fraction) * change
     shift = apply_fractions(transport.translation, prototypes, hyperparameters, batch_effect)
     for group in fixed_groups:

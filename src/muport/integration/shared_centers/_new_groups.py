@@ -65,7 +65,8 @@ def _fit_new_group(
     fraction = hyperparameters.move_fraction(batch_effect)
     anchor, weight = compute_anchors(prototypes, coupling, centers)
     covariance, total = compute_residual_covariances(cells.x, cells.start, nearest, anchor, weight)
-    change = compute_shape_changes(shrink_covariances(covariance, total, reference.covariance), reference.covariance)
+    shrunk = shrink_covariances(covariance, total, reference.covariance)
+    change = compute_shape_changes(shrunk, reference.covariance, options.match_shapes)
     shape = np.float32(hyperparameters.shape_fraction * fraction * reference.shape_kept) * change
     agreement = estimate_agreement(prototypes, coupling, centers, hyperparameters.full_agreement)
     shift = apply_fractions(transport.translation, prototypes, hyperparameters, batch_effect)
