@@ -105,7 +105,6 @@ def diagnose(
     if k < 1:
         return Diagnostics(0.0, 0.0, 1.0, 0.0, 1.0)
     before, after = knn(x0, k, method="exact"), knn(x, k, method="exact")
-    overlap = (before.indices[:, :, None] == after.indices[:, None, :]).any(axis=2).mean()
     # One neighbor at a time: all differences together would be the largest array of a fit on few cells.
     length = np.stack([np.linalg.norm(x - x[column], axis=1) for column in before.indices.T], axis=1)
     not_duplicate = before.distances > 0
@@ -113,10 +112,15 @@ def diagnose(
     return Diagnostics(
         mix=float(neighbor_entropy(group[after.indices], n_groups).mean()),
         mix_input=float(neighbor_entropy(group[before.indices], n_groups).mean()),
-        overlap=float(overlap),
+        overlap=_fraction_in_common(before.indices, after.indices),
         strain=float(np.square(np.clip(stretch, -_MOST_STRETCH, _MOST_STRETCH)).mean()),
         trustworthiness=_trustworthiness(x0, x, k) if ranks else float("nan"),
     )
+
+
+def _fraction_in_common(before: NDArray[np.int64], after: NDArray[np.int64]) -> float:
+    """Mean fraction of the neighbors `before` (n, k) of a cell that are among those `after` (n, k)."""
+    return float((before[:, :, None] == after[:, None, :]).any(axis=2).mean())
 
 
 def _trustworthiness(x0: NDArray[np.float32], x: NDArray[np.float32], k: int) -> float:
@@ -139,13 +143,13 @@ def measure_kept_neighbors(
         k = min(_NEIGHBORS, (len(rows) - 1) // 2)
         if k > 0:
             before, after = (knn(values[rows], k, method="exact").indices for values in (x0, x))
-            kept += float((before[:, :, None] == after[:, None, :]).any(axis=2).mean()) * len(rows)
+            kept += _fraction_in_common(before, after) * len(rows)
             n_cells += len(rows)
     return kept / n_cells if n_cells else 1.0
 
 
 def describe_metrics(metrics: Mapping[str, float]) -> str:
-    """One sentence about a fit: how far cells moved, what was kept, and what is left of the batch effect."""
+    """Describe a fit: how far cells moved, what was kept, and what is left of the batch effect."""
     return (
         f"Cells moved by {metrics['move']:.2f} of their root mean square distance from the mean. Within batches, "
         f"{metrics['neighbors_kept']:.0%} of the nearest neighbors are kept. Evidence of a batch effect (0 to 1): "

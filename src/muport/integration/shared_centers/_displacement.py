@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from muport.integration.shared_centers._coupling import Coupling
 
 __all__ = [
+    "SMOOTHED_OVER",
     "CenterSummary",
     "Translation",
     "compute_anchors",
@@ -35,7 +36,7 @@ _RIDGE = 0.1  # fraction of the mean variance that is added to covariances befor
 _MOST_WEIGHT = 5.0  # largest weight of a center at which a group has few cells
 _CHANCE = 2.5  # times the expected square of a group's mean displacement under chance that count as no displacement
 _NOISE_LEFT = 0.25  # of the noise of a displacement at a center, after averages over centers and prototypes
-_SMOOTHED_OVER = 30  # prototypes of a group over which a displacement is averaged
+SMOOTHED_OVER = 30  # prototypes of a group over which a displacement is averaged
 _BLOCK = 2**16  # number of cells whose residuals are in memory together
 
 
@@ -139,15 +140,16 @@ def compute_smoothing(prototypes: Prototypes) -> csr_array:
 
     def search_group(group: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         rows = prototypes.of(group)
-        near, weight = soft_assign(prototypes.position[rows], prototypes.position[rows], _SMOOTHED_OVER)
+        near, weight = soft_assign(prototypes.position[rows], prototypes.position[rows], SMOOTHED_OVER)
         return near + rows.start, weight
 
-    n, groups = len(prototypes.mass), range(prototypes.n_groups)
-    found = parallel_map(search_group, groups, n)
-    size = np.concatenate([np.full(len(near), near.shape[1]) for near, _ in found])
-    entries = (np.concatenate([part.ravel() for part in column]) for column in zip(*found, strict=True))
-    columns, weights = entries
-    return csr_array((weights, columns, np.concatenate([[0], np.cumsum(size)])), shape=(n, n))
+    n = len(prototypes.mass)
+    found = parallel_map(search_group, range(prototypes.n_groups), n)
+    # a small group has fewer neighbors in a row
+    per_row = np.concatenate([np.full(len(near), near.shape[1]) for near, _ in found])
+    columns = np.concatenate([near.ravel() for near, _ in found])
+    weights = np.concatenate([weight.ravel() for _, weight in found])
+    return csr_array((weights, columns, np.concatenate([[0], np.cumsum(per_row)])), shape=(n, n))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from scipy.sparse import csr_array
 from muport._parallel import parallel_map
 from muport.integration.prototypes._prototypes import soft_assign
 from muport.integration.shared_centers._coupling import normalize_mass
+from muport.integration.shared_centers._displacement import SMOOTHED_OVER
 from muport.neighbors import knn
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ __all__ = ["estimate_mnn_shift"]
 
 _NEIGHBORS_PER_GROUP = 5  # of each other group
 _MOST_NEIGHBORS = 30
-_SMOOTHED_OVER = 30  # prototypes of a group over which a shift is averaged
 
 
 def estimate_mnn_shift(
@@ -46,7 +46,7 @@ def estimate_mnn_shift(
         rows = prototypes.of(b)
         source = np.flatnonzero(has_neighbor[rows]) + rows.start
         if len(source):
-            near, weight = soft_assign(prototypes.position[rows], prototypes.position[source], _SMOOTHED_OVER)
+            near, weight = soft_assign(prototypes.position[rows], prototypes.position[source], SMOOTHED_OVER)
             smoothed[rows] = np.einsum("pk,pkd->pd", weight, shift[source[near]])
     return smoothed
 
