@@ -197,7 +197,7 @@ def test_a_command_that_is_stopped(tmp_path, record_property, number, command, c
     record_property("tries", tries)
 
 
-@pytest.mark.promise("A full disk is told, the old output stays, and the next run is not blocked")
+@pytest.mark.promise("A full disk is reported, the old output stays, and the next run is not blocked")
 @pytest.mark.parametrize("kind", ["npy", "zarr", "model", "data", "folder"])
 def test_a_full_disk(tmp_path, record_property, kind):
     outputs = Outputs(tmp_path, kind)
