@@ -16,7 +16,7 @@ def threads():
 
 @pytest.fixture
 def four_cores(monkeypatch):
-    monkeypatch.setattr("muport._parallel._n_cores", lambda: 4)
+    monkeypatch.setattr("muport._parallel.count_cores", lambda: 4)
 
 
 @pytest.mark.parametrize("n_cells", [None, 10, 10**6])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from threadpoolctl import LibController
 
-__all__ = ["parallel_map", "serial_map", "single_threaded", "single_threaded_torch"]
+__all__ = ["count_cores", "parallel_map", "serial_map", "single_threaded", "single_threaded_torch"]
 
 _PARALLEL_FROM = 20_000  # number of cells from which threads save time
 
@@ -148,7 +148,7 @@ def parallel_map[Task, Result](
     Results in the order of the tasks.
     """
     listed = list(tasks)
-    workers = min(len(listed), _n_cores())
+    workers = min(len(listed), count_cores())
     if workers < 2 or (n_cells is not None and n_cells < _PARALLEL_FROM):
         return serial_map(function, listed)
     with single_threaded_torch(), ThreadPoolExecutor(workers, initializer=_limit_worker) as pool:
@@ -166,7 +166,8 @@ def _find_thread_pools(n_modules: int) -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _n_cores() -> int:
+def count_cores() -> int:
+    """Return the number of cores that this process may use; ``OMP_NUM_THREADS`` limits it."""
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, int(allowed)) if allowed.isdigit() and int(allowed) > 0 else cores

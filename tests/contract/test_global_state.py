@@ -184,7 +184,7 @@ def test_overlapping_contexts_restore_the_number_of_the_user(three_threads, cont
 
 
 def test_tasks_inside_contexts_stay_on_one_thread(three_threads, monkeypatch):
-    monkeypatch.setattr("muport._parallel._n_cores", lambda: 2)
+    monkeypatch.setattr("muport._parallel.count_cores", lambda: 2)
 
     def task(_):
         with single_threaded():

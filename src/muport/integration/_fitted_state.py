@@ -180,7 +180,13 @@ def apply_map(
     x: NDArray[np.float32], group_map: GroupMap, device: str | None = None, n_neighbors: int = NEIGHBORS
 ) -> NDArray[np.float32]:
     """Map standardized cells (n, d) of one group, without sharpening (Eqs 7 and 16)."""
-    near, weight = soft_assign(x, group_map.position, n_neighbors, device)
+    return apply_assigned_map(x, group_map, *soft_assign(x, group_map.position, n_neighbors, device))
+
+
+def apply_assigned_map(
+    x: NDArray[np.float32], group_map: GroupMap, near: NDArray[np.int64], weight: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Map standardized cells (n, d) of one group, whose nearest prototypes (n, q) and weights (n, q) are known."""
     y: NDArray[np.float32] = np.matmul(x - group_map.anchor[near[:, 0]], group_map.shape.T)
     y *= group_map.agreement[near[:, 0], None]
     y += x

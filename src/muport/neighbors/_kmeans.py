@@ -117,11 +117,14 @@ def _check_weights(weights: Any | None, n: int) -> np.ndarray:
 def _lloyd(
     points: np.ndarray, mass: np.ndarray, k: int, n_iter: int, rng: np.random.Generator, n_threads: int | None
 ) -> np.ndarray:
-    """Centers (k, d) of Lloyd's iterations in faiss, from a start that does not depend on the version of faiss."""
+    """Centers (k, d) of Lloyd's iterations in faiss, from a start that does not depend on the version of faiss.
+
+    The points are centered in place.
+    """
     import faiss
 
     center = points.mean(axis=0, dtype=np.float64).astype(np.float32)
-    points = points - center
+    points -= center
     first_centers = points[_start(points, mass, k, rng)]
     model = faiss.Kmeans(
         points.shape[1], k, niter=n_iter, seed=int(rng.integers(2**31)), min_points_per_centroid=1,

@@ -152,9 +152,8 @@ def _faiss(points: np.ndarray, queries: np.ndarray, k: int, n_threads: int | Non
     # |x|^2 + |y|^2 - 2xy loses float32 digits far from the origin: center the points.
     center = points.mean(axis=0, dtype=np.float64).astype(np.float32)
     with faiss_threads(n_threads):
-        index = faiss.IndexFlatL2(points.shape[1])
-        index.add(points - center)
-        squared, indices = index.search(queries - center, k)
+        # without an index, which would hold another copy of the points
+        squared, indices = faiss.knn(queries - center, points - center, k)
     return np.sqrt(np.maximum(squared, 0)), indices
 
 

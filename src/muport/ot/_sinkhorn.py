@@ -29,7 +29,7 @@ _LOG_SWEEPS = 2  # log-domain sweeps after a kernel under- or overflowed
 _MAX_SHIFT = 20.0  # largest log-scaling kept outside the kernel: beyond it, it is absorbed
 _MAX_LOG = 40.0  # largest |log| of a kernel sum: far inside float32, so that underflowed terms are negligible
 #: Cost entries solved together: two float32 kernels fit into a last-level cache, or into the memory of a GPU.
-_CHUNK = {"cpu": 2**20, "cuda": 2**28}
+_CHUNK = {"cpu": 2**18, "cuda": 2**28}
 
 
 @dataclass(frozen=True)
@@ -420,11 +420,11 @@ def _check_digits(cost: Tensor, a: Tensor, b: Tensor, eps: Tensor) -> Tensor:
 
     Return the cost; if it is so large in pairs without mass, with zeros there.
     """
-    largest, rounding = cost.abs().amax((1, 2)), torch.finfo(cost.dtype).eps
+    largest, rounding = _largest_cost(cost), torch.finfo(cost.dtype).eps
     if not bool((largest * rounding <= eps).all()):
         has_mass = (a > 0)[:, :, None] & (b > 0)[:, None, :]
         cost = torch.where(has_mass, cost, torch.zeros_like(cost))
-        largest = cost.masked_fill(cost.isposinf(), 0).abs().amax((1, 2))
+        largest = _largest_cost(cost.masked_fill(cost.isposinf(), 0))
         if not bool((largest * rounding <= eps).all()):
             problem = int((largest * rounding <= eps).int().argmin())
             raise ValueError(
@@ -433,6 +433,11 @@ def _check_digits(cost: Tensor, a: Tensor, b: Tensor, eps: Tensor) -> Tensor:
                 "by a cost of inf."
             )
     return cost
+
+
+def _largest_cost(cost: Tensor) -> Tensor:
+    """Largest absolute cost of each problem, (B,), without a copy of the costs."""
+    return torch.maximum(cost.amax((1, 2)), -cost.amin((1, 2)))
 
 
 def _relaxations(

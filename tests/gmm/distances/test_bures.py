@@ -50,7 +50,7 @@ def test_blocks_and_threads_change_nothing(monkeypatch):
     a, b = covariances(3, 6, 3), covariances(4, 5, 3)
     whole = bures_squared(a, b)
     monkeypatch.setattr("muport.gmm.distances._bures._BLOCK", 18)
-    monkeypatch.setattr("muport._parallel._n_cores", lambda: 3)
+    monkeypatch.setattr("muport._parallel.count_cores", lambda: 3)
     close(bures_squared(a, b), whole, rtol=0, atol=0)
 
 

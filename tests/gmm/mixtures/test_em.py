@@ -215,7 +215,7 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = rng.normal(size=(len(sample), 3)) + 3 * rng.integers(0, 2, (len(sample), 1))
     found = []
     for cores in (1, 3):
-        monkeypatch.setattr("muport._parallel._n_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("muport._parallel.count_cores", lambda cores=cores: cores)
         found.append(fit_mixtures(x, sample, 2))
     for name in ("weights", "means", "covariances"):
         assert np.array_equal(*(getattr(one.mixtures, name) for one in found))

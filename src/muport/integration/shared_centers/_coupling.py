@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.special import softmax
 
 from muport._arrays import unit_rows
 from muport.neighbors import kmeans
@@ -111,13 +110,52 @@ def fit_coupling(
     - `penalty`: (P, K) array that is added to the cost.
     """
     direction = unit_rows(position)
-    cost = 2 - 2 * direction @ previous.centers.T
+    mass = normalize_mass(prototypes)
+    log_scale, converged = _solve_groups(direction, mass, prototypes, previous, settings, penalty)
+    # The rows are hard constraints. A softmax of the column potentials meets them exactly, converged or not. Arrays of
+    # this size are the largest of a fit of many small groups, so it is computed in place.
+    plan = _compute_cost(direction, previous.centers, penalty)
+    plan /= -EPSILON
+    plan += log_scale[prototypes.group]
+    plan += np.log(previous.weight)
+    plan -= plan.max(axis=1, keepdims=True)
+    np.exp(plan, out=plan)
+    plan /= plan.sum(axis=1, keepdims=True)
+    centers, weight = previous.centers, previous.weight
+    if not settings.frozen:
+        flow: NDArray[np.float32] = mass[:, None] * plan
+        weight = np.maximum(flow.sum(axis=0) / prototypes.n_groups, 1e-8)
+        weight /= weight.sum()
+        centers = unit_rows(flow.T @ direction)
+    return Coupling(centers, plan, weight, log_scale, converged)
+
+
+def _compute_cost(
+    direction: NDArray[np.float32], centers: NDArray[np.float32], penalty: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """(..., K) costs 2 - 2 cos of unit vectors (..., d), plus the penalty (..., K)."""
+    cost: NDArray[np.float32] = direction @ (-2 * centers.T)
+    cost += 2
     if penalty is not None:
         cost += penalty
-    mass, device = normalize_mass(prototypes), settings.device
+    return cost
+
+
+def _solve_groups(
+    direction: NDArray[np.float32],
+    mass: NDArray[np.float32],
+    prototypes: Prototypes,
+    previous: Coupling,
+    settings: CouplingSettings,
+    penalty: NDArray[np.float32] | None,
+) -> tuple[NDArray[np.float32], bool]:
+    """Solve the transport of each group; returns (B, K) column potentials over epsilon, and whether all converged."""
+    device = settings.device
+    padded_penalty = None if penalty is None else _pad_groups(penalty, prototypes)
+    cost = _compute_cost(_pad_groups(direction, prototypes), previous.centers, padded_penalty)
     padded_mass = _pad_groups(mass, prototypes)
     solution = sinkhorn(
-        torch.from_numpy(_pad_groups(cost, prototypes)).to(device),
+        torch.from_numpy(cost).to(device),
         torch.from_numpy(padded_mass).to(device),
         torch.from_numpy(previous.weight[None]).to(device),
         EPSILON,
@@ -126,16 +164,7 @@ def fit_coupling(
         max_iter=settings.max_iter,
         tol=settings.tol,
     )
-    log_scale = (solution.g / EPSILON).cpu().numpy()
-    # The rows are hard constraints. A softmax of the column potentials meets them exactly, converged or not.
-    plan = softmax(log_scale[prototypes.group] - cost / EPSILON + np.log(previous.weight), axis=1)
-    centers, weight = previous.centers, previous.weight
-    if not settings.frozen:
-        flow = mass[:, None] * plan
-        weight = np.maximum(flow.sum(axis=0) / prototypes.n_groups, 1e-8)
-        weight /= weight.sum()
-        centers = unit_rows(flow.T @ direction)
-    return Coupling(centers, plan, weight, log_scale, bool(solution.converged.all()))
+    return (solution.g / EPSILON).cpu().numpy(), bool(solution.converged.all())
 
 
 def _pad_groups(values: NDArray[np.float32], prototypes: Prototypes) -> NDArray[np.float32]:

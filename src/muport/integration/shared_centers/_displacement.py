@@ -75,12 +75,12 @@ def summarize_centers(
     """
     flow = prototypes.mass[:, None] * coupling.plan
     n_cells = np.add.reduceat(flow, prototypes.start[:-1], axis=0)
-    total = np.stack(
-        [flow[rows].T @ prototypes.position[rows] for rows in map(prototypes.of, range(prototypes.n_groups))]
-    )
-    mean = total / np.maximum(n_cells, _TINY)[..., None]
+    total = np.empty((*n_cells.shape, prototypes.position.shape[1]), np.float32)
+    for group, rows in enumerate(map(prototypes.of, range(prototypes.n_groups))):
+        np.matmul(flow[rows].T, prototypes.position[rows], out=total[group])
+    mean: NDArray[np.float32] = np.divide(total, np.maximum(n_cells, _TINY)[..., None])
     if fitted is not None:
-        return CenterSummary(n_cells, mean.astype(np.float32), fitted.target, fitted.mean_proportions, True)
+        return CenterSummary(n_cells, mean, fitted.target, fitted.mean_proportions, True)
     # A mean of few cells is uncertain, so n cells get the weight n / (n + 1).
     certainty = n_cells / (n_cells + 1)
     target = np.einsum("bk,bkd->kd", certainty, mean) / np.maximum(certainty.sum(axis=0), _TINY)[:, None]
@@ -91,9 +91,7 @@ def summarize_centers(
         fixed_mean = fixed_certainty * total[fixed].sum(axis=0) / np.maximum(n_fixed, _TINY)[:, None]
         target = fixed_mean + (1 - fixed_certainty) * target
     mean_proportions = _divide_by_row_sums(n_cells).mean(axis=0)
-    return CenterSummary(
-        n_cells, mean.astype(np.float32), target.astype(np.float32), mean_proportions.astype(np.float32)
-    )
+    return CenterSummary(n_cells, mean, target.astype(np.float32), mean_proportions.astype(np.float32))
 
 
 def _divide_by_row_sums(n_cells: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -201,7 +199,7 @@ def estimate_translation(
     displacement, n_cells = centers.mean - centers.target, centers.n_cells
     weight = agreement * n_cells
     of_group = np.einsum("bk,bkd->bd", weight, displacement) / np.maximum(weight.sum(axis=1), _TINY)[:, None]
-    deviation = displacement - of_group[:, None]
+    deviation = np.subtract(displacement, of_group[:, None], out=displacement)
     total = np.maximum(n_cells.sum(axis=1), _TINY)
     explained = np.einsum("bk,bkd,bkd->b", n_cells, centers.mean, centers.mean, dtype=np.float64)
     variance = np.maximum(second_moment - explained, 0) / total

@@ -7,7 +7,7 @@ Equation numbers in this package are those of the scBIOT paper.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from muport.integration._fitted_state import GroupMap, Types
     from muport.integration._hyperparameters import FitOptions, Hyperparameters
     from muport.integration.prototypes._standardized_cells import StandardizedCells
-    from muport.integration.shared_centers._transport import Transport
+    from muport.integration.shared_centers._transport import History
 
 __all__ = ["IntegrationFit", "fit_shared_centers"]
 
@@ -46,6 +46,7 @@ class IntegrationFit:
 
     state: IntegrationState
     metrics: Annotated[dict[str, float], "any"]
+    # read back from files by this annotation, so it is written out
     history: tuple[tuple[float, float, float], ...]
 
 
@@ -98,7 +99,10 @@ def fit_shared_centers(
     )
     # 6. The mixing of groups and the conservation of structure are measured on a sample of the cells (Eqs 17-22).
     progress("diagnostics")
-    return IntegrationFit(state, _compute_metrics(state, cells, fitted.transport, options), fitted.transport.history)
+    metrics = compute_metrics(state, cells, options, **fitted.transport_metrics)
+    # "projector" is the public name of the MNN refinement.
+    metrics |= {"shape_kept": state.reference.shape_kept, "projector_kept": state.reference.refinement_kept}
+    return IntegrationFit(state, metrics, fitted.history)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,47 +122,69 @@ class _MapInputs:
 
 @dataclass(frozen=True, eq=False)
 class _FittedMaps:
-    """A transport and the maps it gives.
+    """The maps that a transport gives.
 
+    - `transport_metrics`: Metrics of the transport.
+    - `history`: Its iterations.
     - `types`: Classifier of the labeled types; None without labels, or if fewer than two types can be predicted.
     - `predictability`: (C,) how well each type is predicted, 0..1; (0,) without types.
     """
 
-    transport: Transport
     maps: tuple[GroupMap, ...]
     reference: Reference
+    transport_metrics: dict[str, Any]
+    history: History
     types: Types | None
     predictability: NDArray[np.float64]
 
 
 def _fit_maps(inputs: _MapInputs) -> _FittedMaps:
     """Transport the prototypes and derive the maps; keep only those parts of the maps that do not reduce the mixing."""
-    cells, problem = inputs.cells, inputs.problem
-    prototypes, hyperparameters, options = problem.prototypes, problem.hyperparameters, problem.options
-    initial = initialize_coupling(prototypes, len(cells.x), hyperparameters.resolution, options.seed)
-    transport = fit_transport(problem, initial, inputs.progress)
-    maps, covariance = fit_group_maps(problem, transport, cells, inputs.nearest, inputs.batch_effect)
+    fitted, cells, options = _transport_prototypes(inputs), inputs.cells, inputs.problem.options
+    hyperparameters = inputs.problem.hyperparameters
     inputs.progress("refinement")
     maps, shape_kept, refinement_kept = keep_if_mixing_holds(
-        maps,
-        prototypes,
+        fitted.maps,
+        inputs.problem.prototypes,
         cells,
         hyperparameters.mnn_fraction * hyperparameters.move_fraction(inputs.batch_effect),
         options,
     )
-    reference = Reference(
-        centers=transport.coupling.centers,
-        weight=transport.coupling.weight,
-        target=transport.centers.target,
-        mean_proportions=transport.centers.mean_proportions,
-        covariance=covariance,
+    reference = replace(
+        fitted.reference,
         mapped_prototypes=map_prototypes(maps),
-        # drawn by add_sharpening, once the maps are final
-        landmarks=np.empty((0, cells.x.shape[1]), np.float32),
         shape_kept=shape_kept,
         refinement_kept=refinement_kept,
     )
-    return _FittedMaps(transport, maps, reference, None, np.zeros(0))
+    return replace(fitted, maps=maps, reference=reference)
+
+
+def _transport_prototypes(inputs: _MapInputs) -> _FittedMaps:
+    """Transport the prototypes, and derive the maps. The plan, which is large, is not kept."""
+    cells, problem = inputs.cells, inputs.problem
+    prototypes, hyperparameters, options = problem.prototypes, problem.hyperparameters, problem.options
+    initial = initialize_coupling(prototypes, len(cells.x), hyperparameters.resolution, options.seed)
+    transport = fit_transport(problem, initial, inputs.progress)
+    coupling, centers = transport.coupling, transport.centers
+    maps, covariance = fit_group_maps(problem, transport, cells, inputs.nearest, inputs.batch_effect)
+    # the prototypes are mapped, and landmarks are drawn, once the maps are final
+    later = np.empty((0, cells.x.shape[1]), np.float32)
+    reference = Reference(
+        centers=coupling.centers,
+        weight=coupling.weight,
+        target=centers.target,
+        mean_proportions=centers.mean_proportions,
+        covariance=covariance,
+        mapped_prototypes=later,
+        landmarks=later,
+    )
+    transported_mass = np.minimum(centers.proportions, centers.mean_proportions).sum(axis=1).mean()
+    metrics = {
+        "iteration": len(transport.history),
+        "transported_mass": float(transported_mass),
+        "converged": coupling.converged,
+    }
+    return _FittedMaps(maps, reference, metrics, transport.history, None, np.zeros(0))
 
 
 def _add_labels(inputs: _MapInputs, unsupervised: _FittedMaps) -> _FittedMaps:
@@ -191,20 +217,3 @@ def _fit_types(
     mapped = apply_maps(maps, cells, np.arange(len(cells.x)), options.search_device)
     types, predictability = fit_types(mapped, cells.label, options.seed)
     return types, predictability, predict_type_probabilities(mapped, types)
-
-
-def _compute_metrics(
-    state: IntegrationState, cells: StandardizedCells, transport: Transport, options: FitOptions
-) -> dict[str, float]:
-    centers, reference = transport.centers, state.reference
-    transported_mass = np.minimum(centers.proportions, centers.mean_proportions).sum(axis=1).mean()
-    metrics = compute_metrics(
-        state,
-        cells,
-        options,
-        iteration=len(transport.history),
-        transported_mass=float(transported_mass),
-        converged=transport.coupling.converged,
-    )
-    # "projector" is the public name of the MNN refinement.
-    return metrics | {"shape_kept": reference.shape_kept, "projector_kept": reference.refinement_kept}

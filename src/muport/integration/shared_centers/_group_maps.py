@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.integration._fitted_state import GroupMap, apply_map
+from muport.integration._fitted_state import GroupMap, apply_assigned_map, apply_map
+from muport.integration.prototypes._prototypes import soft_assign
 from muport.integration.shared_centers._diagnostics import DIAGNOSED_CELLS, measure_mixing
 from muport.integration.shared_centers._displacement import (
     compute_anchors,
@@ -19,7 +20,7 @@ from muport.integration.shared_centers._displacement import (
 from muport.integration.shared_centers._mnn_refinement import estimate_mnn_shift
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -124,8 +125,15 @@ def keep_if_mixing_holds(
     rows = cells.sample_rows(DIAGNOSED_CELLS, options.seed + 2)
     group = cells.group_of(rows)
 
+    # the candidates have the same prototypes, so the nearest ones of a cell are searched once
+    samples = [
+        (code, x, *soft_assign(x, maps[code].position, device=options.search_device))
+        for code, x in _split_by_group(cells, rows)
+    ]
+
     def mixing_with(candidate: tuple[GroupMap, ...]) -> float:
-        return measure_mixing(apply_maps(candidate, cells, rows, options.search_device), group, len(maps))
+        mapped = [apply_assigned_map(x, candidate[code], near, weight) for code, x, near, weight in samples]
+        return measure_mixing(np.concatenate(mapped), group, len(maps))
 
     without_shape = tuple(replace(group_map, shape=np.zeros_like(group_map.shape)) for group_map in maps)
     mixing_without, mixing = mixing_with(without_shape), mixing_with(maps)
@@ -174,10 +182,12 @@ def apply_maps(
     maps: tuple[GroupMap, ...], cells: StandardizedCells, rows: NDArray[np.int64], device: str | None
 ) -> NDArray[np.float32]:
     """Map standardized cells, each by the map of its group, without sharpening; `rows` must be sorted."""
+    return np.concatenate([apply_map(x, maps[code], device) for code, x in _split_by_group(cells, rows)])
+
+
+def _split_by_group(cells: StandardizedCells, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Code and cells of each group that has cells in the sorted `rows`."""
     cut = np.searchsorted(rows, cells.start)
-    parts = [
-        apply_map(cells.x[rows[low:high]], group_map, device)
-        for group_map, low, high in zip(maps, cut[:-1], cut[1:], strict=True)
-        if high > low
-    ]
-    return np.concatenate(parts)
+    for code, (low, high) in enumerate(zip(cut[:-1], cut[1:], strict=True)):
+        if high > low:
+            yield code, cells.x[rows[low:high]]

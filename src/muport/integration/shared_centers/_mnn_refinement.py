@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_array
 
-from muport._parallel import parallel_map
+from muport._parallel import count_cores
 from muport.integration.prototypes._prototypes import soft_assign
 from muport.integration.shared_centers._coupling import normalize_mass
 from muport.integration.shared_centers._displacement import SMOOTHED_OVER
@@ -22,6 +22,7 @@ __all__ = ["estimate_mnn_shift"]
 
 _NEIGHBORS_PER_GROUP = 5  # of each other group
 _MOST_NEIGHBORS = 30
+_BLOCK = 1_024  # number of prototypes that are searched together
 
 
 def estimate_mnn_shift(
@@ -61,17 +62,32 @@ def _sum_mutual_neighbors(
     if k < 1:
         return np.zeros(n, np.float32), np.zeros_like(image)
 
-    def search_other_groups(group: int) -> NDArray[np.int64]:
-        rows = prototypes.of(group)
-        others = np.r_[0 : rows.start, rows.stop : n]
-        near: NDArray[np.int64] = others[knn(image[others], k, query=image[rows], method="exact").indices]
-        return near
-
-    neighbors = np.concatenate(parallel_map(search_other_groups, range(n_groups), n_groups * n))
+    group = prototypes.group
+    blocks = [slice(low, low + _BLOCK) for low in range(0, n, _BLOCK)]
+    neighbors = np.concatenate([_search_other_groups(image, group, rows, k) for rows in blocks])
     graph = csr_array((np.ones(n * k, np.float32), (np.repeat(np.arange(n), k), neighbors.ravel())), shape=(n, n))
     mutual = graph.multiply(graph.T).tocsr()
     mass = normalize_mass(prototypes)
     return mutual @ mass, mutual @ (mass[:, None] * image)
+
+
+def _search_other_groups(
+    image: NDArray[np.float32], group: NDArray[np.int64], rows: slice, k: int
+) -> NDArray[np.int64]:
+    """Rows of the k nearest prototypes of other groups, for each of the prototypes in `rows`.
+
+    One search of all groups finds them for most prototypes: twice as many neighbors are searched, and those of the own
+    group are left out. The other prototypes are searched again, among the other groups only.
+    """
+    near = knn(image, min(2 * k, len(image)), query=image[rows], method="exact", n_threads=count_cores()).indices
+    is_own = group[near] == group[rows, None]
+    nearest = np.take_along_axis(near, np.argsort(is_own, axis=1, kind="stable")[:, :k], axis=1)
+    too_few = (~is_own).sum(axis=1) < k
+    for code in np.unique(group[rows][too_few]):
+        own = too_few & (group[rows] == code)
+        others = np.flatnonzero(group != code)
+        nearest[own] = others[knn(image[others], k, query=image[rows][own], method="exact").indices]
+    return nearest
 
 
 def _sum_fixed_neighbors(

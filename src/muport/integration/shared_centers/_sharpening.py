@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_sharpening", "add_type_separation", "evenly_spaced_rows"]
 
-_CELLS_PER_CENTER = 32  # on which a center of the sharpening is fitted
+_CELLS_PER_CENTER = 16  # on which a center of the sharpening is fitted
 _LEAST_CENTERS, _MOST_CENTERS = 16, 1000
 _SEPARATION_CELLS = 10_000  # on which the distances between types are measured
 
