@@ -10,7 +10,8 @@ import pandas as pd
 
 from muport._checks import check_seed
 from muport.gmm._fitted_state import fit_new_patients, labeled_patients, make_fitter
-from muport.gmm._inference import CohortInference, row_samples, row_weights
+from muport.gmm._inference import CohortInference, row_samples, row_types, row_weights
+from muport.gmm.metric._log_ratios import CellCounts
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.mixtures._component_number import SelectionSettings
 from muport.gmm.prediction._cross_validation import CrossValidation, cross_validate
@@ -44,8 +45,9 @@ class ConditionPrediction(CohortInference):
         Parameters
         ----------
         mdata_new
-            Cells of new patients, with the representation and sample column of the set-up. By default the patients of
-            the fit; predictions for those of known condition are optimistic, see :meth:`cross_validate`.
+            Cells of new patients, with the representation, the samples and, if the set-up names them, the cell types.
+            By default the patients of the fit; predictions for those of known condition are optimistic, see
+            :meth:`cross_validate`.
         soft
             Return probabilities.
 
@@ -66,8 +68,8 @@ class ConditionPrediction(CohortInference):
             raise ValueError("there is no metric to predict with: set up a labels_key, and call train_gmm.")
         if not isinstance(soft, bool):
             raise TypeError(f"soft={type(soft).__name__} must be True or False: pass cells as mdata_new=.")
-        mixtures, names = self._mixtures(mdata_new)
-        p = predict_conditions(state.classifier, mixtures)
+        mixtures, names, counts = self._mixtures(mdata_new)
+        p = predict_conditions(state.classifier, mixtures, counts=counts)
         if soft:
             return pd.DataFrame(p, index=names, columns=list(state.conditions))
         predicted = pd.Categorical.from_codes(p.argmax(axis=1), categories=list(state.conditions))
@@ -157,10 +159,13 @@ class ConditionPrediction(CohortInference):
         group = self._read_groups(group_key, rows)
         state: GMMState = self._fitted()
         sample, weight = row_samples(rows), row_weights(rows)
+        codes, names = self._read_types(None, state.types)
+        types = row_types(codes, rows)
         inside = np.isin(sample, known)
         cells = LabeledCells.check(
             rows.x[inside], np.searchsorted(known, sample[inside]), state.condition[known],
             None if group is None else group[known], None if weight is None else weight[inside],
+            cell_type=None if types is None else types[inside], n_types=len(names),
         )  # fmt: skip
         trained = self.settings_.get("train_gmm", {})
         metric_options = {name: trained[name] for name in _METRIC_OPTIONS if name in trained}
@@ -179,16 +184,17 @@ class ConditionPrediction(CohortInference):
         """Patients of known condition."""
         return labeled_patients(self._fitted().condition, self._setup.labels_key)
 
-    def _mixtures(self, data: Data | None) -> tuple[Mixtures, pd.Index]:
-        """Mixtures of the patients of the fit, or of new patients, and the names of the patients."""
+    def _mixtures(self, data: Data | None) -> tuple[Mixtures, pd.Index, CellCounts | None]:
+        """Mixtures of the patients of the fit, or of new patients, their names, and their cells."""
         state: GMMState = self._fitted()
         name = self._setup.sample_key
         if data is None:
-            return state.cohort.mixtures, pd.Index(state.samples, name=name)
+            return state.cohort.mixtures, pd.Index(state.samples, name=name), state.counts
         rows = self._rows(data)
         rows.check_width(state.cohort.mixtures.means.shape[2])
+        codes, _ = self._read_types(data, state.types)
         settings = SelectionSettings.from_options(self.settings_["fit_gmm"], str(self.device))
-        mixtures = fit_new_patients(
-            state.cohort, rows.x, row_samples(rows), settings, row_weights(rows), names=rows.samples
-        )
-        return mixtures, pd.Index(rows.samples, name=name)
+        sample, weight = row_samples(rows), row_weights(rows)
+        mixtures = fit_new_patients(state.cohort, rows.x, sample, settings, weight, names=rows.samples)
+        counts = CellCounts.count(sample, len(rows.samples), row_types(codes, rows), len(state.types), weight)
+        return mixtures, pd.Index(rows.samples, name=name), counts

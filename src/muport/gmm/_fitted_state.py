@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from muport.gmm.metric._log_ratios import CellCounts  # noqa: TC001 - the saved state is read by its annotations
 from muport.gmm.mixtures._component_number import SelectedMixtures, select_mixtures
 from muport.gmm.mixtures._em import fit_mixtures
 from muport.gmm.mixtures._mixtures import Mixtures, responsibilities
-from muport.gmm.mixtures._pooled_prior import Prior  # noqa: TC001 - the saved state is read by its annotations
+from muport.gmm.mixtures._pooled_prior import Prior  # noqa: TC001 - as above
 from muport.gmm.prediction._patient_classifier import PatientClassifier  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class GMMState:
     - `condition`: (P,) codes into `conditions`, -1 for a patient whose condition is not known.
     - `conditions`: Names of the conditions.
     - `classifier`: Learned metrics and classifier, over the patients of known condition; None before `train_gmm`.
+    - `types`: Names of the annotated types of cells.
+    - `counts`: Cells of each patient, and of each type; None in models of earlier versions.
     """
 
     cohort: Cohort
@@ -69,9 +72,13 @@ class GMMState:
     condition: Annotated[NDArray[np.int64], "P", "-1..<conditions"]
     conditions: tuple[str, ...]
     classifier: PatientClassifier | None = field(default=None)
+    types: tuple[str, ...] = ()
+    counts: CellCounts | None = None
 
     def check_consistency(self) -> None:
-        """Raise a ValueError unless each patient has a mixture."""
+        """Raise a ValueError unless each patient has a mixture and counts, and each type a column of these."""
+        if self.counts is not None and self.counts.types.shape != (len(self.samples), len(self.types)):
+            raise ValueError(f"there are counts {self.counts.types.shape} of {len(self.samples)} patients.")
         if len(self.cohort.mixtures) != len(self.samples):
             raise ValueError(f"there are {len(self.cohort.mixtures)} mixtures of {len(self.samples)} patients.")
 

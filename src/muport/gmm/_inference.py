@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 
 from muport._checks import check_option, check_seed
-from muport.data import MuDataModel, Setup, read_rows
+from muport.data import MuDataModel, Setup, joined_column, read_rows
 from muport.gmm._fitted_state import label_samples
 from muport.gmm.distances._cell_distances import exact_wasserstein, sliced_wasserstein
 from muport.gmm.distances._classical_scaling import embed_distances
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 
     type Data = mudata.MuData | anndata.AnnData
 
-__all__ = ["CohortInference", "row_samples", "row_weights", "sample_conditions"]
+__all__ = ["CohortInference", "read_cell_types", "row_samples", "row_types", "row_weights", "sample_conditions"]
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 type Distance = Literal["mw2", "sliced", "emd", "learnt"]
 
@@ -358,6 +362,17 @@ class CohortInference(MuDataModel):
         rows = self._read(self.adata, {**self.registry_["setup_args"], "labels_key": key}, required=True)
         return rows.label, rows.labels
 
+    def _read_types(
+        self, data: Data | None, known: tuple[str, ...] | None = None
+    ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+        """Codes (n_cells,) of the annotated types, and their names; `known` are the types of the fit."""
+        # models of earlier versions were set up without the argument
+        key: str | None = self.registry_["setup_args"].get("cell_type_key")
+        if key is None:
+            return None, ()
+        cells = self._own_data("pass the data to the method") if data is None else data
+        return read_cell_types(cells, key, known)
+
     def _read_groups(self, key: str | None, rows: Rows) -> NDArray[np.int64] | None:
         """(P,) person of each sample; None without a key."""
         if key is None:
@@ -368,6 +383,40 @@ class CohortInference(MuDataModel):
         if (group < 0).any():
             raise ValueError(f"group_key={key!r}: {int((group < 0).sum())} samples have no person: give them one.")
         return group
+
+
+def read_cell_types(
+    data: Data, key: str, known: tuple[str, ...] | None = None
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Codes (n_cells,) of annotated types, -1 for a cell without one, and the names of the types.
+
+    - `known`: Types of the fit; cells of other types then count as cells without a type, with a warning.
+
+    Raises KeyError if there is no such column; ValueError if it has fewer than two types, or about one for each cell.
+    """
+    column = joined_column(data, key)
+    if known is None:
+        if not 2 <= len(column.names) <= max(2, data.n_obs // 2):
+            raise ValueError(
+                f"cell_type_key={key!r} holds {len(column.names)} types in {data.n_obs} cells: name a column of cell "
+                "types, of which there are at least two, or pass None."
+            )
+        return column.codes, column.names
+    column = column.with_names_of(known)
+    if new := [name for name in column.names if name not in known]:
+        warnings.warn(
+            f"cell_type_key={key!r} holds {new}, which no cell of the fit has: these cells count as cells without "
+            "a type.",
+            UserWarning,
+            skip_file_prefixes=(_PACKAGE,),
+        )
+    lookup = np.array([known.index(name) if name in known else -1 for name in column.names] + [-1], dtype=np.int64)
+    return lookup[column.codes], known
+
+
+def row_types(codes: NDArray[np.int64] | None, rows: Rows) -> NDArray[np.int64] | None:
+    """Type of each row, if cells have types."""
+    return None if codes is None else codes[rows.cell]
 
 
 def row_samples(rows: Rows) -> NDArray[np.int64]:

@@ -12,7 +12,8 @@ from muport._checks import check_seed
 from muport.data import holds_numbers, register
 from muport.gmm._condition_prediction import ConditionPrediction
 from muport.gmm._fitted_state import GMMState, check_classes, fit_cohort, labeled_patients
-from muport.gmm._inference import row_samples, row_weights, sample_conditions
+from muport.gmm._inference import read_cell_types, row_samples, row_types, row_weights, sample_conditions
+from muport.gmm.metric._log_ratios import CellCounts
 from muport.gmm.metric._metric_settings import BURES, MIXES, RIDGES, MetricSettings
 from muport.gmm.mixtures._component_number import SelectionSettings
 from muport.gmm.mixtures._mixtures import responsibilities
@@ -79,6 +80,7 @@ class GMM(ConditionPrediction):
         sample_key: str = "sample",
         labels_key: str | None = None,
         weight_key: str | None = None,
+        cell_type_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Register a MuData.
@@ -99,6 +101,9 @@ class GMM(ConditionPrediction):
             continuous outcome is refused.
         weight_key
             Column with the weight of each cell.
+        cell_type_key
+            Column with the annotated type of each cell, at least two; missing values if it is not known. The shares of
+            the types are then a view of the cohort beside those of the mixtures, and new patients need the column.
         kwargs
             For scvi-tools, which passes ``source_registry`` when a set-up is transferred.
 
@@ -121,6 +126,7 @@ class GMM(ConditionPrediction):
         sample_key: str = "sample",
         labels_key: str | None = None,
         weight_key: str | None = None,
+        cell_type_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Register an AnnData, as a MuData of one modality.
@@ -131,7 +137,7 @@ class GMM(ConditionPrediction):
             Object to register.
         use_rep
             ``obsm`` key of the representation.
-        sample_key, labels_key, weight_key
+        sample_key, labels_key, weight_key, cell_type_key
             Columns of ``obs``, as in :meth:`setup_mudata`.
         kwargs
             For scvi-tools, as in :meth:`setup_mudata`.
@@ -147,6 +153,12 @@ class GMM(ConditionPrediction):
     @classmethod
     def _register(cls, data: Data, setup_method_args: dict[str, Any], **kwargs: Any) -> None:
         rows = cls._read(data, setup_method_args["setup_args"], required="source_registry" not in kwargs)
+        types = setup_method_args["setup_args"].get("cell_type_key")
+        check_types = types is not None and "source_registry" not in kwargs
+        if types is not None and not isinstance(types, str):
+            raise TypeError(f"cell_type_key={types!r} must be the name of a column or None.")
+        if check_types:
+            read_cell_types(data, types)
         # refuses samples with two conditions before anything is written
         key = setup_method_args["setup_args"]["labels_key"]
         condition = sample_conditions(rows, str(key))
@@ -240,7 +252,11 @@ class GMM(ConditionPrediction):
         with _progress("mixtures", verbose):
             cohort, selected = fit_cohort(rows.x, row_samples(rows), settings, row_weights(rows), names=rows.samples)
         condition = sample_conditions(rows, str(self._setup.labels_key))
-        self.state_ = GMMState(cohort, rows.samples, condition, rows.labels)
+        codes, types = self._read_types(None)
+        counts = CellCounts.count(
+            row_samples(rows), len(rows.samples), row_types(codes, rows), len(types), row_weights(rows)
+        )
+        self.state_ = GMMState(cohort, rows.samples, condition, rows.labels, types=types, counts=counts)
         self.settings_ = {"fit_gmm": options}
         self.metrics_ = {"log_likelihood": float(cohort.log_likelihood.mean()), "converged": cohort.converged}
         scores = {name: values.mean(axis=0) for name, values in selected.scores.items()}
@@ -334,6 +350,7 @@ class GMM(ConditionPrediction):
         classifier = fit_classifier(
             state.cohort.mixtures.subset(known), state.condition[known], settings,
             group=None if group is None else group[known],
+            counts=None if state.counts is None else state.counts.subset(known),
         )  # fmt: skip
         self.state_ = replace(state, classifier=classifier)
         self.settings_ = {**self.settings_, "train_gmm": {**options, "group_key": group_key}}
@@ -360,7 +377,8 @@ class GMM(ConditionPrediction):
         One number of components is chosen for all patients by the likelihood of held-out cells, and the mixtures are
         fitted again to all cells. ``metrics_`` then holds ``log_likelihood`` (mean per cell, in nats), ``converged``
         (fraction of the fits that converged) and, with a metric, ``loss`` (of held-out patients, in nats) and
-        ``weight_state``, ``weight_spread``, ``weight_composition`` and ``weight_mixture`` (of the distances).
+        ``weight_state``, ``weight_spread``, ``weight_composition``, ``weight_mixture`` (of the distances),
+        ``weight_components`` and ``weight_types`` (of the log-ratios of the composition).
 
         Parameters
         ----------

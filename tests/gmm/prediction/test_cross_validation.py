@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
 
+from muport.gmm.metric._log_ratios import CellCounts
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.mixtures._em import fit_mixtures
 from muport.gmm.mixtures._mixtures import Mixtures
@@ -67,9 +68,12 @@ def test_each_prediction_is_that_of_a_fit_to_the_others():
     rest = np.delete(np.arange(12), 4)
     code = np.searchsorted(rest, sample[sample != 4])
     transform = mixture_fitter(2)(x[sample != 4], code)
-    classifier = fit_classifier(transform(x[sample != 4], code), condition[rest], QUICK)
-    new = transform(x[sample == 4], np.zeros((sample == 4).sum(), int))
-    np.testing.assert_allclose(found.probabilities[4], predict_conditions(classifier, new)[0])
+    counts = CellCounts.count(code, len(rest))
+    classifier = fit_classifier(transform(x[sample != 4], code), condition[rest], QUICK, counts=counts)
+    alone = np.zeros((sample == 4).sum(), int)
+    new = transform(x[sample == 4], alone)
+    expected = predict_conditions(classifier, new, counts=CellCounts.count(alone, 1))[0]
+    np.testing.assert_allclose(found.probabilities[4], expected)
 
 
 def test_a_held_out_condition_is_not_seen():

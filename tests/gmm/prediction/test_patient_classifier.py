@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from muport.gmm.metric._log_ratios import CellCounts
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.mixtures._mixtures import Mixtures
 from muport.gmm.prediction._patient_classifier import FAMILIES, fit_classifier, predict_conditions
@@ -65,3 +66,41 @@ def test_views_of_no_weight_change_nothing() -> None:
     p = predict_conditions(classifier, mix)
     np.testing.assert_allclose(p.sum(1), 1)
     np.testing.assert_allclose(predict_conditions(classifier, mix.subset(np.arange(3))), p[:3], atol=1e-9)
+
+
+def counts_of(condition: np.ndarray, effect: float, seed: int = 0, n_types: int = 4) -> CellCounts:
+    rng = np.random.default_rng(seed)
+    logit = 0.3 * rng.normal(size=(len(condition), n_types))
+    logit[:, 0] += effect * condition
+    shares = np.exp(logit) / np.exp(logit).sum(1, keepdims=True)
+    types = np.stack([rng.multinomial(200, row) for row in shares]).astype(float)
+    return CellCounts(types.sum(1), types)
+
+
+def test_annotated_types_carry_the_prediction_where_only_they_differ() -> None:
+    mix, condition = cohort(3, p=48)
+    counts = counts_of(condition, 2.0)
+    train, new = np.arange(24), np.arange(24, 48)
+    classifier = fit_classifier(mix.subset(train), condition[train], QUICK, counts=counts.subset(train))
+    assert classifier.family_weights()["types"] > 0.9
+    p = predict_conditions(classifier, mix.subset(new), counts=counts.subset(new))
+    assert (p.argmax(axis=1) == condition[new]).mean() > 0.9
+    with pytest.raises(ValueError, match="must be counted"):
+        predict_conditions(classifier, mix.subset(new))
+
+
+def test_a_moved_state_is_seen_beside_annotated_types() -> None:
+    mix, condition = cohort(0, p=24, shift=2.5)
+    classifier = fit_classifier(mix, condition, QUICK, counts=counts_of(condition, 0.0))
+    weights = classifier.family_weights()
+    assert weights["state"] + weights["spread"] > 0.6
+
+
+def test_a_type_that_no_training_patient_has_is_ignored() -> None:
+    mix, condition = cohort(3, p=24)
+    counts = counts_of(condition, 2.0)
+    empty = replace(counts, types=np.c_[counts.types, np.zeros(24)])
+    classifier = fit_classifier(mix, condition, QUICK, counts=empty)
+    more = replace(counts, types=np.c_[counts.types, np.full(24, 50.0)])
+    expected = predict_conditions(classifier, mix, counts=empty)
+    np.testing.assert_allclose(predict_conditions(classifier, mix, counts=more), expected)

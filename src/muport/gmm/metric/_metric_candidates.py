@@ -13,7 +13,7 @@ from muport._parallel import parallel_map, single_threaded
 from muport.gmm.metric._discriminant_axes import canonicalize, discriminant_axes, pair_weights
 from muport.gmm.metric._gradient_training import train_metric
 from muport.gmm.metric._ground_metric import IDENTITY, GroundMetric
-from muport.gmm.metric._kernel_ridge import Calibration, calibrate, inner_folds, score_held_out
+from muport.gmm.metric._kernel_ridge import Calibration, calibrate, inner_folds, score_held_out, to_probabilities
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.metric._pair_scatters import CohortPlans
 from muport.gmm.metric._reference_states import squared_composition_distances
@@ -35,10 +35,12 @@ class MetricCandidate:
 
     - `metric`: The metric, fitted to all patients.
     - `calibration`: Penalty, slope and loss of the classifier.
+    - `held_out`: (P, C) probabilities of training patients by fits to the others; NaN for patients of no fold.
     """
 
     metric: GroundMetric
     calibration: Calibration
+    held_out: NDArray[np.float64]
 
 
 @single_threaded()
@@ -87,12 +89,16 @@ def fit_metric_candidates(
         weights = np.array([pair_weights(code, rest) for rest in rests]).reshape(-1, 2, len(code), len(code))
         return np.concatenate(parallel_map(lambda family: family.squared(rests, weights), families), axis=1)
 
-    calibrations = calibrate(score_held_out(squared, code, folds), code)
+    scores = score_held_out(squared, code, folds)
+    calibrations = calibrate(scores, code)
     metrics = [metric for family in families for metric in family.metrics]
     return [
-        MetricCandidate(replace(metric, loss=calibration.loss), calibration)
-        for metric, calibration in zip(metrics, calibrations, strict=True)
-    ]
+        MetricCandidate(
+            replace(metric, loss=calibration.loss), calibration,
+            to_probabilities(own[calibration.penalty], calibration.slope),
+        )
+        for metric, calibration, own in zip(metrics, calibrations, scores, strict=True)
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

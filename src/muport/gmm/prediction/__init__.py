@@ -2,6 +2,7 @@
 
 In the order of reading:
 
+- ``_view_weights``: weights of several views, shrunk toward the simplest
 - ``_patient_classifier``: several distances, weighted by their predictions of held-out patients
 - ``_labeled_cells``: the cells of patients of known condition, checked
 - ``_cross_validation``: predictions for held-out patients, with everything fitted again in each fold

@@ -55,8 +55,8 @@ class CrossValidation:
     intervals
         95 % intervals (low, high) of ``"balanced_accuracy"`` and ``"auroc"``, by a bootstrap over groups.
     families
-        (F, 4) weights of the state, spread, composition and unlearned mixture distances in the predictions of each
-        fold.
+        (F, 6) weights, in the predictions of each fold, of the state, spread, composition and unlearned mixture
+        distances, and of the log-ratios of components and of annotated types.
     null
         (R, 2) balanced accuracy and area under the ROC curve with permuted conditions; (0, 2) without permutations.
     samples, conditions
@@ -108,7 +108,7 @@ def cross_validate(
     mixtures = [fit_fold(cells, rows, fitter) for rows in folds]
     rng = np.random.default_rng(random_state)
     labels = [cells.condition, *(_permute(cells.condition, folds, rng) for _ in range(n_permutations))]
-    p, families = predict_folds(mixtures, folds, labels, cells.group, settings)
+    p, families = predict_folds(mixtures, folds, labels, cells, settings)
     null = [score_predictions(probabilities, label)[:2] for probabilities, label in zip(p[1:], labels[1:], strict=True)]
     return summarize(p[0], cells, folds, families[0], np.array(null).reshape(-1, 2), rng)
 
@@ -162,13 +162,14 @@ def predict_folds(
     mixtures: Sequence[FoldMixtures],
     folds: Sequence[NDArray[np.int64]],
     labels: Sequence[NDArray[np.int64]],
-    group: NDArray[np.int64],
+    cells: LabeledCells,
     settings: MetricSettings,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Predict held-out patients under R sets of conditions; plans are computed once for all sets.
 
-    Returns probabilities (R, P, C), and weights of the families of views (R, F, 4).
+    Returns probabilities (R, P, C), and weights of the families of views (R, F, 6).
     """
+    group, counts = cells.group, cells.counts()
     p = np.zeros((len(labels), len(group), max(int(label.max()) for label in labels) + 1))
     families = []
     for (train, test), rows in zip(mixtures, folds, strict=True):
@@ -176,8 +177,10 @@ def predict_folds(
         plans, weights = CohortPlans(train, settings.n_states, settings.random_state), []
         cache: PlanCache = {}
         for probabilities, label in zip(p, labels, strict=True):
-            classifier = fit_classifier(train, label[rest], settings, group=group[rest], plans=plans)
-            probabilities[rows] = predict_conditions(classifier, test, cache)
+            classifier = fit_classifier(
+                train, label[rest], settings, group=group[rest], plans=plans, counts=counts.subset(rest)
+            )
+            probabilities[rows] = predict_conditions(classifier, test, cache, counts.subset(rows))
             weights.append(list(classifier.family_weights().values()))
         families.append(weights)
     return p, np.array(families).swapaxes(0, 1)

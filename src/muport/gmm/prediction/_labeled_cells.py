@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport.gmm.metric._log_ratios import CellCounts
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -22,6 +24,8 @@ class LabeledCells:
     - `condition`: (P,) codes 0..C-1 of the samples.
     - `group`: (P,) person of each sample; the samples of one person are held out together.
     - `weight`: (n,) weights of the cells, or None.
+    - `cell_type`: (n,) codes of the annotated types, -1 for a cell without one; None without annotation.
+    - `n_types`: Number of types.
     """
 
     x: NDArray[np.float64]
@@ -29,6 +33,8 @@ class LabeledCells:
     condition: NDArray[np.int64]
     group: NDArray[np.int64]
     weight: NDArray[np.float64] | None = None
+    cell_type: NDArray[np.int64] | None = None
+    n_types: int = 0
 
     @classmethod
     def check(
@@ -38,6 +44,9 @@ class LabeledCells:
         condition: ArrayLike,
         group: ArrayLike | None = None,
         weight: NDArray[np.float64] | None = None,
+        *,
+        cell_type: NDArray[np.int64] | None = None,
+        n_types: int = 0,
     ) -> LabeledCells:
         """Return checked arrays; by default each sample is a group.
 
@@ -56,7 +65,9 @@ class LabeledCells:
         groups = np.arange(len(label)) if group is None else np.unique(np.asarray(group), return_inverse=True)[1]
         if groups.shape != label.shape:
             raise ValueError(f"group has {len(groups)} entries for {len(label)} samples.")
-        return cls(cells, code.astype(np.int64), label.astype(np.int64), groups.astype(np.int64), weight)
+        return cls(
+            cells, code.astype(np.int64), label.astype(np.int64), groups.astype(np.int64), weight, cell_type, n_types
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.condition)
@@ -67,4 +78,9 @@ class LabeledCells:
         return LabeledCells(
             self.x[rows], np.searchsorted(patients, self.sample[rows]), self.condition[patients], self.group[patients],
             None if self.weight is None else self.weight[rows],
+            None if self.cell_type is None else self.cell_type[rows], self.n_types,
         )  # fmt: skip
+
+    def counts(self) -> CellCounts:
+        """Cells of each patient, and of each type."""
+        return CellCounts.count(self.sample, len(self), self.cell_type, self.n_types, self.weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -10,10 +10,20 @@ import numpy as np
 from muport._parallel import single_threaded
 from muport.gmm.metric._component_plans import component_roots, plan_components
 from muport.gmm.metric._ground_metric import IDENTITY, GroundMetric, select_least_loss
-from muport.gmm.metric._kernel_ridge import Calibration, ridge_scores, to_probabilities
+from muport.gmm.metric._kernel_ridge import (
+    Calibration,
+    calibrate,
+    inner_folds,
+    ridge_scores,
+    score_held_out,
+    to_probabilities,
+)
+from muport.gmm.metric._log_ratios import CellCounts, squared_ratio_distances, state_ratios, type_ratios
 from muport.gmm.metric._metric_candidates import fit_metric_candidates
 from muport.gmm.metric._metric_settings import MetricSettings
+from muport.gmm.metric._pair_scatters import CohortPlans
 from muport.gmm.metric._reference_states import squared_composition_distances
+from muport.gmm.prediction._view_weights import weigh_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,15 +31,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.gmm.metric._component_plans import ComponentPlans
-    from muport.gmm.metric._pair_scatters import CohortPlans
+    from muport.gmm.metric._reference_states import Reference
     from muport.gmm.mixtures._mixtures import Mixtures
 
     #: Plans among training patients, and from new ones to them, by offset and tau.
     type PlanCache = dict[tuple[bool, float], tuple[ComponentPlans, ComponentPlans]]
 
-__all__ = ["FAMILIES", "PatientClassifier", "View", "fit_classifier", "predict_conditions"]
+__all__ = ["FAMILIES", "PatientClassifier", "RatioView", "View", "fit_classifier", "predict_conditions"]
 
-FAMILIES = ("state", "spread", "composition", "mixture")
+FAMILIES = ("state", "spread", "composition", "mixture", "components", "types")
 _MIN_WEIGHT = 1e-3  # views of a smaller weight are not used in predictions
 
 
@@ -56,25 +66,50 @@ class View:
         return "spread" if self.metric.bures else "state"
 
 
+@dataclass(frozen=True)
+class RatioView:
+    """The centered log-ratios of a composition and their classifier.
+
+    - `family`: ``"types"``: of the annotated types. ``"components"``: of the states that all patients share.
+    - `calibration`: Penalty, slope and held-out loss.
+    - `weight`: Weight in the prediction.
+    """
+
+    family: str
+    calibration: Calibration
+    weight: Annotated[float, "0.."]
+
+
 @dataclass(frozen=True, eq=False)
 class PatientClassifier:
     """Views with their weights, and the training patients that new ones are compared with.
 
-    - `views`: All views, including those of negligible weight.
+    - `views`: All views on distances, including those of negligible weight.
     - `mixtures`: Mixtures of the P training patients.
     - `condition`: (P,) codes.
     - `n_classes`: Number C of conditions.
+    - `ratio_views`: Views on log-ratios; none in models of earlier versions.
+    - `counts`: Cells of the training patients, if there are views on log-ratios.
     """
 
     views: tuple[View, ...]
     mixtures: Mixtures
     condition: Annotated[NDArray[np.int64], "P", "0..<n_classes"]
     n_classes: Annotated[int, "1.."]
+    ratio_views: tuple[RatioView, ...] = ()
+    counts: CellCounts | None = None
 
     def check_consistency(self) -> None:
-        """Raise a ValueError unless each patient has a mixture."""
+        """Raise a ValueError unless each patient has a mixture, and each view on log-ratios its counts."""
         if len(self.mixtures) != len(self.condition):
             raise ValueError(f"there are {len(self.mixtures)} mixtures of {len(self.condition)} patients.")
+        families = [view.family for view in self.ratio_views]
+        if families not in ([], ["components"], ["components", "types"]):
+            raise ValueError(f"there are views on log-ratios of {families}.")
+        if families and (self.counts is None or len(self.counts) != len(self.condition)):
+            raise ValueError("the cells of the patients were not counted.")
+        if "types" in families and self.counts is not None and not self.counts.types.any():
+            raise ValueError("no cell has a type.")
 
     @property
     def metric(self) -> GroundMetric:
@@ -84,9 +119,21 @@ class PatientClassifier:
     def family_weights(self) -> dict[str, float]:
         """Weight of each family of views in the prediction."""
         families = dict.fromkeys(FAMILIES, 0.0)
-        for view in self.views:
+        for view in (*self.views, *self.ratio_views):
             families[view.family] += view.weight
         return families
+
+    def ratios(self, family: str, mixtures: Mixtures, counts: CellCounts) -> NDArray[np.float64]:
+        """Centered log-ratios of patients, of the types or of the states of the training patients."""
+        if family == "types":
+            known = _typed(self.counts)
+            return type_ratios(counts, known)
+        return state_ratios(mixtures, counts.total, self.reference)
+
+    @property
+    def reference(self) -> Reference:
+        """The states that all patients share; one set for all views."""
+        return self.views[0].metric.reference
 
 
 @single_threaded()
@@ -97,48 +144,100 @@ def fit_classifier(
     *,
     group: NDArray[np.int64] | None = None,
     plans: CohortPlans | None = None,
+    counts: CellCounts | None = None,
 ) -> PatientClassifier:
     """Fit all views and their weights.
 
-    The four families of views (state, spread, composition, mixtures without a learned metric) have equal prior
-    weights, divided evenly within a family. A view is weighted by prior x exp(-G loss), where the loss is that of the
-    G held-out training groups: stacking by pseudo Bayesian model averaging (Yao et al. 2018).
+    The views on distances belong to four families (state, spread, composition, mixtures without a learned metric); with
+    `counts` there are the log-ratios of the states that all patients share and, with annotation, of the types. The
+    weights are those of :func:`muport.gmm.prediction._view_weights.weigh_views`, shrunk toward the log-ratios of the
+    types if there are any. The log-ratios of the states, which are estimated, were never better than the combination.
 
     - `mixtures`: Mixtures of the training patients.
     - `condition`: (P,) codes 0..C-1.
     - `settings`: Options of the metrics.
     - `group`: (P,) person of each sample, if a person has several.
     - `plans`: Plans of these mixtures, which do not depend on the conditions; computed by default.
+    - `counts`: Cells of the training patients.
     """
     code = np.asarray(condition, dtype=np.int64)
     groups = np.arange(len(code)) if group is None else np.asarray(group)
-    candidates = fit_metric_candidates(mixtures, code, settings, group=groups, plans=plans)
+    cohort = CohortPlans(mixtures, settings.n_states, settings.random_state) if plans is None else plans
+    candidates = fit_metric_candidates(mixtures, code, settings, group=groups, plans=cohort)
     views = [View(candidate.metric, candidate.calibration, 0.0) for candidate in candidates]
-    families = [view.family for view in views]
-    prior = np.array([1 / families.count(family) for family in families])
-    loss = np.array([view.calibration.loss for view in views])
-    weight = prior * np.exp(-len(np.unique(groups)) * (loss - loss.min()))
-    weight /= weight.sum()
-    weighted = tuple(View(view.metric, view.calibration, float(w)) for view, w in zip(views, weight, strict=True))
-    return PatientClassifier(weighted, mixtures, code, int(code.max()) + 1)
+    ratio_views, held_out = _fit_ratio_views(mixtures, cohort, counts, code, groups)
+    probabilities = np.stack([*(candidate.held_out for candidate in candidates), *held_out])
+    families = [view.family for view in (*views, *ratio_views)]
+    # the types come last
+    simplest = families.index("types") if "types" in families else None
+    weight = weigh_views(probabilities, families, simplest, code, groups)
+    weights = iter(weight.tolist())
+    # the views on distances come first
+    weighted = tuple(replace(view, weight=next(weights)) for view in views)
+    weighted_ratios = tuple(replace(view, weight=next(weights)) for view in ratio_views)
+    return PatientClassifier(weighted, mixtures, code, int(code.max()) + 1, weighted_ratios, counts)
+
+
+def _fit_ratio_views(
+    mixtures: Mixtures,
+    cohort: CohortPlans,
+    counts: CellCounts | None,
+    condition: NDArray[np.int64],
+    group: NDArray[np.int64],
+) -> tuple[list[RatioView], list[NDArray[np.float64]]]:
+    """Views on log-ratios, of weight 0, and their probabilities (P, C) of held-out patients."""
+    if counts is None:
+        return [], []
+    ratios = {"components": state_ratios(mixtures, counts.total, cohort.reference)}
+    if _typed(counts).any():
+        ratios["types"] = type_ratios(counts, _typed(counts))
+    squared = np.stack([squared_ratio_distances(values)[0] for values in ratios.values()])
+    folds = inner_folds(condition, group)
+    scores = score_held_out(lambda rows: squared[None].repeat(len(rows), 0), condition, folds)
+    fits = calibrate(scores, condition)
+    views = [RatioView(family, fit, 0.0) for family, fit in zip(ratios, fits, strict=True)]
+    return views, [to_probabilities(own[fit.penalty], fit.slope) for own, fit in zip(scores, fits, strict=True)]
+
+
+def _typed(counts: CellCounts | None) -> NDArray[np.bool_]:
+    """Which types (T,) any of the patients has."""
+    return np.zeros(0, bool) if counts is None else counts.types.sum(axis=0) > 0
 
 
 @single_threaded()
 def predict_conditions(
-    classifier: PatientClassifier, mixtures: Mixtures, cache: PlanCache | None = None
+    classifier: PatientClassifier,
+    mixtures: Mixtures,
+    cache: PlanCache | None = None,
+    counts: CellCounts | None = None,
 ) -> NDArray[np.float64]:
     """Predict probabilities (Q, C) of the conditions of new patients; rows sum to 1.
 
     - `mixtures`: Mixtures of Q patients in the representation of the training patients.
     - `cache`: Plans of earlier calls with the same training and new patients, for any conditions; extended by this
       call.
+    - `counts`: Cells of the new patients, needed by views on log-ratios.
     """
     total = np.zeros((len(mixtures), classifier.n_classes))
-    for view, train, new in _view_distances(classifier, mixtures, {} if cache is None else cache):
+    distances = _view_distances(classifier, mixtures, {} if cache is None else cache)
+    for view, train, new in (*distances, *_ratio_distances(classifier, mixtures, counts)):
         scores = ridge_scores(train, new, classifier.condition, classifier.n_classes)[view.calibration.penalty]
         total += view.weight * to_probabilities(scores, view.calibration.slope)
     p: NDArray[np.float64] = total / total.sum(axis=1, keepdims=True)
     return p
+
+
+def _ratio_distances(
+    classifier: PatientClassifier, new: Mixtures, counts: CellCounts | None
+) -> Iterator[tuple[RatioView, NDArray[np.float64], NDArray[np.float64]]]:
+    """Squared distances among training patients, and from new ones to them, of each view on log-ratios."""
+    if not classifier.ratio_views:
+        return
+    if counts is None or classifier.counts is None:
+        raise ValueError("the classifier has views on log-ratios: the cells of the new patients must be counted.")
+    for view in classifier.ratio_views:
+        train = classifier.ratios(view.family, classifier.mixtures, classifier.counts)
+        yield view, *squared_ratio_distances(train, classifier.ratios(view.family, new, counts))
 
 
 def _view_distances(

@@ -114,7 +114,7 @@ def tune(
         options, _ = choose(_training_part(cells, rows))
         fitter, settings = build(options)
         predicted, weights = predict_folds(
-            [fit_fold(cells, rows, fitter)], [rows], [cells.condition], cells.group, settings
+            [fit_fold(cells, rows, fitter)], [rows], [cells.condition], cells, settings
         )  # fmt: skip
         p[rows] = predicted[0, rows]
         families += list(weights[0])
@@ -132,4 +132,6 @@ def tune(
 def _training_part(cells: LabeledCells, rows: NDArray[np.int64]) -> LabeledCells:
     """The patients outside a fold, checked again and with groups numbered without gaps."""
     part = cells.subset(np.setdiff1d(np.arange(len(cells)), rows))
-    return LabeledCells.check(part.x, part.sample, part.condition, part.group, part.weight)
+    return LabeledCells.check(
+        part.x, part.sample, part.condition, part.group, part.weight, cell_type=part.cell_type, n_types=part.n_types
+    )  # fmt: skip
