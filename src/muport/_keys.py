@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class _RegistryKeys(NamedTuple):
@@ -52,6 +55,22 @@ def unquote_name(text: str) -> str:
     return unquote(text)
 
 
+def join_levels(levels: Sequence[str]) -> str:
+    """Name a combination of levels of several batch variables: ``"donor1|v2"``.
+
+    Examples
+    --------
+    >>> join_levels(["donor1", "v2"])
+    'donor1|v2'
+    """
+    return "|".join(re.sub(r"[%|]", lambda match: f"%{ord(match[0]):02X}", level) for level in levels)
+
+
+def split_levels(combination: str) -> tuple[str, ...]:
+    """Return the levels of a combination that :func:`join_levels` named."""
+    return tuple(re.sub("%(25|7C)", lambda match: chr(int(match[1], 16)), level) for level in combination.split("|"))
+
+
 __all__ = [
     "DATA_VARIABLE",
     "JOINT_MODALITY",
@@ -60,6 +79,8 @@ __all__ = [
     "SINGLE_BATCH",
     "SINGLE_MODALITY",
     "UNLABELED_CATEGORY",
+    "join_levels",
     "quote_name",
+    "split_levels",
     "unquote_name",
 ]

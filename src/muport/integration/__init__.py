@@ -4,6 +4,9 @@ In the order of reading:
 
 - ``_model``: the Integration model: set-up, options and training
 - ``_inference``: the methods of a fitted integration
+- ``_design_of_rows``: the batch variables and the covariates of the cells
+- ``_label_fit``: the label model, fitted to the integrated cells
+- ``_cell_maps``: the maps of the cells, also of groups that are new
 - ``_written_results``: the results written to the data, as scanpy and muon read them
 - ``_feature_values``: the values of the features, read by name and filled in
 - ``_corrected_expression``: values without the effects of the batches
@@ -11,6 +14,8 @@ In the order of reading:
 - ``_working_space``: the space of the transport, for each kind of data
 - ``_fitted_state``: what a fitted model keeps, and the map of every cell
 - ``_hyperparameters``: the six hyperparameters, and the quantities that the method derives from them
+- ``_batch_design``: what is asked of each batch variable
+- ``batch_variables``: several batch variables and continuous covariates
 - ``prototypes``: k-means summaries of each group
 - ``shared_centers``: the default method
 - ``spaces``: the space in which modalities are compared

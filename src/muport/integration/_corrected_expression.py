@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils import gen_batches
 
+from muport._keys import join_levels, split_levels
 from muport.integration._batch_effects import LocatedCells, fit_centers, fit_effects
 from muport.integration._feature_values import find_cells
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from muport.integration._fitted_state import IntegrationState
     from muport.integration._working_space import IntegratedRows
+    from muport.integration.batch_variables._variable_effects import VariableEffects
 
 #: Counts are divided by factors; from other values differences are subtracted. In the linear way, values first follow
 #: the cells through the coordinates of the input.
@@ -41,19 +44,35 @@ class ModalityCells:
     cells: LocatedCells
 
 
-def locate_cells(integrated: IntegratedRows, modality: str, joint: bool, batches: tuple[str, ...]) -> LocatedCells:
+def locate_cells(integrated: IntegratedRows, modality: str, joint: bool, state: IntegrationState) -> LocatedCells:
     """Locate the cells of a modality, in its order.
 
     - `joint`: Whether the space has one row for each cell, not one for each measurement.
-    - `batches`: Batches of the model; the codes of other batches follow.
+    - `state`: Its batches have the first codes; those of other batches follow.
+
+    Of several batch variables, only those count whose effects the integration removes.
     """
     rows = integrated.embedded.rows
     taken = find_cells(integrated.rows, modality) if joint else rows.modality == rows.modalities.index(modality)
-    position = {name: code for code, name in enumerate(batches)}
-    new = [name for name in rows.batches if name not in position]
-    position |= {name: len(batches) + code for code, name in enumerate(new)}
-    batch = np.array([position[name] for name in rows.batches], np.int64)[rows.batch[taken]]
+    names = [_name_removed_levels(name, state.variables) for name in (*state.batches, *rows.batches)]
+    position = {name: code for code, name in enumerate(dict.fromkeys(names))}
+    codes = [position[name] for name in names[len(state.batches) :]]
+    batch = np.array(codes, np.int64)[rows.batch[taken]]
     return LocatedCells(rows.x[taken], integrated.y[taken], batch)
+
+
+def _name_removed_levels(batch: str, variables: VariableEffects | None) -> str:
+    """Return the part of the name of a batch that names levels of variables whose effects are removed."""
+    levels = split_levels(batch) if variables is not None else ()
+    if variables is None or len(levels) < 2:
+        return batch
+    fractions = variables.fractions[: len(levels)]
+    if any(0 < fraction < 1 for fraction in fractions):
+        raise ValueError(
+            f"the effects of {list(variables.names)} are removed to the fractions {list(variables.fractions)}, which "
+            "values of features cannot follow: give each batch variable the strength 0 or the largest one."
+        )
+    return join_levels([level for level, fraction in zip(levels, fractions, strict=True) if fraction == 1])
 
 
 def select_features(names: pd.Index, features: Iterable[str] | None, modality: str) -> NDArray[np.int64]:

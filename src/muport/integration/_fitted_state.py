@@ -11,6 +11,8 @@ from scipy.special import softmax
 from muport._parallel import parallel_map
 
 # Saved states are rebuilt by class, so the classes of their parts are imported at run time.
+from muport.integration.batch_variables._covariates import CovariateEffects  # noqa: TC001
+from muport.integration.batch_variables._variable_effects import VariableEffects  # noqa: TC001
 from muport.integration.gromov._gromov_space import GromovSpace  # noqa: TC001
 from muport.integration.prototypes._prototypes import NEIGHBORS, soft_assign
 from muport.integration.prototypes._standardized_cells import standardize
@@ -151,6 +153,8 @@ class IntegrationState:
     - `network`: Refinement of the integrated coordinates; None without.
     - `neighbors`: Number of nearest prototypes from which a cell gets its displacement.
     - `types`: Types that are separated; None without labels, or if the types cannot be predicted.
+    - `variables`: Effects of the levels of several batch variables; None with one.
+    - `covariates`: Effects of continuous covariates, which are removed before the maps are applied; None without.
     """
 
     center: Annotated[NDArray[np.float32], "d"]
@@ -168,6 +172,8 @@ class IntegrationState:
     network: TrainedNetwork | None = None
     neighbors: Annotated[int, "1.."] = NEIGHBORS
     types: Types | None = None
+    variables: VariableEffects | None = None
+    covariates: CovariateEffects | None = None
 
     def check_consistency(self) -> None:
         """Raise a ValueError unless the labels have the coordinates of the integration."""

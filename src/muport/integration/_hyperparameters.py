@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from muport._checks import check_numbers
+
+if TYPE_CHECKING:
+    from muport.integration._batch_design import BatchDesign
 
 __all__ = ["FitOptions", "Hyperparameters"]
 
@@ -101,6 +105,7 @@ class FitOptions:
       iterations stop.
     - `match_shapes`: Give the residuals of all groups one shape, not only one scale: for modalities, whose noise
       differs in direction.
+    - `design`: Several batch variables, of which each group has levels; None for one.
     """
 
     max_iter: int = 15
@@ -110,6 +115,7 @@ class FitOptions:
     device: str = "cpu"
     tol: float = 5e-3
     match_shapes: bool = False
+    design: BatchDesign | None = None
 
     @property
     def max_sinkhorn_iter(self) -> int:

@@ -12,6 +12,7 @@ import pandas as pd
 from muport._checks import check_integers, check_numbers
 from muport._parallel import single_threaded
 from muport.data import MuDataModel, select_modalities
+from muport.integration._cell_maps import assign_maps, embed_without_covariates, find_new_maps
 from muport.integration._corrected_expression import (
     ModalityCells,
     Way,
@@ -23,10 +24,9 @@ from muport.integration._corrected_expression import (
 from muport.integration._feature_values import compute_imputation_weights, fill_in, read_values
 from muport.integration._fitted_state import transform_cells
 from muport.integration._hyperparameters import FitOptions
-from muport.integration._working_space import IntegratedRows, embed_rows, find_fitted_group, make_network_views
+from muport.integration._working_space import IntegratedRows, make_network_views
 from muport.integration.labels._label_transfer import predict_labels
-from muport.integration.prototypes._standardized_cells import standardize, standardize_cells
-from muport.integration.shared_centers._new_groups import fit_new_groups
+from muport.integration.prototypes._standardized_cells import standardize
 from muport.integration.spaces._joint_space import JointSpace, split_modalities
 from muport.integration.vae._trained_network import refine
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows, Setup
-    from muport.integration._fitted_state import GroupMap, IntegrationState, LabelModel
+    from muport.integration._fitted_state import IntegrationState, LabelModel
     from muport.integration._hyperparameters import Hyperparameters
     from muport.integration.labels._label_transfer import Representations
 
 __all__ = [
-    "IntegratedRows", "IntegrationInference", "assign_maps", "check_prediction", "choose_labels",
-    "find_batch_of_cell", "get_representations",
+    "IntegratedRows", "IntegrationInference", "check_prediction", "choose_labels", "find_batch_of_cell",
+    "get_representations",
 ]  # fmt: skip
 
 _N_SOURCES = 15  # measured cells whose mean an imputed value is
@@ -243,7 +243,9 @@ class IntegrationInference(MuDataModel):
 
         Do not test corrected values between conditions: the cells of a sample are no replicates. Add up raw counts
         with :func:`muport.pp.to_pseudobulk` instead, and test the sums with the batch as a covariate. Corrected values
-        are for figures, for scores of gene sets, and for methods that have no argument for batches.
+        are for figures, for scores of gene sets, and for methods that have no argument for batches. Of several batch
+        variables, those with the strength 0 keep their effects; the others must have equal ones. Effects of continuous
+        covariates on the values are not removed.
 
         Memory: two copies of the returned values, made dense unless they are sparse counts, and 200 MB.
 
@@ -294,7 +296,7 @@ class IntegrationInference(MuDataModel):
             )
         joint = isinstance(state.space, JointSpace)
         cells = [
-            ModalityCells(held, locate_cells(self._integrate(data, sharpening=0.0), modality, joint, state.batches))
+            ModalityCells(held, locate_cells(self._integrate(data, sharpening=0.0), modality, joint, state))
             for held, data in ((values, None), (own_values, mdata))[: 1 + (mdata is not None)]
         ]
         way: Way = "linear" if scale == "additive" and len(self._modalities) == 1 else scale
@@ -362,6 +364,10 @@ class IntegrationInference(MuDataModel):
         return pd.DataFrame(p, index=rows.obs_names, columns=list(labels.names))
 
     @property
+    def _match_shapes(self) -> bool:
+        return len(self._modalities) > 1
+
+    @property
     def _search_device(self) -> str | None:
         device = str(self.device)
         return None if device == "cpu" else device
@@ -392,31 +398,24 @@ class IntegrationInference(MuDataModel):
             state = replace(state, sharpening=sharpening, types=None)
         rows = self._rows(data) if embedded_as is None else embedded_as.rows
         with single_threaded():
-            embedded = embed_rows(rows, state.space) if embedded_as is None else embedded_as.embedded
+            if embedded_as is None:
+                embedded = embed_without_covariates(rows, state.space, state.covariates, self._search_device)
+            else:
+                embedded = embedded_as.embedded
             embedded.rows.check_width(len(state.center))
-            maps = (*state.maps, *self._fit_new_groups(embedded.rows, state))
+            how = self.settings_
+            options = FitOptions(
+                how["max_iter"],
+                how["approximate"],
+                (),
+                how["random_state"],
+                str(self.device),
+                match_shapes=self._match_shapes,
+            )
+            maps = (*state.maps, *find_new_maps(embedded.rows, state, self._hyperparameters, options))
             codes = assign_maps(embedded.rows, state)
             y = transform_cells(embedded.rows.x, codes, state, maps=maps, device=self._search_device)
             return IntegratedRows(rows, embedded, y)
-
-    def _fit_new_groups(self, rows: Rows, state: IntegrationState) -> tuple[GroupMap, ...]:
-        """Fit the maps of the groups that the state does not know, in the order of :func:`_find_unknown_groups`."""
-        unknown = _find_unknown_groups(rows, state)
-        if not unknown:
-            return ()
-        codes = np.array([unknown.index(name) if name in unknown else -1 for name in rows.groups])[rows.group]
-        new = codes >= 0
-        cells = standardize_cells(rows.x[new], codes[new], unknown, scaling=(state.center, state.scale))
-        options = FitOptions(
-            self.settings_["max_iter"],
-            self.settings_["approximate"],
-            (),
-            self.settings_["random_state"],
-            str(self.device),
-            match_shapes=len(self._modalities) > 1,
-        )
-        maps = dict(zip(cells.group_names, fit_new_groups(cells, state, self._hyperparameters, options), strict=True))
-        return tuple(maps[name] for name in unknown)
 
 
 def choose_labels(probabilities: pd.DataFrame, threshold: float | None, setup: Setup) -> pd.Series:
@@ -428,25 +427,6 @@ def choose_labels(probabilities: pd.DataFrame, threshold: float | None, setup: S
         code = np.where(p.max(axis=1) < threshold, categories.index(unlabeled), code)
     values = pd.Categorical.from_codes(code, categories=categories)
     return pd.Series(values, index=probabilities.index, name=setup.labels_key).cat.remove_unused_categories()
-
-
-def assign_maps(rows: Rows, state: IntegrationState) -> NDArray[np.int64]:
-    """Assign each row (n_rows,) the position of its map; the maps of unknown groups follow the fitted ones."""
-    position = dict(zip(state.groups, state.map_of_group, strict=True))
-    position |= {name: len(state.maps) + i for i, name in enumerate(_find_unknown_groups(rows, state))}
-    groups = [_find_group(name, state) or name for name in rows.groups]
-    codes: NDArray[np.int64] = np.array([position[name] for name in groups], dtype=np.int64)[rows.group]
-    return codes
-
-
-def _find_group(name: str, state: IntegrationState) -> str | None:
-    if isinstance(state.space, JointSpace):
-        return find_fitted_group(name, state.groups)
-    return name if name in state.groups else None
-
-
-def _find_unknown_groups(rows: Rows, state: IntegrationState) -> tuple[str, ...]:
-    return tuple(name for name in rows.groups if _find_group(name, state) is None)
 
 
 def find_batch_of_cell(rows: Rows, batches: tuple[str, ...]) -> NDArray[np.int64]:

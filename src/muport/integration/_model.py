@@ -14,31 +14,33 @@ from muport._checks import check_integers, check_option, check_seed
 from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport._parallel import single_threaded
 from muport.data import check_pairings, compare_pairs, match_names, pairing_metrics, register
+from muport.integration._batch_design import MODALITY, Strengths
+from muport.integration._cell_maps import assign_maps, describe_groups
+from muport.integration._design_of_rows import (
+    build_design,
+    check_batches,
+    describe_variables,
+    embed_and_fit_covariates,
+    measure_covariates,
+)
 from muport.integration._fitted_state import IntegrationState, transform_cells
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
-from muport.integration._inference import assign_maps, find_batch_of_cell, get_representations
-from muport.integration._working_space import (
-    embed_rows,
-    fit_space,
-    make_network_views,
-    separate_paired_cells,
-    split_modality_set,
-)
+from muport.integration._inference import find_batch_of_cell
+from muport.integration._label_fit import add_labels
+from muport.integration._working_space import fit_space, make_network_views, split_modality_set
 from muport.integration._written_results import ResultWriting
 from muport.integration.atlas._centroid_fit import fit_centroids
 from muport.integration.atlas._sampling import CellSource
-from muport.integration.labels._label_transfer import fit_labels
-from muport.integration.prototypes._standardized_cells import order_by_group, standardize, standardize_cells
+from muport.integration.prototypes._standardized_cells import order_by_group, standardize_cells
 from muport.integration.scbiot._scbiot_fit import fit_scbiot
 from muport.integration.shared_centers._diagnostics import describe_metrics
 from muport.integration.shared_centers._fit import IntegrationFit, fit_shared_centers
 from muport.integration.shared_centers._merge_batches import merge_batches
-from muport.integration.spaces._joint_space import JointSpace
 from muport.integration.vae._network_fit import fit_network
 from muport.integration.vae._vae_options import TrainingOptions, VAEOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import anndata
     import mudata
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 
     from muport.data import Rows
     from muport.integration._working_space import EmbeddedRows
-    from muport.integration.labels._label_transfer import Representations
 
 __all__ = ["Integration"]
 
@@ -81,7 +82,11 @@ class Integration(ResultWriting):
     mdata
         MuData or AnnData set up with :meth:`setup_mudata` or :meth:`setup_anndata`.
     strength
-        How far cells move toward the other groups, 0..1; with 0 all cells stay where they are.
+        How far cells move toward the other groups, 0..1; with 0 all cells stay where they are, and from 0.5 on the
+        whole displacement is applied. With several batch variables (``batch_key`` is a list), or covariates, a dict
+        may give each its own strength: ``{"donor": 1, "condition": 0}`` removes the effect of the donors and leaves
+        that of the condition as it is. Variables that it does not name have 0.5. What the levels of several variables
+        have in common only, an interaction, is removed by the smallest of the strengths.
     conservation
         How much of the structure of the input is kept, 0..1; with 0 nothing holds cells back.
     prototypes
@@ -118,7 +123,8 @@ class Integration(ResultWriting):
     Raises
     ------
     ValueError
-        If a hyperparameter is outside 0..1, or `reference`, `algorithm`, `refine` or a key of `vae_kwargs` is unknown.
+        If a hyperparameter is outside 0..1, `strength` names what is no batch variable or covariate, or `reference`,
+        `algorithm`, `refine` or a key of `vae_kwargs` is unknown.
 
     Examples
     --------
@@ -132,18 +138,27 @@ class Integration(ResultWriting):
     >>> model.get_latent_representation().shape
     (300, 10)
 
+    With two batch variables, the effect of one is removed, and that of the other is kept:
+
+    >>> rna.obs["condition"] = ["control", "treated", "treated"] * 100
+    >>> muport.Integration.setup_anndata(rna, use_rep="X_pca", batch_key=["batch", "condition"])
+    >>> model = muport.Integration(rna, strength={"batch": 1, "condition": 0})
+    >>> model.train(progress=False)
+    >>> bool(model.metrics_["r2_left_batch"] < 0.02)
+    True
+
     References
     ----------
     Zhang and Qin, scBIOT: Eqs 1-22 of its extended methods. The differences are listed on the methods page.
     """
 
     _state_class: ClassVar[type] = IntegrationState
-    _setup_defaults: ClassVar[dict[str, Any]] = {"separate": True}
+    _setup_defaults: ClassVar[dict[str, Any]] = {"separate": True, "crossed": True}
 
     def __init__(
         self,
         mdata: mudata.MuData | anndata.AnnData | None = None,
-        strength: float = 0.5,
+        strength: float | Mapping[str, float] = 0.5,
         conservation: float = 0.5,
         prototypes: float = 0.5,
         sharpen: float = 0.5,
@@ -156,13 +171,18 @@ class Integration(ResultWriting):
         registry: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(mdata, registry)
-        self._hyperparameters = Hyperparameters(strength, conservation, prototypes, sharpen, supervision, projector)
+        self._strengths = self._check_strength(strength)
+        self._hyperparameters = Hyperparameters(
+            self._strengths.fit, conservation, prototypes, sharpen, supervision, projector
+        )
         check_option("algorithm", algorithm, _ALGORITHMS)
         self._algorithm = algorithm
         self._reference = self._check_reference(reference)
         self._vae_options = VAEOptions.from_args(refine, vae_kwargs)
+        if not self._strengths.are_equal and (algorithm != "shared" or self._vae_options.enabled):
+            raise ValueError(f"strength={strength!r} differs: it needs algorithm='shared' and refine='none'.")
         self._model_summary_string = (
-            f"Integration with {self._hyperparameters}, reference={reference!r}, {algorithm=}, {refine=}"
+            f"Integration with {self._hyperparameters}, {strength=}, reference={reference!r}, {algorithm=}, {refine=}"
         )
         self.init_params_ = self._get_init_params(locals())
 
@@ -170,6 +190,11 @@ class Integration(ResultWriting):
     def _batches(self) -> tuple[str, ...]:
         state = self.registry_["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
         return tuple(str(name) for name in state["categorical_mapping"])
+
+    def _check_strength(self, strength: Any) -> Strengths:
+        setup = self._setup
+        modalities = (MODALITY,) if len(self._modalities) > 1 else ()
+        return Strengths.of(strength, (*setup.batch_keys, *modalities), setup.continuous_covariate_keys or ())
 
     def _check_reference(self, reference: str) -> str:
         modalities = self._modalities if len(self._modalities) > 1 else ()
@@ -185,11 +210,12 @@ class Integration(ResultWriting):
         cls,
         mdata: mudata.MuData,
         use_rep: Mapping[str, str] | str | None = {"rna": "X_pca"},
-        batch_key: str | None = "batch",
+        batch_key: str | Sequence[str] | None = "batch",
         labels_key: str | None = None,
         unlabeled_category: str = UNLABELED_CATEGORY,
         shared_rep: Mapping[str, str] | str | None = None,
         paired: bool | None = None,
+        continuous_covariate_keys: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Set up a MuData. Cells are matched by name: a name in two modalities is one cell, if the data agree.
@@ -204,7 +230,8 @@ class Integration(ResultWriting):
             for the alignment without shared features, to denoise ``shared_rep``, and to predict labels; None for no
             own representations.
         batch_key
-            Column with the batch of each cell, in ``mdata.obs`` or in the modalities. None: one batch.
+            Column with the batch of each cell, in ``mdata.obs`` or in the modalities; or a list of columns, for
+            example donor and platform, each combination of which is a batch, such as ``"donor1|v2"``. None: one batch.
         labels_key
             Column with the type of each cell, where it is known.
         unlabeled_category
@@ -219,6 +246,9 @@ class Integration(ResultWriting):
             without a test; each cell must be in each modality. False: equal names are refused, because a row of
             ``mdata.obs`` is one cell. Equal names of different cells must be made distinct:
             ``for m, a in mdata.mod.items(): a.obs_names = m + ":" + a.obs_names``, then ``mdata = MuData(mdata.mod)``.
+        continuous_covariate_keys
+            Columns with numbers, for example the sequencing depth, whose linear effect on the coordinates of the
+            cells of one kind and batch is removed.
         kwargs
             For scvi-tools, which passes ``source_registry`` when it transfers a set-up.
 
@@ -227,8 +257,9 @@ class Integration(ResultWriting):
         KeyError
             If a modality, an ``obsm`` key or a column is missing; the message lists those that exist.
         ValueError
-            If a representation has entries that are not finite, the widths of a shared representation differ, a cell
-            has no batch, names are repeated, are equal by chance or do not fit `paired`.
+            If a representation or a covariate has entries that are not finite, a covariate is constant or holds text,
+            the widths of a shared representation differ, a cell has no batch, a column is named twice, or names are
+            repeated, are equal by chance or do not fit `paired`.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         register(cls, mdata, setup_method_args, **kwargs)
@@ -238,9 +269,10 @@ class Integration(ResultWriting):
         cls,
         adata: anndata.AnnData,
         use_rep: str = "X_pca",
-        batch_key: str | None = "batch",
+        batch_key: str | Sequence[str] | None = "batch",
         labels_key: str | None = None,
         unlabeled_category: str = UNLABELED_CATEGORY,
+        continuous_covariate_keys: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Set up an AnnData, as a MuData of one modality.
@@ -252,11 +284,14 @@ class Integration(ResultWriting):
         use_rep
             ``obsm`` key of the representation that is integrated.
         batch_key
-            Column of ``obs`` with the batch of each cell. None: one batch.
+            Column of ``obs`` with the batch of each cell, or a list of columns, as in :meth:`setup_mudata`. None: one
+            batch.
         labels_key
             Column of ``obs`` with the type of each cell, where it is known.
         unlabeled_category
             Value of that column for cells without a label; missing values mean the same.
+        continuous_covariate_keys
+            Columns with numbers whose effect is removed, as in :meth:`setup_mudata`.
         kwargs
             For scvi-tools, as in :meth:`setup_mudata`.
 
@@ -316,12 +351,14 @@ class Integration(ResultWriting):
         Raises
         ------
         ValueError
-            If a number is out of range, `reference` names all groups, or the model was loaded without data.
+            If a number is out of range, `reference` names all groups, batch variables that divide the cells alike have
+            different strengths, or the model was loaded without data.
         """
         check_integers(max_iter=max_iter)
         check_seed(random_state)
         device = self._device(accelerator, devices)
         rows = self._rows()
+        check_batches(rows.batches, np.bincount(rows.batch, minlength=len(rows.batches)).tolist(), self._strengths)
         with single_threaded():
             pairings = compare_pairs(rows) if self._setup.paired is None else ()
             check_pairings(pairings, warn=False)
@@ -332,16 +369,23 @@ class Integration(ResultWriting):
                 denoise_shared=self._reference in _NO_REFERENCE,
                 unproved=[p.modalities for p in pairings if p.verdict != "proved" and not p.complete],
             )
-            embedded = embed_rows(rows, space)
             options = FitOptions(
-                int(max_iter), approximate, (), random_state, str(device), match_shapes=len(self._modalities) > 1
+                int(max_iter), approximate, (), random_state, str(device), match_shapes=self._match_shapes
+            )
+            before, embedded, covariates = embed_and_fit_covariates(
+                rows, space, self._strengths, options.seed, options.search_device
             )
             fit = self._fit_groups(embedded.rows, options, progress)
-            state = replace(fit.state, space=space, batches=rows.batches)
-            self.state_ = _add_labels(state, embedded.rows, rows, options) if rows.labels else state
-        self.metrics_ = {**fit.metrics, **pairing_metrics(pairings)}
+            state = replace(fit.state, space=space, batches=rows.batches, covariates=covariates)
+            self.metrics_ = {**fit.metrics, **pairing_metrics(pairings)}
+            if rows.covariates is not None:
+                y = transform_cells(embedded.rows.x, assign_maps(embedded.rows, state), state)
+                values = rows.covariates[embedded.rows.cell]
+                self.metrics_ |= measure_covariates(before.rows, y, state, values, options.seed)
+            self.state_ = add_labels(state, embedded.rows, rows, options) if rows.labels else state
+        description = describe_variables(state, self.metrics_)
         if progress:
-            print(describe_metrics(self.metrics_))
+            print("\n".join(filter(None, [describe_metrics(self.metrics_), description])))
         self.history_ = {
             name: pd.DataFrame({name: [row[i] for row in fit.history]}).rename_axis("iteration")
             for i, name in enumerate(_HISTORY)
@@ -361,6 +405,7 @@ class Integration(ResultWriting):
         merged_of_group, names = merge_batches(
             rows.x, rows.group, rows.groups, _find_mergeable_groups(rows, fixed), self._hyperparameters, options.seed
         )
+        options = replace(options, design=build_design(rows, merged_of_group, names, self._strengths))
         fixed_names = tuple(dict.fromkeys(names[merged_of_group[group]] for group in fixed))
         with _progress_bar(options, progress) as report:
             fit = self._run_algorithm(rows, merged_of_group[rows.group], names, label, fixed_names, options, report)
@@ -414,7 +459,7 @@ class Integration(ResultWriting):
             return ()
         if self._reference == "largest":
             return (int(np.bincount(rows.group).argmax()),)
-        batch, modality = _describe_groups(rows)
+        batch, modality = describe_groups(rows)
         members = [{name} if name in self._modalities else split_modality_set(name) for name in rows.modalities]
         fixed = [
             self._reference == rows.batches[b] or self._reference in members[m]
@@ -432,12 +477,6 @@ class Integration(ResultWriting):
         return tuple(np.flatnonzero(fixed).tolist())
 
 
-def _describe_groups(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the batch (G,) and the modality (G,) of each group."""
-    first = np.unique(rows.group, return_index=True)[1]
-    return rows.batch[first], rows.modality[first]
-
-
 def _find_mergeable_groups(rows: Rows, fixed: tuple[int, ...]) -> dict[str, NDArray[np.int64]]:
     """Find, for each modality, its groups, whose batches may be merged.
 
@@ -446,42 +485,9 @@ def _find_mergeable_groups(rows: Rows, fixed: tuple[int, ...]) -> dict[str, NDAr
     """
     if len(rows.modalities) < 2:
         return {}
-    _, modality = _describe_groups(rows)
+    _, modality = describe_groups(rows)
     groups_of_modality = {name: np.flatnonzero(modality == code) for code, name in enumerate(rows.modalities)}
     return {name: groups for name, groups in groups_of_modality.items() if np.isin(groups, fixed).mean() in (0, 1)}
-
-
-def _add_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: FitOptions) -> IntegrationState:
-    """Fit the labels in the integrated space, and add them to the state."""
-    # Votes are counted before sharpening, which would move cells of a small type to the centers of their neighbors, and
-    # before types are separated, which would use the labels on which the confidence is calibrated.
-    plain = replace(state, sharpening=0.0, types=None)
-    parts, cell = [embedded], embedded.cell
-    subspace_starts: tuple[int, ...] = ()
-    if isinstance(state.space, JointSpace):
-        subspace_starts = state.space.subspace_starts
-        separate, separate_cell = separate_paired_cells(rows)
-        if len(separate_cell):
-            parts, cell = [embedded, embed_rows(separate, state.space).rows], np.concatenate([cell, separate_cell])
-    y = [transform_cells(part.x, assign_maps(part, state), plain, device=options.search_device) for part in parts]
-    z = standardize(np.concatenate(y), state.center, state.scale)
-    own = _concatenate_representations(parts)
-    labels = fit_labels(z, rows.label[cell], rows.labels, own, options.seed, cell, len(embedded.x), subspace_starts)
-    return replace(state, labels=labels)
-
-
-def _concatenate_representations(parts: list[Rows]) -> Representations:
-    """Concatenate the own representations of several parts, whose rows are concatenated too."""
-    representations, start = dict(get_representations(parts[0])), len(parts[0].x)
-    for part in parts[1:]:
-        for name, (rows, values) in get_representations(part).items():
-            before = representations.get(name)
-            if before is not None and before[1] is not None and values is not None:
-                representations[name] = np.append(before[0], start + rows), np.concatenate([before[1], values])
-            else:
-                representations[name] = start + rows, values
-        start += len(part.x)
-    return representations
 
 
 @contextmanager

@@ -151,6 +151,7 @@ def separate_paired_cells(rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
         label=rows.label[cell],
         obs_names=rows.obs_names[cell],
         own=own,
+        covariates=None if rows.covariates is None else rows.covariates[cell],
     )
     return separate, cell
 

@@ -1,4 +1,4 @@
-"""The columns of the cells that a set-up can name: batch, label, sample, region, time and weight."""
+"""The columns of the cells that a set-up can name: batch, label, sample, region, time, weight and covariates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from muport._keys import REGISTRY_KEYS, SINGLE_BATCH
 from muport.data.reading._columns import Column, joined_column
+from muport.data.reading._crossed_columns import cross_columns
 from muport.data.reading._numbers import joined_numbers
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Annotations:
     spatial: Column | None
     time: NDArray[np.float64] | None
     weight: NDArray[np.float64] | None
+    covariates: NDArray[np.float64] | None
 
 
 def read_annotations(
@@ -76,13 +78,16 @@ def read_annotations(
     - `known`: Registry key -> names of the categories of a model, which those of `data` get.
 
     Raises KeyError if a column that is needed is missing; lists those that exist; TypeError or ValueError if a cell has
-    no batch, sample, region, time or weight, two modalities disagree on a cell, or a number is not valid.
+    no batch, sample, region, time, weight or covariate, two modalities disagree on a cell, or a number is not valid.
     """
     columns: dict[str, Any] = {}
     for name, rule in COLUMN_RULES.items():
-        key: str | None = getattr(setup, rule.argument)
+        key: str | Sequence[str] | None = getattr(setup, rule.argument)
         try:
-            columns[name] = None if key is None else _read(data, key, rule)
+            if key is None or isinstance(key, str):
+                columns[name] = None if key is None else _read(data, key, rule)
+            else:
+                columns[name] = cross_columns([_read(data, part, rule) for part in key])
         except KeyError:
             if rule.argument not in optional:
                 raise
@@ -97,11 +102,18 @@ def read_annotations(
     return Annotations(
         batch=batch or Column(np.zeros(data.n_obs, dtype=np.int64), (SINGLE_BATCH,)),
         label=label or Column(np.full(data.n_obs, -1, dtype=np.int64), ()),
+        covariates=_read_covariates(data, setup.continuous_covariate_keys),
         **columns,
     )
 
 
-def _read(data: mudata.MuData | anndata.AnnData, key: str, rule: ColumnRule) -> Column | NDArray[np.float64]:
+def _read_covariates(data: mudata.MuData | anndata.AnnData, keys: Sequence[str] | None) -> NDArray[np.float64] | None:
+    if keys is None:
+        return None
+    return np.stack([joined_numbers(data, key, "continuous_covariate_keys") for key in keys], axis=1)
+
+
+def _read(data: mudata.MuData | anndata.AnnData, key: str, rule: ColumnRule) -> Any:
     if rule.numeric:
         numbers = joined_numbers(data, key, rule.argument, negative=not rule.weights)
         if rule.weights and not numbers.any():

@@ -67,6 +67,8 @@ class Rows:
         The last two are None if the set-up does not name them.
     time, weight
         Per cell (n_cells,): float64, finite; weights are at least 0, not all 0. None if the set-up does not name them.
+    covariates
+        Per cell (n_cells, J): float64, finite; None if the set-up does not name them.
     obs_names
         Names of the cells, in the order of the object.
     modalities, batches, groups, labels, samples, spatials
@@ -93,6 +95,7 @@ class Rows:
     sample: NDArray[np.int64] | None = None
     samples: tuple[str, ...] = ()
     weight: NDArray[np.float64] | None = None
+    covariates: NDArray[np.float64] | None = None
 
     @property
     def n_cells(self) -> int:
@@ -244,6 +247,7 @@ def read_rows(
         sample=annotations.sample.codes if annotations.sample else None,
         samples=annotations.sample.names if annotations.sample else (),
         weight=annotations.weight,
+        covariates=annotations.covariates,
     )
 
 

@@ -10,6 +10,7 @@ from scvi.data.fields import CategoricalObsField, MuDataWrapper, NumericalObsFie
 from muport._keys import REGISTRY_KEYS, SINGLE_BATCH, quote_name, unquote_name
 from muport.data.reading._annotations import COLUMN_RULES
 from muport.data.reading._columns import Column, joined_column
+from muport.data.reading._crossed_columns import cross_columns
 from muport.data.reading._numbers import joined_numbers
 from muport.data.registration._setup import Setup, find_space_keys, select_modalities, sort_modalities
 
@@ -129,6 +130,25 @@ class JoinedObs(CategoricalObsField):  # type: ignore[misc]
         }
 
 
+class CrossedObs(JoinedObs):
+    """Several categorical columns as one: a category is a combination of their categories.
+
+    Parameters
+    ----------
+    registry_key
+        Key of the field in the registry; the codes are ``obs["_scvi_<registry_key>"]``.
+    keys
+        Names of the columns.
+    """
+
+    def __init__(self, registry_key: str, keys: Sequence[str]) -> None:
+        super().__init__(registry_key, " and ".join(keys))
+        self._keys = tuple(keys)
+
+    def _column(self, data: mudata.MuData | anndata.AnnData, required: bool) -> Column:
+        return cross_columns([joined_column(data, key) for key in self._keys])
+
+
 class JoinedLabels(JoinedObs):
     """One column of labels over all cells, gathered by name; its last category is that of the cells without a label.
 
@@ -239,9 +259,11 @@ def fields_of(data: mudata.MuData | anndata.AnnData, setup: Setup, order: Sequen
         for name, rule in COLUMN_RULES.items()
         if (key := getattr(setup, rule.argument)) is not None and name not in _ALWAYS_REGISTERED
     ]
+    key, name = setup.batch_key, REGISTRY_KEYS.BATCH_KEY
+    batch = JoinedObs(name, key) if key is None or isinstance(key, str) else CrossedObs(name, key)
     return [
         *reps,
-        JoinedObs(REGISTRY_KEYS.BATCH_KEY, setup.batch_key),
+        batch,
         JoinedLabels(REGISTRY_KEYS.LABELS_KEY, setup.labels_key, setup.unlabeled_category),
         *columns,
     ]

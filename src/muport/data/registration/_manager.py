@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import mudata
 
     from muport.data._base_model import MuDataModel
+    from muport.data.reading._rows import Rows
 
 logger = logging.getLogger("muport")
 
@@ -132,6 +133,8 @@ def register(
     columns = {} if source is None else columns_of(source)
     rows = read_rows(data, setup, columns=columns, require_labels=source is None)
     _refuse_views(data)
+    if source is None:
+        _refuse_constant_covariates(rows, setup)
     if setup.paired is None:
         check_pairings(compare_pairs(rows), concatenated=setup.concatenate)
     if source is None and cls._warns_of_outliers:
@@ -152,6 +155,15 @@ def _refuse_views(data: mudata.MuData | anndata.AnnData) -> None:
     views = [name for name, part in getattr(data, "mod", {}).items() if part.is_view]
     if views:
         raise ValueError(f"modality {views[0]!r} is a view, which cannot be registered: put its .copy() in mdata.mod.")
+
+
+def _refuse_constant_covariates(rows: Rows, setup: Setup) -> None:
+    for j, key in enumerate(setup.continuous_covariate_keys or ()):
+        if rows.covariates is not None and np.ptp(rows.covariates[:, j]) == 0:
+            raise ValueError(
+                f"continuous_covariate_keys: {key!r} has the value {rows.covariates[0, j]:g} in all cells, which "
+                "explains nothing: leave it out."
+            )
 
 
 def _check_source(fields: list[Any], source: dict[str, Any]) -> None:

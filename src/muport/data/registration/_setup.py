@@ -23,7 +23,7 @@ class Setup:
         Modality -> ``obsm`` key of its own representation. A string is a key of ``mdata.obsm``, which holds a space of
         all cells; if it is not there, it is the key in every modality. None if only `shared_rep` is given.
     batch_key
-        Column with the batch of each cell. None: one batch.
+        Column with the batch of each cell, or a list of columns if `crossed`. None: one batch.
     labels_key
         Column with the type of each cell. None: no labels.
     unlabeled_category
@@ -45,13 +45,17 @@ class Setup:
         Concatenate the representations of several modalities, one row per cell; every cell must be in all of them.
     separate
         Allow several modalities without a shared representation, each in a space of its own.
+    crossed
+        Allow several batch columns.
+    continuous_covariate_keys
+        Columns with numbers whose effect on the coordinates is removed. None: no such columns.
 
     Raises
     ------
     TypeError
         If an argument is of another type.
     ValueError
-        If neither `use_rep` nor `shared_rep` is given, or a mapping is empty.
+        If neither `use_rep` nor `shared_rep` is given, a mapping or a list is empty, or a column is named twice.
 
     Examples
     --------
@@ -60,7 +64,7 @@ class Setup:
     """
 
     use_rep: Mapping[str, str] | str | None = field(default_factory=lambda: {"rna": "X_pca"})
-    batch_key: str | None = "batch"
+    batch_key: str | Sequence[str] | None = "batch"
     labels_key: str | None = None
     unlabeled_category: str = UNLABELED_CATEGORY
     shared_rep: Mapping[str, str] | str | None = None
@@ -71,12 +75,14 @@ class Setup:
     weight_key: str | None = None
     concatenate: bool = False
     separate: bool = False
+    crossed: bool = False
+    continuous_covariate_keys: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         _check_keys("use_rep", self.use_rep)
         _check_keys("shared_rep", self.shared_rep)
         for name, value in vars(self).items():
-            if not name.endswith("_key"):
+            if not name.endswith("_key") or (name == "batch_key" and self.crossed):
                 continue
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{name}={value!r} must be the name of a column or None.")
@@ -84,15 +90,42 @@ class Setup:
             raise TypeError(f"unlabeled_category={self.unlabeled_category!r} must be a string.")
         if self.paired is not None and not isinstance(self.paired, bool):
             raise TypeError(f"paired={self.paired!r} must be None, True or False.")
-        check_flags(concatenate=self.concatenate, separate=self.separate)
+        check_flags(concatenate=self.concatenate, separate=self.separate, crossed=self.crossed)
+        if self.crossed and not isinstance(self.batch_key, str | None):
+            _check_columns("batch_key", self.batch_key, "None for one batch")
+            if len(self.batch_key) == 1:
+                object.__setattr__(self, "batch_key", self.batch_key[0])
+        if self.continuous_covariate_keys is not None:
+            _check_columns("continuous_covariate_keys", self.continuous_covariate_keys, "None for no covariates")
+            if both := sorted(set(self.batch_keys) & set(self.continuous_covariate_keys)):
+                raise ValueError(
+                    f"{both[0]!r} is named in batch_key and in continuous_covariate_keys: leave it out of one of them."
+                )
         if self.use_rep is None and self.shared_rep is None:
             raise ValueError("use_rep=None and shared_rep=None: give the obsm key of at least one of them.")
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        """The batch columns; none without a batch column."""
+        if self.batch_key is None:
+            return ()
+        return (self.batch_key,) if isinstance(self.batch_key, str) else tuple(self.batch_key)
 
     @classmethod
     def from_args(cls, setup_args: Mapping[str, Any]) -> Setup:
         """Build from the ``setup_args`` of a registry; other keys are ignored."""
         names = {f.name for f in fields(cls)}
         return cls(**{key: value for key, value in setup_args.items() if key in names})
+
+
+def _check_columns(name: str, value: Any, otherwise: str) -> None:
+    """Check a list of columns; `otherwise` says what to pass in place of an empty one."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(key, str) for key in value):
+        raise TypeError(f"{name}={value!r} must be a list of names of columns, or {otherwise}.")
+    if not value:
+        raise ValueError(f"{name} is an empty list: name at least one column, or pass {otherwise}.")
+    if repeated := sorted({key for key in value if list(value).count(key) > 1}):
+        raise ValueError(f"{name}={list(value)} names {repeated[0]!r} twice: name each column once.")
 
 
 def _check_keys(name: str, value: object) -> None:

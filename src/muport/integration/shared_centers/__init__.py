@@ -12,6 +12,7 @@ In the order of reading:
 - ``_mnn_refinement``: the remaining shift between mutual nearest prototypes of different groups
 - ``_sharpening``: cluster centers that cells are pulled toward, and the displacement that separates labeled types
 - ``_diagnostics``: mixing of batches and structure kept, Eqs. 17-22
+- ``_variable_maps``: maps that remove the effects of each of several batch variables as far as its strength says
 - ``_new_groups``: maps of groups that were not fitted, onto the frozen centers
 - ``_merge_batches``: batches of a modality without an effect between them are merged before the fit
 """

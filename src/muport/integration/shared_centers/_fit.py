@@ -26,6 +26,7 @@ from muport.integration.shared_centers._group_maps import (
 from muport.integration.shared_centers._label_penalty import average_over_prototypes
 from muport.integration.shared_centers._sharpening import add_sharpening, add_type_separation
 from muport.integration.shared_centers._transport import TransportProblem, fit_transport
+from muport.integration.shared_centers._variable_maps import design_rows, measure_variables, split_by_variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from muport.integration._fitted_state import GroupMap, Types
     from muport.integration._hyperparameters import FitOptions, Hyperparameters
+    from muport.integration.batch_variables._variable_effects import VariableEffects
     from muport.integration.prototypes._standardized_cells import StandardizedCells
     from muport.integration.shared_centers._transport import History
 
@@ -78,7 +80,11 @@ def fit_shared_centers(
     if cells.label is not None and (cells.label >= 0).any() and hyperparameters.supervision * move_fraction > 0:
         progress("labels")
         fitted = _add_labels(inputs, fitted)
-    # 5. Cells are pulled toward cluster centers (Eqs 10-12), and labeled types are separated.
+    # 5. With several batch variables, the effects of each are removed as far as its strength says.
+    whole_maps, variables = fitted.maps, None
+    if options.design is not None:
+        fitted, variables = _split_by_variable(inputs, fitted)
+    # 6. Cells are pulled toward cluster centers (Eqs 10-12), and labeled types are separated.
     progress("centers")
     state = IntegrationState(
         center=cells.center,
@@ -92,16 +98,19 @@ def fit_shared_centers(
         reference=fitted.reference,
         batch_effect=batch_effect,
         types=fitted.types,
+        variables=variables,
     )
     state = add_sharpening(state, cells, options)
     state = add_type_separation(
         state, cells, fitted.predictability, hyperparameters.supervision, move_fraction, options
     )
-    # 6. The mixing of groups and the conservation of structure are measured on a sample of the cells (Eqs 17-22).
+    # 7. The mixing of groups and the conservation of structure are measured on a sample of the cells (Eqs 17-22).
     progress("diagnostics")
     metrics = compute_metrics(state, cells, options, **fitted.transport_metrics)
     # "projector" is the public name of the MNN refinement.
     metrics |= {"shape_kept": state.reference.shape_kept, "projector_kept": state.reference.refinement_kept}
+    if options.design is not None:
+        metrics |= measure_variables(state, whole_maps, cells, options)
     return IntegrationFit(state, metrics, fitted.history)
 
 
@@ -206,6 +215,21 @@ def _add_labels(inputs: _MapInputs, unsupervised: _FittedMaps) -> _FittedMaps:
     supervised = _fit_maps(replace(inputs, problem=replace(problem, type_probabilities=weighted)))
     types, predictability, _ = _fit_types(inputs, supervised.maps)
     return replace(supervised, types=types, predictability=predictability)
+
+
+def _split_by_variable(inputs: _MapInputs, fitted: _FittedMaps) -> tuple[_FittedMaps, VariableEffects]:
+    """Split the maps by batch variable; types are predicted from the cells where the new maps leave them."""
+    problem = inputs.problem
+    rows = design_rows(problem.options, inputs.cells.group_names)
+    target = fitted.reference.target
+    maps, variables = split_by_variable(fitted.maps, problem.prototypes, target, rows, problem.options)
+    if maps is fitted.maps:
+        return fitted, variables
+    fitted = replace(fitted, maps=maps)
+    if fitted.types is not None:
+        types, predictability, _ = _fit_types(inputs, maps)
+        fitted = replace(fitted, types=types, predictability=predictability)
+    return fitted, variables
 
 
 def _fit_types(
