@@ -223,10 +223,10 @@ BAD = {
     "no region": (None, {"spatial_key": "niche"}, KeyError, ["niche", "region"]),
     "no weight": (None, {"weight_key": "w"}, KeyError, ["'w'", "weight"]),
     "text in time": (
-        lambda m: m["rna"].obs.__setitem__("day", [f"day {i}" for i in range(30)]),
+        lambda m: m["rna"].obs.__setitem__("day", [f"stage {'abc'[i % 3]}" for i in range(30)]),
         {},
         ValueError,
-        ["time_key='day'", "'day 0'", "not a number"],
+        ["time_key='day'", "'stage a'", "not a number"],
     ),
     "time in one modality": (lambda m: m["atac"].obs.pop("day"), {}, ValueError, ["time_key='day'", "19 cells", "a0"]),
     "infinite time": (lambda m: m.obs.__setitem__("day", np.inf), {}, ValueError, ["time_key='day'", "infinite", "49"]),

@@ -9,9 +9,11 @@ In the order of reading:
 - ``estimation``: from cells and times to a velocity field
 - ``dynamics``: paths through the field
 - ``fates``: the Markov chain of cells, its terminal states, macrostates and drivers
+- ``timecourse``: plans between the cells of measured days, and populations that follow them
 - ``_fitted_state``: what a fitted model keeps and saves
 - ``_inference``: methods after training that evaluate the field, or follow it
 - ``_fate_inference``: methods after training that read the Markov chain of cells
+- ``_time_course_inference``: methods after training that follow populations between the measured days
 - ``_model``: the model class, set-up and training
 - ``velot``: the steps as functions of an AnnData or MuData
 """
@@ -25,6 +27,7 @@ from muport.velocity.fates._fate_probabilities import committor, fate_probabilit
 from muport.velocity.fates._macrostates import MetaStates, meta_states
 from muport.velocity.fates._terminal_states import terminal_states
 from muport.velocity.fates._transition_matrix import cell_kernel
+from muport.velocity.timecourse._populations import Coupling
 from muport.velocity.velot._gridsearch import gridsearch
 from muport.velocity.velot._projection_functions import project_to_embedding, project_to_umap
 from muport.velocity.velot._trajectory_functions import compute_trajectories, simulate_flow
@@ -37,7 +40,7 @@ from muport.velocity.velot._velocity_steps import (
 )
 
 __all__ = [
-    "MetaStates", "Paths", "Trajectories", "Velocity", "build_windows", "cell_kernel", "committor",
+    "Coupling", "MetaStates", "Paths", "Trajectories", "Velocity", "build_windows", "cell_kernel", "committor",
     "compute_ot_velocity", "compute_trajectories", "fate_probabilities", "gridsearch", "integrate", "meta_states",
     "project_to_embedding", "project_to_umap", "query_velocity", "simulate", "simulate_flow", "smooth_velocity",
     "terminal_states", "velocity",

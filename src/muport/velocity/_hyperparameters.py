@@ -16,7 +16,7 @@ __all__ = ["DEFAULTS", "VelocityHyperparameters"]
 _FROM_0 = ("tail_threshold", "n_bootstrap", "random_state")
 _FROM_1 = ("n_clusters", "batch_size", "hidden_dim", "n_latent", "k_smooth")
 _FROM_2 = ("window_size", "min_window_size", "n_steps")
-_OPTIONAL = ("n_clusters", "window_size", "reg", "lr")  # None: set by a rule from the data
+_OPTIONAL = ("n_clusters", "window_size", "reg", "lr", "relaxation")  # None: set by a rule, or no relaxation
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class VelocityHyperparameters:
     reg: float | None = None
     reg_scale: float = 0.5
     tau: float = 0.98
+    relaxation: float | None = 0.5
     lambda_time: float = 0.0
     lambda_knn: float = 0.0
     n_steps: int = 400
@@ -78,7 +79,7 @@ class VelocityHyperparameters:
         check_integers(2, **self._given(*_FROM_2))
         check_not_negative(**self._given("lambda_time", "lambda_knn", "lambda_smooth", "lambda_curl"))
         check_not_negative(lambda_divergence=self.lambda_divergence)
-        check_positive(**self._given("window_fraction", "reg", "reg_scale", "tau", "lr"))
+        check_positive(**self._given("window_fraction", "reg", "reg_scale", "tau", "lr", "relaxation"))
         check_numbers(0, 0.5, window_fraction=self.window_fraction)
         check_numbers(0, 1, tau=self.tau, overlap_fraction=self.overlap_fraction)
         if self.overlap_fraction == 1:

@@ -10,9 +10,9 @@ import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muport.data import register
-from muport.velocity._fate_inference import FateInference
 from muport.velocity._fitted_state import FittedRawVelocity, VelocityState, sample_landmarks
 from muport.velocity._hyperparameters import VelocityHyperparameters
+from muport.velocity._time_course_inference import TimeCourseInference
 from muport.velocity.estimation._field import evaluate
 from muport.velocity.estimation._pipeline import (
     InputCells,
@@ -41,7 +41,7 @@ _OF_THE_MODEL = (
 )  # hyperparameters that train does not take
 
 
-class Velocity(FateInference):
+class Velocity(TimeCourseInference):
     """A velocity field v(x, t) from optimal transport between cells of successive times.
 
     Cells are split into blocks of successive time bins, and blocks are transported onto those before and after them.
@@ -128,7 +128,8 @@ class Velocity(FateInference):
         use_rep
             Key of ``mdata.obsm``, such as the latent space of an integration, or modality -> ``obsm`` key.
         time_key
-            Column with the time of each cell: a pseudotime, or real time in any unit.
+            Column with the time of each cell: a pseudotime, or real time in any unit. Names that differ in one number
+            only, such as ``"E8.5"`` and ``"E9.5"``, are read as these numbers.
         labels_key
             Column with the type of each cell, by which trajectories and fates are named. The field does not use it.
         spatial_key
@@ -192,6 +193,7 @@ class Velocity(FateInference):
         reg: float | None = None,
         reg_scale: float = 0.5,
         tau: float = 0.98,
+        relaxation: float | None = 0.5,
         lambda_time: float = 0.0,
         lambda_knn: float = 0.0,
         n_steps: int = 400,
@@ -230,6 +232,10 @@ class Velocity(FateInference):
         tau
             Relaxation of the cells' masses in (0, 1]. 1 is balanced: mass is transported across branches wherever two
             windows have different shares of them. Below 1 branches may grow, and :meth:`get_growth` returns the rate.
+        relaxation
+            Of the couplings between days: cost of a change of mass, as a multiple of the median squared distance
+            that cells are transported. Small values explain more of a difference between days by growth, and less by
+            movement; None is balanced. The field uses `tau`.
         lambda_time, lambda_knn
             Additional cost, as a fraction of the largest, of a transport backward in time, and between cells that are
             not neighbors.

@@ -48,7 +48,9 @@ def test_numbers_come_back_bit_by_bit(values):
 
 
 BAD = {
-    "text": (["day 2", "day 4", "day 4"], ValueError, ["time_key='day'", "'day 2'", ".map({'day 2': 0.0})"]),
+    "text": (["late", "early", "early"], ValueError, ["time_key='day'", "'late'", ".map({'late': 0.0})"]),
+    "other text around the number": (["E18.5", "P0", "P0"], ValueError, ["'E18.5'", ".map({'E18.5': 0.0})"]),
+    "two numbers": (["day 4 rep 1", "day 4 rep 2", "day 6 rep 1"], ValueError, ["'day 4 rep 1'"]),
     "categories": (pd.Categorical(["2", "late", "4"]), ValueError, ["time_key='day'", "'late'"]),
     "NaN": ([1.0, np.nan, np.nan], ValueError, ["time_key='day'", "2 cells", "NaN", "'c1'"]),
     "None": (np.array(["1", None, "3"], dtype=object), ValueError, ["1 cells", "'c1'"]),
@@ -105,3 +107,22 @@ def test_modalities_fill_gaps_and_must_agree(mdata):
 def test_a_missing_column_lists_those_there(mdata):
     with pytest.raises(KeyError, match=r"'hour' is in no obs.*rna:batch"):
         joined_numbers(mdata, "hour", "time_key")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["E8.5", "E10.5", "E9"], [8.5, 10.5, 9.0]),
+        (["day 4", "Day 10", "day 4"], [4.0, 10.0, 4.0]),
+        (["24 h", "0 h", "72 h"], [24.0, 0.0, 72.0]),
+        (pd.Categorical(["D10", "D2", "D2"], categories=["D2", "D10", "unused"], ordered=True), [10.0, 2.0, 2.0]),
+        (["-2", "1e1", "3"], [-2.0, 10.0, 3.0]),
+    ],
+)
+def test_names_of_times_are_read(names, expected):
+    assert joined_numbers(cells(names), "day", "time_key").tolist() == expected
+
+
+def test_names_of_weights_are_refused():
+    with pytest.raises(ValueError, match="not a number"):
+        joined_numbers(cells(["w1", "w2", "w2"]), "day", "weight_key")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +12,13 @@ from muport.data.reading._categories import distinct_values
 from muport.data.reading._columns import ObsValues, join_values, read_obs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import anndata
     import mudata
     from numpy.typing import NDArray
+
+_NAMED_TIME = re.compile(r"(\D*)(\d+(?:\.\d+)?)(\D*)")  # such as E8.5, day 4 or 24 h
 
 
 def joined_numbers(
@@ -21,7 +26,8 @@ def joined_numbers(
 ) -> NDArray[np.float64]:
     """Gather ``obs[key]`` of all cells as finite numbers, as :func:`joined_column` gathers categories.
 
-    Categories and strings that read as numbers (``"2"``, ``"4"``) are converted.
+    Categories and strings that read as numbers (``"2"``, ``"4"``) are converted. So are names of times that differ in
+    one number only (``"E8.5"`` and ``"E9.5"``, ``"day 4"`` and ``"day 10"``) if the argument is ``"time_key"``.
 
     Parameters
     ----------
@@ -54,10 +60,16 @@ def joined_numbers(
     >>> obs = pd.DataFrame({"day": pd.Categorical(["2", "10"])}, index=["a", "b"])
     >>> joined_numbers(anndata.AnnData(obs=obs), "day", "time_key").tolist()
     [2.0, 10.0]
+    >>> obs["stage"] = ["E8.5", "E10.5"]
+    >>> joined_numbers(anndata.AnnData(obs=obs), "stage", "time_key").tolist()
+    [8.5, 10.5]
     """
     what = f"{argument}={key!r}"
     columns = read_obs(data, key, f"column {key!r}")
-    sources = [ObsValues(column.modality, column.cell, _as_numbers(column.values, what)) for column in columns]
+    sources = [
+        ObsValues(column.modality, column.cell, _as_numbers(column.values, what, argument == "time_key"))
+        for column in columns
+    ]
     joined: NDArray[np.float64] = join_values(sources, data.obs_names, what, lambda value: f"{value:g}")
     _refuse(np.isnan(joined), what, "have no value (NaN)", "give them one, or leave them out", data.obs_names)
     _refuse(np.isinf(joined), what, "have an infinite value", "replace it, or leave them out", data.obs_names)
@@ -72,7 +84,7 @@ def _refuse(bad: NDArray[np.bool_], what: str, fault: str, fix: str, obs_names: 
         raise ValueError(f"{what}: {int(bad.sum())} cells {fault}, for example {first!r}: {fix}.")
 
 
-def _as_numbers(values: pd.Series, what: str) -> NDArray[np.float64]:
+def _as_numbers(values: pd.Series, what: str, times: bool) -> NDArray[np.float64]:
     dtype = values.dtype
     if not isinstance(dtype, pd.CategoricalDtype):
         if dtype.kind in "bcMm":
@@ -86,8 +98,20 @@ def _as_numbers(values: pd.Series, what: str) -> NDArray[np.float64]:
     # only categories that occur must be numbers; the last entry is what the code -1 points at
     used = np.unique(codes[codes >= 0])
     lookup = np.full(len(distinct) + 1, np.nan)
-    lookup[used] = [_number(distinct[i], what) for i in used]
+    names = [distinct[i] for i in used]
+    numbers_in_names = _numbers_in_names(names) if times else None
+    lookup[used] = [_number(name, what) for name in names] if numbers_in_names is None else numbers_in_names
     return np.asarray(lookup[codes])
+
+
+def _numbers_in_names(names: Sequence[object]) -> list[float] | None:
+    """The number in each name, if the names are text with one number each and the same text around it; else None."""
+    parts = [_NAMED_TIME.fullmatch(name.strip()) if isinstance(name, str) else None for name in names]
+    around = {(part[1].strip().lower(), part[3].strip().lower()) if part else None for part in parts}
+    # text that float() reads, such as "-2" or "1e3", is a number as it stands
+    if len(around) != 1 or around & {None, ("", ""), ("-", ""), ("+", "")}:
+        return None
+    return [float(part[2]) for part in parts if part]
 
 
 def _number(value: object, what: str) -> float:

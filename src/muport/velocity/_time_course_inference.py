@@ -1,0 +1,363 @@
+"""What a fitted velocity model says of cells that were measured at a few times: couplings, ancestors, descendants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from muport._checks import check_integers, check_numbers, check_seed
+from muport._keys import UNLABELED_CATEGORY
+from muport.data import joined_column
+from muport.velocity._fate_inference import FateInference
+from muport.velocity._fitted_state import check_landmarks
+from muport.velocity._hyperparameters import VelocityHyperparameters
+from muport.velocity.timecourse._couplings import CouplingOptions, DayPlan, couple_days
+from muport.velocity.timecourse._days import Days
+from muport.velocity.timecourse._populations import Coupling, population_mass
+from muport.velocity.timecourse._transition_tables import Annotation, transition_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from muport.data import Rows
+
+__all__ = ["TimeCourseInference"]
+
+_MAX_BOOTSTRAP_LEVEL = 0.999
+
+
+@dataclass(frozen=True, eq=False)
+class _Course:
+    """The cells of a time course, and the plans between its days that were computed so far."""
+
+    days: Days
+    names: pd.Index
+    labels: NDArray[np.str_] | None
+    options: CouplingOptions
+    plans: dict[tuple[int, int], DayPlan] = field(default_factory=dict)
+
+    def plan(self, source: int) -> DayPlan:
+        """The plan from a day to the next one, computed when first needed."""
+        if (source, source + 1) not in self.plans:
+            self.plans[source, source + 1] = couple_days(self.days, source, source + 1, self.options)
+        return self.plans[source, source + 1]
+
+    def coupling(self, source: int, target: int) -> Coupling:
+        """The plans from one day to a later one."""
+        members = self.days.members
+        return Coupling(
+            tuple(self.plan(day) for day in range(source, target)),
+            tuple(self.days.times[source : target + 1].tolist()),
+            self.names[members[source]],
+            self.names[members[target]],
+        )
+
+    def mass(self, population: Any, day: int) -> NDArray[np.float64]:
+        """(n,) mass of a population on the cells of a day, of sum 1."""
+        cells = self.days.members[day]
+        return population_mass(population, cells, self.names, self.labels, float(self.days.times[day]))
+
+
+class TimeCourseInference(FateInference):
+    """Methods of a trained model of a time course: couplings between its days, and populations followed in time."""
+
+    #: The time course of the data, with a digest of the values it was made from.
+    _course_cache: tuple[bytes, _Course] | None = None
+
+    def get_coupling(self, source_time: float, target_time: float) -> Coupling:
+        """Return the transport plan between the cells of two measured times.
+
+        Each two successive days are coupled by entropic transport on the coordinates. Every cell of the later day has
+        ancestors; a cell of the earlier day may have more or fewer descendants than the mean, as ``relaxation`` of
+        :meth:`train` allows. Over several days the plans of the intervals are multiplied. Plans are computed when
+        first needed; they are sparse, and their memory grows linearly with the cells: at most 2,048 entries for each
+        cell and interval, 16 KB, and fewer where cells are close to few others.
+
+        Parameters
+        ----------
+        source_time, target_time
+            Two measured times; the source is the earlier one.
+
+        Returns
+        -------
+        Coupling
+            With ``push``, ``pull``, ``to_sparse`` and ``growth_rate``.
+
+        Raises
+        ------
+        KeyError
+            If no cell has the time; lists the times.
+        ValueError
+            If the source is not before the target; the cells are no time course (more than 100 times, or a time with
+            fewer than ten cells); the model has no data, or they have changed since the fit.
+
+        Examples
+        --------
+        >>> import muport
+        >>> adata = muport.datasets.simulated_dynamics("bifurcation", n_cells=600, random_state=0)
+        >>> adata.obs["day"] = (adata.obs["time"] * 3).round()
+        >>> muport.Velocity.setup_anndata(adata, use_rep="X_pca", time_key="day", labels_key="branch")
+        >>> model = muport.Velocity(adata)
+        >>> model.train(n_steps=50, progress=False)
+        >>> coupling = model.get_coupling(0, 1)
+        >>> coupling.to_sparse().sum().round(3)
+        np.float32(1.0)
+        """
+        course = self._course()
+        return course.coupling(*_interval(course.days, source_time, target_time))
+
+    def push_forward(
+        self, population: Any, source_time: float, target_time: float, normalize: bool = True
+    ) -> pd.Series:
+        """Return where the descendants of a population are at a later measured time.
+
+        Parameters
+        ----------
+        population
+            A label, or a list of labels; or a mask, or masses of at least 0, over all cells (a Series is matched by
+            name). Its cells of the source time are followed.
+        source_time, target_time
+            Two measured times; the source is the earlier one.
+        normalize
+            Scale the masses to sum 1. Otherwise a population of mass 1 with more descendants than the average has a
+            mass above 1.
+
+        Returns
+        -------
+        Mass of each cell of the target time, by name.
+
+        Raises
+        ------
+        KeyError
+            If a label or a time does not exist.
+        ValueError
+            As :meth:`get_coupling`; or for masses that are negative, not finite, or all zero at the source time.
+        """
+        course = self._course()
+        source, target = _interval(course.days, source_time, target_time)
+        mass = course.coupling(source, target).push(course.mass(population, source))
+        return _as_series(mass, course.names[course.days.members[target]], normalize)
+
+    def pull_back(self, population: Any, source_time: float, target_time: float, normalize: bool = True) -> pd.Series:
+        """Return where the ancestors of a population of the target time were at an earlier measured time.
+
+        Parameters
+        ----------
+        population
+            As for :meth:`push_forward`; its cells of the target time are followed.
+        source_time, target_time
+            Two measured times; the source is the earlier one.
+        normalize
+            Scale the masses to sum 1. They sum to 1 without it too, up to rounding.
+
+        Returns
+        -------
+        Mass of each cell of the source time, by name.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As :meth:`push_forward`.
+        """
+        course = self._course()
+        source, target = _interval(course.days, source_time, target_time)
+        mass = course.coupling(source, target).pull(course.mass(population, target))
+        return _as_series(mass, course.names[course.days.members[source]], normalize)
+
+    def get_ancestors(self, population: Any, time: float) -> pd.Series:
+        """Return the ancestors of a population at all earlier measured times.
+
+        Parameters
+        ----------
+        population
+            As for :meth:`push_forward`; its cells of `time` are followed.
+        time
+            A measured time.
+
+        Returns
+        -------
+        Mass of each cell, in the order of the cells: at `time` that of the population, at each earlier time that of its
+        ancestors; each of these sums to 1. NaN at later times.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As :meth:`push_forward`.
+        """
+        return self._followed(population, time, forward=False)
+
+    def get_descendants(self, population: Any, time: float) -> pd.Series:
+        """Return the descendants of a population at all later measured times.
+
+        Parameters
+        ----------
+        population
+            As for :meth:`push_forward`; its cells of `time` are followed.
+        time
+            A measured time.
+
+        Returns
+        -------
+        Mass of each cell, in the order of the cells: at `time` that of the population, at each later time that of its
+        descendants; each of these sums to 1. NaN at earlier times.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As :meth:`push_forward`.
+        """
+        return self._followed(population, time, forward=True)
+
+    def get_transition_table(
+        self,
+        source_key: str,
+        target_key: str | None = None,
+        source_time: float | None = None,
+        target_time: float | None = None,
+        sample_key: str | None = None,
+        n_bootstrap: int = 100,
+        level: float = 0.9,
+        random_state: int = 0,
+    ) -> pd.DataFrame:
+        """Return what fraction of the descendants of each annotation has each annotation later.
+
+        Parameters
+        ----------
+        source_key, target_key
+            Columns of ``obs`` with the annotations of the earlier and of the later cells; the same column by default.
+        source_time, target_time
+            Two measured times; the first and the last by default. Over several days plans are chained.
+        sample_key
+            Column of ``obs`` with the sample of each cell, such as the donor or the embryo. The intervals are then
+            those of a bootstrap over samples, in place of cells: they contain the differences between samples.
+        n_bootstrap
+            Number of bootstrap replicates; without any, the intervals are NaN. The plans are kept as they are: the
+            intervals do not contain their own uncertainty.
+        level
+            Coverage of the intervals, in (0, 1).
+        random_state
+            Seed of the bootstrap.
+
+        Returns
+        -------
+        One row for each pair: ``source``, ``target``, ``n_source`` (cells), ``fraction``, ``lower``, ``upper``. The
+        fractions of a source sum to 1 over the targets; cells without an annotation are left out.
+
+        Raises
+        ------
+        KeyError
+            If a column or a time does not exist.
+        ValueError
+            As :meth:`get_coupling`; if a day has no annotated cell, or both days have one sample only.
+
+        Examples
+        --------
+        >>> import muport
+        >>> adata = muport.datasets.simulated_dynamics("bifurcation", n_cells=600, random_state=0)
+        >>> adata.obs["day"] = (adata.obs["time"] * 3).round()
+        >>> muport.Velocity.setup_anndata(adata, use_rep="X_pca", time_key="day")
+        >>> model = muport.Velocity(adata)
+        >>> model.train(n_steps=50, progress=False)
+        >>> table = model.get_transition_table("branch", source_time=2, target_time=3)
+        >>> list(table.columns)
+        ['source', 'target', 'n_source', 'fraction', 'lower', 'upper']
+        """
+        check_integers(0, n_bootstrap=n_bootstrap)
+        check_seed(random_state)
+        check_numbers(1 - _MAX_BOOTSTRAP_LEVEL, _MAX_BOOTSTRAP_LEVEL, level=level)
+        course = self._course()
+        times = course.days.times
+        ends = (times[0] if source_time is None else source_time, times[-1] if target_time is None else target_time)
+        source, target = _interval(course.days, *ends)
+        before = self._annotation(course, source, source_key, sample_key)
+        after = self._annotation(course, target, source_key if target_key is None else target_key, sample_key)
+        if all(side.sample is not None and len(np.unique(side.sample)) < 2 for side in (before, after)):
+            raise ValueError(
+                f"sample_key={sample_key!r}: both days have cells of one sample only, from which no interval can be "
+                "estimated: leave sample_key out for a bootstrap over cells."
+            )
+        return transition_table(course.coupling(source, target), before, after, n_bootstrap, level, random_state)
+
+    def _annotation(self, course: _Course, day: int, key: str, sample_key: str | None) -> Annotation:
+        """A column, and the samples, of the cells of a day; without the values that none of them has."""
+        data, cells = self._own_data("load it with its data, which hold the columns"), course.days.members[day]
+        column = joined_column(data, key)
+        code = column.codes[cells]
+        present = np.unique(code[code >= 0])
+        if len(present) == 0:
+            raise ValueError(f"column {key!r} has no value in the cells of time {course.days.times[day]:g}.")
+        position = np.full(len(column.names) + 1, -1, np.int64)
+        position[present] = np.arange(len(present))
+        sample = None
+        if sample_key is not None:
+            sample = joined_column(data, sample_key).codes[cells]
+            if (sample < 0).any():
+                raise ValueError(
+                    f"sample_key={sample_key!r}: {int((sample < 0).sum())} cells of time {course.days.times[day]:g} "
+                    "have no sample (NaN): give them one, or leave them out."
+                )
+        return Annotation(position[code], tuple(column.names[i] for i in present), sample)
+
+    def _followed(self, population: Any, time: float, *, forward: bool) -> pd.Series:
+        """Mass of a population at one time, and of its descendants or ancestors at the times after or before it."""
+        course = self._course()
+        day = course.days.position(time, "time")
+        mass = course.mass(population, day)
+        result = np.full(len(course.names), np.nan)
+        result[course.days.members[day]] = mass
+        others = range(day + 1, len(course.days.times)) if forward else range(day - 1, -1, -1)
+        for other in others:
+            mass = course.plan(other - 1).push(mass) if forward else course.plan(other).pull(mass)
+            mass = mass / mass.sum()
+            result[course.days.members[other]] = mass
+        return pd.Series(result, index=course.names, name="descendants" if forward else "ancestors")
+
+    def _course(self) -> _Course:
+        """The time course of the data; plans that were computed are kept while the data do not change."""
+        state = self._fitted()
+        self._own_data("load it with the cells it was trained on, between which the plans are computed")
+        rows = self._rows()
+        days = _days(rows)
+        digest = days.digest()
+        if self._course_cache is None or self._course_cache[0] != digest:
+            check_landmarks(rows, state.landmarks)
+            days.check()
+            options = VelocityHyperparameters(**self.settings_)
+            coupling = CouplingOptions(options.reg_scale, options.relaxation, options.denoise, options.random_state)
+            self._course_cache = digest, _Course(days, rows.obs_names, _label_names(rows), coupling)
+        course = self._course_cache[1]
+        # names and labels are not in the digest: they may change without a new plan
+        return _Course(days, rows.obs_names, _label_names(rows), course.options, course.plans)
+
+
+def _days(rows: Rows) -> Days:
+    """The cells by day; a cell of several modalities has the mean of its coordinates, which share a space."""
+    assert rows.time is not None  # for mypy; the set-up requires a time  # nosec B101
+    batch = None
+    if len(rows.batches) > 1:
+        batch = np.zeros(rows.n_cells, np.int64)
+        batch[rows.cell] = rows.batch
+    return Days(rows.to_cells(rows.x), rows.time, batch)
+
+
+def _label_names(rows: Rows) -> NDArray[np.str_] | None:
+    return np.array([*rows.labels, UNLABELED_CATEGORY])[rows.label] if rows.labels else None
+
+
+def _interval(days: Days, source_time: Any, target_time: Any) -> tuple[int, int]:
+    """Positions of the two days; ValueError unless the first is the earlier one."""
+    source, target = days.position(source_time, "source_time"), days.position(target_time, "target_time")
+    if source >= target:
+        raise ValueError(
+            f"source_time={source_time!r} is not before target_time={target_time!r}: swap them; pull_back and "
+            "get_ancestors go back in time."
+        )
+    return source, target
+
+
+def _as_series(mass: NDArray[np.float64], names: pd.Index, normalize: bool) -> pd.Series:
+    total = float(mass.sum())
+    return pd.Series(mass / total if normalize and total > 0 else mass, index=names, name="mass")

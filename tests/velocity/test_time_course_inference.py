@@ -1,0 +1,146 @@
+"""Populations followed between the days of a fork whose branches are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from muport.velocity import Velocity
+
+DAYS = [0.0, 1.0, 5.0, 6.0]
+EARLY, FORK, LATE, END = DAYS
+
+
+def course(n: int = 60, seed: int = 0) -> AnnData:
+    """Cells that move along the first axis and, from day 1, part along the second into "up" and "down"."""
+    rng = np.random.default_rng(seed)
+    time = np.repeat(DAYS, n)
+    side = np.where(rng.random(len(time)) < 0.5, 1, -1) * (time > EARLY)
+    x = np.stack([2 * time, 3.0 * side * np.minimum(time, 3), 0 * time], axis=1) + rng.normal(0, 0.2, (len(time), 3))
+    names = [f"cell{i}" for i in range(len(time))]
+    adata = AnnData(np.zeros((len(time), 2), np.float32), obs=pd.DataFrame(index=names))
+    adata.obs["day"] = pd.Categorical([f"E{t:g}" for t in time])
+    adata.obs["fate"] = np.select([side > 0, side < 0], ["up", "down"], "root")
+    adata.obs["embryo"] = [f"{t:g}-{i % 3}" for i, t in enumerate(time)]
+    adata.obsm["X_pca"] = x.astype(np.float32)
+    return adata
+
+
+def fit(adata: AnnData, **train) -> Velocity:
+    Velocity.setup_anndata(adata, use_rep="X_pca", time_key="day", labels_key="fate")
+    model = Velocity(adata)
+    model.train(**{"n_steps": 20, "n_bootstrap": 0, "accelerator": "cpu", "progress": False, **train})
+    return model
+
+
+@pytest.fixture(scope="module")
+def adata() -> AnnData:
+    return course()
+
+
+@pytest.fixture(scope="module")
+def model(adata) -> Velocity:
+    return fit(adata)
+
+
+def by_fate(mass: pd.Series, adata: AnnData) -> dict[str, float]:
+    return mass.groupby(adata.obs["fate"].reindex(mass.index)).sum().round(3).to_dict()
+
+
+def test_descendants_stay_in_their_branch(model, adata):
+    assert by_fate(model.push_forward("up", FORK, END), adata)["up"] > 0.99
+    table = model.get_transition_table("fate", source_time=FORK, target_time=END, n_bootstrap=20)
+    assert table.query("source == target")["fraction"].min() > 0.99
+    root = model.get_transition_table("fate", source_time=EARLY, n_bootstrap=20)
+    fraction = (adata.obs["fate"][adata.obs["day"] == "E6"] == "up").mean()
+    up = root.set_index("target").loc["up"]
+    assert up["fraction"] == pytest.approx(fraction, abs=0.02)
+    assert up["lower"] < fraction < up["upper"]
+
+
+def test_ancestors_are_pulled_back_day_by_day(model, adata):
+    ancestors = model.get_ancestors("down", LATE)
+    day = adata.obs["day"].astype(str)
+    assert ancestors.groupby(day).sum(min_count=1).round(3).to_dict() == pytest.approx(
+        {"E0": 1, "E1": 1, "E5": 1, "E6": np.nan}, nan_ok=True
+    )
+    assert by_fate(ancestors[day == "E1"], adata)["down"] > 0.99
+    pulled = model.pull_back("down", EARLY, LATE)
+    assert ancestors[day == "E0"].to_numpy() == pytest.approx(pulled.to_numpy())
+
+
+def test_descendants_are_pushed_day_by_day(model, adata):
+    mask = (adata.obs["fate"] == "up").to_numpy()
+    descendants = model.get_descendants(mask, FORK)
+    last = descendants[adata.obs["day"] == "E6"]
+    assert last.to_numpy() == pytest.approx(model.push_forward(mask, FORK, END)[last.index].to_numpy(), abs=1e-6)
+    assert descendants[adata.obs["day"] == "E0"].isna().all()
+
+
+def test_the_plan_of_two_days_is_a_sparse_matrix(model):
+    coupling = model.get_coupling(FORK, LATE)
+    assert coupling.shape == (60, 60)
+    assert coupling.converged
+    assert coupling.to_sparse().sum() == pytest.approx(1, rel=1e-5)
+    assert coupling.times == (1.0, 5.0)
+
+
+def test_samples_are_drawn_where_they_are_given(model):
+    table = model.get_transition_table("fate", source_time=EARLY, target_time=LATE, sample_key="embryo")
+    assert (table["lower"] <= table["fraction"]).all()
+    assert (table["fraction"] <= table["upper"]).all()
+
+
+BAD = {
+    "unknown time": (lambda m: m.get_coupling(1, 2), KeyError, r"target_time=2.*\[0.0, 1.0, 5.0, 6.0\]"),
+    "times swapped": (lambda m: m.get_coupling(5, 1), ValueError, "source_time=5 is not before target_time=1"),
+    "same time": (lambda m: m.push_forward("up", 1, 1), ValueError, "not before"),
+    "unknown label": (lambda m: m.push_forward("left", 1, 5), KeyError, "'left' is not a label"),
+    "no cell then": (lambda m: m.push_forward("up", 0, 5), ValueError, "no cell at time 0"),
+    "negative mass": (lambda m: m.pull_back(np.full(240, -1.0), 0, 5), ValueError, "240 masses are negative"),
+    "unknown column": (lambda m: m.get_transition_table("kind"), KeyError, "kind"),
+    "bootstrap": (lambda m: m.get_transition_table("fate", n_bootstrap=-1), ValueError, "n_bootstrap=-1"),
+    "level": (lambda m: m.get_transition_table("fate", level=1.5), ValueError, "level=1.5"),
+    "one sample": (lambda m: m.get_transition_table("fate", sample_key="day"), ValueError, "one sample only"),
+}
+
+
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_work_is_refused(case, model):
+    call, error, words = BAD[case]
+    with pytest.raises(error, match=words):
+        call(model)
+
+
+def test_a_pseudotime_is_no_time_course(kit):
+    adata = kit.draw(n_cells=300)
+    with pytest.raises(ValueError, match="300 distinct times"):
+        kit.fit(adata, n_steps=5).get_coupling(0, 1)
+
+
+def test_save_load_and_order(model, adata, tmp_path):
+    model.save(tmp_path / "model")
+    expected = model.push_forward("up", FORK, END)
+    shuffled = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
+    loaded = Velocity.load(tmp_path / "model", adata=shuffled)
+    found = loaded.push_forward("up", FORK, END)
+    assert found[expected.index].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-5)
+    with pytest.raises(ValueError, match="without data"):
+        Velocity.load(tmp_path / "model", adata=False).get_coupling(FORK, END)
+
+
+def test_same_seed_same_plan(adata):
+    plans = [fit(adata.copy()).get_coupling(FORK, LATE).to_sparse().toarray() for _ in range(2)]
+    assert (plans[0] == plans[1]).all()
+
+
+def test_changed_cells_are_noticed(adata):
+    changed = adata.copy()
+    model = fit(changed)
+    model.get_coupling(FORK, LATE)
+    changed.obsm["X_pca"] = changed.obsm["X_pca"] + 5
+    with pytest.raises(ValueError, match="use_rep"):
+        model.get_coupling(FORK, LATE)
