@@ -65,6 +65,22 @@ def test_a_saved_model_maps(folder, tmp_path, capsys):
     assert np.array_equal(*(anndata.read_h5ad(path).obsm["X_integration"] for path in (first, second)))
 
 
+@pytest.mark.promise("Cells that the command line maps from counts get the labels that cells of the fit get")
+def test_a_saved_model_maps_counts(tmp_path, capsys):
+    mdata = datasets.simulated_multiome(n_cells=300, paired=True, random_state=0)
+    cells = mdata["rna"].copy()
+    cells[:240].write(tmp_path / "old.h5ad")
+    cells[240:].write(tmp_path / "new.h5ad")
+    options = ["--prepare", "--labels-key", "cell_type"]
+    model = str(tmp_path / "m")
+    run(tmp_path, capsys, "transfer", "old.h5ad", "-o", str(tmp_path / "a.h5ad"), *options, "--save", model)
+    run(tmp_path, capsys, "transfer", "new.h5ad", "-o", str(tmp_path / "b.h5ad"), *options, "--load", model)
+    new = anndata.read_h5ad(tmp_path / "b.h5ad")
+    assert np.mean(new.obs["prediction"].astype(str) == new.obs["cell_type"].astype(str)) > 0.9
+    mapped = Integration.load(model, adata=False).map_query(cells[240:].copy())
+    assert np.allclose(new.obsm["X_integration"], mapped)
+
+
 def test_transfer(folder, tmp_path, capsys):
     summary = run(folder, capsys, "transfer", "batches.h5ad", "-o", str(tmp_path / "out.zarr"), "--labels-key", "known")
     out = anndata.read_zarr(tmp_path / "out.zarr")

@@ -11,9 +11,10 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from muport import datasets, pp
+from muport.data.reading import _count_matrix
+from muport.data.reading._count_matrix import iterate_blocks
 from muport.neighbors import kmeans
-from muport.pp import _counts
-from muport.pp._counts import iterate_blocks, read_rows_sorted
+from muport.pp._counts import read_rows_sorted
 from muport.pp._iterative_lsi import LSISettings, chance_singular_value, variance_between_clusters
 
 DATA = Path(os.environ.get("MUPORT_DATA", "/nonexistent"))
@@ -120,7 +121,7 @@ def test_however_the_counts_are_held(counts, tmp_path):
 
 
 def test_blocks_are_the_rows(counts, monkeypatch):
-    monkeypatch.setattr(_counts, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(_count_matrix, "_BLOCK_ROWS", 64)
     for x in (counts.X, counts.X.toarray()):
         parts = list(iterate_blocks(x))
         assert np.array_equal(sparse.vstack([b for _, b in parts]).toarray(), counts.X.toarray())

@@ -67,7 +67,8 @@ def prepared(args: argparse.Namespace) -> Iterator[Data]:
     with claimed(args.out):
         data = read(args.input)
         check_type(args.out, data)
-        if args.prepare:
+        # a loaded model projects new cells into the space of its own data
+        if args.prepare and getattr(args, "load", None) is None:
             from muport import pp
 
             pp.prepare(data, umap=False, random_state=args.seed)

@@ -63,7 +63,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         labels_key=(None, "column with the type, where it is known"),
     )
     parser.add_argument("--refine", default="none", choices=["none", "vae"], help="refine with the dual-view VAE")
-    parser.add_argument("--load", type=Path, metavar="FOLDER", help="map the cells with this saved model; no training")
+    parser.add_argument(
+        "--load",
+        type=Path,
+        metavar="FOLDER",
+        help="map the cells with this saved model; no training. With "
+        "--prepare, their counts are projected into the space of the model",
+    )
     add_integration_options(parser)
 
 
@@ -92,6 +98,10 @@ def _fit_or_load(data: Any, args: argparse.Namespace, report: Report) -> Any:
     report.cells = data.n_obs
     if args.load is not None:
         model = Integration.load(args.load, adata=False, accelerator="cpu")
+        if args.prepare:
+            from muport import pp
+
+            pp.project(data, model)
         data.obsm[args.key] = model.map_query(data)
         return model
     _set_up(Integration, data, args)

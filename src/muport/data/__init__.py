@@ -3,6 +3,7 @@
 In the order of reading:
 
 - ``reading``: the obs and obsm of an object as arrays, aligned by cell name
+- ``projection``: the coordinates of new cells, computed from their counts
 - ``registration``: the arguments of a set-up, and its registration with scvi-tools
 - ``_base_model``: the base class of the three models
 - ``_hidden_methods``: methods of scvi-tools that the models do not have

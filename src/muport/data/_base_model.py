@@ -20,10 +20,11 @@ from muport.data._hidden_methods import HiddenMethod, ModelType, list_visible
 from muport.data._model_files import data_file, read_model, write_model
 from muport.data._saved_data import data_file_name, read_data, write_data
 from muport.data._serialization import pack, unpack, unpack_state
+from muport.data.projection._recipe import ProjectionRecipe, find_recipe
 from muport.data.reading._rows import Rows, read_rows
 from muport.data.registration._fields import JoinedObs, columns_of, modalities_of
 from muport.data.registration._pairing import check_pairings, compare_pairs
-from muport.data.registration._setup import Setup
+from muport.data.registration._setup import Setup, select_modalities
 
 if TYPE_CHECKING:
     import mudata
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PACKAGES = ("muport", "scvi-tools", "anndata", "mudata", "numpy", "torch", "safetensors")
+_RECIPES = "projections_"
 #: What scvi-tools needs of the registry of a set-up.
 _REGISTRY = {"setup_method_name": str, "setup_args": dict, "field_registries": dict}
 
@@ -93,7 +95,18 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
         self.settings_: dict[str, Any] = {}
         #: Scores of the last fit, by name.
         self.metrics_: dict[str, float] = {}
+        #: Modality -> key of ``obsm`` -> how new cells get these coordinates from their counts.
+        self.projections_: dict[str, dict[str, ProjectionRecipe]] = {} if data is None else self._find_recipes(data)
         self._model_summary_string = f"{type(self).__name__} model"
+
+    def _find_recipes(self, data: mudata.MuData | anndata.AnnData) -> dict[str, dict[str, ProjectionRecipe]]:
+        """Read the recipes of the representations that the model uses."""
+        parts = select_modalities(data, self._setup)
+        recipes: dict[str, dict[str, ProjectionRecipe]] = {}
+        for modality, key in columns_of(self.registry_):
+            if (recipe := find_recipe(parts[modality], key)) is not None:
+                recipes.setdefault(modality, {})[key] = recipe
+        return recipes
 
     @staticmethod
     def _device(accelerator: str, devices: int | str) -> torch.device:
@@ -133,6 +146,7 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
                 modalities=self._modalities,
                 columns=columns_of(self.registry_),
                 known=self._known_names,
+                recipes=self.projections_,
                 require_labels=False,
                 require_batch=require_batch,
                 require_time=require_time,
@@ -164,7 +178,8 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
         ----------
         mdata
             New cells with the representation of the set-up. They need not be set up, and none of the columns of the
-            set-up is needed.
+            set-up is needed. A representation of :func:`muport.pp.prepare` may be missing: it is then projected from
+            the counts (in ``layers["counts"]``, else ``X``).
 
         Returns
         -------
@@ -173,7 +188,8 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
         Raises
         ------
         KeyError, ValueError
-            As :meth:`setup_mudata`; and if the cells have another number of coordinates than the model.
+            As :meth:`setup_mudata`; and if the cells have another number of coordinates than the model, or coordinates
+            that another preparation gave.
         """
         latent: NDArray[np.float32] = self.get_latent_representation(mdata)
         return latent
@@ -224,7 +240,8 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
             # the data are an argument of the subclass, too
             "init_params": {k: v for k, v in params.items() if k not in ("data", "adata", "mdata", "registry")},
             "registry": self.registry_,
-            "attributes": {name: getattr(self, name) for name in self._saved_attributes},
+            "attributes": {name: getattr(self, name) for name in self._saved_attributes}
+            | {_RECIPES: {m: {k: r.to_dict() for k, r in part.items()} for m, part in self.projections_.items()}},
             "state": self.state_,
         }
 
@@ -273,12 +290,13 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
             raise ValueError(f"{str(folder)!r} holds a {document['class']}, not a {cls.__name__}.")
         try:
             contents = _unpack_contents(document, tensors)
+            recipes = _unpack_recipes(contents["attributes"].pop(_RECIPES, {}))
             state = None if document["state"] is None else unpack_state(document["state"], tensors, cls._state_class)
         except ValueError as error:
             raise ValueError(f"{str(folder)!r} was changed or damaged after it was saved: {error}") from error
         data = _saved_data(folder, document) if adata is None else (None if adata is False else adata)
         model = cls._from_contents(contents, data)
-        model.state_ = state
+        model.state_, model.projections_ = state, recipes
         model.to_device(torch_device)
         model.module.eval()
         return model
@@ -349,6 +367,19 @@ def _unpack_contents(document: dict[str, Any], tensors: dict[str, np.ndarray[Any
     if wrong := [key for key, kind in _REGISTRY.items() if not isinstance(contents["registry"].get(key), kind)]:
         raise ValueError(f"the registry of the saved model lacks {wrong}.")
     return contents
+
+
+def _unpack_recipes(values: Any) -> dict[str, dict[str, ProjectionRecipe]]:
+    """Return the recipes of a saved model; models of earlier versions have none."""
+    recipes: dict[str, dict[str, ProjectionRecipe]] = {}
+    try:
+        for modality, of_modality in values.items():
+            for key, recipe in of_modality.items():
+                read = ProjectionRecipe.from_dict(recipe, f"the projection {key!r} of {modality!r}")
+                recipes.setdefault(modality, {})[key] = read
+    except AttributeError as error:
+        raise ValueError(f"the projections are no dicts: {error}") from error
+    return recipes
 
 
 def _saved_data(folder: Path, document: dict[str, Any]) -> mudata.MuData | anndata.AnnData | None:

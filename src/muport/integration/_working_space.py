@@ -199,6 +199,11 @@ def _denoise_rows(rows: Rows, space: SharedSpace) -> NDArray[np.float32]:
     for code, name in enumerate(rows.modalities):
         rows_of_modality = rows.modality == code
         if rows_of_modality.any() and name in space.regressions:
+            if name not in own:
+                raise KeyError(
+                    f"the cells lack the own representation of modality {name!r} (use_rep), by which the model "
+                    "denoises the shared space: compute it, or keep the counts from which it is projected."
+                )
             x[rows_of_modality] = denoise(space, name, own[name], x[rows_of_modality])
     return x
 

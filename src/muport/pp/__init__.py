@@ -3,6 +3,7 @@
 Files in the order of reading:
 
 - ``_prepare``: all steps in one call
+- ``_project``: new cells in the representations of prepared data
 - ``_peaks_and_proteins``: the steps for the modalities other than RNA
 - ``_modality_types``: which modality is RNA, ATAC or protein
 - ``_counts``: modalities and counts, checked and read in blocks
@@ -23,6 +24,7 @@ from muport.pp._gene_activity import gene_activity
 from muport.pp._iterative_lsi import iterative_lsi
 from muport.pp._lsi import lsi, project_lsi, tfidf
 from muport.pp._prepare import prepare
+from muport.pp._project import project
 from muport.pp._shared_representation import shared_representation
 from muport.pp.cell_graphs._pseudotime import pseudotime
 from muport.pp.cell_graphs._umap import FittedUMAP, umap
@@ -34,6 +36,7 @@ __all__ = [
     "iterative_lsi",
     "lsi",
     "prepare",
+    "project",
     "project_lsi",
     "pseudotime",
     "select_features",

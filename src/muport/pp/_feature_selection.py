@@ -8,7 +8,8 @@ import numpy as np
 
 from muport._checks import check_integers, check_numbers
 from muport.data import joined_column
-from muport.pp._counts import get_counts, iterate_blocks, writable_modality
+from muport.data.reading._count_matrix import get_counts, iterate_blocks
+from muport.pp._counts import writable_modality
 
 if TYPE_CHECKING:
     from typing import Any

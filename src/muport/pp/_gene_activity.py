@@ -14,7 +14,8 @@ from scipy import sparse
 from muport._arrays import sum_repeats
 from muport._checks import check_numbers
 from muport._global_state import preserve_generators
-from muport.pp._counts import get_counts, iterate_blocks, writable_modality
+from muport.data.reading._count_matrix import get_counts, iterate_blocks
+from muport.pp._counts import writable_modality
 from muport.pp._genomic_intervals import read_genes, read_peaks
 from muport.pp._peak_gene_links import link_peaks_to_genes
 

@@ -12,15 +12,9 @@ from scipy import sparse
 from muport._arrays import unit_rows
 from muport._checks import check_integers, check_numbers, check_seed
 from muport._schema_version import SCHEMA_VERSION
+from muport.data.reading._count_matrix import get_counts
 from muport.neighbors import kmeans
-from muport.pp._counts import (
-    count_nonzero,
-    get_counts,
-    logger,
-    read_rows_sorted,
-    warn_of_empty_cells,
-    writable_modality,
-)
+from muport.pp._counts import count_nonzero, logger, read_rows_sorted, warn_of_empty_cells, writable_modality
 from muport.pp._lsi import (
     SCALE_FACTOR,
     apply_tfidf,
@@ -28,6 +22,7 @@ from muport.pp._lsi import (
     inverse_document_frequency,
     project_counts,
     select_components,
+    store_lsi_recipe,
 )
 from muport.pp._standardized_pca import truncated_svd
 
@@ -312,3 +307,4 @@ def _write(adata: anndata.AnnData, fit: _LSIFit, z: NDArray[np.float32]) -> None
         "unit": True,
         "tfidf": dict(_TFIDF),
     }
+    store_lsi_recipe(adata)

@@ -15,15 +15,9 @@ from muport._arrays import unit_rows
 from muport._checks import check_integers, check_numbers, check_seed
 from muport._global_state import preserve_generators
 from muport._schema_version import SCHEMA_VERSION, check_schema_version
-from muport.pp._counts import (
-    count_nonzero,
-    get_counts,
-    get_values,
-    iterate_blocks,
-    logger,
-    warn_of_empty_cells,
-    writable_modality,
-)
+from muport.data.projection._recipe import ProjectionRecipe, store_recipe
+from muport.data.reading._count_matrix import get_counts, get_values, iterate_blocks
+from muport.pp._counts import count_nonzero, logger, warn_of_empty_cells, writable_modality
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -228,7 +222,31 @@ def lsi(
         "unit": False,
         **({"tfidf": dict(adata.uns["tfidf"])} if "tfidf" in adata.uns else {}),
     }
+    if "tfidf" in adata.uns and "idf" in adata.var:
+        store_lsi_recipe(adata)
     return data if copy else None
+
+
+def store_lsi_recipe(adata: anndata.AnnData) -> None:
+    """Store how new cells get the coordinates in ``obsm["X_lsi"]``."""
+    state = adata.uns["lsi"]
+    loadings: NDArray[np.float32] = np.asarray(adata.varm["LSI"], np.float32)
+    idf: NDArray[np.float64] = np.asarray(adata.var["idf"], np.float64)
+    used = np.flatnonzero(np.any(loadings != 0, axis=1) | (idf > 0))
+    recipe = ProjectionRecipe(
+        transform="tfidf",
+        features=tuple(map(str, adata.var_names[used])),
+        used=np.arange(len(used)),
+        scale=idf[used],
+        mean=np.zeros(len(used)),
+        loadings=(loadings[used] / np.asarray(state["scale"], np.float32)).astype(np.float32),
+        offset=np.asarray(state["offset"], np.float64),
+        target=float(state["tfidf"]["scale_factor"]),
+        unit_coordinates=bool(state["unit"]),
+        log_tf=bool(state["tfidf"]["log_tf"]),
+        log_tfidf=bool(state["tfidf"]["log_tfidf"]),
+    )
+    store_recipe(adata, "X_lsi", recipe)
 
 
 def _svd_by_muon(values: Any, k: int, random_state: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

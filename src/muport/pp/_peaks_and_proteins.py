@@ -6,22 +6,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anndata
+import mudata
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from muport._global_state import preserve_generators
-from muport.pp._counts import counts_layer, get_counts, logger
-from muport.pp._gene_activity import add_modality, gene_activity
+from muport.data.projection._recipe import ProjectionRecipe, store_recipe
+from muport.data.reading._count_matrix import counts_layer, get_counts
+from muport.pp._counts import logger
+from muport.pp._gene_activity import add_modality, gene_activity, read_gene_links
 from muport.pp._iterative_lsi import iterative_lsi
 from muport.pp._modality_types import classify_modalities
-from muport.pp._shared_representation import compute_shared_space, match_genes, read_activity
+from muport.pp._shared_representation import GeneActivity, compute_shared_space, match_genes, read_activity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    import mudata
 
 #: Dimensions and genes of the shared space: the defaults of ``shared_representation``.
 _SHARED_COMPS, _SHARED_GENES = 30, 2000
@@ -35,17 +36,21 @@ class PendingResults:
 
     - `values`: (modality, attribute, key) -> value, for example ("atac", "obsm", "X_lsi").
     - `activity`: The new modality of gene activity, if any.
+    - `recipes`: (modality, key of ``obsm``) -> how new cells get the coordinates.
     - `descriptions`: Modality -> steps in words.
     """
 
     values: dict[tuple[str, str, str], Any] = field(default_factory=dict)
     activity: anndata.AnnData | None = None
+    recipes: dict[tuple[str, str], ProjectionRecipe] = field(default_factory=dict)
     descriptions: dict[str, str] = field(default_factory=dict)
 
     def write(self, data: mudata.MuData) -> None:
         """Write all results into `data`."""
         for (name, attribute, key), value in self.values.items():
             getattr(data.mod[name], attribute)[key] = value
+        for (name, key), recipe in self.recipes.items():
+            store_recipe(data.mod[name], key, recipe)
         if self.activity is not None:
             add_modality(data, "gene_activity", self.activity)
         lines = [f"{name}: {text}" for name, text in self.descriptions.items()]
@@ -128,6 +133,16 @@ def _reduce_proteins(work: anndata.AnnData, n_comps: int, random_state: int) -> 
     with preserve_generators():
         sc.pp.pca(work, k, layer="clr", random_state=random_state)
     work.obsm["X_pca"] = np.asarray(work.obsm["X_pca"], dtype=np.float32)
+    recipe = ProjectionRecipe(
+        transform="clr",
+        features=tuple(map(str, work.var_names)),
+        used=np.arange(work.n_vars),
+        scale=np.ones(work.n_vars),
+        mean=np.asarray(work.layers["clr"], np.float64).mean(axis=0),
+        loadings=np.asarray(work.varm["PCs"], np.float32),
+        offset=np.zeros(k),
+    )
+    store_recipe(work, "X_pca", recipe)
     return k
 
 
@@ -142,10 +157,8 @@ def _add_shared_space(
     """Add the shared space and, with an annotation, gene activity. Without one, missing activity is not an error."""
     peaks = data.mod[atac]
     if annotation is not None:
-        results.activity = _compute_activity(peaks, annotation)
-        results.descriptions["gene_activity"] = f"activity of {results.activity.n_vars} genes near their peaks"
-        activity = (results.activity.X, np.asarray(results.activity.var_names, dtype=str))
-        match_genes(np.asarray(data.mod[rna].var_names, dtype=str), activity[1])
+        activity = _compute_activity(peaks, atac, annotation, results)
+        match_genes(np.asarray(data.mod[rna].var_names, dtype=str), activity.genes)
     try:
         if annotation is None:
             activity = read_activity(data, peaks, None)
@@ -157,12 +170,23 @@ def _add_shared_space(
         return
     results.values[rna, "obsm", "X_shared"], results.values[atac, "obsm", "X_shared"] = space.rna, space.atac
     results.values[rna, "uns", "X_shared_genes"] = space.genes.astype(object)
+    results.recipes[rna, "X_shared"] = space.rna_recipe
+    if space.atac_recipe is not None:
+        results.recipes[atac, "X_shared"] = space.atac_recipe
     results.descriptions[atac] += f"; with {rna} in X_shared: {space.description}"
 
 
-def _compute_activity(peaks: anndata.AnnData, annotation: str | Path | pd.DataFrame) -> anndata.AnnData:
-    activity = gene_activity(peaks, annotation, layer=counts_layer(peaks))
-    if not isinstance(activity, anndata.AnnData):
-        raise TypeError("the gene activity of an AnnData is an AnnData.")
-    activity.obs = pd.DataFrame(index=peaks.obs_names)
-    return activity
+def _compute_activity(
+    peaks: anndata.AnnData, name: str, annotation: str | Path | pd.DataFrame, results: PendingResults
+) -> GeneActivity:
+    """Compute the activity of genes near their peaks, and add it and the links to the results."""
+    counts = get_counts(peaks, counts_layer(peaks), (1, 1))
+    work = mudata.MuData({name: anndata.AnnData(counts, pd.DataFrame(index=peaks.obs_names), peaks.var)})
+    gene_activity(work, annotation, modality=name)
+    linked, activity = work.mod[name], work.mod["gene_activity"]
+    results.activity = activity
+    results.values[name, "varm", "gene_link"] = linked.varm["gene_link"]
+    results.values[name, "uns", "gene_link_genes"] = linked.uns["gene_link_genes"]
+    results.descriptions["gene_activity"] = f"activity of {activity.n_vars} genes near their peaks"
+    weights, genes = read_gene_links(linked, "gene_link")
+    return GeneActivity(activity.X, genes, weights, np.asarray(peaks.var_names, dtype=str))

@@ -12,7 +12,9 @@ from scipy import sparse
 from muport._checks import check_integers, check_seed
 from muport._global_state import preserve_generators
 from muport.data import check_writable
-from muport.pp._counts import first_invalid_count, get_modality, get_values
+from muport.data.projection._recipe import ProjectionRecipe, store_recipe
+from muport.data.reading._count_matrix import first_invalid_count, get_values
+from muport.pp._counts import get_modality
 from muport.pp._peaks_and_proteins import PendingResults, prepare_others
 from muport.pp.cell_graphs._pseudotime import diffusion_time
 from muport.pp.cell_graphs._root_cell import read_root
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Scaled values are clipped here, in standard deviations, so that a gene of a few cells does not form a component.
 _MAX_SCALED_VALUE = 10
+#: Key of the counts of a cell after normalization, while the data are prepared.
+_DEPTH_KEY = "normalized_depth"
 
 
 def prepare(
@@ -92,8 +96,9 @@ def prepare(
     None, or the copy. Writes ``X`` (log values), ``layers["counts"]`` (unless the layer is there already),
     ``var["highly_variable"]`` and the statistics of scanpy, ``var["std"]`` (by which variable genes are divided),
     ``obsm["X_pca"]``, ``varm["PCs"]``, ``uns["pca"]``, ``uns["log1p"]``, the graph of ``neighbors``,
-    ``obsm["X_umap"]``, and ``obs["pseudotime"]``; in other modalities the representations above; and in
-    ``uns["prepare"]`` of a MuData a description of the steps for each modality, which is also logged.
+    ``obsm["X_umap"]``, and ``obs["pseudotime"]``; in other modalities the representations above; in
+    ``uns["projections"]`` what :func:`project` needs for new cells; and in ``uns["prepare"]`` of a MuData a description
+    of the steps for each modality, which is also logged.
 
     Raises
     ------
@@ -132,11 +137,12 @@ def prepare(
     is_rooted = any(value is not None for value in roots.values())
     # the levels of a marker are read after normalization
     root = read_root(data, adata, labels_key, modality, expression=work, **roots) if is_rooted else None
-    _reduce(work, n_top_genes, n_comps, n_neighbors, umap, random_state)
+    recipe = _reduce(work, n_top_genes, n_comps, n_neighbors, umap, random_state)
     if root is not None:
         values, position = diffusion_time(work.obsm["X_pca"], root, adata.obs_names, n_neighbors, random_state)
         work.obs["pseudotime"], work.uns["pseudotime_root"] = values, str(adata.obs_names[position])
     _write(adata, work)
+    store_recipe(adata, "X_pca", recipe)
     if others is not None and isinstance(data, mudata.MuData):
         others.write(data)
     return data if copy else None
@@ -175,14 +181,17 @@ def _log_normalized(adata: anndata.AnnData) -> anndata.AnnData:
     values = get_values(adata, None).astype(np.float32)
     work = anndata.AnnData(values, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names))
     # to the median: with a target far above it, log values would reflect mainly whether a gene was detected
-    sc.pp.normalize_total(work)
+    target = float(np.median(np.asarray(values.sum(axis=1)).ravel()))
+    sc.pp.normalize_total(work, target_sum=target)
+    work.uns[_DEPTH_KEY] = target
     sc.pp.log1p(work)
     return work
 
 
 def _reduce(
     work: anndata.AnnData, n_top_genes: int, n_comps: int, n_neighbors: int, umap: bool, random_state: int
-) -> None:
+) -> ProjectionRecipe:
+    """Add the components, the graph and the UMAP to `work`; return how new cells get the components."""
     import scanpy as sc
 
     with preserve_generators():
@@ -199,6 +208,19 @@ def _reduce(
         sc.pp.neighbors(work, min(n_neighbors, work.n_obs - 1), use_rep="X_pca", random_state=random_state)
         if umap:
             sc.tl.umap(work, random_state=random_state)
+    values: Any = genes.X
+    loadings: NDArray[np.float32] = np.asarray(genes.varm["PCs"], np.float32)
+    return ProjectionRecipe(
+        transform="log",
+        features=tuple(map(str, work.var_names)),
+        used=np.flatnonzero(selected),
+        scale=1 / np.asarray(genes.var["std"], np.float64),
+        mean=np.asarray(values.mean(axis=0), np.float64).ravel(),
+        loadings=loadings,
+        offset=np.zeros(loadings.shape[1]),
+        target=float(work.uns.pop(_DEPTH_KEY)),
+        largest=float(_MAX_SCALED_VALUE),
+    )
 
 
 def _copy_components(work: Any, genes: Any, selected: NDArray[np.bool_]) -> None:

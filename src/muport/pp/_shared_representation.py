@@ -13,7 +13,9 @@ from scipy import sparse
 
 from muport._arrays import unit_rows
 from muport._checks import check_integers, check_option, check_seed
-from muport.pp._counts import counts_layer, first_invalid_count, get_counts, get_values, writable_modality
+from muport.data.projection._recipe import ProjectionRecipe, store_recipe
+from muport.data.reading._count_matrix import counts_layer, first_invalid_count, get_counts, get_values
+from muport.pp._counts import writable_modality
 from muport.pp._gene_activity import multiply_in_blocks, read_gene_links
 from muport.pp._standardized_pca import Standardized, canonical_axes, principal_axes
 
@@ -29,14 +31,39 @@ _MIN_GENES = 5
 _VERSION = re.compile(r"^(ENS[A-Z]*\d+)\.\d+$")
 
 
+@dataclass(frozen=True, eq=False)
+class GeneActivity:
+    """The activity of genes in each cell, and what it was computed from.
+
+    - `values`: (n, g) activity.
+    - `genes`: (g,) names.
+    - `links`: (p, g) weights of features by which counts become activities; None if the activities were given.
+    - `features`: (p,) names of these features; those of the genes without links.
+    - `source`: Modality that holds the features, if it is another one than that of the peaks.
+    - `is_projectable`: Whether the activity of new cells can be computed from counts.
+    """
+
+    values: Any
+    genes: NDArray[np.str_]
+    links: sparse.csr_matrix | None = None
+    features: NDArray[np.str_] | None = None
+    source: str = ""
+    is_projectable: bool = True
+
+
 @dataclass(frozen=True)
 class SharedSpace:
-    """Coordinates (n_rna, k) and (n_atac, k), the genes used, and a description of the space in words."""
+    """Coordinates (n_rna, k) and (n_atac, k), the genes used, and a description of the space in words.
+
+    - `rna_recipe`, `atac_recipe`: How new cells get the coordinates; None if their activity has no counts.
+    """
 
     rna: NDArray[np.float32]
     atac: NDArray[np.float32]
     genes: NDArray[np.str_]
     description: str
+    rna_recipe: ProjectionRecipe
+    atac_recipe: ProjectionRecipe | None
 
 
 def shared_representation(
@@ -95,8 +122,8 @@ def shared_representation(
 
     Returns
     -------
-    None, or the copy. Writes ``obsm[key_added]`` (cells x dimensions, float32) to both modalities, and
-    ``uns[f"{key_added}_genes"]`` to RNA.
+    None, or the copy. Writes ``obsm[key_added]`` (cells x dimensions, float32) to both modalities,
+    ``uns[f"{key_added}_genes"]`` to RNA, and to ``uns["projections"]`` what :func:`project` needs for new cells.
 
     Raises
     ------
@@ -127,11 +154,14 @@ def shared_representation(
     )
     genes.obsm[key_added], peaks.obsm[key_added] = space.rna, space.atac
     genes.uns[f"{key_added}_genes"] = space.genes.astype(object)
+    store_recipe(genes, key_added, space.rna_recipe)
+    if space.atac_recipe is not None:
+        store_recipe(peaks, key_added, space.atac_recipe)
     return data if copy else None
 
 
-def read_activity(data: mudata.MuData, atac: anndata.AnnData, key: str | None) -> tuple[Any, NDArray[np.str_]]:
-    """Return the gene activity (cells of `atac`, genes) and the names of the genes."""
+def read_activity(data: mudata.MuData, atac: anndata.AnnData, key: str | None) -> GeneActivity:
+    """Find the gene activity of the cells of `atac`."""
     name = key or "gene_activity"
     if name in data.mod:
         activity = data.mod[name]
@@ -139,25 +169,34 @@ def read_activity(data: mudata.MuData, atac: anndata.AnnData, key: str | None) -
         if (rows < 0).any():
             cell = atac.obs_names[int(np.flatnonzero(rows < 0)[0])]
             raise ValueError(f"modality {name!r} lacks {int((rows < 0).sum())} cells, for example {cell!r}.")
-        return get_values(activity, None)[rows], np.asarray(activity.var_names, dtype=str)
+        return GeneActivity(get_values(activity, None)[rows], np.asarray(activity.var_names, dtype=str), source=name)
     if name in atac.obsm:
         values: Any = atac.obsm[name]
         is_table = isinstance(values, pd.DataFrame)
         genes = values.columns if is_table else atac.uns.get(f"{name}_genes")
         if genes is None or len(genes) != values.shape[1]:
             raise KeyError(f"uns['{name}_genes'] must name the {values.shape[1]} genes of obsm[{name!r}].")
-        return values.to_numpy() if is_table else values, np.asarray(genes).astype(str)
+        values = values.to_numpy() if is_table else values
+        return GeneActivity(values, np.asarray(genes).astype(str), is_projectable=False)
     if (key or "gene_link") in atac.varm:
         weights, genes = read_gene_links(atac, key or "gene_link")
-        return multiply_in_blocks(get_counts(atac, counts_layer(atac), (1, 1)), weights), genes
+        counts = get_counts(atac, counts_layer(atac), (1, 1))
+        return link_activity(counts, np.asarray(atac.var_names, dtype=str), weights, genes)
     if key is not None:
         raise KeyError(f"activity={key!r} is neither a modality ({list(data.mod)}) nor in obsm or varm of the peaks.")
-    return get_values(atac, counts_layer(atac)), np.asarray(atac.var_names, dtype=str)
+    return GeneActivity(get_values(atac, counts_layer(atac)), np.asarray(atac.var_names, dtype=str))
+
+
+def link_activity(
+    counts: Any, features: NDArray[np.str_], weights: sparse.csr_matrix, genes: NDArray[np.str_]
+) -> GeneActivity:
+    """Compute the gene activity from counts (n, p) and the weights (p, g) of their features."""
+    return GeneActivity(multiply_in_blocks(counts, weights), genes, weights, features)
 
 
 def compute_shared_space(
     rna: anndata.AnnData,
-    activity: tuple[Any, NDArray[np.str_]],
+    activity: GeneActivity,
     method: Method,
     n_comps: int,
     n_top_genes: int,
@@ -166,30 +205,87 @@ def compute_shared_space(
     """Compute the coordinates of both modalities; see :func:`shared_representation`.
 
     - `rna`: Cells with RNA counts.
-    - `activity`: Gene activity (cells, genes) and the names of the genes.
+    - `activity`: Gene activity of the other cells.
     """
-    counts, (values, activity_genes) = get_counts(rna, counts_layer(rna)), activity
+    counts, values = get_counts(rna, counts_layer(rna)), activity.values
     in_memory = sparse.issparse(values) or isinstance(values, np.ndarray)
     invalid = first_invalid_count(values, integers=False) if in_memory else None
     if invalid is not None:
         raise ValueError(
             f"the gene activity holds {invalid:g}: it must be counts, or sums of counts with weights above 0."
         )
-    genes, rna_position, activity_position = match_genes(np.asarray(rna.var_names, dtype=str), activity_genes)
-    a = _log_normalize(_sum_columns(counts, rna_position, len(genes)))
-    b = _log_normalize(_sum_columns(values, activity_position, len(genes)))
+    rna_features = np.asarray(rna.var_names, dtype=str)
+    genes, rna_position, activity_position = match_genes(rna_features, activity.genes)
+    rna_genes = _indicate_genes(rna_position, len(genes))
+    activity_genes = _indicate_genes(activity_position, len(genes))
+    a, rna_depth = _log_normalize(multiply_in_blocks(counts, rna_genes))
+    b, activity_depth = _log_normalize(multiply_in_blocks(values, activity_genes))
     variable = _variable_genes(a, b, n_top_genes)
     genes, first, second = genes[variable], Standardized.of(a[:, variable]), Standardized.of(b[:, variable])
     k = min(n_comps, len(genes) - 1, a.shape[0] - 1, b.shape[0] - 1)
     description = f"{len(genes)} shared genes, {method.upper()} of {k} dimensions"
     if method == "pca":
-        axes = principal_axes(first, second, k, random_state)
-        x, y = first.dot(axes), second.dot(axes)
+        rna_axes = activity_axes = principal_axes(first, second, k, random_state)
+        x, y = first.dot(rna_axes), second.dot(activity_axes)
     else:
         first, second = first.with_unit_rows(), second.with_unit_rows()
         rna_axes, activity_axes = canonical_axes(first, second, k, random_state)
         x, y = unit_rows(first.dot(rna_axes)), unit_rows(second.dot(activity_axes))
-    return SharedSpace(x.astype(np.float32), y.astype(np.float32), genes, description)
+    recipe = _SharedRecipe(variable, unit=method == "cca")
+    linked = activity_genes if activity.links is None else activity.links @ activity_genes
+    features = activity.genes if activity.features is None else activity.features
+    return SharedSpace(
+        x.astype(np.float32),
+        y.astype(np.float32),
+        genes,
+        description,
+        recipe.of(rna_features, rna_genes, first, rna_axes, rna_depth, ""),
+        recipe.of(features, linked, second, activity_axes, activity_depth, activity.source)
+        if activity.is_projectable
+        else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _SharedRecipe:
+    """What the recipes of both modalities have in common.
+
+    - `variable`: Positions of the genes that are used, among the shared ones.
+    - `unit`: Whether values and coordinates of a cell have length 1.
+    """
+
+    variable: NDArray[np.int64]
+    unit: bool
+
+    def of(
+        self,
+        features: NDArray[np.str_],
+        links: sparse.csr_matrix,
+        standardized: Standardized,
+        axes: NDArray[Any],
+        depth: float,
+        source: str,
+    ) -> ProjectionRecipe:
+        """Return the recipe of one modality, without the features that are linked to no shared gene."""
+        links = sparse.csr_matrix(links, dtype=np.float64)
+        linked = np.flatnonzero(np.diff(links.indptr))
+        links = links[linked]
+        return ProjectionRecipe(
+            transform="log",
+            features=tuple(map(str, features[linked])),
+            used=self.variable,
+            scale=standardized.inverse,
+            mean=standardized.mean * standardized.inverse,
+            loadings=np.asarray(axes, np.float32),
+            offset=np.zeros(axes.shape[1]),
+            target=depth,
+            unit_values=self.unit,
+            unit_coordinates=self.unit,
+            link_weight=links.data,
+            link_column=links.indices.astype(np.int64),
+            link_start=links.indptr.astype(np.int64),
+            source=source,
+        )
 
 
 def match_genes(
@@ -210,23 +306,22 @@ def match_genes(
     return np.asarray(shared, dtype=str), *positions
 
 
-def _sum_columns(x: Any, position: NDArray[np.int64], n: int) -> sparse.csr_matrix:
-    """Return the sums of the columns of `x` with the same position: (cells, n)."""
+def _indicate_genes(position: NDArray[np.int64], n: int) -> sparse.csr_matrix:
+    """Return (features, n) ones at the gene of each feature; a product with it sums the features of each gene."""
     shared = np.flatnonzero(position >= 0)
-    indicator = sparse.csr_matrix(
+    return sparse.csr_matrix(
         (np.ones(len(shared), np.float32), (shared, position[shared])), shape=(len(position), n), dtype=np.float32
     )
-    return multiply_in_blocks(x, indicator)
 
 
-def _log_normalize(x: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Return log(1 + counts) in float64, with counts normalized to the median depth of the cells with counts."""
+def _log_normalize(x: sparse.csr_matrix) -> tuple[sparse.csr_matrix, float]:
+    """Return log(1 + counts) in float64, and the median depth of cells with counts, to which they are normalized."""
     x = x.astype(np.float64)
     depth = np.asarray(x.sum(axis=1)).ravel()
     median = np.median(depth[depth > 0]) if (depth > 0).any() else 1.0
     x.data *= np.repeat(median / np.where(depth > 0, depth, 1), np.diff(x.indptr))
     np.log1p(x.data, out=x.data)
-    return x
+    return x, float(median)
 
 
 def _variable_genes(a: sparse.csr_matrix, b: sparse.csr_matrix, n: int) -> NDArray[np.int64]:

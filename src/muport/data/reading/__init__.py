@@ -9,5 +9,6 @@ In the order of reading:
 - ``_annotations``: the table of the columns that a set-up names (batch, label, sample, region, time, weight)
 - ``_representation``: a representation of any type as float32 rows
 - ``_layers``: the values of a layer
+- ``_count_matrix``: counts, checked and read in blocks of cells
 - ``_rows``: the cells as arrays, as the methods read them
 """

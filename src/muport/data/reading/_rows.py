@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from muport._keys import JOINT_MODALITY, quote_name
+from muport.data.projection._new_cells import add_missing_coordinates
 from muport.data.reading._annotations import read_annotations
 from muport.data.reading._representation import Representation
 from muport.data.registration._setup import Setup, SpaceKeys, find_space_keys, select_modalities, sort_modalities
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     Modalities = Mapping[str, anndata.AnnData | mudata.MuData]
     #: (modality, ``obsm`` key) -> names of the columns in a fitted model.
     FittedColumns = Mapping[tuple[str, str], Sequence[Any]]
+    from muport.data.projection._new_cells import Recipes
+
     #: (modality, ``obsm`` key) -> what the object holds there.
     Held = Mapping[tuple[str, str], Representation]
 
@@ -154,6 +157,7 @@ def read_rows(
     modalities: Sequence[str] | None = None,
     columns: FittedColumns | None = None,
     known: Mapping[str, Sequence[str]] | None = None,
+    recipes: Recipes | None = None,
     require_labels: bool = True,
     require_batch: bool = True,
     require_time: bool = True,
@@ -180,6 +184,8 @@ def read_rows(
     known
         Registry key -> names of the categories of a fitted model. A category of `data` that is among them, perhaps in
         another spelling (1.0 for 1), gets the name of the model.
+    recipes
+        Of a fitted model, how representations that new cells lack are projected from their counts.
     require_labels, require_batch, require_time, require_sample
         Whether a column that the set-up names must exist. Without it no cell is labeled, all cells are one batch, or
         there are no times or samples.
@@ -209,6 +215,8 @@ def read_rows(
     """
     columns = columns or {}
     mods = sort_modalities(select_modalities(data, setup, modalities), [modality for modality, _ in columns])
+    if recipes:
+        mods = add_missing_coordinates(data, mods, recipes, setup.optional_keys)
     keys = find_space_keys(mods, setup, modalities)
     obs_names = _check_names(data, mods)
     cells = {m: _locate_cells(obs_names, mods[m].obs_names, m) for m in keys.space}

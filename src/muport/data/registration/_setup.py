@@ -111,6 +111,14 @@ class Setup:
             return ()
         return (self.batch_key,) if isinstance(self.batch_key, str) else tuple(self.batch_key)
 
+    @property
+    def optional_keys(self) -> frozenset[str]:
+        """``obsm`` keys that new cells may lack: those of own representations beside a shared one."""
+        if self.shared_rep is None or not isinstance(self.use_rep, Mapping):
+            return frozenset()
+        shared = {self.shared_rep} if isinstance(self.shared_rep, str) else set(self.shared_rep.values())
+        return frozenset(self.use_rep.values()) - shared
+
     @classmethod
     def from_args(cls, setup_args: Mapping[str, Any]) -> Setup:
         """Build from the ``setup_args`` of a registry; other keys are ignored."""

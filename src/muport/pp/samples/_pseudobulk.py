@@ -12,7 +12,8 @@ from scipy import sparse
 
 from muport._checks import check_integers
 from muport.data import joined_column
-from muport.pp._counts import get_counts, get_modality, iterate_blocks, logger
+from muport.data.reading._count_matrix import get_counts, iterate_blocks
+from muport.pp._counts import get_modality, logger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
