@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
-    "check_flags", "check_integers", "check_not_negative", "check_numbers", "check_option", "check_positive",
-    "check_seed",
+    "check_columns", "check_flags", "check_integers", "check_not_negative", "check_numbers", "check_option",
+    "check_positive", "check_seed",
 ]  # fmt: skip
 
 
@@ -33,6 +34,23 @@ def check_flags(**values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name}={value!r} must be True or False.")
+
+
+def check_columns(name: str, value: Any, otherwise: str) -> None:
+    """Raise a TypeError or a ValueError unless `value` is a list of different names of columns.
+
+    - `otherwise`: What may be passed in place of a list, for messages.
+
+    Examples
+    --------
+    >>> check_columns("batch_key", ["donor", "platform"], "the name of one column")
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(key, str) for key in value):
+        raise TypeError(f"{name}={value!r} must be a list of names of columns, or {otherwise}.")
+    if not value:
+        raise ValueError(f"{name} is an empty list: name at least one column, or pass {otherwise}.")
+    if repeated := sorted({key for key in value if list(value).count(key) > 1}):
+        raise ValueError(f"{name}={list(value)} names {repeated[0]!r} twice: name each column once.")
 
 
 def check_integers(least: int = 1, **values: Any) -> None:

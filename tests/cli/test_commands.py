@@ -58,6 +58,19 @@ def test_integrate(folder, tmp_path, capsys):
     assert set(out.obs.columns) == {"batch", "type", "known"}
 
 
+@pytest.mark.parametrize("command", ["integrate", "atlas"])
+def test_batch_variables_and_covariates(folder, tmp_path, capsys, command):
+    adata = anndata.read_h5ad(folder / "batches.h5ad")
+    rng = np.random.default_rng(0)
+    adata.obs["plate"], adata.obs["depth"] = rng.choice(["p", "q"], 240), rng.normal(size=240)
+    adata.write(tmp_path / "cells.h5ad")
+    columns = ["--batch-key", "batch", "plate", "--continuous-covariate-keys", "depth"]
+    argv = ["cells.h5ad", "-o", str(tmp_path / "out.zarr"), *columns, "--strength", "batch=1", "plate=0"]
+    summary = run(tmp_path, capsys, command, *argv)
+    assert {"r2_left_batch", "r2_left_plate", "confounded_depth"} <= summary["metrics"].keys()
+    assert summary["settings"]["strength"] == {"batch": 1, "plate": 0}
+
+
 def test_a_saved_model_maps(folder, tmp_path, capsys):
     first, second = tmp_path / "a.h5ad", tmp_path / "b.h5ad"
     run(folder, capsys, "integrate", "batches.h5ad", "-o", str(first), "--save", str(tmp_path / "m"))

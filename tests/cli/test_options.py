@@ -65,7 +65,7 @@ def test_values_may_look_like_options(tmp_path):
     [
         ("strenght: 1", "'strenght', which is no option"),
         ("force: 3", "force must be true or false"),
-        ("strength: [1, 2]", "strength must be one value"),
+        ("sharpen: [1, 2]", "sharpen must be one value"),
         ("- 1", "'option: value'"),
         ("a: [", "is not YAML"),
     ],
@@ -88,3 +88,19 @@ def test_a_config_runs_nothing(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["integrate", "a.h5ad", "--config", str(config)])
     assert not (tmp_path / "made").exists()
+
+
+def test_one_or_several_batch_variables(tmp_path):
+    argv = ["integrate", "a.h5ad", "-o", "b.h5ad", "--batch-key"]
+    assert parsed(tmp_path, "{}", *argv, "donor").batch_key == "donor"
+    args = parsed(
+        tmp_path, "strength: {donor: 1, a=b: 0}", *argv, "donor", "a=b", "--continuous-covariate-keys", "depth"
+    )
+    assert (args.batch_key, args.strength) == (["donor", "a=b"], {"donor": 1.0, "a=b": 0.0})
+    assert args.continuous_covariate_keys == ["depth"]
+
+
+def test_a_strength_that_is_no_number_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parsed(tmp_path, "{}", "integrate", "a.h5ad", "-o", "b.h5ad", "--strength", "donor=much")
+    assert "must be a number, or COLUMN=X" in capsys.readouterr().err

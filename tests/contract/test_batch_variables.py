@@ -275,3 +275,65 @@ def test_corrected_expression_keeps_the_effect_of_a_variable_that_is_kept():
     assert explained(values, adata, "platform", ["donor"]) > explained(adata.X, adata, "platform", ["donor"])
     with pytest.raises(ValueError, match="the strength 0 or the largest"):
         fit(adata, {"donor": 1, "platform": 0.2}).get_corrected_expression("adata")
+
+
+def centroids(data, strength=0.5, batch_key=tuple(KEYS), **options):
+    return muport.integrate_centroids(data, batch_key=list(batch_key), strength=strength, verbose=False, **options)
+
+
+@pytest.mark.parametrize("strength", [0.4, {"donor": 1, "platform": 0, "depth": 1}])
+def test_integration_by_centroids_is_that_in_memory(strength, tmp_path):
+    adata = cells()
+    options = {"continuous_covariate_keys": ["depth"]}
+    model = fit(adata, strength, **options)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    for data in (adata, tmp_path / "cells.h5ad"):
+        result, metrics = centroids(data, strength, k_interp=4, **options)
+        assert np.allclose(result.obsm["scBIOT"], model.get_latent_representation(), atol=1e-5)
+        for name in ("r2_left_donor", "r2_left_depth", "confounded_depth", "inseparable"):
+            assert metrics[name] == pytest.approx(model.metrics_[name], abs=1e-4)
+
+
+def test_an_interrupted_integration_by_centroids_is_recognized(tmp_path):
+    adata = cells()
+    options = {"continuous_covariate_keys": ["depth"], "chunk_size": 100}
+    path = tmp_path / "out.npy"
+    centroids(adata.copy(), {"donor": 1}, tmp_path=path, **options)
+    centroids(adata.copy(), {"donor": 1}, tmp_path=path, **options)
+    with pytest.raises(FileExistsError, match="strengths was"):
+        centroids(adata.copy(), {"donor": 0.25}, tmp_path=path, **options)
+    adata.obs["depth"] += 1
+    with pytest.raises(FileExistsError, match="covariates of the cells differ"):
+        centroids(adata, {"donor": 1}, tmp_path=path, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch_key": ["donor", "plate"]}, KeyError, "'plate'"),
+        ({"batch_key": ["donor", "donor"]}, ValueError, "names 'donor' twice"),
+        ({"continuous_covariate_keys": ["type"]}, ValueError, "not a number"),
+        ({"continuous_covariate_keys": ["holes"]}, ValueError, "no finite value"),
+        ({"continuous_covariate_keys": ["constant"]}, ValueError, "has the value 2 in all cells"),
+        ({"continuous_covariate_keys": ["missing"]}, KeyError, "'missing'"),
+        ({"continuous_covariate_keys": ["donor"]}, ValueError, "leave it out of one of them"),
+        ({"strength": {"plate": 1}}, ValueError, "'plate', which is no batch variable"),
+        ({"strength": {"donor": 1, "site": 0}, "batch_key": ["donor", "site"]}, ValueError, "divide the cells alike"),
+    ],
+)
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_bad_columns_are_refused_before_a_fit_by_centroids(options, error, message, on_disk, tmp_path):
+    adata = cells(n=60)
+    adata.obs["constant"], adata.obs["holes"], adata.obs["site"] = 2.0, adata.obs["depth"], adata.obs["donor"] + "s"
+    adata.obs.iloc[3, adata.obs.columns.get_loc("holes")] = np.nan
+    if on_disk:
+        adata.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(error, match=message):
+        centroids(tmp_path / "cells.h5ad" if on_disk else adata, **options)
+
+
+def test_covariates_of_many_groups_that_are_sampled():
+    adata = cells(n=3000)
+    result, metrics = centroids(adata, max_samples_per_batch=150, continuous_covariate_keys=["depth"])
+    assert metrics["n_sampled"] == 900
+    assert explained(result.obsm["scBIOT"], adata, "depth", KEYS) < 0.02

@@ -6,7 +6,14 @@ import argparse
 from typing import Any
 
 from muport.cli._data_files import check_input, check_output
-from muport.cli._options import Commands, add_columns, add_command, add_integration_options, hyperparameters_of
+from muport.cli._options import (
+    Commands,
+    add_batch_options,
+    add_columns,
+    add_command,
+    add_integration_options,
+    hyperparameters_of,
+)
 from muport.cli._report import Report
 
 __all__ = ["add_atlas"]
@@ -24,7 +31,8 @@ def add_atlas(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--obsm-key", default="X_pca", metavar="KEY", help="obsm key to integrate (default: %(default)s)"
     )
-    add_columns(parser, batch_key=("batch", "column with the batch"), labels_key=(None, "column with known types"))
+    add_batch_options(parser, "column with the batch")
+    add_columns(parser, labels_key=(None, "column with known types"))
     parser.add_argument("--modality", metavar="NAME", help="modality of a MuData; rna or atac for an AnnData")
     numbers = {
         "centroids": (2048, "largest number of centroids of a batch"),
@@ -49,7 +57,10 @@ def _atlas(args: argparse.Namespace) -> None:
     report = Report(args)
     from muport import integrate_centroids
 
-    columns = {"batch_key": args.batch_key, "label_key": args.labels_key, "unlabeled_category": args.unlabeled}
+    columns: dict[str, Any] = {
+        "batch_key": args.batch_key, "label_key": args.labels_key, "unlabeled_category": args.unlabeled,
+        "continuous_covariate_keys": args.continuous_covariate_keys,
+    }  # fmt: skip
     _, metrics = integrate_centroids(
         args.input, obsm_key=args.obsm_key, modality=args.modality or "auto", **columns,
         **hyperparameters_of(args), reference=args.reference, random_state=args.seed,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from muport.cli._data_files import prepared
 from muport.cli._options import (
     Commands,
+    add_batch_options,
     add_columns,
     add_command,
     add_integration_options,
@@ -57,11 +58,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a name in two modalities is one cell, and every cell is in all: without a test of the agreement",
     )
-    add_columns(
-        parser,
-        batch_key=("batch", "column with the batch; '' for none"),
-        labels_key=(None, "column with the type, where it is known"),
-    )
+    add_batch_options(parser, "column with the batch; '' for none")
+    add_columns(parser, labels_key=(None, "column with the type, where it is known"))
     parser.add_argument("--refine", default="none", choices=["none", "vae"], help="refine with the dual-view VAE")
     parser.add_argument(
         "--load",
@@ -114,7 +112,8 @@ def _fit_or_load(data: Any, args: argparse.Namespace, report: Report) -> Any:
 
 def _set_up(cls: Any, data: Any, args: argparse.Namespace) -> None:
     columns: dict[str, Any] = {
-        "batch_key": args.batch_key or None, "labels_key": args.labels_key, "unlabeled_category": args.unlabeled,
+        "batch_key": args.batch_key or None, "labels_key": args.labels_key,
+        "unlabeled_category": args.unlabeled, "continuous_covariate_keys": args.continuous_covariate_keys,
     }  # fmt: skip
     if args.paired:
         columns["paired"] = True

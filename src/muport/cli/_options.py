@@ -13,6 +13,7 @@ type Commands[T: argparse.ArgumentParser] = argparse._SubParsersAction[T]
 
 __all__ = [
     "Commands",
+    "add_batch_options",
     "add_columns",
     "add_command",
     "add_integration_options",
@@ -54,6 +55,44 @@ def representation(words: Sequence[str] | None) -> dict[str, str] | str | None:
     if not all(name and sign and key for name, sign, key in pairs):
         raise ValueError(f"{' '.join(words)!r} must be one obsm key, or MODALITY=KEY for each modality.")
     return {name: key for name, _, key in pairs}
+
+
+class _OneOrMore(argparse.Action):
+    """An option of one word, which stays a word, or of several, which are a list."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
+class _Strength(argparse.Action):
+    """A number, or ``donor=1 condition=0``: a dict."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        try:
+            setattr(namespace, self.dest, _strength(values))
+        except ValueError:
+            parser.error(
+                f"argument {option_string}: {' '.join(values)!r} must be a number, or COLUMN=X for each column"
+            )
+
+
+def _strength(words: Sequence[str]) -> dict[str, float] | float:
+    if len(words) == 1 and "=" not in words[0]:
+        return float(words[0])
+    # the name of a column may contain the sign
+    return {name: float(value) for name, _, value in (word.rpartition("=") for word in words)}
+
+
+def add_batch_options(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the options that name the batch variables and the covariates."""
+    parser.add_argument(
+        "--batch-key", nargs="+", action=_OneOrMore, default="batch", metavar="COLUMN",
+        help=f"{text}; several columns for several batch variables (default: batch)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--continuous-covariate-keys", nargs="+", metavar="COLUMN",
+        help="columns with numbers whose effect is removed, for example the sequencing depth",
+    )  # fmt: skip
 
 
 def set_up(model_class: Any, data: Any, use_rep: Sequence[str] | None, **columns: Any) -> None:
@@ -131,7 +170,11 @@ def add_integration_options(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("hyperparameters, from 0 (off) to 1; 0.5 by default")
     for name, text in HYPERPARAMETERS.items():
-        group.add_argument(f"--{name}", type=float, default=0.5, metavar="X", help=text)
+        if name == "strength":
+            text += "; COLUMN=X for each batch variable or covariate"
+            group.add_argument("--strength", nargs="+", action=_Strength, default=0.5, metavar="X", help=text)
+        else:
+            group.add_argument(f"--{name}", type=float, default=0.5, metavar="X", help=text)
 
 
 def hyperparameters_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -159,7 +202,8 @@ def expanded(
         words = _config_words(_read_config(path), commands[argv[command]], path)
     except (OSError, ValueError) as error:
         parser.exit(1, f"muport {argv[command]}: error: {' '.join(str(error).split())}\n")
-    return [*argv[: command + 1], *words, *argv[command + 1 :]]
+    # an option of one word ends the words of the last one of the file, so that INPUT is not taken for one of them
+    return [*argv[: command + 1], *words, "--config", str(path), *argv[command + 1 :]]
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -200,7 +244,8 @@ def _option_words(name: str, value: Any, action: argparse.Action, path: Path) ->
         value = [f"{key}={item}" for key, item in value.items()]
     if action.nargs in ("+", "*"):
         items = value if isinstance(value, list) else [value]
-        return [f"--{name}", *(str(item) for item in items)]
+        # a single word that begins with a dash would be taken for an option
+        return [f"--{name}={items[0]}"] if len(items) == 1 else [f"--{name}", *(str(item) for item in items)]
     if isinstance(value, list):
         raise ValueError(f"--config {path}: {name} must be one value, not {value!r}.")
     # one word: a separate value that begins with a dash would be taken for an option

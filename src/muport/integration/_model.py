@@ -18,10 +18,7 @@ from muport.integration._batch_design import MODALITY, Strengths
 from muport.integration._cell_maps import assign_maps, describe_groups
 from muport.integration._design_of_rows import (
     build_design,
-    check_batches,
-    describe_variables,
     embed_and_fit_covariates,
-    measure_covariates,
 )
 from muport.integration._fitted_state import IntegrationState, transform_cells
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
@@ -31,11 +28,13 @@ from muport.integration._working_space import fit_space, make_network_views, spl
 from muport.integration._written_results import ResultWriting
 from muport.integration.atlas._centroid_fit import fit_centroids
 from muport.integration.atlas._sampling import CellSource
+from muport.integration.batch_variables._confounding import design_of_batches
 from muport.integration.prototypes._standardized_cells import order_by_group, standardize_cells
 from muport.integration.scbiot._scbiot_fit import fit_scbiot
 from muport.integration.shared_centers._diagnostics import describe_metrics
 from muport.integration.shared_centers._fit import IntegrationFit, fit_shared_centers
 from muport.integration.shared_centers._merge_batches import merge_batches
+from muport.integration.shared_centers._variable_maps import describe_variables, measure_covariates
 from muport.integration.vae._network_fit import fit_network
 from muport.integration.vae._vae_options import TrainingOptions, VAEOptions
 
@@ -358,7 +357,8 @@ class Integration(ResultWriting):
         check_seed(random_state)
         device = self._device(accelerator, devices)
         rows = self._rows()
-        check_batches(rows.batches, np.bincount(rows.batch, minlength=len(rows.batches)).tolist(), self._strengths)
+        # batch variables that cannot be separated are refused before anything is fitted
+        design_of_batches(rows.batches, np.bincount(rows.batch, minlength=len(rows.batches)).tolist(), self._strengths)
         with single_threaded():
             pairings = compare_pairs(rows) if self._setup.paired is None else ()
             check_pairings(pairings, warn=False)
@@ -379,9 +379,9 @@ class Integration(ResultWriting):
             state = replace(fit.state, space=space, batches=rows.batches, covariates=covariates)
             self.metrics_ = {**fit.metrics, **pairing_metrics(pairings)}
             if rows.covariates is not None:
-                y = transform_cells(embedded.rows.x, assign_maps(embedded.rows, state), state)
-                values = rows.covariates[embedded.rows.cell]
-                self.metrics_ |= measure_covariates(before.rows, y, state, values, options.seed)
+                after, values = embedded.rows, rows.covariates[embedded.rows.cell]
+                codes = assign_maps(after, state)
+                self.metrics_ |= measure_covariates(before.rows.x, after.x, codes, values, state, options.seed)
             self.state_ = add_labels(state, embedded.rows, rows, options) if rows.labels else state
         description = describe_variables(state, self.metrics_)
         if progress:

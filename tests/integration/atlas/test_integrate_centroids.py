@@ -58,7 +58,7 @@ def test_the_signature_is_that_of_the_method():
     found = {n: p.default for n, p in inspect.signature(integrate_centroids).parameters.items()}
     assert list(found)[:5] == ["adata_full", "obsm_key", "batch_key", "out_key", "modality"]
     assert {"obsm_key": "X_pca", "out_key": "scBIOT", "k_interp": 8, "chunk_size": 500_000}.items() <= found.items()
-    assert list(found)[-3:] == ["client", "resume", "overwrite"]
+    assert list(found)[-4:] == ["client", "resume", "overwrite", "continuous_covariate_keys"]
 
 
 def test_in_memory(cells, wanted):

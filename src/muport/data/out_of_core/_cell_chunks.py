@@ -12,12 +12,20 @@ import numpy as np
 from muport._arrays import unit_rows
 from muport._checks import check_option
 from muport._keys import UNLABELED_CATEGORY
-from muport.data.out_of_core._coded_columns import CodedColumn, ObsTable, obs_in_memory, obs_on_disk, select_column
+from muport.data.out_of_core._coded_columns import (
+    CodedColumn,
+    ObsTable,
+    cross_coded_columns,
+    obs_in_memory,
+    obs_on_disk,
+    select_column,
+)
 from muport.data.out_of_core._disk_arrays import OnDisk, Window, choose_modality, open_root
+from muport.data.out_of_core._number_columns import NumberColumns, open_numbers
 from muport.data.reading._representation import count_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import anndata
     import mudata
@@ -39,6 +47,7 @@ class CellChunks:
     - `modality`: Name of the modality, for a MuData; None for an AnnData.
     - `unit`: Whether rows are scaled to norm 1, which removes the sequencing depth from a latent semantic index.
     - `names`: Reads the names of the cells, by first and last row; not in another process.
+    - `covariates`: Continuous covariates; None without.
     """
 
     values: Any
@@ -51,6 +60,7 @@ class CellChunks:
     modality: str | None = None
     unit: bool = False
     names: Callable[[int, int], NDArray[Any]] | None = None
+    covariates: NumberColumns | None = None
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Read rows as (stop - start, d) float32."""
@@ -78,28 +88,36 @@ class CellChunks:
         """(stop - start,) batches."""
         return self.batch.codes(start, stop)
 
+    def read_covariates(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        """(stop - start, J) continuous covariates; None without."""
+        return None if self.covariates is None else self.covariates.read(start, stop)
+
     def window(self, start: int, stop: int) -> CellChunks:
         """Return what another process needs to read these rows: a file, or the rows themselves."""
         if isinstance(self.values, OnDisk) or hasattr(self.values, "dask"):
             values = self.values
         else:
             values = Window(self.values[start:stop], start)
-        return replace(self, values=values, batch=self.batch.window(start, stop), label=None, names=None)
+        covariates = None if self.covariates is None else self.covariates.window(start, stop)
+        batch = self.batch.window(start, stop)
+        return replace(self, values=values, batch=batch, label=None, names=None, covariates=covariates)
 
 
 def open_chunks(
     data: anndata.AnnData | mudata.MuData | str | Path,
     obsm_key: str,
-    batch_key: str,
+    batch_key: str | Sequence[str],
     label_key: str | None = None,
     unlabeled_category: Any = UNLABELED_CATEGORY,
     modality: str = "auto",
+    covariate_keys: Sequence[str] | None = None,
 ) -> CellChunks:
     """Check the arguments and open the cells; no row of the representation is read.
 
     - `data`: AnnData (in memory, backed or lazy), MuData, or a path or URL of ``.h5ad``, ``.h5mu`` or ``.zarr``.
     - `obsm_key`: Key of the representation.
-    - `batch_key`, `label_key`: Columns of the cells, found as in the models: the obs of a MuData comes first, that of
+    - `batch_key`, `label_key`, `covariate_keys`: Columns of the cells; of several batch columns the combinations are
+      read. They are found as in the models: the obs of a MuData comes first, that of
       the modality fills gaps.
     - `unlabeled_category`: Value of `label_key` that means "not known", as does a missing value.
     - `modality`: Name of a modality of a MuData. For an AnnData ``"rna"`` or ``"atac"``. ``"auto"``: the only modality
@@ -133,13 +151,18 @@ def open_chunks(
     cells = own if selected is None else source.obs(selected)
     if cells.n_cells != shape[0]:
         raise ValueError(f"{name} has {shape[0]} rows, but obs has {cells.n_cells} cells: the file is damaged.")
-    batch = _complete(select_column(batch_key, "batch_key", own, selected, cells), batch_key, shape[0])
+    batches = [
+        _complete(select_column(key, "batch_key", own, selected, cells), key, shape[0])
+        for key in ((batch_key,) if isinstance(batch_key, str) else batch_key)
+    ]
+    batch = batches[0] if len(batches) == 1 else cross_coded_columns(batches, shape[0])
     label = None if label_key is None else select_column(label_key, "label_key", own, selected, cells)
     return CellChunks(
         values, name, shape, _rows_together(values), batch,
         None if label is None else label.without(str(unlabeled_category)),
         source.path, selected, _is_atac(obsm_key, modality, selected),
         cells.names,
+        None if covariate_keys is None else open_numbers(covariate_keys, own, selected, cells),
     )  # fmt: skip
 
 

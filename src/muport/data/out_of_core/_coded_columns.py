@@ -13,6 +13,8 @@ import pandas as pd
 from muport.data.out_of_core._disk_arrays import OnDisk, Window
 from muport.data.reading._categories import Categories, distinct_values
 from muport.data.reading._columns import Column, ObsValues, find_column, join_columns
+from muport.data.reading._crossed_columns import Combinations, combine_codes
+from muport.data.reading._numbers import as_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -93,12 +95,15 @@ class ObsTable:
     - `read`: Reads the column of a name.
     - `n_cells`: Number of rows.
     - `names`: Reads the names of some cells, by first and last row.
+    - `numbers`: Opens the column of a name as numbers that are sliced by rows; the second argument is how messages call
+      it.
     """
 
     columns: Sequence[str]
     read: Callable[[str], CodedColumn]
     n_cells: int
     names: Callable[[int, int], NDArray[Any]]
+    numbers: Callable[[str, str], Any]
 
     def same_cells(self, other: ObsTable) -> bool:
         """Whether the cells of both are the same in the same order: then names are compared in blocks, not kept."""
@@ -118,7 +123,12 @@ def obs_in_memory(obs: Any, obs_names: pd.Index) -> ObsTable:
         raw, distinct = distinct_values(values.to_series() if lazy else pd.Series(values), what := f"column {name!r}")
         return CodedColumn(raw, Categories.of(distinct, what))
 
-    return ObsTable(list(obs.columns), read, len(obs_names), lambda start, stop: obs_names[start:stop].to_numpy())
+    def numbers(name: str, what: str) -> NDArray[np.float64]:
+        values = obs[name]
+        return as_numbers(values.to_series() if hasattr(values, "dims") else pd.Series(values), what)
+
+    names = lambda start, stop: obs_names[start:stop].to_numpy()  # noqa: E731
+    return ObsTable(list(obs.columns), read, len(obs_names), names, numbers)
 
 
 def obs_on_disk(path: str, root: Any, place: str) -> ObsTable:
@@ -147,6 +157,7 @@ def obs_on_disk(path: str, root: Any, place: str) -> ObsTable:
         lambda name: _open_column(path, root, f"{place}/{name}", n_cells),
         n_cells,
         lambda start, stop: _values(root[names][start:stop]),
+        lambda name, what: _open_numbers(path, root, f"{place}/{name}", n_cells, what),
     )
 
 
@@ -206,6 +217,40 @@ def _open_column(path: str, root: Any, place: str, n_cells: int) -> CodedColumn:
         names = root[place.rpartition("/")[0]][element.attrs["categories"]]
         return CodedColumn(OnDisk(path, place), Categories.of(_values(names[:])))
     return _coded_in_blocks(element, None)
+
+
+def _open_numbers(path: str, root: Any, place: str, n_cells: int, what: str) -> Any:
+    """Open a column of numbers: plain numbers stay on disk, others are read."""
+    element = root[place]
+    if hasattr(element, "shape") and element.dtype.kind in "fiu" and "categories" not in element.attrs:
+        return OnDisk(path, place)
+    if "values" in element and "mask" in element and element["values"].dtype.kind in "fiu":
+        return np.where(np.asarray(element["mask"][:], bool), np.nan, np.asarray(element["values"][:], np.float64))
+    column = _open_column(path, root, place, n_cells)
+    codes = column.codes(0, n_cells)
+    return as_numbers(pd.Series(pd.Categorical.from_codes(codes, list(column.names))), what)
+
+
+def cross_coded_columns(columns: Sequence[CodedColumn], n: int) -> CodedColumn:
+    """Cross complete columns of `n` cells: the names of the result are combinations of theirs."""
+    raw = _CombinedCodes(tuple(columns))
+    used = np.unique(np.concatenate([np.unique(raw[start : start + _BLOCK]) for start in range(0, n, _BLOCK)]))
+    combinations = Combinations.of([column.names for column in columns], used)
+    raw = replace(raw, combinations=combinations)
+    return CodedColumn(raw, Categories(combinations.names, np.append(np.arange(len(combinations.names)), -1)))
+
+
+@dataclass(frozen=True, eq=False)
+class _CombinedCodes:
+    """Combined codes of several columns, sliced by rows; with `combinations` their positions among these."""
+
+    columns: tuple[CodedColumn, ...]
+    combinations: Combinations | None = None
+
+    def __getitem__(self, rows: slice) -> NDArray[np.int64]:
+        codes = np.stack([column.codes(rows.start, rows.stop) for column in self.columns])
+        combined = combine_codes(codes, [len(column.names) for column in self.columns])
+        return combined if self.combinations is None else self.combinations.codes(combined)
 
 
 def _values(stored: Any) -> NDArray[Any]:

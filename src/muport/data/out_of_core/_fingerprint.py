@@ -22,6 +22,7 @@ _WHERE = {
     "coordinates": "coordinates of the cells differ",
     "batch": "batches of the cells differ",
     "label": "labels of the cells differ",
+    "covariates": "covariates of the cells differ",
     "names": "names of the cells differ",
     "rows_together": "chunks of the input differ",
 }
@@ -63,6 +64,7 @@ def describe_columns(cells: CellChunks, names: bool) -> dict[str, str | None]:
         "batch": cells.batch.signature(n),
         "label": cells.label.signature(n) if cells.label else None,
         "names": _hash_names(cells.names, n) if names and cells.names else None,
+        "covariates": cells.covariates.signature(n) if cells.covariates else None,
     }
 
 

@@ -67,7 +67,7 @@ def joined_numbers(
     what = f"{argument}={key!r}"
     columns = read_obs(data, key, f"column {key!r}")
     sources = [
-        ObsValues(column.modality, column.cell, _as_numbers(column.values, what, argument == "time_key"))
+        ObsValues(column.modality, column.cell, as_numbers(column.values, what, argument == "time_key"))
         for column in columns
     ]
     joined: NDArray[np.float64] = join_values(sources, data.obs_names, what, lambda value: f"{value:g}")
@@ -84,7 +84,7 @@ def _refuse(bad: NDArray[np.bool_], what: str, fault: str, fix: str, obs_names: 
         raise ValueError(f"{what}: {int(bad.sum())} cells {fault}, for example {first!r}: {fix}.")
 
 
-def _as_numbers(values: pd.Series, what: str, times: bool) -> NDArray[np.float64]:
+def as_numbers(values: pd.Series, what: str, times: bool = False) -> NDArray[np.float64]:
     dtype = values.dtype
     if not isinstance(dtype, pd.CategoricalDtype):
         if dtype.kind in "bcMm":

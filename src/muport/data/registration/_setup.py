@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import anndata
 import mudata
 
-from muport._checks import check_flags
+from muport._checks import check_columns, check_flags
 from muport._keys import JOINT_MODALITY, SINGLE_MODALITY, UNLABELED_CATEGORY
 
 
@@ -92,11 +92,11 @@ class Setup:
             raise TypeError(f"paired={self.paired!r} must be None, True or False.")
         check_flags(concatenate=self.concatenate, separate=self.separate, crossed=self.crossed)
         if self.crossed and not isinstance(self.batch_key, str | None):
-            _check_columns("batch_key", self.batch_key, "None for one batch")
+            check_columns("batch_key", self.batch_key, "None for one batch")
             if len(self.batch_key) == 1:
                 object.__setattr__(self, "batch_key", self.batch_key[0])
         if self.continuous_covariate_keys is not None:
-            _check_columns("continuous_covariate_keys", self.continuous_covariate_keys, "None for no covariates")
+            check_columns("continuous_covariate_keys", self.continuous_covariate_keys, "None for no covariates")
             if both := sorted(set(self.batch_keys) & set(self.continuous_covariate_keys)):
                 raise ValueError(
                     f"{both[0]!r} is named in batch_key and in continuous_covariate_keys: leave it out of one of them."
@@ -124,16 +124,6 @@ class Setup:
         """Build from the ``setup_args`` of a registry; other keys are ignored."""
         names = {f.name for f in fields(cls)}
         return cls(**{key: value for key, value in setup_args.items() if key in names})
-
-
-def _check_columns(name: str, value: Any, otherwise: str) -> None:
-    """Check a list of columns; `otherwise` says what to pass in place of an empty one."""
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(key, str) for key in value):
-        raise TypeError(f"{name}={value!r} must be a list of names of columns, or {otherwise}.")
-    if not value:
-        raise ValueError(f"{name} is an empty list: name at least one column, or pass {otherwise}.")
-    if repeated := sorted({key for key in value if list(value).count(key) > 1}):
-        raise ValueError(f"{name}={list(value)} names {repeated[0]!r} twice: name each column once.")
 
 
 def _check_keys(name: str, value: object) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 
 from muport._parallel import single_threaded
 from muport.integration.atlas._sampling import draw_sample
+from muport.integration.batch_variables._covariates import fit_covariates, remove_covariates
 from muport.integration.prototypes._prototypes import NEIGHBORS, count_prototypes
 from muport.integration.prototypes._standardized_cells import standardize_cells
 from muport.integration.shared_centers._fit import fit_shared_centers
+from muport.integration.shared_centers._variable_maps import measure_covariates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,9 +82,16 @@ def fit_centroids(
     sample = draw_sample(source, how.max_samples, options.seed, step or rows_at_once(source.shape[1]))
     label = None if source.labels is None else _read_rows(source.labels, sample.row)
     with single_threaded():
+        before, effects, values = sample.x, None, None
+        if source.covariates is not None:
+            values = _read_covariates(source.covariates, sample.row, source.shape[0])
+            names, fractions = list(source.covariate_fractions), list(source.covariate_fractions.values())
+            effects = fit_covariates(sample.x, sample.group, values, names, fractions, options.seed)
+            sample = replace(sample, x=remove_covariates(sample.x, values, effects, options.search_device))
         scaling = None if sample.is_complete else _measure_scaling(sample)
         cells = standardize_cells(sample.x, sample.group, source.names, label, scaling)
         n_sampled = np.bincount(sample.group, minlength=len(source.names))
+        group, measured = sample.group, sample.x if effects is not None else None
         # the sample takes as much memory as its sorted copy
         del sample
         fixed_groups = tuple(i for i, name in enumerate(cells.group_names) if name in fixed)
@@ -92,7 +101,24 @@ def fit_centroids(
         "n_centroids": float(sum(len(group_map.position) for group_map in fit.state.maps)),
         "n_sampled": float(n_sampled.sum()),
     }
-    return replace(fit, state=replace(fit.state, neighbors=how.k_interp), metrics=metrics)
+    state = replace(fit.state, neighbors=how.k_interp, covariates=effects)
+    if values is not None and measured is not None:
+        code_of_name = {name: code for code, name in enumerate(fit.state.groups)}
+        codes = np.array([code_of_name.get(name, -1) for name in source.names])[group]
+        metrics |= measure_covariates(before, measured, codes, values, state, options.seed)
+    return replace(fit, state=state, metrics=metrics)
+
+
+def _read_covariates(
+    read: Callable[[int, int], NDArray[np.float64]], row: NDArray[np.int64], n: int
+) -> NDArray[np.float64]:
+    """Read the covariates of some rows, in ascending order, of `n`."""
+    parts = []
+    for start in range(0, n, _BLOCK):
+        low, high = np.searchsorted(row, (start, start + _BLOCK))
+        if high > low:
+            parts.append(read(start, min(start + _BLOCK, n))[row[low:high] - start])
+    return np.concatenate(parts)
 
 
 def _read_rows(blocks: Blocks, row: NDArray[np.int64]) -> NDArray[np.int64]:

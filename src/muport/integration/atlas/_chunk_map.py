@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from muport._parallel import single_threaded
 from muport.integration._fitted_state import transform_cells
+from muport.integration.batch_variables._covariates import remove_covariates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,9 @@ class MappableCells(Protocol):
 
     def codes(self, start: int, stop: int) -> NDArray[np.int64]:
         """(stop - start,) groups."""
+
+    def read_covariates(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        """(stop - start, J) continuous covariates; None without."""
 
     def window(self, start: int, stop: int) -> MappableCells:
         """Return an object from which another process reads these rows."""
@@ -118,8 +122,9 @@ def map_chunks(job: Job, chunks: Sequence[Chunk], progress: Callable[[int], None
     device = find_device(job.device)
     checksum: dict[int, int] = {}
 
-    def load(piece: _Piece) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        return job.cells.read(piece.low, piece.high), job.cells.codes(piece.low, piece.high)
+    def load(piece: _Piece) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64] | None]:
+        rows = piece.low, piece.high
+        return job.cells.read(*rows), job.cells.codes(*rows), job.cells.read_covariates(*rows)
 
     def store(piece: _Piece, rows: NDArray[np.float32]) -> None:
         number, start, stop = piece.chunk
@@ -135,8 +140,10 @@ def map_chunks(job: Job, chunks: Sequence[Chunk], progress: Callable[[int], None
         storing: deque[Future[None]] = deque()
         while loading:
             piece, loaded = loading.popleft()
-            x, codes = loaded.result()
+            x, codes, covariates = loaded.result()
             del loaded
+            if covariates is not None and job.state.covariates is not None:
+                x = remove_covariates(x, covariates, job.state.covariates, None if device == "cpu" else device)
             loading.extend((following, reader.submit(load, following)) for following in islice(pieces, _READ_AHEAD))
             mapped = transform_cells(x, job.map_of_group[codes], job.state, device=None if device == "cpu" else device)
             del x

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from muport._checks import check_integers, check_option, check_seed
+from muport._checks import check_columns, check_integers, check_option, check_seed
 from muport._keys import UNLABELED_CATEGORY
 from muport.data import match_names
 from muport.data._durable_files import claimed
@@ -20,14 +20,19 @@ from muport.data.out_of_core._cell_chunks import CellChunks, open_chunks
 from muport.data.out_of_core._fingerprint import HashedRows, describe_columns
 from muport.data.out_of_core._result_obs import add_obs, read_obs
 from muport.data.out_of_core._result_sinks import FileSink, MemorySink, clean_path, full_disk
+from muport.integration._batch_design import Strengths
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration.atlas._centroid_fit import CentroidOptions, fit_centroids
 from muport.integration.atlas._chunk_map import Job, find_device, map_chunks, map_on_cluster, split_rows
 from muport.integration.atlas._earlier_runs import EarlierRuns
 from muport.integration.atlas._sampling import CellSource, count_groups
+from muport.integration.batch_variables._confounding import design_of_batches
 from muport.integration.shared_centers._fit import IntegrationFit
+from muport.integration.shared_centers._variable_maps import describe_variables
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import anndata
     import mudata
 
@@ -43,10 +48,10 @@ _BACKENDS = ("torch", "pot")
 def integrate_centroids(
     adata_full: anndata.AnnData | mudata.MuData | str | Path,
     obsm_key: str = "X_pca",
-    batch_key: str = "batch",
+    batch_key: str | Sequence[str] = "batch",
     out_key: str = "scBIOT",
     modality: str = "auto",
-    strength: float = 0.5,
+    strength: float | Mapping[str, float] = 0.5,
     conservation: float = 0.5,
     prototypes: float = 0.5,
     sharpen: float = 0.5,
@@ -70,6 +75,7 @@ def integrate_centroids(
     client: Any | None = None,
     resume: bool = True,
     overwrite: bool = False,
+    continuous_covariate_keys: Sequence[str] | None = None,
 ) -> tuple[anndata.AnnData | mudata.MuData | Path, dict[str, float]]:
     """Integrate batches of any number of cells: memory does not grow with them.
 
@@ -86,14 +92,14 @@ def integrate_centroids(
     obsm_key
         Key of the embedding.
     batch_key
-        Column of ``obs`` with the batch of each cell; it is read without the embedding.
+        Column of ``obs`` with the batch of each cell, or a list of columns; they are read without the embedding.
     out_key
         Key of the result in ``obsm``.
     modality
         Modality of a MuData. For an AnnData ``"rna"``, ``"atac"`` or ``"auto"``, which means ATAC if the key contains
         "lsi" or "atac". Rows of ATAC are scaled to norm 1 first, which removes the sequencing depth.
     strength, conservation, prototypes, sharpen, supervision, projector
-        Hyperparameters of :class:`Integration`, 0..1.
+        Hyperparameters of :class:`Integration`, 0..1; `strength` may be a dict, as there.
     approximate
         Stop the inner transport after at most 10 Sinkhorn iterations.
     reference
@@ -138,6 +144,8 @@ def integrate_centroids(
     overwrite
         Replace what is at `tmp_path`. It keeps its name until the new result is complete. An unfinished result of this
         very call is continued, as `resume` says.
+    continuous_covariate_keys
+        Columns of ``obs`` with numbers whose effect is removed, as in :meth:`Integration.setup_mudata`.
 
     Returns
     -------
@@ -158,7 +166,9 @@ def integrate_centroids(
         If the disk is full or rows cannot be read. The input is not changed, and the next call continues after the
         completed chunks.
     TypeError, ValueError
-        If an argument is out of range, or a cell has no batch or a coordinate that is not finite.
+        If an argument is out of range, a column is named twice, batch variables that divide the cells alike have
+        different strengths, a covariate is constant, or a cell has no batch or a coordinate or covariate that is not
+        finite.
 
     Notes
     -----
@@ -202,14 +212,16 @@ def integrate_centroids(
     check_option("ot_backend", ot_backend, _BACKENDS)
     check_seed(random_state)
     check_integers(0, gpu_device=gpu_device)
-    hyperparameters = Hyperparameters(strength, conservation, prototypes, sharpen, supervision, projector)
+    batch_keys, covariate_keys = _check_keys(batch_key, continuous_covariate_keys)
+    strengths = Strengths.of(strength, batch_keys, covariate_keys or ())
+    hyperparameters = Hyperparameters(strengths.fit, conservation, prototypes, sharpen, supervision, projector)
     path = None if tmp_path is None else clean_path(tmp_path)
     if client is not None and (path is None or path.suffix != ".zarr"):
         raise ValueError(f"tmp_path={tmp_path!r}: with client=, name a .zarr on a file system that all workers see.")
     requested_device = f"cuda:{gpu_device}" if use_gpu else "cpu"
     fit_device = "cpu" if ot_backend == "pot" else find_device(requested_device)
     call = _AtlasCall(
-        cells=open_chunks(adata_full, obsm_key, batch_key, label_key, unlabeled_category, modality),
+        cells=open_chunks(adata_full, obsm_key, batch_keys, label_key, unlabeled_category, modality, covariate_keys),
         hyperparameters=hyperparameters,
         options=FitOptions(max_iter, approximate, (), random_state, fit_device),
         centroids=CentroidOptions(n_centroids_per_batch, max_samples_per_batch, k_interp),
@@ -217,7 +229,8 @@ def integrate_centroids(
         chunk_size=chunk_size,
         device=requested_device,
         out_key=out_key,
-    )
+        strengths=strengths,
+    ).with_design()
     if path is not None and call.cells.path is not None and path == Path(call.cells.path).absolute():
         raise ValueError(f"tmp_path={str(tmp_path)!r} is the input, which is never changed: choose another path.")
     call.find_fixed_batches()
@@ -226,6 +239,21 @@ def integrate_centroids(
     with _progress_bar(verbose) as bar:
         sink, metrics = _run(call, output, bar)
     return _wrap_result(adata_full, call, sink), metrics
+
+
+def _check_keys(batch_key: Any, covariate_keys: Any) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Return the names of the batch columns and of the covariates; None without covariates."""
+    if not isinstance(batch_key, str):
+        check_columns("batch_key", batch_key, "the name of one column")
+    batch_keys = (batch_key,) if isinstance(batch_key, str) else tuple(batch_key)
+    if covariate_keys is None:
+        return batch_keys, None
+    check_columns("continuous_covariate_keys", covariate_keys, "None for no covariates")
+    if both := [key for key in covariate_keys if key in batch_keys]:
+        raise ValueError(
+            f"{both[0]!r} is named in batch_key and in continuous_covariate_keys: leave it out of one of them."
+        )
+    return batch_keys, tuple(covariate_keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +266,7 @@ class _AtlasCall:
     - `chunk_size`: Number of cells that are completed together.
     - `device`: Requested torch device of the mapping.
     - `out_key`: Key of the result.
+    - `strengths`: Strengths of the batch variables and of the covariates.
     """
 
     cells: CellChunks
@@ -248,6 +277,14 @@ class _AtlasCall:
     chunk_size: int
     device: str
     out_key: str
+    strengths: Strengths
+
+    def with_design(self) -> _AtlasCall:
+        """Add the design of several batch variables; refuse different strengths of what cannot be separated."""
+        names = self.cells.batch.names
+        size = count_groups(lambda: self.cells.batch.blocks(self.cells.shape[0]), len(names))
+        design = design_of_batches(names, size.tolist(), self.strengths)
+        return self if design is None else replace(self, options=replace(self.options, design=design))
 
     def find_fixed_batches(self) -> tuple[str, ...]:
         """Names of the batches that stay in place."""
@@ -269,10 +306,11 @@ class _AtlasCall:
 
         - `names`: Whether the names of the cells are part of the result.
         """
-        options = asdict(self.options)
+        strengths = {**self.strengths.of_batches, **self.strengths.of_covariates}
         return {
             "version": version("muport"),
             **asdict(self.hyperparameters),
+            **({"strengths": strengths} if len(strengths) > 1 else {}),
             "approximate": bool(self.options.approximate),
             "reference": self.reference,
             "random_state": int(self.options.seed),
@@ -281,7 +319,7 @@ class _AtlasCall:
             "k_interp": int(self.centroids.k_interp),
             "chunk_size": int(self.chunk_size),
             "max_iter": int(self.options.max_iter),
-            "device": [options["device"], find_device(self.device)],
+            "device": [self.options.device, find_device(self.device)],
             "out_key": self.out_key,
             "rows_together": self.cells.step,
             **describe_columns(self.cells, names),
@@ -366,6 +404,10 @@ def _fit(call: _AtlasCall, read: Read, bar: Progress) -> IntegrationFit:
         names=cells.batch.names,
         shape=cells.shape,
         labels=None if label is None or not label.names else lambda: label.blocks(n),
+        covariates=None if cells.covariates is None else cells.covariates.read,
+        covariate_fractions=dict(
+            zip(call.strengths.of_covariates, call.strengths.fractions_of_covariates, strict=True)
+        ),
     )
     step = split_rows(cells.shape, cells.step, n)[0]
     fit = fit_centroids(
@@ -378,6 +420,8 @@ def _fit(call: _AtlasCall, read: Read, bar: Progress) -> IntegrationFit:
         progress=progress,
     )
     bar.update(task, completed=n_stages)
+    if description := describe_variables(fit.state, fit.metrics):
+        bar.console.print(description)
     times.append(time.perf_counter())
     seconds = {"seconds_sample": times[1] - times[0], "seconds_fit": times[-1] - times[1]}
     return replace(fit, metrics=fit.metrics | seconds | {"n_cells": float(n)})

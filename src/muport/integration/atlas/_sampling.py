@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,8 @@ class CellSource:
     - `names`: Names of the groups, G in number.
     - `shape`: (n, d).
     - `labels`: First row and label codes of one block after the other, -1 where unknown; None without labels.
+    - `covariates`: (start, stop) -> (stop - start, J) continuous covariates; None without.
+    - `covariate_fractions`: Name of a covariate -> fraction (0..1) of its effect that is removed.
     """
 
     read: Read
@@ -39,6 +41,8 @@ class CellSource:
     names: tuple[str, ...]
     shape: tuple[int, int]
     labels: Blocks | None = None
+    covariates: Callable[[int, int], NDArray[np.float64]] | None = None
+    covariate_fractions: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
+from muport._keys import split_levels
+from muport.integration._batch_design import MODALITY, BatchDesign
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from muport.integration._batch_design import BatchDesign
+    from muport.integration._batch_design import Strengths
 
-__all__ = ["Confounding", "check_separable", "find_confounding"]
+__all__ = ["Confounding", "check_separable", "design_of_batches", "find_confounding"]
 
 _NOTABLE = 0.1  # fraction of the variance of a variable that others explain, from which it is reported
 _SHOWN = 4  # levels that a sentence lists
@@ -88,6 +91,23 @@ def check_separable(design: BatchDesign) -> Confounding:
                 f"the same strength, or leave one of them out of batch_key."
             )
     return confounding
+
+
+def design_of_batches(batches: Sequence[str], n_cells: Sequence[float], strengths: Strengths) -> BatchDesign | None:
+    """Build the design of batches that are combinations of levels, as one group each; None for one batch variable.
+
+    - `batches`: Names of the batches.
+    - `n_cells`: Number of cells of each.
+
+    Raises ValueError as :func:`check_separable`.
+    """
+    names = [name for name in strengths.of_batches if name != MODALITY]
+    if len(names) < 2:
+        return None
+    groups = {batch: {split_levels(batch): float(n)} for batch, n in zip(batches, n_cells, strict=True) if n > 0}
+    design = BatchDesign.of(names, [strengths.fraction_of(name) for name in names], groups)
+    check_separable(design)
+    return design
 
 
 def _center(columns: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from muport.integration._fitted_state import GroupMap, apply_map, transform_cells
 from muport.integration.batch_variables._confounding import find_confounding
+from muport.integration.batch_variables._covariates import describe_covariates
 from muport.integration.batch_variables._explained_variance import explain_variance
 from muport.integration.batch_variables._variable_effects import (
     GroupMoves,
@@ -17,10 +19,11 @@ from muport.integration.batch_variables._variable_effects import (
     split_moves,
 )
 from muport.integration.prototypes._prototypes import soft_assign
+from muport.integration.prototypes._standardized_cells import standardize
 from muport.integration.shared_centers._group_maps import apply_maps, map_prototypes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,7 +33,17 @@ if TYPE_CHECKING:
     from muport.integration.prototypes._prototypes import Prototypes
     from muport.integration.prototypes._standardized_cells import StandardizedCells
 
-__all__ = ["build_level_map", "design_rows", "keep_known_levels", "measure_variables", "split_by_variable"]
+__all__ = [
+    "build_level_map",
+    "describe_variables",
+    "design_rows",
+    "keep_known_levels",
+    "measure_covariates",
+    "measure_variables",
+    "split_by_variable",
+]
+
+logger = logging.getLogger("muport")
 
 _MEASURED_CELLS = 10_000  # on which the variance that a variable explains is measured
 
@@ -138,3 +151,46 @@ def measure_variables(
     for name, before, left in explained:
         metrics |= {f"r2_{name}": before, f"r2_left_{name}": left, f"confounded_{name}": confounding.explained[name]}
     return metrics
+
+
+def measure_covariates(
+    x: NDArray[np.float32],
+    without: NDArray[np.float32],
+    group: NDArray[np.int64],
+    covariates: NDArray[np.float64],
+    state: IntegrationState,
+    seed: int,
+) -> dict[str, float]:
+    """Measure how much of the variance within clusters and groups each covariate explains, before and after.
+
+    - `x`, `without`: (n, d) cells in the coordinates of the input, with and without the effects of the covariates.
+    - `group`: (n,) codes into the maps of the state.
+    - `covariates`: (n, J) values.
+    """
+    effects = state.covariates
+    if effects is None:
+        return {}
+    taken = np.sort(np.random.default_rng(seed).permutation(len(x))[:_MEASURED_CELLS])
+    y = transform_cells(without[taken], group[taken], state)
+    cluster = soft_assign(standardize(y, state.center, state.scale), state.reference.target, 1)[0][:, 0]
+    columns = [np.eye(len(state.maps))[group[taken]], *covariates[taken].T[:, :, None]]
+    explained = [explain_variance(cells, cluster, columns)[1:] for cells in (x[taken], y)]
+    metrics: dict[str, float] = {}
+    for name, before, left, share in zip(effects.names, *explained, effects.explained, strict=True):
+        metrics |= {f"r2_{name}": before, f"r2_left_{name}": left, f"confounded_{name}": share}
+    return metrics
+
+
+def describe_variables(state: IntegrationState, metrics: Mapping[str, float]) -> str:
+    """Describe what each variable explains before and after, and what cannot be separated; log the latter."""
+    variables, covariates = state.variables, state.covariates
+    names = [*(variables.names if variables else ()), *(covariates.names if covariates else ())]
+    lines = [
+        f"{name}: explains {metrics[f'r2_{name}']:.1%} of the variance within clusters before, "
+        f"{metrics[f'r2_left_{name}']:.1%} after."
+        for name in names
+    ]
+    warnings = [*(variables.confounded if variables else ()), *(describe_covariates(covariates) if covariates else ())]
+    for sentence in warnings:
+        logger.warning("%s", sentence)
+    return "\n".join([*lines, *warnings])
