@@ -99,8 +99,8 @@ def _compute_effects(
     effect: NDArray[np.float32] = scaled @ effects.slope
     for rank in range(near.shape[1]):
         for j in range(values.shape[1]):
-            share: NDArray[np.float32] = weight[:, rank] * scaled[:, j]
-            effect += share[:, None] * effects.deviation[near[:, rank], j]
+            share = (weight[:, rank] * scaled[:, j])[:, None]
+            effect += (share * effects.deviation[near[:, rank], j]).astype(np.float32)
     return effect
 
 
