@@ -127,9 +127,9 @@ class IntegrationInference(MuDataModel):
     def get_modality_weights(self, mdata: mudata.MuData | anndata.AnnData | None = None) -> pd.DataFrame:
         """Return the weight of each modality in each cell.
 
-        In a joint space, a modality has a larger weight if the cell's neighbors in this modality predict its
-        measurements in all modalities better. In other spaces, all modalities in which a cell was measured have equal
-        weights.
+        In a joint space, a modality has a larger weight if the neighbors of the cell, in the other modalities and with
+        half the weight in this one, predict its measurement in this modality better. In other spaces, all modalities in
+        which a cell was measured have equal weights.
 
         Parameters
         ----------

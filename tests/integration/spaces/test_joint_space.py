@@ -74,6 +74,8 @@ def test_a_cell_is_the_weighted_sum_of_measured_and_predicted_coordinates(paired
     for m, block in x.items():
         np.testing.assert_allclose(np.square(block).sum(axis=1).mean(), 1, rtol=1e-4)
         np.testing.assert_allclose(space.center[m], paired.full[m].mean(axis=0), rtol=1e-5)
+        x[m] = block * space.axis_weights[m]
+        np.testing.assert_allclose(np.square(x[m]).sum(axis=1).mean(), 1, rtol=1e-4)
     coordinates = {
         (b, m): x[m] if b == m else predict_modality(space.predictor, b, m, x[b], None) for b, m in product(x, x)
     }
@@ -116,6 +118,62 @@ def test_a_modality_without_signal_has_no_weight(useless, paired):
     parts = split_modalities(space, embedding.z)
     np.testing.assert_allclose(parts["rna"], views["rna"], atol=0.3)
     assert _purity(embedding.z, paired.kind) >= _purity(views["rna"], paired.kind) - 0.005
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 30), st.floats(0.01, 100), st.booleans())
+def test_a_modality_of_pure_noise_never_lowers_the_agreement_with_the_types(seed, width, scale, heavy_tailed):
+    cells = Mosaic({"rna": np.arange(300)}, seed)
+    rng = np.random.default_rng(seed + 1)
+    noise = rng.normal(size=(300, width)) * scale
+    if heavy_tailed:
+        noise *= np.exp(rng.normal(size=(300, 1)))
+    views = {"rna": cells.full["rna"], "atac": noise.astype(np.float32)}
+    cell_index = {m: np.arange(300) for m in views}
+    embedding = embed_cells(fit_joint_space(views, cell_index, cells.batch), views, cell_index, 300)
+    assert embedding.weights[:, 1].mean() < 0.05
+    assert _purity(embedding.z, cells.kind) >= _purity(views["rna"], cells.kind) - 0.02
+
+
+def test_variation_that_only_one_modality_has_does_not_hide_the_types():
+    rng = np.random.default_rng(0)
+    cells = Mosaic({"rna": np.arange(N), "atac": np.arange(N)})
+    # four times the variance of the types, with outliers, and spread over coordinates that depend on each other
+    nuisance = rng.gamma(1, 1, size=(N, 2)) @ rng.normal(size=(2, 6))
+    views = {"rna": cells.full["rna"], "atac": (cells.full["atac"] / 3 + 3 * nuisance).astype(np.float32)}
+    embedding = embed_cells(fit_joint_space(views, cells.cell, cells.batch), views, cells.cell, N)
+    alone = _purity(views["rna"], cells.kind)
+    side_by_side = np.hstack([(x - x.mean(0)) / np.linalg.norm(x.std(0)) for x in views.values()])
+    assert _purity(embedding.z, cells.kind) >= max(alone, _purity(side_by_side.astype(np.float32), cells.kind)) - 0.005
+    assert embedding.weights[:, 0].mean() > 0.5
+
+
+def test_types_that_no_modality_has_alone_are_kept():
+    """One modality divides the cells in three groups, the other each of them in two, which it does not tell apart."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 6, N)
+    first, second = kind // 2, kind % 2
+    views = {
+        "rna": rng.normal(size=(3, 6))[first] * 2 + 0.3 * rng.normal(size=(N, 6)),
+        "atac": rng.normal(size=(2, 5))[second] * 2 + 0.3 * rng.normal(size=(N, 5)),
+    }
+    views = {m: x.astype(np.float32) for m, x in views.items()}
+    cell_index = {m: np.arange(N) for m in views}
+    embedding = embed_cells(fit_joint_space(views, cell_index, np.zeros(N, np.int64)), views, cell_index, N)
+    assert max(_purity(x, kind) for x in views.values()) < 0.6
+    assert _purity(embedding.z, kind) > 0.95
+
+
+def test_three_modalities_of_which_no_cell_has_all_are_nearly_as_good_as_all_measured():
+    whole = Mosaic({m: np.arange(N) for m in WIDTH})
+    half = N // 2
+    cells = {"rna": np.arange(N), "atac": np.arange(half), "adt": np.arange(half, N)}
+    mosaic = Mosaic(cells)
+    purity = {}
+    for name, part in (("whole", whole), ("mosaic", mosaic)):
+        purity[name] = _purity(part.embed(part.fit()).z, part.kind)
+    np.testing.assert_array_equal(mosaic.kind, whole.kind)
+    assert purity["mosaic"] >= purity["whole"] - 0.02
 
 
 def test_split_returns_each_modality_in_its_coordinates(mosaic):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from muport._arrays import canonical_order
 from muport.integration.prototypes._standardized_cells import standardize
+from muport.integration.spaces._axis_weights import fit_axis_weights
 from muport.integration.spaces._cross_modality import (
     CrossModalPredictor,
     align_shared,
@@ -52,6 +53,7 @@ class JointSpace:
     - `weights`: Weights of the modalities.
     - `shared_scale`: Factor of the shared coordinates, which are appended to those of the modalities; 0 if they are not
       appended.
+    - `axis_weights`: Modality -> (d_m,) factors of its standardized coordinates; without one, they are 1.
     """
 
     modalities: Annotated[tuple[str, ...], "M"]
@@ -60,12 +62,15 @@ class JointSpace:
     predictor: CrossModalPredictor
     weights: ModalityWeights
     shared_scale: Annotated[float, "0.."] = 0.0
+    axis_weights: dict[str, Annotated[NDArray[np.float32], "*", "0.."]] = field(default_factory=dict)
 
     def check_consistency(self) -> None:
         """Raise a ValueError unless the statistics, weights and predictions are those of the modalities."""
         widths = {name: len(self.center[name]) for name in self.modalities}
         if widths.keys() != self.scale.keys() or len(self.weights.mean_weights) != len(widths):
             raise ValueError(f"there are scales of {sorted(self.scale)}, expected those of {self.modalities}.")
+        if any(len(weights) != widths.get(name) for name, weights in self.axis_weights.items()):
+            raise ValueError(f"the axis weights of {sorted(self.axis_weights)} do not fit the widths {widths}.")
         for source, regressions in self.predictor.direct.items():
             for target, regression in regressions.items():
                 if regression.widths != (widths[source], widths[target]):
@@ -135,12 +140,14 @@ def fit_joint_space(
         raise ValueError(f"a joint space needs at least two modalities, but there is only {list(names)}.")
     center, scale = fit_scaling(representations)
     x = {m: standardize(representations[m], center[m], scale[m]) for m in names}
+    axis_weights = fit_axis_weights(x, cell_index, batch, random_state)
+    x = {m: values * axis_weights[m] for m, values in x.items()}
     predictor = fit_predictor(x, cell_index, len(batch), shared, random_state)
     # (n_cells, M) scores, NaN where a cell was not scored, and their (M,) means
     scores, mean_scores = score_modalities(x, cell_index, batch, random_state)
     # weights depend on the location in the space: the cells are embedded with constant weights first
     constant = fit_constant_weights(mean_scores, sum(values.shape[1] for values in x.values()))
-    space = JointSpace(names, center, scale, predictor, constant)
+    space = JointSpace(names, center, scale, predictor, constant, axis_weights=axis_weights)
     rows = np.flatnonzero(np.isfinite(scores).any(axis=1))
     scored, cell_of_scored = _take_cells(representations, cell_index, rows, len(batch))
     scored_shared = _take_cells(shared or {}, cell_index, rows, len(batch))[0]
@@ -165,10 +172,11 @@ def embed_cells(
 ) -> JointEmbedding:
     """Embed cells in the joint space, each cell by itself.
 
-    Let x_m be the standardized coordinates of modality m, and P_bm(x_b) the prediction of m from b. The modalities that
-    a cell lacks are predicted from those it has. Then z_m = w_m x_m + (sum over b != m of w_b P_bm(x_b)) / 3, where w
-    are the weights of the modalities at the cell's location, and 1/3 is `PREDICTION_WEIGHT`: predictions have less
-    noise than measurements, but they lack what only one modality measures, so they count less.
+    Let x_m be the standardized coordinates of modality m times the weights of its axes, and P_bm(x_b) the prediction of
+    m from b. The modalities that a cell lacks are predicted from those it has. Then z_m = w_m x_m + (sum over b != m of
+    w_b P_bm(x_b)) / 3, where w are the weights of the modalities at the cell's location, and 1/3 is
+    `PREDICTION_WEIGHT`: predictions have less noise than measurements, but they lack what only one modality measures,
+    so they count less.
 
     - `representations`: Modality -> (n_m, d_m) own representations, of any of the space's modalities.
     - `cell_index`: Modality -> (n_m,) index of each row in the union of all cells.
@@ -185,6 +193,7 @@ def embed_cells(
         if m in representations:
             observed[cell_index[m], i] = True
             x[m][cell_index[m]] = standardize(representations[m], space.center[m], space.scale[m])
+            x[m] *= space.axis_weights.get(m, np.float32(1))
     s = align_shared(space.predictor, shared, cell_index, n_cells) if shared else None
     z, weights = np.zeros((n_cells, space.width + space.shared_width), np.float32), observed.astype(np.float32)
     for low in range(0, n_cells, _CHUNK_SIZE):
@@ -202,15 +211,18 @@ def embed_cells(
 def split_modalities(space: JointSpace, y: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """Split the first D columns of cells (n, D + d_s) into the representations (n, d_m) of all modalities.
 
-    With w the mean weight of a modality, its coordinates in z are divided by w + (1 - w) / 3. This restores what all
+    With w the mean weight of a modality, its coordinates in z are divided by w + (1 - w) / 3, and by the weights of the
+    axes. This restores what all
     modalities predict alike; what only this modality measures has the factor w in z, so it is shrunk, as noise is.
     """
     bounds = np.cumsum([0, *(len(space.center[m]) for m in space.modalities)])
     factor = space.weights.mean_weights + np.float32(PREDICTION_WEIGHT) * (1 - space.weights.mean_weights)
-    scale = [np.float32(space.scale[m]) / f for m, f in zip(space.modalities, factor, strict=True)]
+    scale = {m: np.float32(space.scale[m]) / f for m, f in zip(space.modalities, factor, strict=True)}
     return {
-        m: np.ascontiguousarray(y[:, low:high] * s + space.center[m], np.float32)
-        for m, s, low, high in zip(space.modalities, scale, bounds[:-1], bounds[1:], strict=True)
+        m: np.ascontiguousarray(
+            y[:, low:high] * (scale[m] / space.axis_weights.get(m, np.float32(1))) + space.center[m], np.float32
+        )
+        for m, low, high in zip(space.modalities, bounds[:-1], bounds[1:], strict=True)
     }
 
 

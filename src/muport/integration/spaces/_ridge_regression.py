@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     #: Modality -> (n_m,) index of each row in the union of all cells.
     type CellIndex = Mapping[str, NDArray[np.int64]]
 
-__all__ = ["RidgeRegression", "find_paired_rows", "fit_ridge"]
+__all__ = ["RidgeRegression", "find_paired_rows", "fit_ridge", "measure_predictability"]
 
 _MAX_CELLS = 20_000  # cells that a regression is fitted on
 _MAX_LANDMARKS, _CELLS_PER_LANDMARK = 200, 20
@@ -94,23 +94,57 @@ def fit_ridge(x: NDArray[np.float32], y: NDArray[np.float32], seed: int) -> Ridg
     - `x`: (n, d) inputs of unit scale, in canonical order (see :func:`muport._arrays.canonical_order`).
     - `y`: (n, e) targets, row by row.
     """
-    if len(x) > _MAX_CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(x), _MAX_CELLS, replace=False))
-        x, y = x[rows], y[rows]
-    n_landmarks = min(_MAX_LANDMARKS, len(x) // _CELLS_PER_LANDMARK)
-    landmarks = np.empty((0, x.shape[1]), np.float32)
-    if n_landmarks > 1:
-        landmarks = kmeans(x, n_landmarks, n_iter=10, random_state=seed, max_points_per_center=64).centers
-    features = _compute_features(x, landmarks).astype(np.float64)
+    x, y = _sample_rows(x, y, _MAX_CELLS, seed)
+    features, landmarks = _expand(x, seed)
     center, intercept = features.mean(axis=0), y.mean(axis=0, dtype=np.float64)
     features -= center
     target = y - intercept
-    penalty, r2 = _cross_validate(features, target)
+    penalty, unexplained = _cross_validate(features, target)
+    total = max(np.square(target).sum(), np.finfo(float).tiny)
+    r2 = float(np.clip(1 - unexplained.sum() / total, 0, 1))
     values, vectors = np.linalg.eigh(features.T @ features / len(x))
     coef = _solve_ridge(values, vectors, features.T @ target / len(x), penalty)
     return RidgeRegression(
         landmarks, center.astype(np.float32), coef.astype(np.float32), intercept.astype(np.float32), r2
     )
+
+
+def measure_predictability(
+    x: NDArray[np.float32], y: NDArray[np.float32], max_cells: int, seed: int
+) -> NDArray[np.float64]:
+    """Measure which fraction (e,) of the variance of each target a regression as in :func:`fit_ridge` predicts.
+
+    It is measured on held-out cells, and is 0 for a constant target.
+
+    - `x`: (n, d) inputs of unit scale, in canonical order.
+    - `y`: (n, e) targets, row by row.
+    - `max_cells`: Number of cells that are sampled if there are more.
+    """
+    x, y = _sample_rows(x, y, max_cells, seed)
+    features, _ = _expand(x, seed)
+    target = np.asarray(y - y.mean(axis=0, dtype=np.float64), np.float64)
+    unexplained = _cross_validate(features - features.mean(axis=0), target)[1]
+    total = np.square(target).sum(axis=0)
+    varies = total > np.finfo(np.float32).tiny
+    return np.where(varies, np.clip(1 - unexplained / np.where(varies, total, 1), 0, 1), 0.0)
+
+
+def _sample_rows(
+    x: NDArray[np.float32], y: NDArray[np.float32], max_cells: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    if len(x) <= max_cells:
+        return x, y
+    rows = np.sort(np.random.default_rng(seed).choice(len(x), max_cells, replace=False))
+    return x[rows], y[rows]
+
+
+def _expand(x: NDArray[np.float32], seed: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Fit the landmarks of cells (n, d), and return the features (n, d + K) and the landmarks (K, d)."""
+    n_landmarks = min(_MAX_LANDMARKS, len(x) // _CELLS_PER_LANDMARK)
+    landmarks = np.empty((0, x.shape[1]), np.float32)
+    if n_landmarks > 1:
+        landmarks = kmeans(x, n_landmarks, n_iter=10, random_state=seed, max_points_per_center=64).centers
+    return _compute_features(x, landmarks).astype(np.float64), landmarks
 
 
 def _compute_features(x: NDArray[np.float32], landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -124,11 +158,10 @@ def _compute_features(x: NDArray[np.float32], landmarks: NDArray[np.float32]) ->
     return np.concatenate([scaled, membership], axis=1)
 
 
-def _cross_validate(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Choose the penalty (e,) of each target with the least error on held-out cells, and return its R squared."""
-    total = np.square(y).sum(axis=0)
+def _cross_validate(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Choose the penalty (e,) of each target with the least error on held-out cells; return also its squared error."""
     if len(x) < _MIN_CELLS:
-        return np.full(y.shape[1], np.inf), 0.0
+        return np.full(y.shape[1], np.inf), np.square(y).sum(axis=0)
     fold = np.arange(len(x)) % _FOLDS
     error = np.zeros((len(_PENALTIES), y.shape[1]))
     for held_out in range(min(_FOLDS, len(x))):
@@ -139,8 +172,7 @@ def _cross_validate(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDA
             residual = y[test] - x[test] @ _solve_ridge(values, vectors, cross, np.full(y.shape[1], penalty))
             error[i] += np.square(residual).sum(axis=0)
     best = error.argmin(axis=0)
-    unexplained = error[best, np.arange(y.shape[1])].sum()
-    return _PENALTIES[best], float(np.clip(1 - unexplained / max(total.sum(), np.finfo(float).tiny), 0, 1))
+    return _PENALTIES[best], error[best, np.arange(y.shape[1])]
 
 
 def _solve_ridge(
