@@ -241,6 +241,17 @@ def test_ends_are_found_and_named(branching, fitted):
         assert fates[name][late & (branching.obs["branch"] == name).to_numpy()].mean() > 0.9
 
 
+def test_one_end_is_warned_of_and_has_no_drivers(kit):
+    adata = kit.draw("linear", n_cells=400)
+    adata.obs["part"] = np.where(adata.obs["time"] < 0.5, "early", np.where(adata.obs["time"] < 0.8, "middle", "end"))
+    model = kit.fit(adata, {"labels_key": "part"}, n_steps=200)
+    with pytest.warns(UserWarning, match=r"one end, 'end'.*\['middle', 'early'\] have the latest cells"):
+        fates = model.get_fates()
+    assert list(fates.columns) == ["end"]
+    with pytest.raises(ValueError, match=r"the same probabilities of \['end'\].*name at least two ends"):
+        model.get_drivers(fates)
+
+
 def test_a_cycle_has_no_end(kit):
     adata = kit.draw("cycle", n_cells=600)
     model = kit.fit(adata, {"labels_key": "branch"}, n_steps=200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FateInference"]
 
+_CANDIDATES = 3  # labels that a warning names
 _ROUNDING = 1e-5  # by which probabilities and their sums may exceed 1, for example after a conversion to float32
 
 
@@ -60,7 +62,8 @@ class FateInference(VelocityInference):
         Returns
         -------
         Cells by terminal states; rows sum to 1. Cells that reach no terminal state have zeros, and a warning gives
-        their number.
+        their number. If the flow has one end, every fate is 1, and a warning names the labels of the latest cells,
+        which may be ends that it passes.
 
         Raises
         ------
@@ -72,6 +75,8 @@ class FateInference(VelocityInference):
         cells = self._cells()
         matrix = _transition_matrix(cells, n_neighbors)
         codes, names = _terminal_states(cells, matrix, terminal_states)
+        if terminal_states is None and len(names) == 1:
+            _warn_of_one_end(cells, names[0])
         return pd.DataFrame(fate_probabilities(matrix, codes), index=cells.names, columns=names)
 
     def get_committor(self, source: str, sink: str, n_neighbors: int = 15) -> pd.Series:
@@ -146,10 +151,16 @@ class FateInference(VelocityInference):
         TypeError
             If `fates` is not a DataFrame.
         ValueError
-            If a cell has no row in `fates`, or several, or a column does not hold probabilities.
+            If a cell has no row in `fates`, or several, a column does not hold probabilities, or every cell has the
+            same fates, with which no feature can correlate.
         """
         values, names = self._features(layer, modality)
         table = self.get_fates() if fates is None else _check_fates(fates, self.adata.obs_names)
+        if np.ptp(table.to_numpy(dtype=np.float64), axis=0).max(initial=0) <= _ROUNDING:
+            raise ValueError(
+                f"fates: all cells have the same probabilities of {list(table.columns)}, so no feature correlates with "
+                "them: name at least two ends, get_drivers(model.get_fates(terminal_states=[...]))."
+            )
         scores = correlate_features(values, table.to_numpy(dtype=np.float64))
         ranked = []
         for i, fate in enumerate(table.columns):
@@ -248,6 +259,20 @@ def _terminal_states(
     if codes.max() < 0:
         raise ValueError("the flow has no end (it is a cycle, or at rest): name labels in terminal_states.")
     return codes, _name_states(codes, cells.labels)
+
+
+def _warn_of_one_end(cells: FittedCells, end: str) -> None:
+    """Warn that all cells have one fate; name the labels of the latest cells."""
+    advice = "set the data up with a labels_key, and name ends in terminal_states"
+    if cells.labels is not None:
+        times = pd.Series(cells.time).groupby(pd.Series(cells.labels)).median().drop(end, errors="ignore")
+        latest = times.nlargest(_CANDIDATES).index.tolist()
+        advice = f"of the other labels, {latest} have the latest cells; name ends in terminal_states=[{end!r}, ...]"
+    warnings.warn(
+        f"The flow has one end, {end!r}, so all fates are 1. If it passes other ends, {advice}.",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _name_states(codes: NDArray[np.int64], labels: NDArray[np.str_] | None) -> list[str]:

@@ -73,3 +73,17 @@ def test_a_set_that_leaks_joins_what_it_feeds() -> None:
 def test_refuses_a_share_that_is_none() -> None:
     with pytest.raises(ValueError, match="min_mass=2 must"):
         terminal_states(np.eye(3), min_mass=2)
+
+
+def test_an_end_that_leaks_into_another_one_is_kept() -> None:
+    """A walk on a line with two ends: the first loses its mass slowly, and has none in the limit."""
+    n, first, top, second = 80, 20, 30, 60
+    toward = np.where(np.arange(n) < top, np.sign(first - np.arange(n)), np.sign(second - np.arange(n)))
+    right = np.where(np.arange(n) < top, 0.5 + 0.1 * toward, 0.5 + 0.3 * toward)
+    right[[0, -1]] = 1, 0
+    kernel = np.diag(right[:-1], 1) + np.diag(1 - right[1:], -1)
+    limit = np.linalg.matrix_power((kernel + np.eye(n)) / 2, 20_000).mean(axis=0)
+    assert limit[:top].sum() < 0.01
+    ends = terminal_states(kernel)
+    assert ends.max() == 1
+    assert {int(ends[first]), int(ends[second])} == {0, 1}

@@ -4,6 +4,7 @@ In the order of reading:
 
 - ``_transition_matrix``: transition probabilities between cells along the velocity
 - ``_absorption``: absorption probabilities of a Markov chain, by a linear system
+- ``_persistent_maxima``: local maxima that stand out from the paths between them
 - ``_terminal_states``: the sets of cells in which the flow ends
 - ``_fate_probabilities``: fate probabilities and committor
 - ``_macrostates``: macrostates of the chain and the directed graph between them
