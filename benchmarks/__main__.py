@@ -16,6 +16,7 @@ MODULES = {
     "scale": "integration.scale",
     "identity": "integration.identity",
     "shift": "integration.known_shift",
+    "batch_variables": "integration.batch_variables",
     "labels": "integration.labels",
     "refine": "integration.refine",
     "corrected_expression": "integration.corrected_expression",

@@ -96,7 +96,7 @@ def _compute_effects(
     """
     near, weight = soft_assign(x - values @ effects.slope, effects.position, device=device)
     scaled = values * fractions
-    effect: NDArray[np.float32] = scaled @ effects.slope
+    effect = (scaled @ effects.slope).astype(np.float32)
     for rank in range(near.shape[1]):
         for j in range(values.shape[1]):
             share = (weight[:, rank] * scaled[:, j])[:, None]
