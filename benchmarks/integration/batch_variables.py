@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-STRENGTHS = ((0, 0), (0.5, 0), (1, 0), (0, 0.5), (0, 1), (0.25, 0.25), (0.5, 0.5), (1, 1))
+STRENGTHS = ((0, 0), (0.5, 0), (1, 0), (0, 0.5), (0, 1), (0.25, 0.25), (1, 1))
+MOST = 3000  # cells of kang, sampled at random
 NOTE = """\
 Two batch variables, A and B. R² of a variable: the sum of squares within cell types that it explains beyond the other
 variable (least squares in each type), over the sum of squares within cell types of the *input*. So R² is the measure
@@ -29,10 +30,14 @@ of an effect, and removing one variable does not raise that of the other. Kept: 
 neighbours within each combination of A and B that are kept. Strengths of muport are those of A and of B; from .5 on the
 whole displacement is applied, as with one variable. Cell types are used for the scores only.
 
-*crossed*: 4,000 simulated cells of 12 types, A with 4 levels and B with 3. *confounded*: A and B with 2 levels; of each
-level of A 90 % are in one level of B. *kang*: donor (A) and stimulation (B), 3 x 2. *kang, shifted*: to each donor, a
-random vector of half the root mean square distance from the mean is added. In all simulations the levels shift all
-cells, and each type by .3 of that in addition.
+*crossed*: 3,000 simulated cells of 12 types, A with 4 levels and B with 3. *confounded*: A and B with 2 levels; of each
+level of A 90 % are in one level of B. *kang*: donor (A) and stimulation (B), 3 x 2, 3,000 of the cells. *kang,
+shifted*: to each donor, a random vector of half the root mean square distance from the mean is added. In all
+simulations the levels shift all cells, and each type by .3 of that in addition.
+
+The stimulation shifts the monocytes of kang so far that part of them have no partners by nearness (see "A known
+shift"). Of this effect muport and Harmony leave a part; regression and ComBat, which move all types alike, leave less
+here, but take a difference in composition for an effect. In no data set is the variable with strength 0 changed.
 
 Baselines: the linear regression of both variables, of which the fit of one is subtracted; scanpy's ComBat with the
 variable to remove as batch and the other as covariate; Harmony with the variable to remove alone, and with both.
@@ -50,7 +55,7 @@ class TwoVariables:
 
 def simulated(name: str, n_a: int, n_b: int, confounding: float = 0.0, seed: int = 0) -> TwoVariables:
     """Cells of one batch to which the effects of two variables are added."""
-    cells, rng = synthetic(4000, 1, seed=seed), np.random.default_rng(seed + 1)
+    cells, rng = synthetic(3000, 1, seed=seed), np.random.default_rng(seed + 1)
     a, types = rng.integers(0, n_a, len(cells.X)), np.unique(cells.label, return_inverse=True)[1]
     b = np.where(rng.random(len(a)) < confounding, a % n_b, rng.integers(0, n_b, len(a)))
     x, d = cells.X.copy(), cells.X.shape[1]
@@ -69,7 +74,9 @@ def named(cells: Cells, a: NDArray[np.str_], b: NDArray[np.str_]) -> TwoVariable
 def kang(shifted: bool = False) -> TwoVariables:
     """The PBMC of three donors, with and without interferon; with a further shift of each donor, or as they are."""
     cells, obs = load_cells("kang"), datasets.load("kang_distinct_3donor").obs
-    donor, condition = (obs[key].to_numpy().astype(str) for key in ("donor", "condition"))
+    taken = np.sort(np.random.default_rng(1).permutation(len(obs))[:MOST])
+    donor, condition = (obs[key].to_numpy().astype(str)[taken] for key in ("donor", "condition"))
+    cells = cells.take(taken)
     x = cells.X
     if shifted:
         levels, code = np.unique(donor, return_inverse=True)

@@ -103,15 +103,16 @@ class IntegrationInference(MuDataModel):
         """Map new cells into the integrated space, without a new fit. The model and `mdata` are not changed.
 
         Cells of a fitted batch are moved by the map of the batch. As in training, the result for a cell does not depend
-        on the other cells of `mdata`. A new batch is first transported to the fitted centers, which needs enough of its
-        cells to be reliable. In scvi-tools, ``load_query_data`` and a short training do this; here nothing is trained.
+        on the other cells of `mdata`. So it is for a new combination of known levels of several batch variables, whose
+        effects add up. Another new batch is first transported to the fitted centers, which needs enough of its cells to
+        be reliable. In scvi-tools, ``load_query_data`` and a short training do this; here nothing is trained.
         :meth:`write` stores the coordinates, labels and a neighbor graph in the query.
 
         Parameters
         ----------
         mdata
-            New cells with the ``obsm`` keys and the batch column of the set-up. They need not be set up. Labels are not
-            needed, and one of the modalities is enough.
+            New cells with the ``obsm`` keys, the batch columns and the covariates of the set-up. They need not be set
+            up. Labels are not needed, and one of the modalities is enough.
 
         Returns
         -------
