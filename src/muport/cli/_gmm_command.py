@@ -33,7 +33,10 @@ def add_gmm(commands: Commands[argparse.ArgumentParser]) -> None:
         "--components", nargs="+", type=int, metavar="K", help="number of components, or candidates (default: 1-10)"
     )
     parser.add_argument(
-        "--folds", type=int, metavar="N", help="number of folds of a cross-validation; 0: leave one sample out"
+        "--folds",
+        type=int,
+        metavar="N",
+        help="number of folds of a cross-validation; 0: the default",
     )
     parser.add_argument(
         "--tables", type=Path, metavar="FOLDER", help="write distances, embedding and predictions to this folder"
@@ -44,7 +47,7 @@ def _gmm(args: argparse.Namespace) -> None:
     if args.folds is not None and args.condition_key is None:
         raise ValueError("--folds needs --condition-key, the column with the conditions to predict.")
     if args.folds is not None and (args.folds < 0 or args.folds == 1):
-        raise ValueError(f"--folds={args.folds} must be at least 2, or 0 to leave one sample out.")
+        raise ValueError(f"--folds={args.folds} must be at least 2, or 0 for the default number.")
     report = Report(args)
     with prepared(args) as data:
         model = _train(data, args, report)

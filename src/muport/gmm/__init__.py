@@ -9,6 +9,7 @@ In the order of reading:
 - ``interpretation``: components matched across patients; their features, cell types and differences by condition
 - ``_fitted_state``: what a fitted model keeps and saves
 - ``_inference``: the methods of the model after training
+- ``_sample_tables``: patients as an AnnData, and tests of abundance with samples as replicates
 - ``_condition_prediction``: the methods that predict conditions
 - ``_model``: set-up and training of the model
 """

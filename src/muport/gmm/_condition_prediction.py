@@ -10,7 +10,8 @@ import pandas as pd
 
 from muport._checks import check_seed
 from muport.gmm._fitted_state import fit_new_patients, labeled_patients, make_fitter
-from muport.gmm._inference import CohortInference, row_samples, row_types, row_weights
+from muport.gmm._inference import row_samples, row_types, row_weights
+from muport.gmm._sample_tables import SampleTables
 from muport.gmm.metric._log_ratios import CellCounts
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.mixtures._component_number import SelectionSettings
@@ -36,7 +37,7 @@ _METRIC_OPTIONS = ("bures", "method", "mix", "n_comps", "n_states", "offset", "r
 _DEFAULT_GRID = {"n_comps": (1, 2, 5)}
 
 
-class ConditionPrediction(CohortInference):
+class ConditionPrediction(SampleTables):
     """Prediction of conditions, cross-validation, and the choice of options."""
 
     def predict(self, mdata_new: Data | None = None, soft: bool = False) -> pd.Series | pd.DataFrame:
@@ -83,17 +84,21 @@ class ConditionPrediction(CohortInference):
         Parameters
         ----------
         n_folds
-            Number of folds, with the conditions distributed evenly; by default each patient is a fold.
+            Number of folds, with the conditions distributed evenly. By default that of the patients of the rarest
+            condition, at least 5: a fold then has one or more of each condition, and ``auroc`` compares these. If it is
+            the number of patients, they are left out one by one, and only ``pooled_auroc``, which is biased, is known.
         group_key
             Column with the person of each cell, if a person has several samples; these are held out together.
         n_permutations
-            Number of repeats with permuted conditions, whose scores are those of chance.
+            Number of repeats with permuted conditions, whose scores are those of chance; the mixtures, which do not
+            depend on the conditions, are fitted once.
         random_state
             Seed of permutations and of the bootstrap.
 
         Returns
         -------
-        Probabilities, scores with 95 % intervals, and the confusion matrix of the patients of known condition.
+        Probabilities, scores with 95 % intervals and permutation p-values, and the confusion matrix of the patients of
+        known condition.
 
         Raises
         ------

@@ -154,10 +154,9 @@ class GMM(ConditionPrediction):
     def _register(cls, data: Data, setup_method_args: dict[str, Any], **kwargs: Any) -> None:
         rows = cls._read(data, setup_method_args["setup_args"], required="source_registry" not in kwargs)
         types = setup_method_args["setup_args"].get("cell_type_key")
-        check_types = types is not None and "source_registry" not in kwargs
         if types is not None and not isinstance(types, str):
             raise TypeError(f"cell_type_key={types!r} must be the name of a column or None.")
-        if check_types:
+        if types is not None and "source_registry" not in kwargs:
             read_cell_types(data, types)
         # refuses samples with two conditions before anything is written
         key = setup_method_args["setup_args"]["labels_key"]

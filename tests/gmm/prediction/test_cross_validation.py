@@ -52,11 +52,13 @@ def cohort(seed: int = 0, *, p: int = 12, n: int = 60, shift: float = 4.0, d: in
 
 def test_a_clear_signal_is_predicted():
     x, sample, condition = cohort()
-    found = cross_validate(x, sample, condition, fitter=mixture_fitter(2))
+    found = cross_validate(x, sample, condition, fitter=mixture_fitter(2), n_permutations=19)
     assert found.balanced_accuracy == 1
-    assert found.auroc == 1
+    assert found.auroc == found.pooled_auroc == 1
     assert found.log_loss < 0.2
-    assert sorted(found.fold) == list(range(12))
+    # one patient of each condition in each fold
+    assert all(sorted(condition[found.fold == fold]) == [0, 1] for fold in range(6))
+    assert all(1 / 20 <= p <= 0.3 for p in found.p_values.values())
     np.testing.assert_array_equal(found.confusion, np.diag(np.bincount(condition)))
     np.testing.assert_allclose(found.probabilities.sum(1), 1)
     np.testing.assert_allclose(found.families.sum(1), 1)
@@ -64,7 +66,7 @@ def test_a_clear_signal_is_predicted():
 
 def test_each_prediction_is_that_of_a_fit_to_the_others():
     x, sample, condition = cohort(1)
-    found = cross_validate(x, sample, condition, fitter=mixture_fitter(2))
+    found = cross_validate(x, sample, condition, fitter=mixture_fitter(2), n_folds=12)
     rest = np.delete(np.arange(12), 4)
     code = np.searchsorted(rest, sample[sample != 4])
     transform = mixture_fitter(2)(x[sample != 4], code)
@@ -78,10 +80,10 @@ def test_each_prediction_is_that_of_a_fit_to_the_others():
 
 def test_a_held_out_condition_is_not_seen():
     x, sample, condition = cohort(2, shift=1.0)
-    found = cross_validate(x, sample, condition, fitter=mixture_fitter(2))
+    found = cross_validate(x, sample, condition, fitter=mixture_fitter(2), n_folds=12)
     changed = condition.copy()
     changed[3] = 1 - changed[3]
-    again = cross_validate(x, sample, changed, fitter=mixture_fitter(2))
+    again = cross_validate(x, sample, changed, fitter=mixture_fitter(2), n_folds=12)
     np.testing.assert_allclose(again.probabilities[3], found.probabilities[3])
     assert not np.allclose(again.probabilities[5], found.probabilities[5])
 
@@ -100,7 +102,7 @@ def test_the_fitter_sees_training_patients_only():
         )
 
     group = np.array([0, 0, 1, 2, 3, 4])
-    cross_validate(x, sample, condition, group=group, fitter=fitter)
+    cross_validate(x, sample, condition, group=group, fitter=fitter, n_folds=5)
     assert len(seen) == 5
     whole = {tuple(row) for row in x[group[sample] == 0]}
     assert sum(not (cells & whole) for cells in seen) == 1
@@ -123,6 +125,41 @@ def test_scores_are_scikit_learns():
     assert accuracy == pytest.approx(balanced_accuracy_score(condition, p.argmax(1)))
     assert area == pytest.approx(np.mean([roc_auc_score(condition == c, p[:, c]) for c in range(3)]))
     assert loss > 0
+
+
+def test_area_compares_patients_of_one_fold():
+    p = np.array([0.9, 0.8, 0.2, 0.1, 0.5, 0.5])
+    condition, fold = np.array([1, 0, 1, 0, 1, 0]), np.array([0, 0, 1, 1, 2, 2])
+    p = np.c_[1 - p, p]
+    assert score_predictions(p, condition, fold)[1] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert score_predictions(p, condition)[1] == pytest.approx((3 + 1 + 1.5) / 9)
+    assert np.isnan(score_predictions(p, condition, np.arange(6))[1])
+
+
+def test_area_of_data_without_signal_is_not_biased():
+    """Each prediction is the share of condition 1 among the others: pooled, that is worse than chance."""
+    rng = np.random.default_rng(0)
+    pooled, within = [], []
+    for _ in range(300):
+        condition = rng.permutation(np.arange(20) % 2)
+        x = rng.normal(size=20)
+        for fold, scores in ((np.arange(20), pooled), (np.argsort(np.argsort(condition)) % 10, within)):
+            p = np.empty(20)
+            for rows in (np.flatnonzero(fold == f) for f in np.unique(fold)):
+                rest = np.delete(np.arange(20), rows)
+                means = [x[rest][condition[rest] == c].mean() for c in (0, 1)]
+                p[rows] = condition[rest].mean() + 0.1 * np.sign(means[1] - means[0]) * (x[rows] - np.mean(means))
+            p = np.c_[1 - p, p]
+            scores.append(score_predictions(p, condition, fold if scores is within else None)[1])
+    assert np.mean(pooled) < 0.45
+    assert abs(np.mean(within) - 0.5) < 0.025
+
+
+@pytest.mark.parametrize(("sizes", "folds"), [((6, 14), 6), ((2, 20), 5), ((3, 3), 5), ((30, 20), 20)])
+def test_default_folds_have_every_condition(sizes, folds):
+    condition = np.repeat((0, 1), sizes)
+    cells = LabeledCells.check(np.zeros((len(condition), 1)), np.arange(len(condition)), condition)
+    assert len(_cross_validation.make_folds(cells, None)) == folds
 
 
 def test_confusion_and_intervals():

@@ -55,7 +55,7 @@ class CellCounts:
     @property
     def n_types(self) -> int:
         """Number of annotated types."""
-        return self.types.shape[1]
+        return int(self.types.shape[1])
 
     def __len__(self) -> int:
         return len(self.total)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import rankdata
 
 from muport.gmm.metric._kernel_ridge import balanced_loss, inner_folds
 from muport.gmm.metric._metric_settings import MetricSettings
@@ -30,10 +29,13 @@ if TYPE_CHECKING:
     type FoldMixtures = tuple[Mixtures, Mixtures]
 
 __all__ = [
-    "CrossValidation", "cross_validate", "fit_fold", "make_folds", "predict_folds", "score_predictions", "summarize",
+    "CrossValidation", "cross_validate", "fit_fold", "make_folds", "number_folds", "predict_folds", "score_predictions",
+    "summarize",
 ]  # fmt: skip
 
 _N_BOOTSTRAP = 1000
+_ROUNDING = 1e-12
+_MIN_FOLDS = 5  # by default, if there are as many groups
 _MAX_DRAWS = 1000  # permutations that are tried to find one with every condition in every fold
 
 
@@ -49,11 +51,18 @@ class CrossValidation:
         (P,) codes of the true conditions.
     fold
         (P,) fold in which each patient was held out.
-    balanced_accuracy, auroc, log_loss
-        Scores of all predictions together: mean recall, area under the ROC curve (one against the rest if there are
-        more than two conditions), and balanced log-loss in nats.
+    balanced_accuracy, log_loss
+        Scores of all predictions together: mean recall, and balanced log-loss in nats.
+    auroc
+        Area under the ROC curve within folds, one condition against the rest if there are more than two: the fraction
+        of pairs of patients of different conditions, held out in the same fold, in which the right one has the higher
+        probability. One classifier predicts both, so the mean without signal is .5. NaN if no fold has such a pair.
+    pooled_auroc
+        The same over all pairs of patients. It is too low where patients are left out one by one: the fit without a
+        patient has fewer of its condition, so that the mean without signal is about .4.
     intervals
-        95 % intervals (low, high) of ``"balanced_accuracy"`` and ``"auroc"``, by a bootstrap over groups.
+        95 % intervals (low, high) of ``"balanced_accuracy"`` and ``"auroc"``, by a bootstrap over groups; NaN if no
+        resampled set of groups has two conditions.
     families
         (F, 6) weights, in the predictions of each fold, of the state, spread, composition and unlearned mixture
         distances, and of the log-ratios of components and of annotated types.
@@ -74,6 +83,15 @@ class CrossValidation:
     null: NDArray[np.float64]
     samples: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
+    pooled_auroc: float = float("nan")
+
+    @property
+    def p_values(self) -> dict[str, float]:
+        """Permutation p-values of ``"balanced_accuracy"`` and ``"auroc"``: (1 + R of at least the score) / (1 + R)."""
+        scores = {"balanced_accuracy": self.balanced_accuracy, "auroc": self.auroc}
+        # sums of the same numbers in another order may differ by rounding
+        reached = {name: (self.null[:, i] >= score - _ROUNDING).sum() for i, (name, score) in enumerate(scores.items())}
+        return {name: float((1 + count) / (1 + len(self.null))) for name, count in reached.items()}
 
     @property
     def confusion(self) -> NDArray[np.int64]:
@@ -98,7 +116,7 @@ def cross_validate(
       conditions, is not computed again in each fold.
     - `fitter`: Fits the mixtures of each fold.
     - `settings`: Options of the metric.
-    - `n_folds`: Number of folds with the conditions distributed evenly; by default each group is a fold.
+    - `n_folds`: Number of folds with the conditions distributed evenly; by default that of :func:`make_folds`.
     - `n_permutations`: Number of repeats with permuted conditions, whose scores are those of chance.
     - `random_state`: Seed of the permutations and of the bootstrap.
 
@@ -109,45 +127,87 @@ def cross_validate(
     rng = np.random.default_rng(random_state)
     labels = [cells.condition, *(_permute(cells.condition, folds, rng) for _ in range(n_permutations))]
     p, families = predict_folds(mixtures, folds, labels, cells, settings)
-    null = [score_predictions(probabilities, label)[:2] for probabilities, label in zip(p[1:], labels[1:], strict=True)]
-    return summarize(p[0], cells, folds, families[0], np.array(null).reshape(-1, 2), rng)
+    fold = number_folds(folds, len(cells))
+    scores = [score_predictions(p[i], label, fold)[:2] for i, label in enumerate(labels[1:], start=1)]
+    return summarize(p[0], cells, folds, families[0], np.array(scores).reshape(-1, 2), rng)
 
 
-def score_predictions(p: NDArray[np.float64], condition: NDArray[np.int64]) -> tuple[float, float, float]:
-    """Balanced accuracy, area under the ROC curve and balanced log-loss of probabilities (P, C).
+def score_predictions(
+    p: NDArray[np.float64], condition: NDArray[np.int64], fold: NDArray[np.int64] | None = None
+) -> tuple[float, float, float]:
+    """Balanced accuracy, area under the ROC curve within folds and balanced log-loss of probabilities (P, C).
+
+    - `fold`: (P,) fold of each patient; all patients are one fold by default.
 
     Examples
     --------
     >>> score_predictions(np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]]), np.array([0, 0, 1]))[:2]
     (1.0, 1.0)
     """
-    present = np.unique(condition)
-    correct = p.argmax(axis=1) == condition
-    accuracy = float(np.mean([correct[condition == code].mean() for code in present]))
-    areas = [_auroc(p[:, code], condition == code) for code in present]
-    return accuracy, float(np.mean(areas)), balanced_loss(p, condition)
+    folds = np.zeros(len(condition), dtype=np.int64) if fold is None else fold
+    accuracy, area = _PairScores.of(p, condition, folds).scores(np.ones(len(condition)))
+    return accuracy, area, balanced_loss(p, condition)
 
 
-def _auroc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve by ranks (Mann-Whitney); ties count half.
+@dataclass(frozen=True, eq=False)
+class _PairScores:
+    """What the scores of patients that count any number of times are computed from, by products of matrices.
 
-    scikit-learn's function gives the same value up to rounding, but its checks are too slow for a bootstrap.
+    - `correct`: (P,) whether the condition was predicted.
+    - `member`: (P, C) indicators of the conditions.
+    - `pairs`: C matrices (P, P): which patients of a condition are compared with which others of their fold.
+    - `wins`: C matrices (P, P): 1 for a pair in the right order, .5 for a tie.
     """
-    n = int(positive.sum())
-    return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * (len(score) - n)))
+
+    correct: NDArray[np.float64]
+    member: NDArray[np.float64]
+    pairs: NDArray[np.float64]
+    wins: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, p: NDArray[np.float64], condition: NDArray[np.int64], fold: NDArray[np.int64]) -> _PairScores:
+        """Compare probabilities (P, C) within folds."""
+        member = np.eye(p.shape[1])[condition]
+        together = fold[:, None] == fold
+        pairs = member.T[:, :, None] * (1 - member.T[:, None]) * together
+        order = np.sign(p.T[:, :, None] - p.T[:, None])
+        return cls((p.argmax(axis=1) == condition).astype(np.float64), member, pairs, pairs * (order + 1) / 2)
+
+    def scores(self, times: NDArray[np.float64]) -> tuple[float, float]:
+        """Balanced accuracy and area, where each patient counts `times` (P,); NaN where there is nothing to compare."""
+        size = times @ self.member
+        recall = ((times * self.correct) @ self.member)[size > 0] / size[size > 0]
+        number, won = ((matrix @ times) @ times for matrix in (self.pairs, self.wins))
+        areas = won[number > 0] / number[number > 0]
+        return float(recall.mean()), float(areas.mean()) if len(areas) else float("nan")
 
 
 def make_folds(cells: LabeledCells, n_folds: int | None) -> list[NDArray[np.int64]]:
-    """Return the patients of each fold; None makes a fold of each group."""
+    """Return the patients of each fold, with the conditions distributed evenly.
+
+    None makes as many folds as the rarest condition has groups, so that each has a group of every condition, but five
+    if there are as many groups.
+    """
     if n_folds is not None and n_folds < 2:
-        raise ValueError(f"n_folds={n_folds} must be at least 2, or None to leave out each group.")
-    folds = inner_folds(cells.condition, cells.group, int(cells.group.max()) + 1 if n_folds is None else n_folds)
+        raise ValueError(f"n_folds={n_folds} must be at least 2, or None for a group of each condition in each fold.")
+    if n_folds is None:
+        rarest = min(len(np.unique(cells.group[cells.condition == c])) for c in np.unique(cells.condition))
+        n_folds = max(rarest, min(_MIN_FOLDS, int(cells.group.max()) + 1))
+    folds = inner_folds(cells.condition, cells.group, n_folds)
     if sum(map(len, folds)) < len(cells):
         raise ValueError(
             "A condition would have no patient left in some fold: each needs patients of at least two groups, and more "
             "folds keep more of them."
         )
     return folds
+
+
+def number_folds(folds: Sequence[NDArray[np.int64]], n: int) -> NDArray[np.int64]:
+    """Fold (n,) of each patient."""
+    fold = np.zeros(n, dtype=np.int64)
+    for index, rows in enumerate(folds):
+        fold[rows] = index
+    return fold
 
 
 def fit_fold(cells: LabeledCells, rows: NDArray[np.int64], fitter: Fitter) -> FoldMixtures:
@@ -207,20 +267,26 @@ def summarize(
     rng: np.random.Generator,
 ) -> CrossValidation:
     """Score predictions (P, C), with intervals by a bootstrap over groups."""
-    label = cells.condition
-    fold = np.zeros(len(label), dtype=np.int64)
-    for index, rows in enumerate(folds):
-        fold[rows] = index
-    members = [np.flatnonzero(cells.group == group) for group in range(int(cells.group.max()) + 1)]
-    resampled = []
-    for _ in range(_N_BOOTSTRAP):
-        rows = np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
-        if len(np.unique(label[rows])) > 1:
-            resampled.append(score_predictions(p[rows], label[rows])[:2])
-    low, high = (
-        np.quantile(np.array(resampled), [0.025, 0.975], axis=0) if resampled else np.full((2, 2), np.nan)
-    )  # fmt: skip
-    accuracy, area, loss = score_predictions(p, label)
+    label, fold = cells.condition, number_folds(folds, len(cells))
+    pairs, n_groups = _PairScores.of(p, label, fold), int(cells.group.max()) + 1
+    drawn = [np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups) for _ in range(_N_BOOTSTRAP)]
+    resampled = [
+        pairs.scores(times[cells.group].astype(np.float64)) for times in drawn if _is_mixed(label, times[cells.group])
+    ]
     names = ("balanced_accuracy", "auroc")
-    intervals = {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
-    return CrossValidation(p, label, fold, accuracy, area, loss, intervals, families, null)
+    intervals = {name: _interval([scores[i] for scores in resampled]) for i, name in enumerate(names)}
+    accuracy, area, loss = score_predictions(p, label, fold)
+    pooled = score_predictions(p, label)[1]
+    return CrossValidation(p, label, fold, accuracy, area, loss, intervals, families, null, pooled_auroc=pooled)
+
+
+def _is_mixed(label: NDArray[np.int64], times: NDArray[np.int64]) -> bool:
+    """Whether patients that count `times` have at least two conditions."""
+    return len(np.unique(label[times > 0])) > 1
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    """The middle 95 % of the values that are not NaN."""
+    finite = np.array(values)[np.isfinite(values)]
+    low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
+    return float(low), float(high)

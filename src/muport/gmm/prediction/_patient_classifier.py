@@ -119,7 +119,8 @@ class PatientClassifier:
     def family_weights(self) -> dict[str, float]:
         """Weight of each family of views in the prediction."""
         families = dict.fromkeys(FAMILIES, 0.0)
-        for view in (*self.views, *self.ratio_views):
+        views: list[View | RatioView] = [*self.views, *self.ratio_views]
+        for view in views:
             families[view.family] += view.weight
         return families
 
@@ -167,7 +168,7 @@ def fit_classifier(
     views = [View(candidate.metric, candidate.calibration, 0.0) for candidate in candidates]
     ratio_views, held_out = _fit_ratio_views(mixtures, cohort, counts, code, groups)
     probabilities = np.stack([*(candidate.held_out for candidate in candidates), *held_out])
-    families = [view.family for view in (*views, *ratio_views)]
+    families = [view.family for view in views] + [view.family for view in ratio_views]
     # the types come last
     simplest = families.index("types") if "types" in families else None
     weight = weigh_views(probabilities, families, simplest, code, groups)
@@ -219,8 +220,10 @@ def predict_conditions(
     - `counts`: Cells of the new patients, needed by views on log-ratios.
     """
     total = np.zeros((len(mixtures), classifier.n_classes))
-    distances = _view_distances(classifier, mixtures, {} if cache is None else cache)
-    for view, train, new in (*distances, *_ratio_distances(classifier, mixtures, counts)):
+    distances: list[tuple[View | RatioView, NDArray[np.float64], NDArray[np.float64]]]
+    distances = [*_view_distances(classifier, mixtures, {} if cache is None else cache)]
+    distances += _ratio_distances(classifier, mixtures, counts)
+    for view, train, new in distances:
         scores = ridge_scores(train, new, classifier.condition, classifier.n_classes)[view.calibration.penalty]
         total += view.weight * to_probabilities(scores, view.calibration.slope)
     p: NDArray[np.float64] = total / total.sum(axis=1, keepdims=True)

@@ -1,0 +1,191 @@
+"""The methods that treat patients as the samples of a table: as AnnData, and in tests of abundance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, cast
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from muport._checks import check_option
+from muport.data import holds_numbers, joined_numbers
+from muport.gmm._fitted_state import label_samples
+from muport.gmm._inference import CohortInference
+from muport.gmm.interpretation._abundance import Covariate, abundance_effects
+from muport.gmm.metric._log_ratios import centered_log_ratios
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from muport.gmm._fitted_state import GMMState
+    from muport.gmm._inference import Distance
+    from muport.gmm.interpretation._component_groups import ComponentGroups
+
+__all__ = ["SampleTables"]
+
+_MAX_COORDINATES = 10  # coordinates of patients by default
+
+
+class SampleTables(CohortInference):
+    """Patients as an AnnData, and tests with samples as replicates."""
+
+    def to_adata(
+        self, metric: Distance | None = None, n_components: int | None = None, random_state: int = 0
+    ) -> anndata.AnnData:
+        """Return the patients as an AnnData, for scanpy and other packages.
+
+        ``scanpy.pp.neighbors(patients, use_rep="X_mds")`` and all that follows it work on patients as on cells.
+
+        Parameters
+        ----------
+        metric
+            Distance, as for :meth:`get_sample_embedding`.
+        n_components
+            Number of coordinates; by default 10, or one less than the number of patients.
+        random_state
+            Seed of the matching of components.
+
+        Returns
+        -------
+        AnnData with one row for each patient. ``X``: fractions of the matched components. ``obs``: ``n_cells``, and all
+        columns of the cells that have one value in each patient. ``obsm["X_mds"]``: coordinates that preserve the
+        distances; ``obsm["X_types"]``: shares of the annotated types, a DataFrame, if the set-up names them.
+        ``obsp["sample_distances"]``: distances.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`get_sample_embedding`, or if the data of the model do not have the samples of its fit.
+
+        Examples
+        --------
+        >>> import muport
+        >>> adata = muport.datasets.simulated_cohort(n_patients=8, n_cells=60, n_dims=5, random_state=0)
+        >>> muport.GMM.setup_anndata(adata, labels_key="condition", cell_type_key="cell_type")
+        >>> model = muport.GMM(adata)
+        >>> model.fit_gmm(k_comps=3, verbose=False)
+        >>> patients = model.to_adata()
+        >>> patients.shape, list(patients.obs), patients.obsm["X_mds"].shape
+        ((8, 3), ['n_cells', 'sample', 'condition'], (8, 7))
+        """
+        state: GMMState = self._fitted()
+        n = len(state.samples)
+        distance: Distance = metric or ("mw2" if state.classifier is None else "learnt")
+        count = min(_MAX_COORDINATES, max(n - 1, 1)) if n_components is None else n_components
+        coordinates = self.get_sample_embedding(count, distance)
+        shares = self.match_components(random_state=random_state).shares
+        names = [f"component {i}" for i in range(shares.shape[1])]
+        obs = self._sample_columns()
+        adata = anndata.AnnData(shares.astype(np.float32), obs=obs, var=pd.DataFrame(index=names))
+        adata.obsm["X_mds"] = coordinates.to_numpy()
+        if state.types and state.counts is not None:
+            types = state.counts.types / np.maximum(state.counts.types.sum(axis=1, keepdims=True), 1e-12)
+            adata.obsm["X_types"] = pd.DataFrame(types, index=obs.index, columns=list(state.types))
+        adata.obsp["sample_distances"] = self.get_sample_distances(distance).to_numpy()
+        return adata
+
+    def test_abundance(
+        self,
+        by: Literal["types", "components"] | None = None,
+        covariate_keys: Sequence[str] = (),
+        groups: ComponentGroups | None = None,
+        random_state: int = 0,
+    ) -> pd.DataFrame:
+        """Test which types or components are more or less frequent in a condition; samples are the replicates.
+
+        Parameters
+        ----------
+        by
+            ``"types"``: the annotated types of the set-up. ``"components"``: the matched components. By default the
+            types if there are any.
+        covariate_keys
+            Columns of the cells, with one value in each sample, whose effects are removed: numbers, or categories such
+            as the batch. With the person as covariate, samples of one person are compared with each other.
+        groups
+            Result of :meth:`match_components`; computed by default.
+        random_state
+            Seed of the matching.
+
+        Returns
+        -------
+        One row for each type or component and each condition but the first, in the order of the names: ``effect``, the
+        natural logarithm of the fold change against most others, ``se``, ``t``, ``p``, and ``q`` of Benjamini and
+        Hochberg over all rows; mean shares in the condition and in the first one (``reference``).
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+        ValueError
+            If fewer than two conditions are known, there are no types, samples have no or several values of a
+            covariate, the covariates cannot be told apart from the condition, or samples are too few.
+
+        References
+        ----------
+        Zhou et al. (2022), LinDA: linear models for differential abundance analysis of microbiome compositional data,
+        Genome Biology 23, 95.
+        """
+        state: GMMState = self._fitted()
+        check_option("by", by, (None, "types", "components"))
+        if by == "types" and not state.types:
+            raise ValueError("by='types' needs annotated types: set up a cell_type_key, or pass by='components'.")
+        known = self._known_patients()
+        if isinstance(covariate_keys, str):
+            raise TypeError(
+                f"covariate_keys={covariate_keys!r} must be a list of columns, such as [{covariate_keys!r}]."
+            )
+        covariates = {key: self._read_covariate(key, known) for key in covariate_keys}
+        if state.counts is None:
+            raise ValueError("this model was saved by an earlier version: fit it again.")
+        if by == "components" or not state.types:
+            matched = groups if groups is not None else self.match_components(random_state=random_state)
+            shares, total = matched.shares[known], state.counts.total[known]
+            names = [f"component {i}" for i in range(len(matched))]
+        else:
+            shares, names = state.counts.types[known], list(state.types)
+            total = shares.sum(axis=1)
+            if (lacking := np.flatnonzero(total == 0)).size:
+                raise ValueError(f"sample {state.samples[known[lacking[0]]]!r} has no cell with a type: annotate some.")
+        ratios = centered_log_ratios(shares, total)
+        fractions = shares / shares.sum(axis=1, keepdims=True)
+        return abundance_effects(ratios, fractions, state.condition[known], state.conditions, names, covariates)
+
+    def _known_patients(self) -> NDArray[np.int64]:
+        """Patients of known condition, of which there must be two or more."""
+        state: GMMState = self._fitted()
+        known = np.flatnonzero(state.condition >= 0)
+        if len(np.unique(state.condition[known])) < 2:
+            raise ValueError(
+                f"labels_key={self._setup.labels_key!r}: a test needs patients of at least two conditions."
+            )
+        return known
+
+    def _read_covariate(self, key: str, patients: NDArray[np.int64]) -> Covariate:
+        """Values of a column in some of the patients, in each of which it has one value."""
+        rows = self._fitted_rows()
+        sample = cast("NDArray[np.int64]", rows.sample)
+        if holds_numbers(self.adata, key):
+            numbers = joined_numbers(self.adata, key, "covariate_keys")
+            levels, codes = np.unique(numbers, return_inverse=True)
+        else:
+            levels, (codes, names) = np.zeros(0), self._read_labels(key)
+        texts = tuple(map(str, levels)) if len(levels) else names
+        code = label_samples(sample, codes, rows.samples, texts, f"covariate_keys={key!r}", "value")[patients]
+        if (code < 0).any():
+            raise ValueError(f"covariate_keys={key!r}: {int((code < 0).sum())} samples have no value: give them one.")
+        return Covariate(levels[code] if len(levels) else code.astype(np.float64), not len(levels))
+
+    def _sample_columns(self) -> pd.DataFrame:
+        """Number of cells of each sample, and the columns of the cells that have one value in each."""
+        rows = self._fitted_rows()
+        sample = cast("NDArray[np.int64]", rows.sample)
+        first = np.unique(sample, return_index=True)[1]
+        table = pd.DataFrame({"n_cells": np.bincount(sample)}, index=list(rows.samples))
+        for name, values in self.adata.obs.items():
+            codes = pd.factorize(values)[0]
+            if str(name) != "n_cells" and not str(name).startswith("_scvi_") and (codes == codes[first][sample]).all():
+                table[str(name)] = values.iloc[first].array
+        return table

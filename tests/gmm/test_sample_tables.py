@@ -1,0 +1,79 @@
+"""Patients as an AnnData, and abundance tests through the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from muport import GMM
+
+
+@pytest.fixture(scope="module")
+def typed(drawn, set_up) -> GMM:
+    """Not to be changed."""
+    adata = drawn(12, 60, state_effect=0.0, composition_effect=2.5, composition_noise=0.3)
+    code = adata.obs["sample"].cat.codes
+    adata.obs["age"] = 40.0 + code
+    adata.obs["batch"] = np.array(["x", "y", "y"])[code % 3]
+    adata.obs["same"] = adata.obs["condition"].astype(str)
+    adata.obs["mixed"] = np.arange(adata.n_obs) % 2
+    model = set_up(adata, cell_type_key="cell_type")
+    model.fit_gmm(k_comps=3, verbose=False)
+    return model
+
+
+def test_patients_are_rows(typed):
+    patients = typed.to_adata()
+    assert list(patients.obs_names) == list(typed.state_.samples)
+    assert patients.obs["n_cells"].tolist() == [60] * 12
+    assert {"condition", "age", "batch"} <= set(patients.obs)
+    assert not {"mixed", "cell_type"} & set(patients.obs)
+    np.testing.assert_allclose(np.asarray(patients.X).sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(patients.obsm["X_types"].sum(axis=1), 1)
+    distances = patients.obsp["sample_distances"]
+    np.testing.assert_array_equal(distances, typed.get_sample_distances("mw2"))
+    # all coordinates of a metric of 12 points give the distances again, up to directions of negative eigenvalue
+    assert patients.obsm["X_mds"].shape == (12, 10)
+
+
+def test_scanpy_works_on_patients(typed, tmp_path):
+    sc = pytest.importorskip("scanpy")
+    patients = typed.to_adata()
+    sc.pp.neighbors(patients, n_neighbors=4, use_rep="X_mds")
+    sc.tl.diffmap(patients, n_comps=3)
+    assert patients.obsm["X_diffmap"].shape[0] == 12
+    assert patients.obsp["sample_distances"].shape == (12, 12)
+    patients.write_h5ad(tmp_path / "patients.h5ad")
+
+
+def test_the_changed_type_is_found(typed):
+    table = typed.test_abundance(covariate_keys=["age", "batch"])
+    enriched = typed.adata.uns["simulation"]["enriched_states"][0]
+    assert table["p"].idxmin() == enriched
+    assert list(table.index) == ["S0", "S1", "S2"]
+    components = typed.test_abundance("components")
+    assert list(components.index) == [f"component {i}" for i in range(len(components))]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"by": "cells"}, ValueError, "by='cells'"),
+        ({"covariate_keys": ["sex"]}, KeyError, "sex"),
+        ({"covariate_keys": "age"}, TypeError, "must be a list"),
+        ({"covariate_keys": ["same"]}, ValueError, "cannot be told apart"),
+        ({"covariate_keys": ["mixed"]}, ValueError, "covariate_keys='mixed'.*more than one value"),
+        ({"covariate_keys": ["sample"]}, ValueError, "cannot be told apart"),
+    ],
+)
+def test_bad_designs_are_refused(typed, options, error, match):
+    with pytest.raises(error, match=match):
+        typed.test_abundance(**options)
+
+
+def test_types_are_needed(drawn, set_up):
+    model = set_up(drawn(6, 30))
+    model.fit_gmm(k_comps=2, verbose=False)
+    with pytest.raises(ValueError, match="set up a cell_type_key"):
+        model.test_abundance("types")
+    assert "X_types" not in model.to_adata().obsm
