@@ -26,6 +26,7 @@ MODULES = {
     "unshared": "modalities.unshared",
     "atlas": "atlas.centroids",
     "velocity": "velocity.fields",
+    "held_out_days": "velocity.held_out_days",
     "cohort": "patients.cohort",
 }
 

@@ -144,3 +144,53 @@ def test_changed_cells_are_noticed(adata):
     changed.obsm["X_pca"] = changed.obsm["X_pca"] + 5
     with pytest.raises(ValueError, match="use_rep"):
         model.get_coupling(FORK, LATE)
+
+
+def test_populations_between_and_beyond_the_days(model, adata):
+    found = model.predict_population(3.0, n_cells=300)
+    assert found.obsm["X_pca"].shape == (300, 3)
+    assert found.obsm["X_pca"][:, 0].mean() == pytest.approx(6, abs=0.3)
+    assert found.obs["mass"].sum() == pytest.approx(60)
+    origins = adata.obs.loc[found.obs["origin"], "day"].unique()
+    assert set(origins) == {"E1"}
+    ends = adata.obs.loc[found.obs["destination"], "fate"].to_numpy()
+    assert (np.sign(found.obsm["X_pca"][:, 1]) == np.where(ends == "up", 1, -1)).mean() > 0.99
+    ahead = model.predict_population(END + 1)
+    assert ahead.n_obs == 60
+    assert (ahead.obs["destination"] == "").all()
+
+
+def test_a_forecast_uses_the_earlier_days_alone(adata):
+    changed = adata.copy()
+    changed.obsm["X_pca"][adata.obs["day"].isin(["E5", "E6"])] += 7
+    forecasts = [fit(data).predict_population(3.0, source_time=FORK).obsm["X_pca"] for data in (adata.copy(), changed)]
+    assert (forecasts[0] == forecasts[1]).all()
+    assert forecasts[0][:, 0].mean() == pytest.approx(2 + 1 - np.exp(-2), abs=0.2)
+
+
+def test_held_out_days_are_predicted(model):
+    table = model.validate_held_out()
+    assert table["time"].unique().tolist() == [FORK, LATE]
+    scores = table[table["time"] == LATE].set_index("prediction")["w1"]
+    assert scores["predicted"] < scores["day before"]
+    assert model.validate_held_out([LATE], metric="w2", max_cells=30)["w2"].is_monotonic_increasing
+
+
+BAD_PREDICTIONS = {
+    "no number": (lambda m: m.predict_population("soon"), ValueError, "time='soon'"),
+    "infinite": (lambda m: m.predict_population(float("inf")), ValueError, "time=inf"),
+    "no cells": (lambda m: m.predict_population(3, n_cells=0), ValueError, "n_cells=0"),
+    "unknown source": (lambda m: m.predict_population(3, source_time=2), KeyError, "source_time=2"),
+    "one day only": (lambda m: m.predict_population(3, source_time=0), ValueError, "only measured time 0"),
+    "last day": (lambda m: m.validate_held_out([6]), ValueError, "6 is the first or the last time"),
+    "unknown day": (lambda m: m.validate_held_out([2]), KeyError, "times=2"),
+    "metric": (lambda m: m.validate_held_out(metric="w3"), ValueError, "metric='w3'"),
+}
+
+
+@pytest.mark.promise("Malformed objects and arguments are refused with the reason, and nothing is changed")
+@pytest.mark.parametrize("case", BAD_PREDICTIONS)
+def test_what_cannot_be_predicted_is_refused(case, model):
+    call, error, words = BAD_PREDICTIONS[case]
+    with pytest.raises(error, match=words):
+        call(model)

@@ -50,6 +50,11 @@ _CATALOG = {
     "paul15_tradeseq": _h5ad("counts", None),
     "covid_gloscope_20samples_pcs": _h5ad("features", "sample"),
     "melanoma_scfeatures_550": _h5ad("log", "patient", "cellTypes"),
+    "mesc_pre_5times_scode": _h5ad("log", None, None),
+    "mef_neuron_5times_scode": _h5ad("log", None, None),
+    "dyngen_5times": _h5ad("features", None, None),
+    "gene_circuit_5times": _h5ad("features", None, None),
+    "mouse_hematopoiesis_2d_3times": _h5ad("features", None, None),
 }
 
 #: The seven data sets of the batch integration benchmarks.

@@ -1,4 +1,4 @@
-"""Cells measured at a few times: plans between the days, and populations that follow them.
+"""Cells measured at a few times: plans between the days, populations that follow them, and predictions.
 
 In the order of reading:
 
@@ -6,4 +6,6 @@ In the order of reading:
 - ``_couplings``: transport plans between the cells of successive days
 - ``_populations``: populations of cells followed through the plans
 - ``_transition_tables``: transitions between annotations of two days, with bootstrap intervals
+- ``_interpolation``: the population at any time, from the plans between the measured days
+- ``_held_out_days``: measured days predicted without their cells, beside simpler predictions
 """

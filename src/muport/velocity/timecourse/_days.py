@@ -64,7 +64,8 @@ class Days:
         except (TypeError, ValueError):
             found = np.zeros(0, np.int64)
         if len(found) == 0:
-            raise KeyError(f"{argument}={time!r} is not a measured time: the times are {self.times.tolist()}.")
+            value = time.item() if isinstance(time, np.generic) else time
+            raise KeyError(f"{argument}={value!r} is not a measured time: the times are {self.times.tolist()}.")
         return int(found[0])
 
     def without(self, day: int) -> Days:
@@ -75,6 +76,10 @@ class Days:
     def until(self, day: int) -> Days:
         """The cells of this day and of those before it."""
         return self.take(self.time <= self.times[day])
+
+    def since(self, day: int) -> Days:
+        """The cells of this day and of those after it."""
+        return self.take(self.time >= self.times[day])
 
     def take(self, kept: NDArray[np.bool_]) -> Days:
         """The cells of a mask (n,)."""

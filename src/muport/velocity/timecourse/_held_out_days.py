@@ -1,0 +1,148 @@
+"""Measured days predicted without their cells, beside simpler predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from muport.ot import solve
+from muport.velocity.timecourse._couplings import couple_days
+from muport.velocity.timecourse._interpolation import population_at
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from muport.velocity.timecourse._couplings import CouplingOptions
+    from muport.velocity.timecourse._days import Days
+    from muport.velocity.timecourse._interpolation import Population
+
+    type Floats = NDArray[np.float64]
+
+__all__ = ["HeldOutOptions", "compare_populations", "held_out_table", "mccann_interpolation"]
+
+_N_HALVES = 5  # splits of a day into halves, of which the mean is reported
+_KERNEL_CELLS = 2000  # cells from which the width of the kernel is computed
+
+
+@dataclass(frozen=True)
+class HeldOutOptions:
+    """How held-out days are compared.
+
+    - `metric`: ``"w1"``, ``"w2"`` or ``"mmd"``, by which the predictions of a day are sorted.
+    - `max_cells`: Largest number of cells of a day, and of a prediction, that are compared: exact distances take the
+      square of it; larger sets are sampled.
+    - `random_state`: Seed of samples and splits.
+    """
+
+    metric: str = "w1"
+    max_cells: int = 3000
+    random_state: int = 0
+
+
+def held_out_table(
+    days: Days, positions: Sequence[int], coupling: CouplingOptions, options: HeldOutOptions = HeldOutOptions()
+) -> pd.DataFrame:
+    """Leave each day out, couple the others again, predict it, and compare with its cells.
+
+    The predictions are: ``predicted`` (:func:`population_at`, from the days on both sides), ``forecast`` (from the
+    earlier days alone, where there are two), ``mccann`` (the straight interpolation of the exact plan between the two
+    neighbors), ``day before``, ``day after``, and ``halves``: one half of the day against the other, a floor for equal
+    numbers of cells. Nothing of the held-out day enters a prediction but its time.
+
+    Returns one row for each day and prediction, best first within a day: ``time``, ``prediction``, ``n_cells`` (of the
+    day), ``w1``, ``w2``, ``mmd``, ``mass_error`` (|predicted - measured number of cells| / measured).
+    """
+    rows = []
+    for day in positions:
+        target = _at_most(days.cells(day).astype(np.float64), options)
+        n = int(days.n_cells[day])
+        found = []
+        for name, (x, weight, mass) in _predictions(days, day, coupling, options).items():
+            scores = compare_populations(x, target, weight)
+            found.append({"prediction": name} | scores | {"mass_error": abs(mass - n) / n})
+        found.append({"prediction": "halves"} | _compare_halves(target, options) | {"mass_error": 0.0})
+        found.sort(key=lambda row: row[options.metric])
+        rows += [{"time": float(days.times[day]), "n_cells": n} | row for row in found]
+    columns = ["time", "prediction", "n_cells", "w1", "w2", "mmd", "mass_error"]
+    return pd.DataFrame(rows)[columns]
+
+
+def compare_populations(x: Floats, y: Floats, weight: Floats | None = None) -> dict[str, float]:
+    """Exact Wasserstein distances of order 1 and 2, and the maximum mean discrepancy, of weighted points to points.
+
+    The kernel of the discrepancy is Gaussian, its width the median distance between points of `y`.
+    """
+    a = np.full(len(x), 1 / len(x)) if weight is None else weight / weight.sum()
+    b = np.full(len(y), 1 / len(y))
+    distance = torch.cdist(torch.from_numpy(x), torch.from_numpy(y))
+    masses = {"a": torch.from_numpy(a), "b": torch.from_numpy(b), "method": "exact"}
+    w1 = float(solve(cost=distance, **masses).cost)
+    w2 = float(solve(cost=distance.square(), **masses).cost)
+    within = torch.cdist(torch.from_numpy(y[:_KERNEL_CELLS]), torch.from_numpy(y[:_KERNEL_CELLS]))
+    width = max(float(within.median()), np.finfo(np.float64).tiny)
+    means = [
+        float(masses[one] @ torch.exp(-torch.cdist(p, q).square() / (2 * width**2)) @ masses[two])
+        for one, two, p, q in _pairs(torch.from_numpy(x), torch.from_numpy(y))
+    ]
+    return {"w1": w1, "w2": max(w2, 0.0) ** 0.5, "mmd": max(means[0] + means[1] - 2 * means[2], 0.0) ** 0.5}
+
+
+def _pairs(x: torch.Tensor, y: torch.Tensor) -> list[tuple[str, str, torch.Tensor, torch.Tensor]]:
+    return [("a", "a", x, x), ("b", "b", y, y), ("a", "b", x, y)]
+
+
+def mccann_interpolation(x: Floats, y: Floats, alpha: float) -> tuple[Floats, Floats]:
+    """Points and masses of McCann's interpolation between two sets of cells: straight paths of the exact plan."""
+    cost = torch.cdist(torch.from_numpy(x), torch.from_numpy(y)).square()
+    plan = solve(cost=cost, method="exact").plan.numpy()
+    i, j = np.nonzero(plan)
+    return (1 - alpha) * x[i] + alpha * y[j], plan[i, j]
+
+
+def _predictions(
+    days: Days, day: int, coupling: CouplingOptions, options: HeldOutOptions
+) -> dict[str, tuple[Floats, Floats | None, float]]:
+    """Points, weights and total mass of each prediction of a day."""
+    time, others, n = float(days.times[day]), days.without(day), days.n_cells
+    sides = [_at_most(days.cells(side).astype(np.float64), options) for side in (day - 1, day + 1)]
+    alpha = float((time - days.times[day - 1]) / (days.times[day + 1] - days.times[day - 1]))
+    total = float(n[day - 1]) ** (1 - alpha) * float(n[day + 1]) ** alpha
+    found = {"predicted": _predict(others, time, coupling, options)}
+    if day > 1:
+        found["forecast"] = _predict(days.until(day - 1), time, coupling, options)
+    found["mccann"] = (*mccann_interpolation(*sides, alpha), total)
+    found["day before"] = sides[0], None, float(n[day - 1])
+    found["day after"] = sides[1], None, float(n[day + 1])
+    return found
+
+
+def _predict(
+    days: Days, time: float, coupling: CouplingOptions, options: HeldOutOptions
+) -> tuple[Floats, Floats | None, float]:
+    population: Population = population_at(
+        days, lambda day: couple_days(days, day, day + 1, coupling), time, random_state=options.random_state
+    )
+    return _at_most(population.x.astype(np.float64), options), None, float(population.mass.sum())
+
+
+def _compare_halves(y: Floats, options: HeldOutOptions) -> dict[str, float]:
+    """Mean scores of one half of the cells against the other."""
+    rng = np.random.default_rng(options.random_state)
+    scores = []
+    for _ in range(_N_HALVES):
+        order = rng.permutation(len(y))
+        scores.append(compare_populations(y[order[: len(y) // 2]], y[order[len(y) // 2 :]]))
+    return {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
+
+
+def _at_most(x: Floats, options: HeldOutOptions) -> Floats:
+    """The cells, or a sample of the largest number that is compared."""
+    if len(x) <= options.max_cells:
+        return x
+    return x[np.random.default_rng(options.random_state).choice(len(x), options.max_cells, replace=False)]

@@ -1,0 +1,155 @@
+"""The population at any time, from the plans between the measured days."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from muport.neighbors import knn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from muport.velocity.timecourse._couplings import DayPlan
+    from muport.velocity.timecourse._days import Days
+
+    type Floats = NDArray[np.float64]
+    type Ints = NDArray[np.int64]
+    type Plans = Callable[[int], DayPlan]
+
+__all__ = ["Population", "population_at"]
+
+_CURVATURE = 0.5  # fraction of the curvature that is added to a straight path, chosen on simulated courses
+_AHEAD = 0.5  # fraction of a displacement that goes on beyond the measured days, chosen on simulated courses
+_SMOOTHED = 15  # neighbors over which displacements are averaged beyond the measured days
+_MIN_DRAWN = 1000  # cells of a population between two days, by default at least
+_MIN_GROWTH = 1e-12  # smallest number of descendants of which a power is taken
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Cells of a predicted population.
+
+    - `x`: (n, d) float32 coordinates.
+    - `mass`: (n,) number of cells that each stands for, on the scale of the measured numbers of cells.
+    - `origin`, `destination`: (n,) positions of the measured cells between which each lies; -1 where there is none.
+    """
+
+    x: NDArray[np.float32]
+    mass: Floats
+    origin: Ints
+    destination: Ints
+
+
+def population_at(
+    days: Days, plans: Plans, time: float, n_cells: int | None = None, random_state: int = 0
+) -> Population:
+    """Predict the population at a time between the measured days, or beyond them.
+
+    Between two days, pairs of cells (i, j) are drawn from their plan T, and each moves along a path from x_i to y_j. A
+    straight path, with alpha the fraction of the interval h, is (1 - alpha) x_i + alpha y_j. The days on either side
+    bend it: with b_i the mean origin of x_i on the day before, h' earlier, ::
+
+        c_i = ((y_j - x_i) / h - (x_i - b_i) / h') / (h + h') min(1, h' / h)
+
+    is the second divided difference (Newton), shrunk where h' is short, since its error grows with h / h'. The path is
+    moved by .5 ((1 - alpha) c_i + alpha c'_j) (alpha h)(alpha h - h), with c'_j that of the day after; a side without a
+    day is straight. Along the path the mass of a pair changes from 1/n times its share of the descendants of i to T_ij:
+    with g_i the descendants of i, it is T_ij g_i^(alpha - 1).
+
+    Beyond the last day (or before the first one) all its cells move on by their displacements x_j - b_j since the day
+    before, averaged over 15 neighbors, times .5 (1 - exp(-gap / h)): at most half as far as they came in the last
+    interval.
+
+    - `plans`: Position of a day -> plan to the next day.
+    - `n_cells`: Number of cells; by default the expected number, n^(1 - alpha) m^alpha, at least 1,000, or all cells of
+      the day beyond the measured ones.
+
+    Raises ValueError if the time is beyond the measured days and there is one of them only.
+
+    Examples
+    --------
+    >>> from muport.velocity.timecourse._couplings import couple_days
+    >>> from muport.velocity.timecourse._days import Days
+    >>> days = Days(np.repeat([[0.0], [4.0]], 20, axis=0).astype(np.float32), np.repeat([0.0, 2.0], 20))
+    >>> population = population_at(days, lambda day: couple_days(days, day, day + 1), 0.5)
+    >>> population.x.mean().round(3), population.mass.sum().round(3)
+    (np.float32(1.0), np.float64(20.0))
+    """
+    times = days.times
+    rng = np.random.default_rng(random_state)
+    exact = np.flatnonzero(times == time)
+    if len(exact):
+        return _measured(days.members[exact[0]], days, n_cells, rng)
+    if times[0] < time < times[-1]:
+        return _between(days, plans, int(np.searchsorted(times, time)) - 1, time, n_cells, rng)
+    if len(times) < 2:
+        raise ValueError(f"time={time:g} is beyond the only measured time {times[0]:g}: two are needed to predict one.")
+    return _beyond(days, plans, time, n_cells, rng)
+
+
+def _measured(rows: Ints, days: Days, n_cells: int | None, rng: np.random.Generator) -> Population:
+    """The measured cells, or a sample of them."""
+    taken = rows if n_cells is None else rows[_systematic(np.ones(len(rows)), n_cells, rng)]
+    return Population(days.x[taken], np.full(len(taken), len(rows) / len(taken)), taken, taken)
+
+
+def _between(
+    days: Days, plans: Plans, day: int, time: float, n_cells: int | None, rng: np.random.Generator
+) -> Population:
+    """The population between a day and the next one."""
+    h = days.times[day + 1] - days.times[day]
+    alpha = float((time - days.times[day]) / h)
+    n, m = days.n_cells[day : day + 2].astype(np.float64)
+    total = n ** (1 - alpha) * m**alpha
+    plan = plans(day)
+    pairs = plan.plan.tocoo()
+    mass = pairs.data * np.maximum(plan.growth, _MIN_GROWTH)[pairs.row] ** (alpha - 1)
+    count = max(_MIN_DRAWN, round(total)) if n_cells is None else n_cells
+    drawn = _systematic(mass, count, rng)
+    i, j = pairs.row[drawn].astype(np.int64), pairs.col[drawn].astype(np.int64)
+    before, after = (days.cells(side).astype(np.float64) for side in (day, day + 1))
+    slope = (after[j] - before[i]) / h
+    curvature = np.zeros_like(slope)
+    if day > 0:
+        gap = days.times[day] - days.times[day - 1]
+        came = (before - plans(day - 1).mean_source(days.cells(day - 1).astype(np.float64))) / gap
+        curvature += (1 - alpha) * min(1.0, gap / h) * (slope - came[i]) / (h + gap)
+    if day + 2 < len(days.times):
+        gap = days.times[day + 2] - days.times[day + 1]
+        went = (plans(day + 1).mean_target(days.cells(day + 2).astype(np.float64)) - after) / gap
+        curvature += alpha * min(1.0, gap / h) * (went[j] - slope) / (h + gap)
+    x = before[i] + alpha * h * slope + _CURVATURE * (alpha * h) * (alpha * h - h) * curvature
+    rows = [days.members[side][cells] for side, cells in ((day, i), (day + 1, j))]
+    return Population(x.astype(np.float32), np.full(count, total / count), *rows)
+
+
+def _beyond(days: Days, plans: Plans, time: float, n_cells: int | None, rng: np.random.Generator) -> Population:
+    """The population after the last day, or before the first one."""
+    forward = time > days.times[-1]
+    last, previous = (len(days.times) - 1, len(days.times) - 2) if forward else (0, 1)
+    plan = plans(min(last, previous))
+    other, own = days.cells(previous).astype(np.float64), days.cells(last).astype(np.float64)
+    displacement = own - (plan.mean_source(other) if forward else plan.mean_target(other))
+    z = days.denoised[days.members[last]]
+    neighbors = knn(z, min(_SMOOTHED, len(z) - 1), query=z).indices
+    h = abs(days.times[last] - days.times[previous])
+    fraction = _AHEAD * (1 - np.exp(-abs(time - days.times[last]) / h))
+    x = own + fraction * displacement[neighbors].mean(axis=1)
+    total = days.n_cells[last] * (days.n_cells[last] / days.n_cells[previous]) ** fraction
+    rows = days.members[last]
+    taken = np.arange(len(rows)) if n_cells is None else _systematic(np.ones(len(rows)), n_cells, rng)
+    absent = np.full(len(taken), -1, np.int64)
+    ends = (rows[taken], absent) if forward else (absent, rows[taken])
+    return Population(x[taken].astype(np.float32), np.full(len(taken), float(total) / len(taken)), *ends)
+
+
+def _systematic(mass: Floats, n: int, rng: np.random.Generator) -> Ints:
+    """(n,) positions drawn in proportion to mass by systematic sampling: counts are the expected ones, rounded."""
+    cumulative = np.cumsum(mass, dtype=np.float64)
+    points = (np.arange(n) + rng.random()) * (cumulative[-1] / n)
+    return np.searchsorted(cumulative, points, side="right").clip(max=len(mass) - 1).astype(np.int64)
