@@ -22,21 +22,22 @@ if TYPE_CHECKING:
 COURSES = {
     "dyngen_5times": "time",
     "gene_circuit_5times": "time",
-    "mouse_hematopoiesis_2d_3times": "time",
     "mesc_pre_5times_scode": "time",
     "mef_neuron_5times_scode": "time",
     "larry_cospar_781": "day",
+    "mouse_hematopoiesis_2d_3times": "time",
 }
 SEEDS = range(3)
-MAX_CELLS = 1500
+MAX_CELLS = 1000
 ORDER = ("predicted", "forecast", "mccann", "day before", "day after", "halves")
 NOTE = f"""\
 Each inner day is left out, the other days are coupled again, and the day is predicted (`Velocity.validate_held_out`,
 all choices at their defaults, which were set on simulated courses). Figures are means over the inner days and
 {len(SEEDS)} seeds, against all cells of the day (days above {MAX_CELLS:,} cells, in mouse_hematopoiesis only, are
-sampled). Coordinates are those of the file (`X_feat`), or the principal components of `muport.datasets.load` (at most 50), the
-same for every row. W1 and W2: exact, Euclidean. MMD: Gaussian kernel. Mass error: relative error of the number of
-cells. *predicted*: from the days on both sides. *forecast*: from the earlier days alone, for days with two of these.
+sampled). Coordinates are those of the file (`X_feat`), or the principal components of `muport.datasets.load` (at most
+50), the same for every row. W1 and W2: exact, Euclidean. MMD: Gaussian kernel. Mass error: relative error of the
+number of cells. *predicted*: from the days on both sides. *forecast*: from the earlier days alone, for days with two
+of these.
 *mccann*: the straight interpolation of the exact plan between the two neighbors. *halves*: one half of the day against
 the other. It is no lower bound: cells between two days average the noise of two cells, and a half has half as many
 cells.

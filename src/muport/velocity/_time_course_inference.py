@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -432,7 +433,7 @@ class TimeCourseInference(FateInference):
     def _obsm_key(self) -> str:
         """Key of the representation; of the first modality if there are several."""
         use_rep = self._setup.use_rep
-        return use_rep if isinstance(use_rep, str) else str(next(iter(use_rep.values())))
+        return next(iter(use_rep.values())) if isinstance(use_rep, Mapping) else str(use_rep)
 
     def _annotation(self, course: _Course, day: int, key: str, sample_key: str | None) -> Annotation:
         """A column, and the samples, of the cells of a day; without the values that none of them has."""
@@ -526,4 +527,6 @@ def _as_anndata(population: Population, names: pd.Index, time: float, key: str) 
     with_absent = np.append(names.astype(str).to_numpy(dtype=object), "")
     for column, rows in (("origin", population.origin), ("destination", population.destination)):
         obs[column] = with_absent[rows]
-    return anndata.AnnData(obs=obs, obsm={key: population.x})
+    adata = anndata.AnnData(obs=obs)
+    adata.obsm[key] = population.x
+    return adata

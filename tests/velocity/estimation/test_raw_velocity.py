@@ -207,3 +207,14 @@ def test_windows_of_one_day_have_no_growth():
     growth = estimate_raw_velocity(adata.obsm["X_pca"], time, windows, VelocityHyperparameters(tau=0.5)).growth
     assert np.isfinite(growth).all()
     assert np.abs(growth).max() < 1e3
+
+
+@pytest.mark.parametrize("times", [(0, 1, 5, 6), (0, 1, 20, 21), (0, 10, 30, 60)])
+def test_unequal_days_have_the_velocity_of_a_line(times):
+    """Gaps that differ by twenty times: the first and the last day are covered too."""
+    time = np.repeat(np.asarray(times, np.float64), 30)
+    rng = np.random.default_rng(0)
+    x = np.stack([10 * time, rng.normal(size=len(time))], axis=1)
+    raw = estimate_raw_velocity(x, time, pair_time_windows(time))
+    assert (raw.weight > 0).all()
+    assert raw.velocity[:, 0] == pytest.approx(np.full(len(time), 10), rel=0.01)

@@ -168,3 +168,10 @@ def test_a_region_too_small_is_left_out():
         pair_spatial_windows(
             np.zeros((130, 1)), np.arange(130.0), cluster, hyperparameters=VelocityHyperparameters(min_window_size=90)
         )
+
+
+def test_small_days_beside_large_ones_are_bins_of_their_own():
+    time = np.repeat([0.0, 1.0, 5.0, 6.0], [12, 15, 2000, 2000])
+    windows = pair_time_windows(time)
+    assert np.unique(windows.cluster[time < 5]).tolist() == [0, 1]
+    assert len(np.unique(windows.cluster)) == 4

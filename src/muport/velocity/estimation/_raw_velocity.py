@@ -36,7 +36,8 @@ class RawVelocity:
     """Velocity of each cell from the plans, before any smoothing.
 
     A cell is covered if it has matches on both sides of its difference quotient, and if the time gap between them is
-    more than a fifth of the median gap.
+    more than a fifth of the median gap. In a time course, where all cells of a bin have the same time, any gap is
+    accepted.
 
     - `velocity`: (n, d) float32 displacement per unit of time; 0 where not covered.
     - `weight`: (n,) float32 time gap of the difference quotient, its weight in a fit; 0 where not covered.
@@ -347,7 +348,9 @@ def _compute_velocity(inputs: _TransportInputs, sums: _WindowSums, windows: Wind
         confidence = covered.float() * n_windows[1] / n_windows[1].max().clamp(min=1)
     displacement = later - earlier
     gap = displacement[:, -1]
-    smallest = _MIN_GAP * float(gap[covered].median()) if bool(covered.any()) else 0.0
+    # between measured times a short gap is no noise: all cells of a bin have one time
+    noisy = bool(covered.any()) and not _has_one_time_per_bin(windows, inputs.time)
+    smallest = _MIN_GAP * float(gap[covered].median()) if noisy else 0.0
     covered &= gap > max(smallest, 0.0)
     velocity = torch.where(covered[:, None], displacement[:, :-1] / torch.where(covered, gap, 1)[:, None], 0)
     midpoint = torch.where(covered, (later[:, -1] + earlier[:, -1]) / 2, own[:, -1])
@@ -360,3 +363,10 @@ def _compute_velocity(inputs: _TransportInputs, sums: _WindowSums, windows: Wind
         converged=converged,
         midpoint=midpoint.double().numpy() + inputs.mean_time,
     )
+
+
+def _has_one_time_per_bin(windows: Windows, time: Tensor) -> bool:
+    """Whether the bins are the measured times of a course."""
+    taken = windows.cluster >= 0
+    n_times = len(np.unique(time.cpu().numpy()[taken]))
+    return windows.kind == "time" and n_times == len(np.unique(windows.cluster[taken]))

@@ -89,7 +89,7 @@ def pair_time_windows(
     - `time`: (n,) pseudotime or real time.
     - `batch`: (n,) batch of each cell, of any type; one batch by default.
     - `hyperparameters`: Of these, ``window_fraction``, ``window_size`` and ``random_state`` are used. A bin is planned
-      for at least 20 cells.
+      for at least 20 cells; where there are no more distinct times than bins, with ten cells each, every time is a bin.
 
     Returns the windows, with the time bins as clusters. Raises ValueError if time is not finite, has one value only,
     all cells are in a single bin, or one of two bins has fewer than ten cells.
@@ -161,6 +161,9 @@ def _assign_bins(times: NDArray[np.float64], fraction: float) -> Ints:
     """Bin of each cell, from its time in order: equal times share the bin of their mean rank; small bins are merged."""
     value, start, size = np.unique(times, return_index=True, return_counts=True)
     n_bins = max(2, int(min(1 / fraction, len(times) / _MIN_BIN)))
+    if 2 <= len(value) <= 1 / fraction and size.min() >= _MIN_SAMPLE:
+        # a time course: each measured time is a bin, however few cells it has beside the others
+        return np.repeat(np.arange(len(value)), size)
     planned = ((start + size / 2) * n_bins / len(times)).astype(np.int64)
     bins = np.unique(planned, return_inverse=True)[1]
     while bins.max() > 1:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from muport.ot import solve
 from muport.velocity.timecourse._couplings import couple_days
@@ -28,6 +29,7 @@ __all__ = ["HeldOutOptions", "compare_populations", "held_out_table", "mccann_in
 
 _N_HALVES = 5  # splits of a day into halves, of which the mean is reported
 _KERNEL_CELLS = 2000  # cells from which the width of the kernel is computed
+_TINY = float(np.finfo(np.float32).tiny)  # width where all cells are equal
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def held_out_table(
     for day in positions:
         target = _at_most(days.cells(day).astype(np.float64), options)
         n = int(days.n_cells[day])
-        found = []
+        found: list[dict[str, Any]] = []
         for name, (x, weight, mass) in _predictions(days, day, coupling, options).items():
             scores = compare_populations(x, target, weight)
             found.append({"prediction": name} | scores | {"mass_error": abs(mass - n) / n})
@@ -78,23 +80,20 @@ def compare_populations(x: Floats, y: Floats, weight: Floats | None = None) -> d
 
     The kernel of the discrepancy is Gaussian, its width the median distance between points of `y`.
     """
-    a = np.full(len(x), 1 / len(x)) if weight is None else weight / weight.sum()
-    b = np.full(len(y), 1 / len(y))
-    distance = torch.cdist(torch.from_numpy(x), torch.from_numpy(y))
-    masses = {"a": torch.from_numpy(a), "b": torch.from_numpy(b), "method": "exact"}
-    w1 = float(solve(cost=distance, **masses).cost)
-    w2 = float(solve(cost=distance.square(), **masses).cost)
-    within = torch.cdist(torch.from_numpy(y[:_KERNEL_CELLS]), torch.from_numpy(y[:_KERNEL_CELLS]))
-    width = max(float(within.median()), np.finfo(np.float64).tiny)
-    means = [
-        float(masses[one] @ torch.exp(-torch.cdist(p, q).square() / (2 * width**2)) @ masses[two])
-        for one, two, p, q in _pairs(torch.from_numpy(x), torch.from_numpy(y))
-    ]
-    return {"w1": w1, "w2": max(w2, 0.0) ** 0.5, "mmd": max(means[0] + means[1] - 2 * means[2], 0.0) ** 0.5}
+    points, target = torch.from_numpy(x), torch.from_numpy(y)
+    a = torch.from_numpy(np.full(len(x), 1 / len(x)) if weight is None else weight / weight.sum())
+    b = torch.full((len(y),), 1 / len(y), dtype=torch.float64)
+    distance = torch.cdist(points, target)
+    w1 = float(solve(cost=distance, a=a, b=b, method="exact").cost)
+    w2 = float(solve(cost=distance.square(), a=a, b=b, method="exact").cost)
+    width = max(float(torch.cdist(target[:_KERNEL_CELLS], target[:_KERNEL_CELLS]).median()), _TINY)
 
+    def mean_kernel(p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor) -> float:
+        return float(p_mass @ torch.exp(-torch.cdist(p, q).square() / (2 * width**2)) @ q_mass)
 
-def _pairs(x: torch.Tensor, y: torch.Tensor) -> list[tuple[str, str, torch.Tensor, torch.Tensor]]:
-    return [("a", "a", x, x), ("b", "b", y, y), ("a", "b", x, y)]
+    within = mean_kernel(points, points, a, a) + mean_kernel(target, target, b, b)
+    squared = within - 2 * mean_kernel(points, target, a, b)
+    return {"w1": w1, "w2": max(w2, 0.0) ** 0.5, "mmd": max(squared, 0.0) ** 0.5}
 
 
 def mccann_interpolation(x: Floats, y: Floats, alpha: float) -> tuple[Floats, Floats]:
@@ -110,15 +109,15 @@ def _predictions(
 ) -> dict[str, tuple[Floats, Floats | None, float]]:
     """Points, weights and total mass of each prediction of a day."""
     time, others, n = float(days.times[day]), days.without(day), days.n_cells
-    sides = [_at_most(days.cells(side).astype(np.float64), options) for side in (day - 1, day + 1)]
+    before, after = (_at_most(days.cells(side).astype(np.float64), options) for side in (day - 1, day + 1))
     alpha = float((time - days.times[day - 1]) / (days.times[day + 1] - days.times[day - 1]))
     total = float(n[day - 1]) ** (1 - alpha) * float(n[day + 1]) ** alpha
     found = {"predicted": _predict(others, time, coupling, options)}
     if day > 1:
         found["forecast"] = _predict(days.until(day - 1), time, coupling, options)
-    found["mccann"] = (*mccann_interpolation(*sides, alpha), total)
-    found["day before"] = sides[0], None, float(n[day - 1])
-    found["day after"] = sides[1], None, float(n[day + 1])
+    found["mccann"] = (*mccann_interpolation(before, after, alpha), total)
+    found["day before"] = before, None, float(n[day - 1])
+    found["day after"] = after, None, float(n[day + 1])
     return found
 
 

@@ -152,4 +152,5 @@ def _systematic(mass: Floats, n: int, rng: np.random.Generator) -> Ints:
     """(n,) positions drawn in proportion to mass by systematic sampling: counts are the expected ones, rounded."""
     cumulative = np.cumsum(mass, dtype=np.float64)
     points = (np.arange(n) + rng.random()) * (cumulative[-1] / n)
-    return np.searchsorted(cumulative, points, side="right").clip(max=len(mass) - 1).astype(np.int64)
+    drawn: Ints = np.searchsorted(cumulative, points, side="right").clip(max=len(mass) - 1).astype(np.int64)
+    return drawn
