@@ -148,6 +148,24 @@ def test_velocity_from_a_root(folder, tmp_path, capsys):
     assert np.corrcoef(out.obs["pseudotime"], out.obs["time"])[0, 1] > 0.9
 
 
+def test_velocity_of_a_time_course(folder, tmp_path, capsys):
+    cells = anndata.read_h5ad(folder / "moving.h5ad")
+    cells.obs["day"] = [f"E{round(3 * time):g}" for time in cells.obs["time"]]
+    cells.write(tmp_path / "days.h5ad")
+    argv = ("velocity", "days.h5ad", "-o", str(tmp_path / "out.h5ad"), "--time", "day", "--steps", "20")
+    summary = run(tmp_path, capsys, *argv, "--predict-day", "1.5")
+    predicted = anndata.read_h5ad(tmp_path / "out_day_1.5.h5ad")
+    assert predicted.n_obs == summary["metrics"]["predicted_cells"] == 1000
+    assert str(tmp_path / "out_day_1.5.h5ad") in summary["written"]
+    day = cells.obs["day"].isin(["E1", "E2"])
+    ends = cells.obsm["X_pca"][day.to_numpy()].mean(axis=0)
+    assert np.abs(predicted.obsm["X_pca"].mean(axis=0) - ends).max() < 0.2
+    assert cli.main([*argv[:1], str(tmp_path / "days.h5ad"), *argv[2:], "--predict-day", "1.5", "--force"]) == 0
+    (tmp_path / "out.h5ad").unlink()
+    assert cli.main([*argv[:1], str(tmp_path / "days.h5ad"), *argv[2:], "--predict-day", "1.5"]) == 1
+    assert "--predict-day" in capsys.readouterr().err
+
+
 def test_gmm(folder, tmp_path, capsys):
     argv = ("--condition-key", "condition", "--components", "3", "--folds", "3", "--tables", str(tmp_path / "tables"))
     summary = run(folder, capsys, "gmm", "cohort.h5ad", "-o", str(tmp_path / "out.h5ad"), *argv)

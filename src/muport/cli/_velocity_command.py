@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from muport.cli._data_files import prepared
+from muport.cli._data_files import check_output, prepared, write
 from muport.cli._options import Commands, add_columns, add_command, add_model_options, representation, set_up
 from muport.cli._report import Report
+from muport.data._durable_files import claimed
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
 __all__ = ["add_velocity"]
 
@@ -23,9 +25,12 @@ def add_velocity(commands: Commands[argparse.ArgumentParser]) -> None:
         "pseudotime.",
     )  # fmt: skip
     add_model_options(parser)
+    parser.add_argument(
+        "--time-key", "--time", default="pseudotime", metavar="COLUMN",
+        help="column with the time: a pseudotime, or the day (default: %(default)s)",
+    )  # fmt: skip
     add_columns(
         parser,
-        time_key=("pseudotime", "column with the time"),
         labels_key=(None, "column with the type"),
         batch_key=(None, "column with the batch"),
     )
@@ -36,18 +41,36 @@ def add_velocity(commands: Commands[argparse.ArgumentParser]) -> None:
         "--terminal", nargs="+", metavar="LABEL", help="types that are fates (default: they are estimated)"
     )
     parser.add_argument(
+        "--predict-day", type=float, metavar="T",
+        help="of a time course: predict the cells of time T, and write them beside OUT, as OUT_day_T.h5ad",
+    )  # fmt: skip
+    parser.add_argument(
         "--steps", type=int, default=400, metavar="N", help="largest number of training steps (default: %(default)s)"
     )
 
 
 def _velocity(args: argparse.Namespace) -> None:
     report = Report(args)
+    if args.predict_day is not None:
+        check_output(_predicted_path(args), args.force, "--predict-day")
     with prepared(args) as data:
         if args.root is not None:
             _add_pseudotime(data, args)
         model = _train(data, args, report)
         _write_results(data, model, args, report)
+        if args.predict_day is not None:
+            population = model.predict_population(args.predict_day, random_state=args.seed)
+            with claimed(path := _predicted_path(args)):
+                write(population, path)
+            report.wrote(path)
+            report.add({"predicted_cells": population.n_obs, "predicted_mass": float(population.obs["mass"].sum())})
         report.finish(data, model)
+
+
+def _predicted_path(args: argparse.Namespace) -> Path:
+    """File of the predicted cells, in the folder of the output."""
+    out: Path = args.out
+    return out.with_name(f"{out.stem}_day_{args.predict_day:g}.h5ad")
 
 
 def _add_pseudotime(data: Any, args: argparse.Namespace) -> None:
