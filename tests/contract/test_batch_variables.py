@@ -337,3 +337,9 @@ def test_covariates_of_many_groups_that_are_sampled():
     result, metrics = centroids(adata, max_samples_per_batch=150, continuous_covariate_keys=["depth"])
     assert metrics["n_sampled"] == 900
     assert explained(result.obsm["scBIOT"], adata, "depth", KEYS) < 0.02
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_integration_by_centroids_prints_only_if_asked(verbose, capsys):
+    muport.integrate_centroids(cells(), batch_key=KEYS, verbose=verbose)
+    assert ("donor: explains" in capsys.readouterr().out) is verbose

@@ -420,7 +420,9 @@ def _fit(call: _AtlasCall, read: Read, bar: Progress) -> IntegrationFit:
         progress=progress,
     )
     bar.update(task, completed=n_stages)
-    if description := describe_variables(fit.state, fit.metrics):
+    # what cannot be separated is logged in any case
+    description = describe_variables(fit.state, fit.metrics)
+    if description and not bar.disable:
         bar.console.print(description)
     times.append(time.perf_counter())
     seconds = {"seconds_sample": times[1] - times[0], "seconds_fit": times[-1] - times[1]}
