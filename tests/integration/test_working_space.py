@@ -241,6 +241,8 @@ def test_modalities_without_shared_features_are_aligned():
     assert model.get_latent_representation().shape[0] == mdata.n_obs
     assert len(model.predict()) == mdata.n_obs
     assert np.allclose(model.get_modality_weights().to_numpy().max(axis=1), 1)
+    for name in ("stability", "margin", "distortion"):
+        assert 0 <= model.metrics_[name] <= 1
 
 
 @pytest.mark.parametrize("reference", ["b0", "atac"])

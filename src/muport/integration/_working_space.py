@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muport._keys import quote_name, unquote_name
-from muport.integration.gromov._gromov_space import GromovSpace, fit_gromov_space, map_to_hub
+from muport.integration.gromov._gromov_space import GromovSpace, fit_gromov_space, map_to_hub, summarize_alignment
 from muport.integration.spaces._joint_space import JointSpace, embed_cells, fit_joint_space, split_modalities
 from muport.integration.spaces._shared_space import SharedSpace, denoise, fit_shared_space
 
@@ -25,6 +25,7 @@ __all__ = [
     "EmbeddedRows",
     "IntegratedRows",
     "Space",
+    "alignment_metrics",
     "embed_rows",
     "find_fitted_group",
     "fit_space",
@@ -125,6 +126,11 @@ def embed_rows(rows: Rows, space: Space | None) -> EmbeddedRows:
     shared = _split_by_modality(rows, rows.x) if rows.x.shape[1] > 0 else None
     embedding = embed_cells(space, *_own_representations(rows), rows.n_cells, shared=shared)
     return EmbeddedRows(_merge_rows_by_cell(rows, embedding.z), embedding.weights)
+
+
+def alignment_metrics(space: Space | None) -> dict[str, float]:
+    """Return how far to trust the alignment of modalities without shared features; nothing for other spaces."""
+    return summarize_alignment(space) if isinstance(space, GromovSpace) else {}
 
 
 def separate_paired_cells(rows: Rows) -> tuple[Rows, NDArray[np.int64]]:

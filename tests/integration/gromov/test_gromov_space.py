@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from muport.data._serialization import pack, state_classes, unpack
 from muport.integration.gromov._gromov_plans import _compare_plans
-from muport.integration.gromov._gromov_space import GromovSpace, fit_gromov_space, map_to_hub
+from muport.integration.gromov._gromov_space import GromovSpace, fit_gromov_space, map_to_hub, summarize_alignment
 from muport.metrics import foscttm
 
 N = 150
@@ -61,6 +61,16 @@ def test_diagnostics_of_an_isometry(fitted) -> None:
     assert diagnostics["margin atac-rna"] > 0.3
     assert 0.9 < diagnostics[next(name for name in diagnostics if name.startswith("kept"))] <= 1.01
     assert diagnostics["hub"] in ("rna", "atac")
+
+
+def test_the_distortion_tells_noise_from_structure(fitted) -> None:
+    rng = np.random.default_rng(0)
+    views = {name: rng.normal(size=(N, 8)).astype(np.float32) for name in ("a", "b")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        of_noise = summarize_alignment(fit_gromov_space(views))["distortion"]
+    assert summarize_alignment(fitted[2])["distortion"] < 0.02
+    assert 0.3 < of_noise < 1
 
 
 def test_progress_is_reported(fitted) -> None:
@@ -144,6 +154,11 @@ def test_three_modalities_share_one_hub() -> None:
     space = fit_gromov_space(views)
     embedded = {name: map_to_hub(space, name, x) for name, x in views.items()}
     assert len({z.shape for z in embedded.values()}) == 1
+    summary = summarize_alignment(space)
+    for name, worst in (("stability", min), ("margin", min), ("distortion", max)):
+        values = [value for key, value in space.diagnostics.items() if key.startswith(name)]
+        assert len(values) == 3
+        assert summary[name] == worst(values)
     for name, z in embedded.items():
         assert foscttm(z, embedded[space.hub]) < 0.05, name
 

@@ -116,13 +116,14 @@ def _compare_plans(plans: Tensor, best: int, squared: Tensor) -> Tensor:
 
 def refine_plan(
     a: ModalityGeometry, b: ModalityGeometry, metrics: tuple[str, str], plan: NDArray[np.float64], device: str
-) -> tuple[NDArray[np.float32], float]:
+) -> tuple[NDArray[np.float32], float, float]:
     """Refine a plan between prototypes to one between points.
 
     - `metrics`: Metric of each.
     - `plan`: (m_a, m_b) plan between prototypes.
 
-    Returns (n_a, n_b) plan between points, and its objective in the mean of the graphs.
+    Returns (n_a, n_b) plan between points, its objective in the mean of the graphs, and that by chance: of the product
+    of the masses, under which every pair of cells is as likely.
     """
     first = _to_tensor(np.mean([a.point_distances[metrics[0], graph] for graph in GRAPHS], axis=0), device)
     second = _to_tensor(np.mean([b.point_distances[metrics[1], graph] for graph in GRAPHS], axis=0), device)
@@ -138,7 +139,8 @@ def refine_plan(
         eps = max(_MIN_EPS, eps / 2)
         refined = _descend(first, second, p, q, refined, (eps,) * 3)
         objective = float(_compute_objective(first, second, refined)[0])
-    return refined[0].cpu().numpy(), objective
+    by_chance = float(_compute_objective(first, second, (p[:, None] * q)[None])[0])
+    return refined[0].cpu().numpy(), objective, by_chance
 
 
 def _to_tensor(x: NDArray[np.floating], device: str) -> Tensor:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     #: Two modalities -> plan between their points.
     PointPlans = Mapping[tuple[str, str], NDArray[np.float32]]
 
-__all__ = ["GromovSpace", "fit_gromov_space", "map_to_hub"]
+__all__ = ["GromovSpace", "fit_gromov_space", "map_to_hub", "summarize_alignment"]
 
 _AMBIGUOUS = 0.1  # margin below which a different alignment is as likely
 _UNSTABLE, _DISTORTED = 0.5, 0.03  # an alignment is uncertain if its stability is below, and its objective above
@@ -49,6 +49,7 @@ class GromovSpace:
     - `offset`: Modality, without the hub -> (D,) offset of that regression.
     - `diagnostics`: How far to trust the alignment. ``"hub"``: the hub. ``"metric m"``: the metric of modality m. For
       each pair, ``"objective a-b"``: mean squared distortion of the distances of root mean square 1, 0 for an isometry;
+      ``"distortion a-b"``: the same over that by chance, when every pair of cells is as likely;
       ``"stability a-b"``: mass that the best plans of the settings share with the chosen one, 1 is best; ``"margin
       a-b"``: evidence that the best different plan lacks, 0..1, near 0 is ambiguous. ``"kept m in hub"``: variance of
       the images over that of the hub.
@@ -129,14 +130,14 @@ def fit_gromov_space(
             progress(f"aligning {a} with {b}")
             plans[a, b] = choose_plan(geometries[a], geometries[b], random_state, device)
         metrics = _choose_metrics(geometries, plans)
-        point_plans, objective = {}, {}
+        point_plans, objective, by_chance = {}, {}, {}
         for (a, b), plan in plans.items():
             progress(f"refining {a} with {b}")
-            point_plans[a, b], objective[a, b] = refine_plan(
+            point_plans[a, b], objective[a, b], by_chance[a, b] = refine_plan(
                 geometries[a], geometries[b], (metrics[a], metrics[b]), plan.plan, device
             )
         _warn_if_unsure(plans, objective)
-    return _assemble_space(geometries, metrics, point_plans, _collect_diagnostics(plans, objective, metrics))
+    return _assemble_space(geometries, metrics, point_plans, _collect_diagnostics(plans, objective, by_chance, metrics))
 
 
 def map_to_hub(space: GromovSpace, modality: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -160,6 +161,18 @@ def map_to_hub(space: GromovSpace, modality: str, x: NDArray[np.float32]) -> NDA
     local = np.einsum("nk,nkd->nd", weight, space.images[modality][neighbors])
     linear = scaled @ space.slope[modality] + space.offset[modality]
     return np.ascontiguousarray((local + linear) / 2, dtype=np.float32)
+
+
+def summarize_alignment(space: GromovSpace) -> dict[str, float]:
+    """Return the least ``"stability"`` and ``"margin"``, and the largest ``"distortion"``, of any two modalities."""
+    figures: dict[str, list[float]] = {"stability": [], "margin": [], "distortion": []}
+    for name, value in space.diagnostics.items():
+        figures.get(name.partition(" ")[0], []).append(value)
+    return {
+        "stability": min(figures["stability"]),
+        "margin": min(figures["margin"]),
+        "distortion": max(figures["distortion"]),
+    }
 
 
 def _warn_if_unsure(plans: dict[tuple[str, str], PrototypePlan], objective: dict[tuple[str, str], float]) -> None:
@@ -246,11 +259,15 @@ def _compute_variance(image: NDArray[np.float32], mass: NDArray[np.float64]) -> 
 
 
 def _collect_diagnostics(
-    plans: dict[tuple[str, str], PrototypePlan], objective: dict[tuple[str, str], float], metrics: dict[str, str]
+    plans: Mapping[tuple[str, str], PrototypePlan],
+    objective: Mapping[tuple[str, str], float],
+    by_chance: Mapping[tuple[str, str], float],
+    metrics: Mapping[str, str],
 ) -> dict[str, Any]:
     diagnostics: dict[str, Any] = {f"metric {name}": metric for name, metric in metrics.items()}
     for (a, b), plan in plans.items():
         diagnostics[f"objective {a}-{b}"] = objective[a, b]
+        diagnostics[f"distortion {a}-{b}"] = objective[a, b] / max(by_chance[a, b], np.finfo(np.float32).tiny)
         diagnostics[f"stability {a}-{b}"] = plan.stability
         diagnostics[f"margin {a}-{b}"] = plan.margin
     return diagnostics
