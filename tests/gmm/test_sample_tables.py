@@ -61,9 +61,9 @@ def test_the_changed_type_is_found(typed):
         ({"by": "cells"}, ValueError, "by='cells'"),
         ({"covariate_keys": ["sex"]}, KeyError, "sex"),
         ({"covariate_keys": "age"}, TypeError, "must be a list"),
-        ({"covariate_keys": ["same"]}, ValueError, "cannot be told apart"),
+        ({"covariate_keys": ["same"]}, ValueError, "cannot be distinguished"),
         ({"covariate_keys": ["mixed"]}, ValueError, "covariate_keys='mixed'.*more than one value"),
-        ({"covariate_keys": ["sample"]}, ValueError, "cannot be told apart"),
+        ({"covariate_keys": ["sample"]}, ValueError, "cannot be distinguished"),
     ],
 )
 def test_bad_designs_are_refused(typed, options, error, match):

@@ -121,7 +121,7 @@ class SampleTables(CohortInference):
             If there is no such column.
         ValueError
             If fewer than two conditions are known, there are no types, samples have no or several values of a
-            covariate, the covariates cannot be told apart from the condition, or samples are too few.
+            covariate, the covariates cannot be distinguished from the condition, or samples are too few.
 
         References
         ----------

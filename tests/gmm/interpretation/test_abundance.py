@@ -74,7 +74,7 @@ def test_effects_are_log_fold_changes_against_most_types():
 
 def test_a_batch_that_equals_the_condition_is_refused():
     counts, condition, _ = cohort(0)
-    with pytest.raises(ValueError, match=r"covariate_keys=\['batch'\] cannot be told apart"):
+    with pytest.raises(ValueError, match=r"covariate_keys=\['batch'\] cannot be distinguished"):
         effects_of(counts, condition, batch=Covariate(condition.astype(float), True))
     with pytest.raises(ValueError, match="too few"):
         effects_of(counts[:2], condition[:2])

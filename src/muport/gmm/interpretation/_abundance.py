@@ -61,7 +61,7 @@ def abundance_effects(
 
     Returns one row per type and condition but the first, with ``effect`` (natural logarithm of the fold change of the
     type against most others), ``se``, ``t``, ``p`` and ``q`` (of Benjamini and Hochberg over all rows). Raises
-    ValueError if the conditions cannot be told apart from the covariates, or no degree of freedom is left.
+    ValueError if the conditions cannot be distinguished from the covariates, or no degree of freedom is left.
     """
     present = np.unique(condition)
     names = [conditions[code] for code in present]
@@ -106,8 +106,9 @@ def _check_design(
     total = int(np.linalg.matrix_rank(np.hstack([contrasts, nuisance])))
     if total < np.linalg.matrix_rank(nuisance) + contrasts.shape[1]:
         raise ValueError(
-            f"covariate_keys={list(covariates)} cannot be told apart from the conditions {list(names)}: the covariates "
-            "predict the condition of every sample. Leave the covariate out, or add samples in which they differ."
+            f"covariate_keys={list(covariates)} cannot be distinguished from the conditions {list(names)}: the "
+            "covariates predict the condition of every sample. Leave the covariate out, or add samples in which they "
+            "differ."
         )
     if total >= len(contrasts):
         raise ValueError(
