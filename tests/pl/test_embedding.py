@@ -111,7 +111,7 @@ def test_given_axes_are_used_and_nothing_is_shown(adata, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: pytest.fail("plt.show was called"))
     adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(40, 2))
     _, axes = plt.subplots()
-    assert embedding(adata, "X_umap", "batch", axes, title="", legend=False) is axes
+    assert embedding(adata, "X_umap", "batch", axes, title="", legend_loc=None) is axes
     assert axes.get_legend() is None
     assert axes.get_title() == ""
     assert len(drawn(embedding(adata, "X_umap"))) == 40

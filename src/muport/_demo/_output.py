@@ -124,7 +124,7 @@ def _draw_cells(outcome: Outcome) -> Figure:
         for ax, basis in zip(row, ("X_plane_before", "X_plane"), strict=True):
             after = basis == "X_plane"
             title = f"{'after' if after else 'before'} integration" if color == colors[0] else ""
-            pl.embedding(mdata, basis, color, ax, title=title, legend=after)
+            pl.embedding(mdata, basis, color, ax, title=title, legend_loc="right margin" if after else None)
             ax.set(xlabel="PC1", ylabel="" if after else "PC2")
         if legend := row[1].get_legend():
             legend.set_title(color.replace("_", " "), prop={"weight": "bold", "size": "small"})

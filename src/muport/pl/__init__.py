@@ -1,27 +1,41 @@
-"""Plots, drawn on matplotlib axes that the caller may pass; nothing is shown or saved.
+"""Plots with the arguments of scanpy, drawn on axes that the caller may pass; shown or saved only if asked.
 
 In the order of reading:
 
 - ``_axes``: new axes, dots and legends in one style
+- ``_finished_figure``: figures that are shown, saved or returned
 - ``_colors``: colors of categories
-- ``_obs_and_obsm``: coordinates and columns of an AnnData or MuData, found by key
+- ``_values``: coordinates, columns and genes of an AnnData or MuData, found by key
+- ``_palettes``: colors from ``palette`` and from ``uns``
+- ``_panels``: cells in one panel for each color, and what is drawn over them
 - ``_embedding``: cells in two dimensions
+- ``_before_and_after``: cells before and after an integration
 - ``_confusion``: predicted against true labels
+- ``_prediction_confidence``: confidence of transferred labels
+- ``_label_flow``: Sankey diagram of labels
 - ``_patients``: patients in two dimensions, and the distances between them
 - ``_mixture_components``: mixture components, and the features of an axis
 - ``_velocity_field``: streamlines and arrows of velocities, confidence, training losses
-- ``_paths_and_fates``: trajectories, flows, fates, windows and the graph of macrostates
+- ``_paths_over_cells``: trajectories, flows and windows
+- ``_fates_and_states``: fates of groups, and the graph of macrostates
+- ``_gene_trends``: expression along a pseudotime
 """
 
+from muport.pl._before_and_after import before_and_after
 from muport.pl._confusion import confusion
 from muport.pl._embedding import embedding
+from muport.pl._fates_and_states import coarse_graph, fate_summary
+from muport.pl._gene_trends import driver_heatmap, gene_trends
+from muport.pl._label_flow import sankey
 from muport.pl._mixture_components import components, feature_ranking
-from muport.pl._paths_and_fates import coarse_graph, fate_summary, flow, trajectories, windows
+from muport.pl._paths_over_cells import flow, trajectories, windows
 from muport.pl._patients import distance_map, patient_embedding
+from muport.pl._prediction_confidence import prediction_confidence
 from muport.pl._velocity_field import confidence, training_curves, velocity_quiver, velocity_stream
 
 __all__ = [
-    "coarse_graph", "components", "confidence", "confusion", "distance_map", "embedding", "fate_summary",
-    "feature_ranking", "flow", "patient_embedding", "training_curves", "trajectories", "velocity_quiver",
-    "velocity_stream", "windows",
+    "before_and_after", "coarse_graph", "components", "confidence", "confusion", "distance_map", "driver_heatmap",
+    "embedding", "fate_summary", "feature_ranking", "flow", "gene_trends", "patient_embedding",
+    "prediction_confidence", "sankey", "training_curves", "trajectories", "velocity_quiver", "velocity_stream",
+    "windows",
 ]  # fmt: skip

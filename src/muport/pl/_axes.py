@@ -6,17 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from muport._checks import check_option
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["add_legend", "default_size", "draw_dots", "get_axes", "hide_frame"]
+__all__ = ["add_legend", "check_legend_loc", "default_size", "draw_dots", "get_axes", "hide_frame", "widen_by_legends"]
 
 _ROWS_PER_COLUMN = 16  # of a legend
 _TOTAL_AREA = 8_000  # square points of all dots together
 _MIN_AREA, _MAX_AREA = 1, 20  # square points of one dot
+_BESIDE = ("right margin", "best", "upper right", "upper left", "lower left", "lower right", "right", "center left",
+           "center right", "lower center", "upper center", "center")  # fmt: skip
 
 
 def get_axes(ax: Axes | None, width: float, height: float) -> Axes:
@@ -44,12 +49,41 @@ def default_size(n: int) -> float:
     return float(np.clip(_TOTAL_AREA / max(n, 1), _MIN_AREA, _MAX_AREA))
 
 
-def add_legend(ax: Axes, entries: Sequence[tuple[str, Any]], left: float = 1.01) -> None:
-    """Add a legend of (name, color) beside the axes, `left` of their widths from the left edge."""
+def check_legend_loc(legend_loc: str | None, *, on_data: bool = False) -> None:
+    """ValueError if a legend cannot be there; ``None`` and ``"none"`` are no legend."""
+    names = (*_BESIDE, "none", *(("on data",) if on_data else ()))
+    if legend_loc is not None:
+        check_option("legend_loc", legend_loc, names)
+
+
+def add_legend(
+    ax: Axes, entries: Sequence[tuple[str, Any]], legend_loc: str | None = "right margin", *, left: float = 1.01
+) -> None:
+    """Add a legend of (name, color): beside the axes, `left` of their widths from the left edge, or within them."""
+    if legend_loc in {None, "none"} or not entries:
+        return
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], marker="o", ls="", ms=6, color=color, label=name) for name, color in entries]
+    beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (left, 0.5)}
     ax.legend(
-        handles=handles, loc="center left", bbox_to_anchor=(left, 0.5), frameon=False, fontsize="small",
-        ncols=1 + (len(handles) - 1) // _ROWS_PER_COLUMN, handletextpad=0.2, borderaxespad=0.2,
+        handles=handles, **(beside if legend_loc == "right margin" else {"loc": legend_loc}), frameon=False,
+        fontsize="small", ncols=1 + (len(handles) - 1) // _ROWS_PER_COLUMN, handletextpad=0.2, borderaxespad=0.2,
+        columnspacing=1.0,
     )  # fmt: skip
+
+
+def widen_by_legends(figure: Figure, rows: Sequence[Sequence[Axes]]) -> None:
+    """Widen a new figure by the legends beside its axes, so that they neither narrow the axes nor are cut off."""
+    extra = 0.0
+    for column in zip(*rows, strict=True):
+        widths = [0.0]
+        for ax in column:
+            legend = ax.get_legend()
+            if legend is not None:
+                box = legend.get_window_extent()
+                widths.append(max(0.0, box.x1 - ax.get_window_extent().x1) if box.x0 >= ax.bbox.x1 - 1 else 0.0)
+        extra += max(widths)
+    if extra:
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width + extra / figure.dpi, height)

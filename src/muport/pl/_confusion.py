@@ -9,8 +9,11 @@ import numpy as np
 from muport._keys import UNLABELED_CATEGORY
 from muport.metrics import confusion_counts
 from muport.pl._axes import get_axes
+from muport.pl._finished_figure import Output
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
@@ -24,7 +27,11 @@ def confusion(
     *,
     unlabeled_category: str = UNLABELED_CATEGORY,
     title: str = "",
-) -> Axes:
+    cmap: Any = "cividis",
+    show: bool = False,
+    save: str | Path | None = None,
+    return_fig: bool = False,
+) -> Axes | Any:
     """Draw which labels were predicted for the cells of each true type.
 
     Each row is a true type, with its number of cells; the fractions of a row sum to 1.
@@ -41,6 +48,10 @@ def confusion(
         Value that means "not known"; the last column, if a cell was rejected.
     title
         Title of the plot.
+    cmap
+        Colormap of the fractions.
+    show, save, return_fig
+        As for :func:`muport.pl.embedding`.
 
     Returns
     -------
@@ -58,13 +69,14 @@ def confusion(
     >>> confusion(["B", "B", "T"], ["B", "T", "T"]).get_ylabel()
     'true type'
     """
+    output = Output(show, save, return_fig)
     counts = confusion_counts(truth, prediction, unlabeled_category)
     if counts.empty:
         raise ValueError(f"truth: no cell has a label other than {unlabeled_category!r}, nothing can be drawn.")
     total = counts.sum(axis=1)
     fractions = counts.div(total, axis=0).to_numpy()
     axes = get_axes(ax, 3.0 + 0.5 * fractions.shape[1], 1.8 + 0.4 * fractions.shape[0])
-    image = axes.imshow(fractions, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(fractions, cmap=cmap, vmin=0, vmax=1, aspect="auto")
     axes.figure.colorbar(image, ax=axes, label="share of the true type", shrink=0.7)
     rotation: dict[str, Any] = (
         {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, counts.columns)) > 4 else {}
@@ -74,7 +86,7 @@ def confusion(
     axes.set(title=title, xlabel="predicted type", ylabel="true type")
     if fractions.shape[1] <= _MAX_COLUMNS_WITH_TEXT:
         _write_fractions(axes, fractions)
-    return axes
+    return output.finish(axes)
 
 
 def _write_fractions(ax: Axes, fractions: NDArray[np.float64]) -> None:

@@ -8,14 +8,20 @@ import numpy as np
 import pandas as pd
 
 from muport._tables import rows_in_one_order
-from muport.pl._axes import add_legend, draw_dots, get_axes, hide_frame
-from muport.pl._colors import MISSING, color_categories, palette
+from muport.pl._axes import add_legend, check_legend_loc, draw_dots, get_axes, hide_frame, widen_by_legends
+from muport.pl._colors import MISSING, color_categories
+from muport.pl._colors import palette as default_palette
+from muport.pl._finished_figure import Output
+from muport.pl._palettes import parse_palette
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
+
+_OUTSIDE = 0.01  # of the mass of the components may lie outside the limits, on each side
 
 
 def components(
@@ -29,9 +35,13 @@ def components(
     labels: Any | None = None,
     dims: tuple[int, int] = (0, 1),
     n_std: float = 2.0,
+    palette: Any = None,
     title: str = "",
-    legend: bool = True,
-) -> Axes:
+    legend_loc: str | None = "right margin",
+    show: bool = False,
+    save: str | Path | None = None,
+    return_fig: bool = False,
+) -> Axes | Any:
     """Draw Gaussian components as ellipses over the cells, in two axes of the learned subspace.
 
     Parameters
@@ -55,14 +65,17 @@ def components(
         The two axes.
     n_std
         Size of an ellipse in standard deviations; an ellipse of two contains 86 % of the cells of a component.
+    palette
+        Colors of the values of `color` and `labels`: a list, a dict from value to color, or the name of a colormap.
     title
         Title of the plot.
-    legend
-        Whether to draw a legend of `color` and `labels` beside the axes.
+    legend_loc, show, save, return_fig
+        As for :func:`muport.pl.embedding`; the legend is of `color` and `labels`.
 
     Returns
     -------
-    The axes, with equal scales.
+    The axes, with equal scales. Limits contain the cells and the components of most mass: one distant component of
+    little mass may lie outside.
 
     Raises
     ------
@@ -75,6 +88,8 @@ def components(
     >>> len(components([[0.0, 1.0]], [[0.0, 0.0]], [[[1.0, 0.0], [0.0, 4.0]]]).patches)
     1
     """
+    output = Output(show, save, return_fig)
+    check_legend_loc(legend_loc)
     x, labels = rows_in_one_order(x=x, labels=labels)
     means, weights, color = rows_in_one_order("component", means=means, weights=weights, color=color)
     centers, shapes = _select_axes(np.asarray(means, np.float64), np.asarray(covariances, np.float64), dims)
@@ -86,7 +101,9 @@ def components(
         _as_text(color, m, "color", "components"),
         _as_text(labels, 0 if cells is None else len(cells), "labels", "cells"),
     ]
-    categories = color_categories(pd.concat(columns))
+    values = pd.concat(columns)
+    names = list(pd.Categorical(values).categories)
+    categories = color_categories(values, None if palette is None else parse_palette(palette, names, "color, labels"))
     axes = get_axes(ax, 5, 4)
     if cells is not None:
         _draw_cells(axes, cells, categories.colors[m:], dims)
@@ -94,19 +111,27 @@ def components(
         "black" if missing else shade for missing, shade in zip(categories.missing, categories.colors, strict=True)
     ]
     _draw_ellipses(axes, centers, shapes, mass, edges[:m], n_std)
-    axes.autoscale_view()
+    _set_limits(axes, None if cells is None else cells[:, list(dims)], centers, shapes, mass)
     axes.set(title=title, xlabel=f"axis {dims[0] + 1}", ylabel=f"axis {dims[1] + 1}")
-    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_aspect("equal", adjustable="box")
     hide_frame(axes)
-    entries = [(name, shade) for name, shade in categories.legend if shade is not MISSING]
-    if legend and entries:
-        add_legend(axes, entries)
-    return axes
+    add_legend(axes, [(name, shade) for name, shade in categories.legend if shade is not MISSING], legend_loc)
+    if ax is None:
+        widen_by_legends(axes.figure, [[axes]])  # type: ignore[arg-type]
+    return output.finish(axes)
 
 
 def feature_ranking(
-    table: pd.DataFrame, item: str | None = None, ax: Axes | None = None, *, n: int = 15, title: str | None = None
-) -> Axes:
+    table: pd.DataFrame,
+    item: str | None = None,
+    ax: Axes | None = None,
+    *,
+    n: int = 15,
+    title: str | None = None,
+    show: bool = False,
+    save: str | Path | None = None,
+    return_fig: bool = False,
+) -> Axes | Any:
     """Draw the highest ranked features of one axis or component as bars.
 
     Parameters
@@ -121,6 +146,8 @@ def feature_ranking(
         Maximum number of features.
     title
         Title; the item by default.
+    show, save, return_fig
+        As for :func:`muport.pl.embedding`.
 
     Returns
     -------
@@ -139,6 +166,7 @@ def feature_ranking(
     >>> [label.get_text() for label in feature_ranking(table).get_yticklabels()]
     ['A', 'B']
     """
+    output = Output(show, save, return_fig)
     missing = [column for column in ("item", "feature", "score") if column not in table.columns]
     if missing:
         raise KeyError(f"table has no column {missing[0]!r}; it has {list(table.columns)}.")
@@ -150,7 +178,7 @@ def feature_ranking(
         raise KeyError(f"item={name!r} is not in the table; there are {sorted(set(items))}.")
     rows = table[(items == name).to_numpy()].head(n)
     axes = get_axes(ax, 4, 1 + 0.22 * len(rows))
-    positive, negative = palette(2)
+    positive, negative = default_palette(2)
     score = rows["score"].to_numpy(dtype=float)
     axes.barh(range(len(rows)), score, color=[positive if value >= 0 else negative for value in score], height=0.7)
     axes.set_yticks(range(len(rows)), rows["feature"].astype(str), fontsize="small")
@@ -158,7 +186,7 @@ def feature_ranking(
     axes.axvline(0, color="0.3", lw=0.8)
     axes.set(title=name if title is None else title, xlabel="score")
     hide_frame(axes)
-    return axes
+    return output.finish(axes)
 
 
 def _select_axes(
@@ -190,6 +218,38 @@ def _draw_cells(ax: Axes, x: NDArray[np.float64], colors: NDArray[np.float64], d
         raise ValueError(f"x has shape {x.shape}: dims={dims} needs at least {max(dims) + 1} columns.")
     order = np.random.default_rng(0).permutation(len(x))
     draw_dots(ax, x[order][:, list(dims)], colors[order])
+
+
+def _set_limits(
+    ax: Axes,
+    cells: NDArray[np.float64] | None,
+    centers: NDArray[np.float64],
+    shapes: NDArray[np.float64],
+    mass: NDArray[np.float64],
+) -> None:
+    """Set limits that contain most of the mass, so that one distant component does not crush all others."""
+    radius = np.sqrt(np.einsum("mii->mi", shapes))
+    points, weight = np.concatenate([centers - radius, centers + radius]), np.tile(mass / max(mass.sum(), 1e-300), 2)
+    low, high = (_weighted_quantile(points, weight, q) for q in (_OUTSIDE, 1 - _OUTSIDE))
+    if cells is not None and len(cells):
+        inner = np.nanquantile(cells, [_OUTSIDE / 2, 1 - _OUTSIDE / 2], axis=0)
+        low, high = np.minimum(low, inner[0]), np.maximum(high, inner[1])
+    # with equal scales, a side of less than half the other would be a narrow strip
+    size, center = high - low, (high + low) / 2
+    half = np.maximum(size, size.max() / 2) / 2
+    low, high = center - half, center + half
+    margin = 0.08 * np.maximum(high - low, 1e-9)
+    ax.set_xlim(low[0] - margin[0], high[0] + margin[0])
+    ax.set_ylim(low[1] - margin[1], high[1] + margin[1])
+
+
+def _weighted_quantile(points: NDArray[np.float64], weight: NDArray[np.float64], q: float) -> NDArray[np.float64]:
+    """Quantile (2,) of each coordinate of points (k, 2), counted by weight."""
+    order = np.argsort(points, axis=0)
+    cumulative = np.cumsum(weight[order], axis=0)
+    rows = np.minimum((cumulative < q * cumulative[-1]).sum(axis=0), len(points) - 1)
+    quantile: NDArray[np.float64] = np.take_along_axis(points, order, axis=0)[rows, [0, 1]]
+    return quantile
 
 
 def _draw_ellipses(

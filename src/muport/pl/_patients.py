@@ -10,10 +10,15 @@ from scipy.cluster.hierarchy import dendrogram, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
 from muport._tables import same_row_and_column_order
-from muport.pl._axes import add_legend, get_axes, hide_frame
-from muport.pl._colors import CategoryColors, color_categories, palette
+from muport.pl._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
+from muport.pl._colors import CategoryColors, color_categories
+from muport.pl._colors import palette as default_palette
+from muport.pl._finished_figure import Output
+from muport.pl._palettes import parse_palette
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
@@ -26,9 +31,13 @@ def patient_embedding(
     ax: Axes | None = None,
     *,
     names: bool = False,
+    palette: Any = None,
     title: str = "",
-    legend: bool = True,
-) -> Axes:
+    legend_loc: str | None = "right margin",
+    show: bool = False,
+    save: str | Path | None = None,
+    return_fig: bool = False,
+) -> Axes | Any:
     """Draw patients in two dimensions, a dot each.
 
     Parameters
@@ -42,10 +51,12 @@ def patient_embedding(
         Axes to draw on; new ones by default.
     names
         Whether to write the names of the patients (the rows of a DataFrame, or their numbers).
+    palette
+        Colors of the conditions: a list, a dict from condition to color, or the name of a colormap.
     title
         Title of the plot.
-    legend
-        Whether to draw a legend of the conditions beside the axes.
+    legend_loc, show, save, return_fig
+        As for :func:`muport.pl.embedding`.
 
     Returns
     -------
@@ -63,12 +74,14 @@ def patient_embedding(
     >>> patient_embedding([[0.0, 0.0], [1.0, 2.0]], ["control", "case"]).get_legend().texts[0].get_text()
     'case'
     """
+    output = Output(show, save, return_fig)
+    check_legend_loc(legend_loc)
     xy = np.asarray(embedding, dtype=np.float64)
     if xy.ndim != 2 or xy.shape[1] < 2:
         raise ValueError(f"embedding has shape {xy.shape}: two columns are needed for a plot.")
     index = embedding.index if isinstance(embedding, pd.DataFrame) else pd.RangeIndex(len(xy))
     axes = get_axes(ax, 5, 4)
-    categories = _color_patients(condition, index)
+    categories = _color_patients(condition, index, palette)
     axes.scatter(xy[:, 0], xy[:, 1], color=categories.colors, s=60, edgecolors="white", linewidths=0.8)
     if names:
         for name, point in zip(index, xy, strict=True):
@@ -76,9 +89,10 @@ def patient_embedding(
     axes.set(title=title, xlabel="dimension 1", ylabel="dimension 2", xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
     hide_frame(axes)
-    if legend and categories.legend:
-        add_legend(axes, categories.legend)
-    return axes
+    add_legend(axes, categories.legend, legend_loc)
+    if ax is None:
+        widen_by_legends(axes.figure, [[axes]])  # type: ignore[arg-type]
+    return output.finish(axes)
 
 
 def distance_map(
@@ -87,9 +101,14 @@ def distance_map(
     ax: Axes | None = None,
     *,
     method: str = "average",
+    palette: Any = None,
+    cmap: Any = "viridis_r",
     title: str = "",
-    legend: bool = True,
-) -> Axes:
+    legend_loc: str | None = "right margin",
+    show: bool = False,
+    save: str | Path | None = None,
+    return_fig: bool = False,
+) -> Axes | Any:
     """Draw the distances between patients, similar ones side by side, with the tree and a color for each condition.
 
     Parameters
@@ -102,10 +121,14 @@ def distance_map(
         Axes to draw on; new ones by default. The tree and the colors are above them.
     method
         Linkage of :func:`scipy.cluster.hierarchy.linkage`.
+    palette
+        Colors of the conditions: a list, a dict from condition to color, or the name of a colormap.
+    cmap
+        Colormap of the distances.
     title
         Title of the plot.
-    legend
-        Whether to draw a legend beside the axes.
+    legend_loc, show, save, return_fig
+        As for :func:`muport.pl.embedding`.
 
     Returns
     -------
@@ -126,14 +149,16 @@ def distance_map(
     >>> [label.get_text() for label in axes.get_yticklabels()]
     ['2', '1', '0']
     """
+    output = Output(show, save, return_fig)
+    check_legend_loc(legend_loc)
     matrix = _check_distances(distances)
     index = distances.index if isinstance(distances, pd.DataFrame) else pd.RangeIndex(len(matrix))
-    categories = _color_patients(condition, index)
+    categories = _color_patients(condition, index, palette)
     condensed = squareform(matrix, checks=False)
     tree = optimal_leaf_ordering(linkage(condensed, method), condensed)
     order = np.array(dendrogram(tree, no_plot=True)["leaves"])
     axes = get_axes(ax, 5.5, 5)
-    image = axes.imshow(matrix[np.ix_(order, order)], cmap="viridis_r", interpolation="nearest", aspect="auto")
+    image = axes.imshow(matrix[np.ix_(order, order)], cmap=cmap, interpolation="nearest", aspect="auto")
     axes.figure.colorbar(image, ax=axes, label="distance", shrink=0.6, location="left", pad=0.12)
     _name_patients(axes, index[order])
     top = 1.01
@@ -144,13 +169,10 @@ def distance_map(
         top = 1.05
     _draw_tree(axes, tree, top)
     axes.set_title(title, pad=70)
-    if legend and categories.legend:
-        add_legend(
-            axes,
-            categories.legend,
-            1.03 if len(matrix) > _MAX_NAMES else 1.05 + 0.015 * max(len(str(i)) for i in index),
-        )
-    return axes
+    add_legend(axes, categories.legend, legend_loc, left=_right_of_names(axes))
+    if ax is None:
+        widen_by_legends(axes.figure, [[axes]])  # type: ignore[arg-type]
+    return output.finish(axes)
 
 
 def _check_distances(distances: Any) -> NDArray[np.float64]:
@@ -166,17 +188,26 @@ def _check_distances(distances: Any) -> NDArray[np.float64]:
     return symmetric
 
 
-def _color_patients(condition: Any | None, index: pd.Index) -> CategoryColors:
+def _right_of_names(ax: Axes) -> float:
+    """Where the names of the patients end, in widths of the axes."""
+    ax.figure.draw_without_rendering()  # type: ignore[union-attr]
+    boxes = [label.get_window_extent() for label in ax.get_yticklabels() if label.get_text()]
+    edge = max([ax.bbox.x1, *(box.x1 for box in boxes)])
+    return float((edge - ax.bbox.x0) / ax.bbox.width) + 0.02
+
+
+def _color_patients(condition: Any | None, index: pd.Index, palette: Any) -> CategoryColors:
     """Color patients by their conditions; all in one color, without a legend, if there are none."""
     n = len(index)
     if condition is None:
-        return CategoryColors(np.tile(palette(1), (n, 1)), np.zeros(n, bool), [])
+        return CategoryColors(np.tile(default_palette(1), (n, 1)), np.zeros(n, bool), [])
     if isinstance(condition, pd.Series) and not isinstance(index, pd.RangeIndex):
         absent = index.difference(condition.index)
         if len(absent):
             raise KeyError(f"condition: patient {absent[0]!r} (and {len(absent) - 1} more) is not in the Series.")
         condition = condition.loc[index]
-    categories = color_categories(condition)
+    names = list(pd.Categorical(condition).categories)
+    categories = color_categories(condition, None if palette is None else parse_palette(palette, names, "condition"))
     if len(categories.colors) != n:
         raise ValueError(f"condition has {len(categories.colors)} entries for {n} patients.")
     return categories

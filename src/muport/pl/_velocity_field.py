@@ -2,70 +2,92 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from muport._arrays import normalize_rows
+from muport._checks import check_integers, check_positive, check_seed
 from muport.neighbors import knn
-from muport.pl._axes import get_axes, hide_frame
-from muport.pl._embedding import embedding
-from muport.pl._obs_and_obsm import get_coordinates
+from muport.pl._axes import add_legend, check_legend_loc, get_axes, hide_frame
+from muport.pl._finished_figure import Output
+from muport.pl._panels import draw_panels, split_options
+from muport.pl._values import get_coordinates
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from muport.pl._obs_and_obsm import Data
+    from muport.pl._values import Data
 
 __all__ = ["confidence", "training_curves", "velocity_quiver", "velocity_stream"]
 
-_N_NEIGHBORS = 50  # cells whose velocities are averaged at a point of the grid
-_MARGIN = 0.05  # of the grid beyond the cells, as a fraction of their range
-_MIN_WEIGHT = 0.1  # of the cells at a point, as a fraction of the median over points: no velocity below it
-_MIN_COUNTED_WEIGHT = 0.05  # of a point that counts for this median
+_N_NEIGHBORS, _MAX_NEIGHBORS = 50, 200  # cells whose velocities are averaged at a point of the grid
+_CELLS_PER_NEIGHBOR = 50  # one more of these for as many cells
+_LONGEST_ARROW = 1.6  # in mean lengths: longer ones would cover others
+_MARGIN = 0.02  # of the grid beyond the cells, as a fraction of their range
+_N_DENSITY = 10  # the distance to the nearest cells of this number measures their density
+_DENSITY_QUANTILE = 0.9  # of these distances over the cells: a point that is farther from the cells has no velocity
+_LINE_RADIUS, _ARROW_RADIUS = (
+    1.0,
+    0.5,
+)  # least such distance, in spacings of the grid: lines need no gaps between points
+_MIN_LENGTH = 0.04  # of a streamline, as a fraction of the axes; matplotlib's 0.1 leaves narrow branches empty
 
 
 def velocity_stream(
     data: Data,
     basis: str = "X_umap",
     velocity_key: str | None = None,
-    color: str | None = None,
+    color: str | Sequence[str] | None = None,
     ax: Axes | None = None,
     *,
-    density: float = 1.0,
-    n_grid: int = 50,
+    density: float = 2.0,
+    n_grid: int = 60,
+    line_color: Any = "0.15",
+    show: bool = False,
+    save: str | Path | None = None,
+    return_fig: bool = False,
     **kwargs: Any,
-) -> Axes:
+) -> Axes | Any:
     """Draw the velocities as streamlines.
 
-    Velocities are averaged over the cells near each point of a grid; no line is drawn where there are no cells. Cells
-    whose position or velocity is not finite are left out.
+    Velocities are averaged over the cells near each point of a grid. Lines are drawn only where the local density of
+    cells is that of cells among their neighbors, so that they end with the cells. Cells whose position or velocity is
+    not finite are left out.
 
     Parameters
     ----------
     data
         Cells with an embedding and velocities in it.
     basis
-        Key of ``data.obsm`` with the embedding; ``"rna:X_umap"`` is that of a modality.
+        Key of ``data.obsm`` with the embedding, as in :func:`muport.pl.embedding`.
     velocity_key
         Key of ``obsm`` with the velocities in the embedding; for ``"X_umap"`` it is ``"velot_velocity_umap"`` or
         ``"velocity_umap"`` by default.
     color
-        Column that colors the cells, as in :func:`muport.pl.embedding`.
+        Column or gene that colors the cells, or a list of these, as in :func:`muport.pl.embedding`.
     ax
         Axes to draw on; new ones by default.
     density
         Density of the lines, as in :meth:`matplotlib.axes.Axes.streamplot`.
     n_grid
         Number of grid points along each axis.
+    line_color
+        Color of the lines.
+    show, save, return_fig
+        As for :func:`muport.pl.embedding`.
     kwargs
-        Passed to :func:`muport.pl.embedding`.
+        Other options of :func:`muport.pl.embedding`: `layer`, `modality`, `palette`, `cmap`, `vmin`, `vmax`,
+        `sort_order`, `size`, `legend_loc`, `title` and `ncols`.
 
     Returns
     -------
-    The axes, with the streamlines above the cells.
+    The axes, with lines above the cells, wider where velocities are larger.
 
     Raises
     ------
@@ -73,76 +95,114 @@ def velocity_stream(
         If a key does not exist.
     ValueError
         If the velocities have fewer than two columns, or none is finite.
+
+    Examples
+    --------
+    >>> import muport, numpy as np
+    >>> adata = muport.datasets.pbmc68k_reduced()
+    >>> adata.obsm["velocity_umap"] = np.ones((adata.n_obs, 2))
+    >>> muport.pl.velocity_stream(adata, "umap", color="cell_type").get_title()
+    'cell_type'
     """
-    xy, v = _get_velocities(data, basis, velocity_key)
-    axes = embedding(data, basis, color, ax, **kwargs)
-    x, y, flow = _average_on_grid(xy, v, n_grid)
-    length = np.hypot(flow[0], flow[1])
-    width = 0.4 + 1.4 * length / max(float(np.nanmax(length)), np.finfo(float).tiny)
-    axes.streamplot(
-        x, y, flow[0], flow[1], density=density, color="0.15", linewidth=np.nan_to_num(width), arrowsize=0.8, zorder=3
-    )
-    return axes
+    check_positive(density=density)
+    check_integers(2, n_grid=n_grid)
+    output, style = Output(show, save, return_fig), split_options(kwargs)
+    grid = _average_on_grid(*_get_velocities(data, basis, velocity_key, style.modality), n_grid, _LINE_RADIUS)
+    length = np.hypot(*grid.flow)
+    width = np.nan_to_num(0.5 + 0.8 * length / max(float(np.nanquantile(length, 0.98)), np.finfo(float).tiny))
+
+    def draw_lines(axes: Axes) -> None:
+        axes.streamplot(
+            grid.x, grid.y, grid.flow[0], grid.flow[1], density=density, color=line_color,
+            linewidth=np.minimum(width, 1.3), arrowsize=0.8, minlength=_MIN_LENGTH, zorder=3,
+        )  # fmt: skip
+
+    return draw_panels(data, basis, color, ax, output, style, draw_lines)
 
 
 def velocity_quiver(
     data: Data,
     basis: str = "X_umap",
     velocity_key: str | None = None,
-    color: str | None = None,
+    color: str | Sequence[str] | None = None,
     ax: Axes | None = None,
     *,
-    n_arrows: int = 500,
-    length: float = 0.05,
+    n_grid: int = 28,
+    n_arrows: int | None = None,
+    length: float = 0.03,
     random_state: int = 0,
+    show: bool = False,
+    save: str | Path | None = None,
+    return_fig: bool = False,
     **kwargs: Any,
-) -> Axes:
-    """Draw the velocities of some cells as arrows. Cells whose position or velocity is not finite have none.
+) -> Axes | Any:
+    """Draw the velocities as arrows, averaged on a grid.
 
     Parameters
     ----------
-    data, basis, velocity_key, color, ax, kwargs
+    data, basis, velocity_key, color, ax, show, save, return_fig, kwargs
         As for :func:`velocity_stream`.
-    n_arrows, random_state
-        Number of cells with an arrow, and the seed of their choice.
+    n_grid
+        Number of grid points along each axis. An arrow is the mean velocity of the cells near a point; there is none
+        where there are no cells.
+    n_arrows
+        Number of cells with an arrow of their own velocity, instead of the grid.
     length
         Mean length of an arrow, as a fraction of the width of the embedding.
+    random_state
+        Seed of the choice of cells.
 
     Returns
     -------
-    The axes, with the arrows above the cells.
+    The axes, with the arrows above the cells. Cells whose position or velocity is not finite have none.
 
     Raises
     ------
     KeyError, ValueError
         As :func:`velocity_stream`.
     """
-    xy, v = _get_velocities(data, basis, velocity_key)
-    axes = embedding(data, basis, color, ax, **kwargs)
-    sample = np.random.default_rng(random_state).permutation(len(xy))[:n_arrows]
-    speed = float(np.hypot(*v.T).mean())
-    scale = length * float(np.ptp(xy[:, 0])) / speed if speed > 0 else 1.0
-    axes.quiver(
-        *xy[sample].T,
-        *(scale * v[sample]).T,
-        angles="xy",
-        scale_units="xy",
-        scale=1,
-        width=0.003,
-        color="0.15",
-        zorder=3,
-    )
-    return axes
+    check_integers(2, n_grid=n_grid)
+    check_positive(length=length)
+    output, style = Output(show, save, return_fig), split_options(kwargs)
+    xy, v = _get_velocities(data, basis, velocity_key, style.modality)
+    extent = float(np.ptp(xy[:, 0]))
+    if n_arrows is None:
+        xy, v = _average_on_grid(xy, v, n_grid, _ARROW_RADIUS).arrows()
+    else:
+        check_integers(n_arrows=n_arrows)
+        check_seed(random_state)
+        sample = np.random.default_rng(random_state).permutation(len(xy))[:n_arrows]
+        xy, v = xy[sample], v[sample]
+    speed = float(np.hypot(*v.T).mean()) if len(v) else 0.0
+    norm = np.hypot(*v.T)
+    shorten = np.minimum(1, _LONGEST_ARROW * speed / np.maximum(norm, np.finfo(float).tiny)) if speed > 0 else norm
+    arrows = (length * extent / speed if speed > 0 else 1.0) * shorten[:, None] * v
+
+    def draw_arrows(axes: Axes) -> None:
+        axes.quiver(
+            *xy.T, *arrows.T, angles="xy", scale_units="xy", scale=1, width=0.003, headwidth=4, headlength=4.5,
+            headaxislength=4, color="0.15", zorder=3,
+        )  # fmt: skip
+
+    return draw_panels(data, basis, color, ax, output, style, draw_arrows)
 
 
 def confidence(
-    data: Data, basis: str = "X_umap", key: str = "velot_confidence", ax: Axes | None = None, **kwargs: Any
-) -> Axes:
+    data: Data,
+    basis: str = "X_umap",
+    key: str = "velot_confidence",
+    ax: Axes | None = None,
+    *,
+    show: bool = False,
+    save: str | Path | None = None,
+    return_fig: bool = False,
+    **kwargs: Any,
+) -> Axes | Any:
     """Draw the confidence of the velocity of each cell.
 
     Parameters
     ----------
-    data, basis, ax, kwargs
+    data, basis, ax, show, save, return_fig, kwargs
         As for :func:`velocity_stream`.
     key
         Column with the confidence.
@@ -156,10 +216,21 @@ def confidence(
     KeyError
         If a key does not exist.
     """
-    return embedding(data, basis, key, ax, **{"title": "confidence", **kwargs})
+    style = split_options(kwargs, title="confidence", sort_order=False)
+    return draw_panels(data, basis, key, ax, Output(show, save, return_fig), style)
 
 
-def training_curves(history: Mapping[str, Any], ax: Axes | None = None, *, smooth: int = 10) -> Axes:
+def training_curves(
+    history: Mapping[str, Any],
+    ax: Axes | None = None,
+    *,
+    smooth: int = 10,
+    title: str = "",
+    legend_loc: str | None = "best",
+    show: bool = False,
+    save: str | Path | None = None,
+    return_fig: bool = False,
+) -> Axes | Any:
     """Draw the losses over the steps of a training.
 
     Parameters
@@ -170,6 +241,10 @@ def training_curves(history: Mapping[str, Any], ax: Axes | None = None, *, smoot
         Axes to draw on; new ones by default.
     smooth
         Number of steps of a running mean.
+    title
+        Title of the plot.
+    legend_loc, show, save, return_fig
+        As for :func:`muport.pl.embedding`.
 
     Returns
     -------
@@ -186,6 +261,9 @@ def training_curves(history: Mapping[str, Any], ax: Axes | None = None, *, smoot
     >>> muport.pl.training_curves({"loss": [3.0, 2.0, 1.0]}, smooth=1).get_xlabel()
     'step'
     """
+    check_integers(smooth=smooth)
+    check_legend_loc(legend_loc)
+    output = Output(show, save, return_fig)
     curves = {name: np.asarray(values, dtype=float).ravel() for name, values in history.items()}
     curves = {name: values for name, values in curves.items() if values.any()}
     if not curves:
@@ -195,24 +273,29 @@ def training_curves(history: Mapping[str, Any], ax: Axes | None = None, *, smoot
         window = max(1, min(smooth, len(values)))
         mean = np.convolve(values, np.full(window, 1 / window), mode="valid")
         axes.plot(np.arange(window - 1, len(values)), mean, label=name)
-    axes.set(xlabel="step", ylabel="loss", yscale="log" if all((v > 0).all() for v in curves.values()) else "linear")
-    axes.legend(frameon=False, fontsize="small")
+    axes.set(
+        title=title,
+        xlabel="step",
+        ylabel="loss",
+        yscale="log" if all((v > 0).all() for v in curves.values()) else "linear",
+    )
+    add_legend(axes, [(str(line.get_label()), line.get_color()) for line in axes.lines], legend_loc)
     hide_frame(axes)
-    return axes
+    return output.finish(axes)
 
 
 def _get_velocities(
-    data: Data, basis: str, velocity_key: str | None
+    data: Data, basis: str, velocity_key: str | None, modality: str | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coordinates (n, 2) and velocities (n, 2) of the cells where both are finite."""
-    xy, cells = get_coordinates(data, basis)
+    xy, cells = get_coordinates(data, basis, modality)
     prefix, colon, name = basis.rpartition(":")
     part = getattr(data, "mod", {}).get(prefix, data) if colon else data
     short = name.removeprefix("X_")
     defaults = [f"velot_velocity_{short}", f"velocity_{short}"]
     key = velocity_key if velocity_key is not None else next((k for k in defaults if k in part.obsm), defaults[0])
     try:
-        v, velocity_cells = get_coordinates(data, f"{prefix}{colon}{key.removeprefix(prefix + colon)}")
+        v, velocity_cells = get_coordinates(data, f"{prefix}{colon}{key.removeprefix(prefix + colon)}", modality)
     except KeyError:
         raise KeyError(
             f"velocity_key={key!r} is not in obsm, which has {sorted(part.obsm.keys())}: "
@@ -226,19 +309,39 @@ def _get_velocities(
     return xy[finite], v[finite]
 
 
-def _average_on_grid(
-    xy: NDArray[np.float64], v: NDArray[np.float64], n: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """X (n,) and y (n,) of the grid, and mean velocity (2, n, n) at its points, NaN where there are no cells."""
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """Mean velocity `flow` (2, n, n) at the points of a grid `x` (n,) by `y` (n,); NaN where there are no cells."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    flow: NDArray[np.float64]
+
+    def arrows(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Positions (m, 2) and velocities (m, 2) of the points with cells."""
+        points = np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
+        v = self.flow.reshape(2, -1).T
+        covered = np.isfinite(v).all(axis=1)
+        return points[covered], v[covered]
+
+
+def _average_on_grid(xy: NDArray[np.float64], v: NDArray[np.float64], n: int, least_radius: float) -> _Grid:
+    """Average velocities with Gaussian weights, as wide as the spacing of the grid or of the cells nearby.
+
+    A point has cells if the distance to its nearest cells is one that the cells themselves have between each other.
+    """
     low, high = xy.min(axis=0), xy.max(axis=0)
     margin = _MARGIN * (high - low)
     x, y = (np.linspace(a, b, n) for a, b in zip(low - margin, high + margin, strict=True))
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    width = float(np.mean((high - low) / n))
-    neighbors = knn(xy, min(_N_NEIGHBORS, len(xy)), query=points)
-    weight = np.exp(-0.5 * np.square(neighbors.distances / max(width, np.finfo(np.float32).tiny)))
-    total = weight.sum(axis=1)
-    mean = (weight[:, :, None] * v[neighbors.indices]).sum(axis=1) / np.maximum(total, 1e-12)[:, None]
-    counted = total > _MIN_COUNTED_WEIGHT
-    mean[total < (_MIN_WEIGHT * np.median(total[counted]) if counted.any() else 0)] = np.nan
-    return x, y, mean.T.reshape(2, n, n)
+    tiny = float(np.finfo(np.float32).tiny)
+    spacing = max(float(np.mean((high - low) / n)), tiny)
+    near = min(_N_DENSITY, len(xy))
+    between = knn(xy, near, query=xy).distances[:, -1]
+    limit = max(float(np.quantile(between, _DENSITY_QUANTILE)), least_radius * spacing)
+    neighbors = knn(xy, min(max(_N_NEIGHBORS, len(xy) // _CELLS_PER_NEIGHBOR), _MAX_NEIGHBORS, len(xy)), query=points)
+    width = np.maximum(neighbors.distances[:, [near - 1]], spacing)
+    weight = normalize_rows(np.exp(-0.5 * np.square(neighbors.distances / width)))
+    mean = np.einsum("nk,nkc->nc", weight, v[neighbors.indices])
+    mean[neighbors.distances[:, near - 1] > limit] = np.nan
+    return _Grid(x, y, mean.T.reshape(2, n, n))

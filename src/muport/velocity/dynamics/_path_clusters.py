@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Trajectories", "describe_paths"]
 
+_LISTED_CLUSTERS = 8  # in the description of paths
+
 
 @dataclass(frozen=True)
 class Trajectories:
@@ -51,6 +53,23 @@ class Trajectories:
     visited: tuple[tuple[str, ...], ...] | None
     n_attempts: int
     spacing: float
+
+    def __repr__(self) -> str:
+        """Describe the paths in a few lines."""
+        forward = int((self.direction > 0).sum())
+        counts = f"{forward} forward, {len(self.direction) - forward} backward; {self.n_attempts} starts tried"
+        lines = [f"Trajectories: {len(self.direction)} paths ({counts}), {self.paths.describe_points()}"]
+        for name, clusters in (("from", self.origin), ("to", self.terminal)):
+            if clusters is not None:
+                lines.append(f"  {name}: {_count_clusters(clusters)}")
+        return "\n".join(lines)
+
+
+def _count_clusters(clusters: NDArray[np.str_]) -> str:
+    names, counts = np.unique(clusters, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_LISTED_CLUSTERS]
+    more = f", and {len(names) - len(order)} more" if len(names) > len(order) else ""
+    return ", ".join(f"{names[i]} ({counts[i]})" for i in order) + more
 
 
 def describe_paths(

@@ -72,6 +72,21 @@ class Paths:
     length: NDArray[np.int64]
     stopped: NDArray[np.int8]
 
+    def __repr__(self) -> str:
+        """Describe the paths in one line."""
+        return f"Paths: {len(self.length)} paths, {self.describe_points()}"
+
+    def describe_points(self) -> str:
+        """Describe the number of points and why the paths end."""
+        if not len(self.length):
+            return f"in {self.x.shape[2]} dimensions"
+        reasons = ", ".join(
+            f"{StopReason(code).name.lower().replace('_', ' ')} ({count})"
+            for code, count in zip(*np.unique(self.stopped, return_counts=True), strict=True)
+        )
+        points = f"{self.length.min()} to {self.length.max()} points in {self.x.shape[2]} dimensions"
+        return f"{points}; ended by: {reasons}"
+
     @property
     def ends(self) -> NDArray[np.float32]:
         """(n_paths, d) last point of each path."""

@@ -72,6 +72,14 @@ class MetaStates:
     vamp2: float
     names: NDArray[Any] | None = None
 
+    def __repr__(self) -> str:
+        """Describe the macrostates in a few lines."""
+        lines = [f"MetaStates: {len(self.mass)} macrostates of {len(self.membership)} cells, VAMP-2 {self.vamp2:.2f}"]
+        for i, (role, mass) in enumerate(zip(self.roles, self.mass, strict=True)):
+            targets = [f"{j} ({self.flux[i, j]:.2g})" for j in np.argsort(-self.flux[i]) if self.flux[i, j] > 0][:3]
+            lines.append(f"  {i}: {role}, {mass:.0%} of the cells" + (f", to {', '.join(targets)}" if targets else ""))
+        return "\n".join(lines)
+
 
 def meta_states(
     kernel: Any, x: Any, n_states: int | None = None, *, n_microstates: int | None = None, random_state: int = 0

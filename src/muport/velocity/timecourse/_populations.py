@@ -57,6 +57,12 @@ class Coupling:
     source_names: pd.Index
     target_names: pd.Index
 
+    def __repr__(self) -> str:
+        """Describe the plan in one line."""
+        times = " to ".join(f"{time:g}" for time in self.times)
+        n, m = self.shape
+        return f"Coupling: {n} cells to {m} cells, times {times}" + ("" if self.converged else ", not converged")
+
     @property
     def shape(self) -> tuple[int, int]:
         """Numbers of cells (n, m) of the first and of the last time."""

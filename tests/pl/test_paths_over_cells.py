@@ -1,8 +1,6 @@
-"""Paths, fates, windows and macrostates are drawn where the cells are."""
+"""Paths and windows are drawn where the cells are."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +8,7 @@ import pytest
 from anndata import AnnData
 
 import muport
-from muport.velocity import MetaStates, Trajectories
+from muport.velocity import Trajectories
 from muport.velocity.dynamics._paths import Paths
 
 
@@ -64,32 +62,6 @@ def test_stored_paths_and_windows(line):
         muport.pl.flow(line)
 
 
-def test_fate_summary_is_the_mean_of_groups(line):
-    fates = pd.DataFrame({"A": np.linspace(0, 1, 200)}, index=line.obs_names).assign(B=lambda f: 1 - f["A"])
-    ax = muport.pl.fate_summary(fates, line, "clusters")
-    widths = [bar.get_width() for bar in ax.patches]
-    assert np.allclose(widths, [0.249, 0.751, 0.751, 0.249], atol=1e-2)
-    with pytest.raises(ValueError, match="groupby='clusters' needs data"):
-        muport.pl.fate_summary(fates, groupby="clusters")
-    with pytest.raises(KeyError, match="nothing"):
-        muport.pl.fate_summary(fates, line, "nothing")
-
-
-def test_coarse_graph_places_states_at_their_cells(line):
-    member = np.stack([1 - line.obs["pseudotime"], line.obs["pseudotime"]], axis=1)
-    flux = np.array([[0, 0.1], [-0.1, 0]])
-    states = MetaStates(
-        member, np.eye(2), np.ones(2) / 2, np.ones(2) / 2, flux, ("initial", "terminal"), np.ones(2), 2.0
-    )
-    ax = muport.pl.coarse_graph(states, line)
-    placed = ax.collections[-1].get_offsets()
-    assert np.allclose(placed[:, 0], [2 / 3, 4 / 3], atol=0.01)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["initial", "terminal"]
-    assert muport.pl.coarse_graph(states).get_aspect() == 1
-    with pytest.raises(ValueError, match="200 cells"):
-        muport.pl.coarse_graph(states, line[:50].copy())
-
-
 def test_paths_stand_out_from_cells_without_colour(line, two_paths):
     red, green, blue = muport.pl.trajectories(line, two_paths).collections[0].get_facecolor()[0][:3]
     assert red == green == blue
@@ -112,23 +84,12 @@ def test_a_position_that_is_not_finite_is_left_out(line, two_paths, record_prope
     assert np.isfinite(muport.pl.coarse_graph(states, line).collections[-1].get_offsets()).all()
 
 
-@pytest.mark.promise("Rows in another order give the same answer")
-def test_macrostates_and_fates_are_matched_by_name(line, record_property):
-    record_property("tries", 4)
-    x = line.obsm["X_pca"]
-    states = muport.velocity.meta_states(muport.velocity.cell_kernel(x, np.ones((200, 3)) * [1, 0, 0]), x, 3)
-    named = replace(states, names=line.obs_names.to_numpy())
-    expected = muport.pl.coarse_graph(named, line).collections[-1].get_offsets()
-    moved = line[np.random.default_rng(0).permutation(200)].copy()
-    assert np.allclose(muport.pl.coarse_graph(named, moved).collections[-1].get_offsets(), expected)
-    with pytest.raises(ValueError, match="none of them for 50 of 200 cells"):
-        muport.pl.coarse_graph(named, line[50:].copy())
-    fates = pd.DataFrame({"A": x[:, 0], "B": 1 - x[:, 0]}, index=line.obs_names)
-    bars = [[bar.get_width() for bar in muport.pl.fate_summary(f, line, "clusters").patches]
-            for f in (fates, fates.sample(frac=1, random_state=0))]  # fmt: skip
-    assert np.allclose(*bars)
-    with pytest.raises(ValueError, match="200 cells are not in data, for example 'x0'"):
-        muport.pl.fate_summary(fates.rename(index=lambda name: f"x{name}"), line, "clusters")
-    line.obs["clusters"] = line.obs["clusters"].where(line.obs["pseudotime"] > 0.1)
-    labels = [label.get_text() for label in muport.pl.fate_summary(fates, line, "clusters").get_yticklabels()]
-    assert labels == ["early", "late", "no value"]
+def test_paths_have_a_short_description(two_paths):
+    text = repr(two_paths)
+    assert text.splitlines() == [
+        "Trajectories: 2 paths (2 forward, 0 backward; 2 starts tried), "
+        "2 to 4 points in 3 dimensions; ended by: end (2)",
+        "  from: early (1), late (1)",
+        "  to: early (1), late (1)",
+    ]
+    assert repr(two_paths.paths) == "Paths: 2 paths, 2 to 4 points in 3 dimensions; ended by: end (2)"

@@ -1,0 +1,144 @@
+"""Sankey diagram of labels, such as transferred ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from muport._checks import check_numbers
+from muport._tables import rows_in_one_order
+from muport.pl._axes import get_axes
+from muport.pl._colors import color_categories
+from muport.pl._finished_figure import Output
+from muport.pl._palettes import parse_palette
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+__all__ = ["sankey"]
+
+_GAP = 0.015  # between two labels, as a fraction of the height
+_BAR = 0.03  # width of a bar, as a fraction of the distance between the two sides
+_NO_VALUE = "no value"
+
+
+def sankey(
+    source: Any,
+    target: Any,
+    ax: Axes | None = None,
+    *,
+    palette: Any = None,
+    least: float = 0.0,
+    names: tuple[str, str] = ("true type", "predicted type"),
+    title: str = "",
+    show: bool = False,
+    save: str | Path | None = None,
+    return_fig: bool = False,
+) -> Axes | Any:
+    """Draw which labels cells have on the left and on the right, with a band for each pair as wide as its cells.
+
+    Parameters
+    ----------
+    source, target
+        (n,) labels on the left and on the right, such as true and predicted types; two Series are matched by cell
+        name. A missing label is ``"no value"``.
+    ax
+        Axes to draw on; new ones by default.
+    palette
+        Colors of the labels: a list, a dict from label to color, or the name of a colormap. A label has the same color
+        on both sides.
+    least
+        Fraction of the cells of a label on the left below which no band is drawn.
+    names
+        Titles of the two sides.
+    title
+        Title of the plot.
+    show, save, return_fig
+        As for :func:`muport.pl.embedding`.
+
+    Returns
+    -------
+    The axes. Labels on the right are in the order that crosses fewest bands: that of the mean height of their cells on
+    the left.
+
+    Raises
+    ------
+    ValueError
+        If there are no cells, or the lengths differ.
+
+    Examples
+    --------
+    >>> axes = sankey(["B", "B", "T"], ["B", "T", "T"])
+    >>> sorted({text.get_text() for text in axes.texts})
+    ['B (1)', 'B (2)', 'T (1)', 'T (2)', 'predicted type', 'true type']
+    """
+    output = Output(show, save, return_fig)
+    check_numbers(0, 1, least=least)
+    left, right = (_as_labels(values) for values in rows_in_one_order(source=source, target=target))
+    if not len(left) or len(left) != len(right):
+        raise ValueError(f"source has {len(left)} labels and target {len(right)}: pass one of each for every cell.")
+    counts = pd.crosstab(left, right)
+    heights = np.arange(len(counts))
+    mean = (counts.to_numpy() * heights[:, None]).sum(axis=0) / counts.to_numpy().sum(axis=0)
+    counts = counts.iloc[:, np.argsort(mean, kind="stable")]
+    labels = sorted({*counts.index, *counts.columns})
+    shades = None if palette is None else parse_palette(palette, labels, "source, target")
+    colors = dict(color_categories(labels, shades).legend)
+    axes = get_axes(ax, 6, 1.5 + 0.3 * max(counts.shape))
+    tops = [_stack(counts.sum(axis=i).to_numpy()) for i in (1, 0)]
+    _draw_bands(axes, counts, tops, colors, least)
+    for side, (top, sizes) in enumerate(zip(tops, (counts.sum(axis=1), counts.sum(axis=0)), strict=True)):
+        _draw_bars(axes, side, top, sizes, colors)
+        axes.text(side, 1.02, names[side], ha=("left", "right")[side], va="bottom", transform=axes.transData)
+    axes.set(xlim=(-0.45, 1.45), ylim=(0, 1.08), title=title)
+    axes.set_axis_off()
+    return output.finish(axes)
+
+
+def _as_labels(values: Any) -> pd.Series:
+    column = pd.Series(np.asarray(values, dtype=object), dtype=object)
+    return column.map(str, na_action="ignore").fillna(_NO_VALUE)
+
+
+def _stack(sizes: Any) -> Any:
+    """Top of each bar: bars from 1 down, in proportion to their sizes, with gaps."""
+    room = 1 - _GAP * (len(sizes) - 1)
+    height = room * sizes / sizes.sum()
+    return 1 - np.concatenate([[0], np.cumsum(height + _GAP)[:-1]])
+
+
+def _height(sizes: Any, total: int) -> Any:
+    return sizes / total * (1 - _GAP * (len(sizes) - 1))
+
+
+def _draw_bars(ax: Axes, side: int, top: Any, sizes: pd.Series, colors: dict[str, Any]) -> None:
+    from matplotlib.patches import Rectangle
+
+    height = _height(sizes.to_numpy(), int(sizes.sum()))
+    for name, y, h, n in zip(sizes.index, top, height, sizes, strict=True):
+        ax.add_patch(Rectangle((side - _BAR * (side == 0), y - h), _BAR, h, color=colors[name], linewidth=0))
+        x, alignment = (-2 * _BAR, "right") if side == 0 else (1 + 2 * _BAR, "left")
+        ax.text(x, y - h / 2, f"{name} ({n})", ha=alignment, va="center", fontsize="small")
+
+
+def _draw_bands(ax: Axes, counts: pd.DataFrame, tops: Sequence[Any], colors: dict[str, Any], least: float) -> None:
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Curve
+
+    values, total = counts.to_numpy(), int(counts.to_numpy().sum())
+    start, end = tops[0].copy(), tops[1].copy()
+    codes = [Curve.MOVETO, *[Curve.CURVE4] * 3, Curve.LINETO, *[Curve.CURVE4] * 3, Curve.CLOSEPOLY]
+    for (i, j), n in np.ndenumerate(values):
+        a = n / total * (1 - _GAP * (len(values) - 1))
+        b = n / total * (1 - _GAP * (values.shape[1] - 1))
+        if n and n >= least * values[i].sum():
+            y, z = start[i], end[j]
+            points = [(0, y), (0.5, y), (0.5, z), (1, z), (1, z - b), (0.5, z - b), (0.5, y - a), (0, y - a), (0, y)]
+            ax.add_patch(PathPatch(Curve(points, codes), facecolor=colors[counts.index[i]], alpha=0.45, linewidth=0))
+        start[i] -= a
+        end[j] -= b

@@ -1,0 +1,84 @@
+"""Colors of the categories of a column: from ``palette``, from ``uns``, or new, and written to ``uns`` as in scanpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap, is_color_like, to_hex
+
+from muport.pl._colors import palette as default_palette
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from muport.pl._values import Column
+
+__all__ = ["choose_shades"]
+
+
+def choose_shades(column: Column, palette: Any | None) -> list[Any]:
+    """Return a color for each category of a column, used or not.
+
+    These are the colors of `palette` if it is given, else those of ``uns["<key>_colors"]`` where it has enough, else
+    new ones. As in scanpy, new ones and those of `palette` are written to ``uns``; only for a categorical column,
+    whose order of categories is stored with it, and not in a view, which would become a copy.
+    """
+    categories = list(pd.Categorical(column.values).categories)
+    key, owner = f"{column.key}_colors", column.owner
+    if palette is not None:
+        shades = parse_palette(palette, categories, column.key)
+    else:
+        stored = _read_colors(owner, key) if owner is not None else None
+        if stored is not None and len(stored) >= len(categories):
+            return stored[: len(categories)]
+        shades = default_palette(len(categories))
+    if owner is not None and not owner.is_view and isinstance(owner.obs[column.key].dtype, pd.CategoricalDtype):
+        owner.uns[key] = [to_hex(shade) for shade in shades]
+    return shades
+
+
+def parse_palette(palette: Any, categories: Sequence[Any], name: str) -> list[Any]:
+    """Return the color of each category. ValueError names the palette, the category and what to pass."""
+    n = len(categories)
+    if isinstance(palette, str) and palette in colormaps:
+        colormap = colormaps[palette]
+        if isinstance(colormap, ListedColormap) and n <= colormap.N <= 60:
+            return [colormap(i) for i in range(n)]
+        return [colormap(x) for x in np.linspace(0, 1, max(n, 1))[:n]]
+    if isinstance(palette, Mapping):
+        absent = [category for category in categories if category not in palette and str(category) not in palette]
+        if absent:
+            raise ValueError(f"palette has no color for {absent[0]!r} of color={name!r}: add it.")
+        shades = [palette.get(category, palette.get(str(category))) for category in categories]
+    elif isinstance(palette, str) or not np.iterable(palette):
+        raise ValueError(
+            f"palette={palette!r} must be a list of colors, a dict from category to color, or the name of a "
+            "colormap of matplotlib, such as 'tab20'."
+        )
+    else:
+        # a cycler of matplotlib gives dicts
+        shades = [shade["color"] if isinstance(shade, Mapping) else shade for shade in palette]
+    if len(shades) < n:
+        raise ValueError(
+            f"palette has {len(shades)} colors for the {n} categories of color={name!r}: pass {n} or more."
+        )
+    _check_colors(shades, "palette", "pass names or hexadecimal codes of colors")
+    return shades[:n]
+
+
+def _read_colors(owner: Any, key: str) -> list[Any] | None:
+    if key not in owner.uns:
+        return None
+    stored = list(owner.uns[key])
+    _check_colors(stored, f"uns[{key!r}]", "correct it, delete it, or pass palette")
+    return stored
+
+
+def _check_colors(shades: Sequence[Any], what: str, fix: str) -> None:
+    bad = [shade for shade in shades if not is_color_like(shade)]
+    if bad:
+        raise ValueError(f"{what}: {bad[0]!r} is not a color of matplotlib: {fix}.")

@@ -1,0 +1,46 @@
+"""Bands are as high as their numbers of cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.patches import PathPatch, Rectangle
+
+from muport.pl import sankey
+
+
+def test_bars_and_bands_have_the_sizes_of_their_cells():
+    true = ["a"] * 60 + ["b"] * 40
+    predicted = ["a"] * 50 + ["b"] * 10 + ["b"] * 40
+    ax = sankey(true, predicted, palette={"a": "red", "b": "blue"})
+    bands = [patch for patch in ax.patches if isinstance(patch, PathPatch)]
+    heights = [band.get_path().vertices[0, 1] - band.get_path().vertices[7, 1] for band in bands]
+    assert np.allclose(np.array(heights) / sum(heights), [0.5, 0.1, 0.4])
+    bars = [patch.get_height() for patch in ax.patches if isinstance(patch, Rectangle)]
+    assert np.allclose(np.array(bars) / sum(bars[:2]), [0.6, 0.4, 0.5, 0.5])
+    assert bands[1].get_facecolor()[:3] == (1, 0, 0)
+    assert {"a (60)", "b (40)", "a (50)", "b (50)"} <= {text.get_text() for text in ax.texts}
+
+
+def test_thin_bands_may_be_left_out():
+    ax = sankey(["a"] * 100, ["a"] * 99 + ["b"], least=0.02)
+    assert sum(isinstance(patch, PathPatch) for patch in ax.patches) == 1
+
+
+def test_cells_are_matched_by_name_and_missing_labels_are_shown():
+    true = pd.Series(["a", "b", None], index=["x", "y", "z"])
+    ax = sankey(true, true[::-1])
+    assert sum(isinstance(patch, PathPatch) for patch in ax.patches) == 3
+    assert "no value (1)" in {text.get_text() for text in ax.texts}
+
+
+def test_bad_labels_are_named():
+    with pytest.raises(ValueError, match="source has 2 labels and target 1"):
+        sankey(["a", "b"], ["a"])
+    with pytest.raises(ValueError, match="source has 0 labels"):
+        sankey([], [])
+    with pytest.raises(ValueError, match="least=2"):
+        sankey(["a"], ["a"], least=2)
+    with pytest.raises(ValueError, match="palette has no color for 'a'"):
+        sankey(["a"], ["a"], palette={"b": "red"})
