@@ -73,3 +73,17 @@ def test_bad_input_is_named():
         feature_ranking(table[["item", "feature"]])
     with pytest.raises(ValueError, match="nothing can be drawn"):
         feature_ranking(table.iloc[:0])
+
+
+def test_a_distant_component_does_not_crush_the_others():
+    means = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1000.0, 1000.0]])
+    shapes = np.tile(0.01 * np.eye(2), (4, 1, 1))
+    weights = [0.33, 0.33, 0.33, 0.01]
+    ax = components(None, means, shapes, weights=weights)
+    assert max(*np.abs(ax.get_xlim()), *np.abs(ax.get_ylim())) < 3
+    assert [text.get_text() for text in ax.texts] == ["1 component outside"]
+    ax = components(None, means, shapes, weights=weights, outside=0)
+    assert ax.get_xlim()[1] > 1000
+    assert not ax.texts
+    with pytest.raises(ValueError, match="outside=2 must be a number from 0 to 0.5"):
+        components(None, means, shapes, outside=2)

@@ -92,6 +92,8 @@ def before_and_after(
         for row, name in zip(grid, colors, strict=True):
             for ax, basis, style in zip(row, (before, after), styles, strict=True):
                 draw_panels(data, basis, name, ax, Output(), style)
+                if name != colors[0]:
+                    ax.set_title("")
             if legend := row[1].get_legend():
                 legend.set_title(name, prop={"weight": "bold", "size": "small"})
     except Exception:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from muport._checks import check_numbers
 from muport._tables import rows_in_one_order
 from muport.pl._axes import add_legend, check_legend_loc, draw_dots, get_axes, hide_frame, widen_by_legends
 from muport.pl._colors import MISSING, color_categories
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
 
-_OUTSIDE = 0.01  # of the mass of the components may lie outside the limits, on each side
-
 
 def components(
     x: ArrayLike | None,
@@ -35,6 +34,7 @@ def components(
     labels: Any | None = None,
     dims: tuple[int, int] = (0, 1),
     n_std: float = 2.0,
+    outside: float = 0.04,
     palette: Any = None,
     title: str = "",
     legend_loc: str | None = "right margin",
@@ -65,6 +65,9 @@ def components(
         The two axes.
     n_std
         Size of an ellipse in standard deviations; an ellipse of two contains 86 % of the cells of a component.
+    outside
+        Fraction of the mass that may lie outside the limits, on each side of both axes, so that few distant cells and
+        components do not crush all others; the number of components outside is written in a corner. 0: all is shown.
     palette
         Colors of the values of `color` and `labels`: a list, a dict from value to color, or the name of a colormap.
     title
@@ -74,14 +77,13 @@ def components(
 
     Returns
     -------
-    The axes, with equal scales. Limits contain the cells and the components of most mass: one distant component of
-    little mass may lie outside.
+    The axes, with equal scales.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, there are fewer than two axes, or a mean or covariance is not finite. The rows of tables
-        are matched by name.
+        If shapes do not fit, `outside` is not in 0..0.5, there are fewer than two axes, or a mean or covariance is not
+        finite. The rows of tables are matched by name.
 
     Examples
     --------
@@ -91,6 +93,7 @@ def components(
     output = Output(show, save, return_fig)
     check_legend_loc(legend_loc)
     x, labels = rows_in_one_order(x=x, labels=labels)
+    check_numbers(0, 0.5, outside=outside)
     means, weights, color = rows_in_one_order("component", means=means, weights=weights, color=color)
     centers, shapes = _select_axes(np.asarray(means, np.float64), np.asarray(covariances, np.float64), dims)
     m, cells = len(centers), None if x is None else np.asarray(x, dtype=np.float64)
@@ -111,7 +114,7 @@ def components(
         "black" if missing else shade for missing, shade in zip(categories.missing, categories.colors, strict=True)
     ]
     _draw_ellipses(axes, centers, shapes, mass, edges[:m], n_std)
-    _set_limits(axes, None if cells is None else cells[:, list(dims)], centers, shapes, mass)
+    _set_limits(axes, None if cells is None else cells[:, list(dims)], centers, shapes, mass, outside)
     axes.set(title=title, xlabel=f"axis {dims[0] + 1}", ylabel=f"axis {dims[1] + 1}")
     axes.set_aspect("equal", adjustable="box")
     hide_frame(axes)
@@ -226,13 +229,14 @@ def _set_limits(
     centers: NDArray[np.float64],
     shapes: NDArray[np.float64],
     mass: NDArray[np.float64],
+    outside: float,
 ) -> None:
-    """Set limits that contain most of the mass, so that one distant component does not crush all others."""
+    """Set limits that contain most of the mass, and write how many components are outside."""
     radius = np.sqrt(np.einsum("mii->mi", shapes))
     points, weight = np.concatenate([centers - radius, centers + radius]), np.tile(mass / max(mass.sum(), 1e-300), 2)
-    low, high = (_weighted_quantile(points, weight, q) for q in (_OUTSIDE, 1 - _OUTSIDE))
+    low, high = (_weighted_quantile(points, weight, q) for q in (outside, 1 - outside))
     if cells is not None and len(cells):
-        inner = np.nanquantile(cells, [_OUTSIDE / 2, 1 - _OUTSIDE / 2], axis=0)
+        inner = np.nanquantile(cells, [outside / 2, 1 - outside / 2], axis=0)
         low, high = np.minimum(low, inner[0]), np.maximum(high, inner[1])
     # with equal scales, a side of less than half the other would be a narrow strip
     size, center = high - low, (high + low) / 2
@@ -241,6 +245,10 @@ def _set_limits(
     margin = 0.08 * np.maximum(high - low, 1e-9)
     ax.set_xlim(low[0] - margin[0], high[0] + margin[0])
     ax.set_ylim(low[1] - margin[1], high[1] + margin[1])
+    n = int(((centers < low - margin) | (centers > high + margin)).any(axis=1)[mass > 0].sum())
+    if n:
+        text = f"{n} component{'s' if n > 1 else ''} outside"
+        ax.text(0.99, 0.99, text, transform=ax.transAxes, ha="right", va="top", fontsize="x-small")
 
 
 def _weighted_quantile(points: NDArray[np.float64], weight: NDArray[np.float64], q: float) -> NDArray[np.float64]:

@@ -83,7 +83,7 @@ def prediction_confidence(
     >>> adata.obs["prediction_confidence"] = np.linspace(0, 1, adata.n_obs)
     >>> histogram, cells = muport.pl.prediction_confidence(adata, threshold=0.5)
     >>> histogram.texts[0].get_text()
-    ' 50% below 0.5'
+    ' 50% below 0.5 '
     """
     output, style = Output(show, save, return_fig), split_options(kwargs, title="confidence", vmin=0, vmax=1)
     check_integers(n_bins=n_bins)
@@ -104,7 +104,8 @@ def prediction_confidence(
     _, (left, panel) = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")
     _draw_histogram(left, values[known], None if right is None else right[known], threshold, n_bins)
     if right is not None:
-        add_legend(left, list(zip(_KINDS, _kind_colors(), strict=True)), legend_loc)
+        present = np.unique(right[known])
+        add_legend(left, [(_KINDS[code], _kind_colors()[code]) for code in present], legend_loc)
     draw_panels(data, basis, key, panel, Output(), style)
     return output.finish([left, panel])
 
@@ -134,6 +135,6 @@ def _draw_histogram(
     hide_frame(ax)
     if threshold is not None:
         ax.axvline(threshold, color="0.2", lw=1, ls="--")
-        text = f" {np.mean(values < threshold):.0%} below {threshold:g}"
+        text = f" {np.mean(values < threshold):.0%} below {threshold:g} "
         side = "left" if threshold < 0.6 else "right"
         ax.text(threshold, 0.97, text, transform=ax.get_xaxis_transform(), ha=side, va="top", fontsize="small")

@@ -32,10 +32,8 @@ _LONGEST_ARROW = 1.6  # in mean lengths: longer ones would cover others
 _MARGIN = 0.02  # of the grid beyond the cells, as a fraction of their range
 _N_DENSITY = 10  # the distance to the nearest cells of this number measures their density
 _DENSITY_QUANTILE = 0.9  # of these distances over the cells: a point that is farther from the cells has no velocity
-_LINE_RADIUS, _ARROW_RADIUS = (
-    1.0,
-    0.5,
-)  # least such distance, in spacings of the grid: lines need no gaps between points
+# least such distance, in spacings of the grid: lines need no gaps between the points of dense cells
+_LINE_RADIUS, _ARROW_RADIUS = 1.0, 0.5
 _MIN_LENGTH = 0.04  # of a streamline, as a fraction of the axes; matplotlib's 0.1 leaves narrow branches empty
 
 
