@@ -227,7 +227,7 @@ def _read_genes(
     if not column.is_numeric:
         raise ValueError(f"pseudotime={pseudotime!r} must be numbers, not {column.values.dtype}.")
     time = column.values.to_numpy(dtype=float, na_value=np.nan)
-    time[~np.isfinite(time)] = np.nan
+    time = np.where(np.isfinite(time), time, np.nan)
     if not np.isfinite(time).any() or np.nanmin(time) == np.nanmax(time):
         raise ValueError(f"pseudotime={pseudotime!r} has no range: pass a column in which cells have different times.")
     columns = [get_values(data, gene, cells, layer=layer, modality=modality, argument="genes") for gene in genes]
