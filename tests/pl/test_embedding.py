@@ -9,7 +9,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from muport.pl import embedding
-from muport.pl._colors import MISSING, palette
+from muport.pl.drawing._colors import MISSING, palette
 
 
 def drawn(ax):

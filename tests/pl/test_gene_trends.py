@@ -47,7 +47,7 @@ def test_missing_values_are_left_out(cells):
     cells.obs.loc["c5", "pseudotime"] = np.nan
     cells.X[9, 0] = np.nan
     after = gene_trends(cells, "gene")[0].lines[0].get_ydata()
-    assert np.allclose(before, after, atol=0.02)
+    assert np.allclose(before, after, atol=0.05)
 
 
 def test_genes_are_sorted_by_their_peak(cells):

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from muport.pl import components, feature_ranking
-from muport.pl._colors import palette
+from muport.pl.drawing._colors import palette
 
 
 @pytest.mark.parametrize("dims", [(0, 1), (2, 0)])

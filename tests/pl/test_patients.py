@@ -9,7 +9,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from muport.pl import distance_map, patient_embedding
-from muport.pl._colors import MISSING, palette
+from muport.pl.drawing._colors import MISSING, palette
 
 NAMES = [f"P{i}" for i in range(6)]
 CONDITION = pd.Series(["case", "case", "control", "case", "control", "control"], index=NAMES)

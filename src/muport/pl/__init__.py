@@ -2,12 +2,7 @@
 
 In the order of reading:
 
-- ``_axes``: new axes, dots and legends in one style
-- ``_finished_figure``: figures that are shown, saved or returned
-- ``_colors``: colors of categories
-- ``_values``: coordinates, columns and genes of an AnnData or MuData, found by key
-- ``_palettes``: colors from ``palette`` and from ``uns``
-- ``_panels``: cells in one panel for each color, and what is drawn over them
+- ``drawing``: what all plots share: values by key, colors, panels, legends, and finished figures
 - ``_embedding``: cells in two dimensions
 - ``_before_and_after``: cells before and after an integration
 - ``_confusion``: predicted against true labels

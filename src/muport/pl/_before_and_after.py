@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from muport.pl._axes import widen_by_legends
-from muport.pl._finished_figure import Output
-from muport.pl._panels import CellStyle, draw_panels
+from muport.pl.drawing._axes import widen_by_legends
+from muport.pl.drawing._finished_figure import Output
+from muport.pl.drawing._panels import CellStyle, draw_panels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from muport.pl._values import Data
+    from muport.pl.drawing._values import Data
 
 __all__ = ["before_and_after"]
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from muport._keys import UNLABELED_CATEGORY
 from muport.metrics import confusion_counts
-from muport.pl._axes import get_axes
-from muport.pl._finished_figure import Output
+from muport.pl.drawing._axes import get_axes
+from muport.pl.drawing._finished_figure import Output
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from muport.pl._finished_figure import Output
-from muport.pl._panels import CellStyle, draw_panels
+from muport.pl.drawing._finished_figure import Output
+from muport.pl.drawing._panels import CellStyle, draw_panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from muport._tables import rows_by_name
-from muport.pl._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
-from muport.pl._colors import palette as default_palette
-from muport.pl._finished_figure import Output
-from muport.pl._palettes import parse_palette
-from muport.pl._panels import draw_panels, split_options
-from muport.pl._values import get_coordinates, get_values
+from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
+from muport.pl.drawing._colors import palette as default_palette
+from muport.pl.drawing._finished_figure import Output
+from muport.pl.drawing._palettes import parse_palette
+from muport.pl.drawing._panels import draw_panels, split_options
+from muport.pl.drawing._values import get_coordinates, get_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from muport.pl._values import Column, Data
+    from muport.pl.drawing._values import Column, Data
     from muport.velocity import MetaStates
 
 __all__ = ["coarse_graph", "fate_summary"]

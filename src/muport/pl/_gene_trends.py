@@ -9,11 +9,11 @@ import pandas as pd
 
 from muport._checks import check_integers, check_numbers
 from muport._tables import rows_by_name
-from muport.pl._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
-from muport.pl._colors import palette as default_palette
-from muport.pl._finished_figure import Output
-from muport.pl._palettes import parse_palette
-from muport.pl._values import get_values
+from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
+from muport.pl.drawing._colors import palette as default_palette
+from muport.pl.drawing._finished_figure import Output
+from muport.pl.drawing._palettes import parse_palette
+from muport.pl.drawing._values import get_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from muport.pl._values import Data
+    from muport.pl.drawing._values import Data
 
 __all__ = ["driver_heatmap", "gene_trends"]
 

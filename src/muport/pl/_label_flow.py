@@ -9,10 +9,10 @@ import pandas as pd
 
 from muport._checks import check_numbers
 from muport._tables import rows_in_one_order
-from muport.pl._axes import get_axes
-from muport.pl._colors import color_categories
-from muport.pl._finished_figure import Output
-from muport.pl._palettes import parse_palette
+from muport.pl.drawing._axes import get_axes
+from muport.pl.drawing._colors import color_categories
+from muport.pl.drawing._finished_figure import Output
+from muport.pl.drawing._palettes import parse_palette
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

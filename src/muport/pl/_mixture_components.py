@@ -9,11 +9,11 @@ import pandas as pd
 
 from muport._checks import check_numbers
 from muport._tables import rows_in_one_order
-from muport.pl._axes import add_legend, check_legend_loc, draw_dots, get_axes, hide_frame, widen_by_legends
-from muport.pl._colors import MISSING, color_categories
-from muport.pl._colors import palette as default_palette
-from muport.pl._finished_figure import Output
-from muport.pl._palettes import parse_palette
+from muport.pl.drawing._axes import add_legend, check_legend_loc, draw_dots, get_axes, hide_frame, widen_by_legends
+from muport.pl.drawing._colors import MISSING, color_categories
+from muport.pl.drawing._colors import palette as default_palette
+from muport.pl.drawing._finished_figure import Output
+from muport.pl.drawing._palettes import parse_palette
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

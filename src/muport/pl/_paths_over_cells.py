@@ -9,12 +9,12 @@ import numpy as np
 
 from muport._arrays import normalize_rows
 from muport.neighbors import knn
-from muport.pl._axes import add_legend, check_legend_loc
-from muport.pl._colors import color_categories
-from muport.pl._finished_figure import Output
-from muport.pl._palettes import parse_palette
-from muport.pl._panels import draw_panels, split_options
-from muport.pl._values import get_coordinates
+from muport.pl.drawing._axes import add_legend, check_legend_loc
+from muport.pl.drawing._colors import color_categories
+from muport.pl.drawing._finished_figure import Output
+from muport.pl.drawing._palettes import parse_palette
+from muport.pl.drawing._panels import draw_panels, split_options
+from muport.pl.drawing._values import get_coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from muport.pl._values import Data
+    from muport.pl.drawing._values import Data
     from muport.velocity import Trajectories
 
 __all__ = ["flow", "trajectories", "windows"]

@@ -10,11 +10,11 @@ from scipy.cluster.hierarchy import dendrogram, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
 from muport._tables import same_row_and_column_order
-from muport.pl._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
-from muport.pl._colors import CategoryColors, color_categories
-from muport.pl._colors import palette as default_palette
-from muport.pl._finished_figure import Output
-from muport.pl._palettes import parse_palette
+from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
+from muport.pl.drawing._colors import CategoryColors, color_categories
+from muport.pl.drawing._colors import palette as default_palette
+from muport.pl.drawing._finished_figure import Output
+from muport.pl.drawing._palettes import parse_palette
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ import numpy as np
 
 from muport._checks import check_integers, check_numbers
 from muport._keys import RESULT_KEYS
-from muport.pl._axes import add_legend, check_legend_loc, hide_frame
-from muport.pl._colors import MISSING
-from muport.pl._colors import palette as default_palette
-from muport.pl._finished_figure import Output
-from muport.pl._panels import draw_panels, split_options
-from muport.pl._values import get_coordinates, get_values
+from muport.pl.drawing._axes import add_legend, check_legend_loc, hide_frame
+from muport.pl.drawing._colors import MISSING
+from muport.pl.drawing._colors import palette as default_palette
+from muport.pl.drawing._finished_figure import Output
+from muport.pl.drawing._panels import draw_panels, split_options
+from muport.pl.drawing._values import get_coordinates, get_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from muport.pl._values import Data
+    from muport.pl.drawing._values import Data
 
 __all__ = ["prediction_confidence"]
 

@@ -10,10 +10,10 @@ import numpy as np
 from muport._arrays import normalize_rows
 from muport._checks import check_integers, check_positive, check_seed
 from muport.neighbors import knn
-from muport.pl._axes import add_legend, check_legend_loc, get_axes, hide_frame
-from muport.pl._finished_figure import Output
-from muport.pl._panels import draw_panels, split_options
-from muport.pl._values import get_coordinates
+from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame
+from muport.pl.drawing._finished_figure import Output
+from muport.pl.drawing._panels import draw_panels, split_options
+from muport.pl.drawing._values import get_coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from muport.pl._values import Data
+    from muport.pl.drawing._values import Data
 
 __all__ = ["confidence", "training_curves", "velocity_quiver", "velocity_stream"]
 

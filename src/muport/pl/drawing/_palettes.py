@@ -10,12 +10,12 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, is_color_like, to_hex
 
-from muport.pl._colors import palette as default_palette
+from muport.pl.drawing._colors import palette as default_palette
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from muport.pl._values import Column
+    from muport.pl.drawing._values import Column
 
 __all__ = ["choose_shades"]
 

@@ -9,7 +9,7 @@ from anndata import AnnData
 from matplotlib.colors import to_hex
 
 from muport.pl import embedding
-from muport.pl._colors import palette
+from muport.pl.drawing._colors import palette
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 
 from muport._checks import check_flags, check_integers, check_positive
-from muport.pl._axes import (
+from muport.pl.drawing._axes import (
     add_legend,
     check_legend_loc,
     default_size,
@@ -18,10 +18,10 @@ from muport.pl._axes import (
     hide_frame,
     widen_by_legends,
 )
-from muport.pl._colors import MISSING, CategoryColors, color_categories
-from muport.pl._colors import palette as default_palette
-from muport.pl._palettes import choose_shades
-from muport.pl._values import get_coordinates, get_values
+from muport.pl.drawing._colors import MISSING, CategoryColors, color_categories
+from muport.pl.drawing._colors import palette as default_palette
+from muport.pl.drawing._palettes import choose_shades
+from muport.pl.drawing._values import get_coordinates, get_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from muport.pl._finished_figure import Output
-    from muport.pl._values import Column, Data
+    from muport.pl.drawing._finished_figure import Output
+    from muport.pl.drawing._values import Column, Data
 
 __all__ = ["CellStyle", "draw_panels", "split_options"]
 

@@ -1,0 +1,11 @@
+"""What all plots share: values by key, colors, panels, legends, and finished figures.
+
+In the order of reading:
+
+- ``_axes``: new axes, dots and legends in one style
+- ``_finished_figure``: figures that are shown, saved or returned
+- ``_colors``: colors of categories
+- ``_values``: coordinates, columns and genes of an AnnData or MuData, found by key
+- ``_palettes``: colors from ``palette`` and from ``uns``
+- ``_panels``: cells in one panel for each color, and what is drawn over them
+"""
