@@ -106,5 +106,5 @@ lock: $(UV)
 	echo uv | $(COMPILE) - -o requirements/uv.txt
 
 clean:
-	rm -rf .venv .venv-docs .venv-bench .venv-lowest .venv-newest $(PEERS:%=.venv-%) .uv dist demo docs/_build docs/generated docs/tutorials \
+	rm -rf .venv .venv-docs .venv-bench .venv-lowest .venv-newest $(PEERS:%=.venv-%) .uv dist demo docs/_build docs/benchmarks docs/generated docs/tutorials \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage

@@ -18,9 +18,11 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-# Sphinx reads only what lies below docs/: the notebooks, kept executed in tutorials/, are copied beside the pages.
-if (ROOT / "tutorials").is_dir():
-    shutil.copytree(ROOT / "tutorials", HERE / "tutorials", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+# Sphinx reads only what lies below docs/: the notebooks, kept executed in tutorials/, and the measured figures are
+# copied beside the pages.
+for source, name in ((ROOT / "tutorials", "tutorials"), (ROOT / "benchmarks" / "results", "benchmarks")):
+    if source.is_dir():
+        shutil.copytree(source, HERE / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
 
 project = PROJECT["name"]
 author = PROJECT["authors"][0]["name"]
@@ -81,6 +83,8 @@ nitpick_ignore_regex = [("py:.*", r"(?!muport\.).*")]
 
 html_theme = "sphinx_book_theme"
 html_title = project
+html_static_path = ["_static"]
+html_css_files = ["muport.css"]
 html_theme_options = {"show_toc_level": 2, "use_download_button": False}
 
 

@@ -13,6 +13,8 @@ FILES = [
     for pattern in (
         "src/**/*.py",
         "docs/*.md",
+        "docs/from/*.md",
+        "docs/guide/*.md",
         "docs/methods/*.md",
         "tutorials/*.ipynb",
         "benchmarks/**/*.py",
