@@ -79,7 +79,11 @@ intersphinx_mapping = (
     else {}
 )
 # A name of ours that leads nowhere is an error; other projects' names resolve only where intersphinx is on.
-nitpick_ignore_regex = [("py:.*", r"(?!muport\.).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!muport\.).*"),
+    # Types of fields that users read but do not make: they have no page.
+    ("py:class", r"muport\..*\._\w+\.(DayPlan|ProjectionRecipe)"),
+]
 
 html_theme = "sphinx_book_theme"
 html_title = project
