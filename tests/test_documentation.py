@@ -51,6 +51,7 @@ def test_a_wrong_name_is_found():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if page.parent.name not in WITHOUT_DATA and BLOCK.search(page.read_text())],
