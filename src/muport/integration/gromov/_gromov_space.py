@@ -267,7 +267,7 @@ def _collect_diagnostics(
     diagnostics: dict[str, Any] = {f"metric {name}": metric for name, metric in metrics.items()}
     for (a, b), plan in plans.items():
         diagnostics[f"objective {a}-{b}"] = objective[a, b]
-        diagnostics[f"distortion {a}-{b}"] = objective[a, b] / max(by_chance[a, b], np.finfo(np.float32).tiny)
+        diagnostics[f"distortion {a}-{b}"] = objective[a, b] / max(by_chance[a, b], float(np.finfo(np.float32).tiny))
         diagnostics[f"stability {a}-{b}"] = plan.stability
         diagnostics[f"margin {a}-{b}"] = plan.margin
     return diagnostics
