@@ -238,6 +238,11 @@ def _set_limits(
     if cells is not None and len(cells):
         inner = np.nanquantile(cells, [outside / 2, 1 - outside / 2], axis=0)
         low, high = np.minimum(low, inner[0]), np.maximum(high, inner[1])
+    # the components within are drawn whole, unless they have hardly any mass and may be of any size
+    whole = ((centers >= low) & (centers <= high)).all(axis=1) & (mass > outside / 2 * mass.sum())
+    if whole.any():
+        low = np.minimum(low, (centers - 2 * radius)[whole].min(axis=0))
+        high = np.maximum(high, (centers + 2 * radius)[whole].max(axis=0))
     # with equal scales, a side of less than half the other would be a narrow strip
     size, center = high - low, (high + low) / 2
     half = np.maximum(size, size.max() / 2) / 2
