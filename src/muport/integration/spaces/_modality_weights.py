@@ -36,7 +36,7 @@ _MAX_LANDMARKS, _CELLS_PER_LANDMARK = 100, 60
 _PRIOR_CELLS = 100.0  # cells that the mean score counts for at each landmark, and a score of no pairs in that mean
 _POWER = 2.0  # of the scores, in the weights
 #: How much it counts that a modality predicts itself, relative to that another one predicts it. Chosen on simulations
-#: of shared types, private types and unrelated variation.
+#: of shared types, private types and unrelated variation, with measured pairs beside them.
 OWN_STRUCTURE = 0.5
 
 
