@@ -14,6 +14,7 @@ In the order of reading:
 - ``_inference``: methods after training that evaluate the field, or follow it
 - ``_fate_inference``: methods after training that read the Markov chain of cells
 - ``_time_course_inference``: methods after training that follow populations between the measured days
+- ``_population_inference``: methods after training that predict the cells of times that were not measured
 - ``_model``: the model class, set-up and training
 - ``velot``: the steps as functions of an AnnData or MuData
 """

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from muport.data import register
 from muport.velocity._fitted_state import FittedRawVelocity, VelocityState, sample_landmarks
 from muport.velocity._hyperparameters import VelocityHyperparameters
-from muport.velocity._time_course_inference import TimeCourseInference
+from muport.velocity._population_inference import PopulationInference
 from muport.velocity.estimation._field import evaluate
 from muport.velocity.estimation._pipeline import (
     InputCells,
@@ -41,7 +41,7 @@ _OF_THE_MODEL = (
 )  # hyperparameters that train does not take
 
 
-class Velocity(TimeCourseInference):
+class Velocity(PopulationInference):
     """A velocity field v(x, t) from optimal transport between cells of successive times.
 
     Cells are split into blocks of successive time bins, and blocks are transported onto those before and after them.
