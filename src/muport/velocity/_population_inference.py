@@ -1,4 +1,4 @@
-"""What a fitted velocity model says of times that were not measured: predicted cells, and their errors on left-out days."""
+"""What a fitted velocity model says of times that were not measured: predicted cells, and their errors on such days."""
 
 from __future__ import annotations
 
