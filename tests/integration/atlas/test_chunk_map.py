@@ -32,6 +32,9 @@ class Memory:
     def codes(self, start, stop):
         return self.group[start:stop]
 
+    def read_covariates(self, start, stop):
+        return None
+
     def write(self, start, rows):
         assert np.isnan(self.out[start : start + len(rows)]).all()
         self.out[start : start + len(rows)] = rows
