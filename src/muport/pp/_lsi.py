@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 import anndata
 import mudata
 import numpy as np
+import pandas as pd
 from scipy import sparse
 from scipy.stats import rankdata
 from sklearn.utils.extmath import svd_flip
 
-from muport._arrays import unit_rows
 from muport._checks import check_integers, check_numbers, check_seed
 from muport._global_state import preserve_generators
 from muport._schema_version import SCHEMA_VERSION, check_schema_version
+from muport.data.projection._counts_to_coordinates import compute_coordinates
 from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.data.reading._count_matrix import get_counts, get_values, iterate_blocks
 from muport.pp._counts import count_nonzero, logger, warn_of_empty_cells, writable_modality
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
 #: The defaults of muon's TF-IDF.
@@ -229,11 +229,16 @@ def lsi(
 
 def store_lsi_recipe(adata: anndata.AnnData) -> None:
     """Store how new cells get the coordinates in ``obsm["X_lsi"]``."""
+    store_recipe(adata, "X_lsi", _build_lsi_recipe(adata))
+
+
+def _build_lsi_recipe(adata: anndata.AnnData) -> ProjectionRecipe:
+    """Return how new cells get the coordinates of data after LSI of counts."""
     state = adata.uns["lsi"]
     loadings: NDArray[np.float32] = np.asarray(adata.varm["LSI"], np.float32)
     idf: NDArray[np.float64] = np.asarray(adata.var["idf"], np.float64)
     used = np.flatnonzero(np.any(loadings != 0, axis=1) | (idf > 0))
-    recipe = ProjectionRecipe(
+    return ProjectionRecipe(
         transform="tfidf",
         features=tuple(map(str, adata.var_names[used])),
         used=np.arange(len(used)),
@@ -246,7 +251,6 @@ def store_lsi_recipe(adata: anndata.AnnData) -> None:
         log_tf=bool(state["tfidf"]["log_tf"]),
         log_tfidf=bool(state["tfidf"]["log_tfidf"]),
     )
-    store_recipe(adata, "X_lsi", recipe)
 
 
 def _svd_by_muon(values: Any, k: int, random_state: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -343,25 +347,19 @@ def project_lsi(
         raise KeyError("the reference has no LSI of counts: call muport.pp.iterative_lsi, or tfidf and lsi, on it.")
     # version 0.1.0 wrote no number
     check_schema_version(state.get("schema_version", 1), "uns['lsi'] of the reference")
-    used = np.flatnonzero(np.any(fitted.varm["LSI"] != 0, axis=1) | (fitted.var["idf"].to_numpy() > 0))
-    columns = _match_peaks(adata.var_names, fitted.var_names[used])
-    idf = fitted.var["idf"].to_numpy()[used].astype(np.float32)
-    loadings = np.asarray(fitted.varm["LSI"][used], np.float32) / np.asarray(state["scale"], np.float32)
-    z = project_counts(get_counts(adata, layer, (1, 1)), columns, idf, loadings, state["tfidf"])
-    z -= np.asarray(state["offset"], np.float32)
-    adata.obsm["X_lsi"] = unit_rows(z) if state["unit"] else z
+    recipe = _build_lsi_recipe(fitted)
+    _check_peaks(adata.var_names, pd.Index(recipe.features))
+    adata.obsm["X_lsi"] = compute_coordinates(get_counts(adata, layer, (1, 1)), adata.var_names, recipe, "the data")
     return data if copy else None
 
 
-def _match_peaks(names: pd.Index, used: pd.Index) -> NDArray[np.int64]:
-    columns = np.asarray(names.get_indexer(used), dtype=np.int64)
-    missing = np.flatnonzero(columns < 0)
+def _check_peaks(names: pd.Index, used: pd.Index) -> None:
+    missing = np.flatnonzero(~used.isin(names))
     if len(missing):
         raise KeyError(
             f"{len(missing)} of the {len(used)} peaks that the reference uses are not in the data, for example "
             f"{used[int(missing[0])]!r}: count the new cells on the reference's peaks."
         )
-    return columns
 
 
 def project_counts(

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 #: Scaled values are clipped here, in standard deviations, so that a gene of a few cells does not form a component.
 _MAX_SCALED_VALUE = 10
-#: Key of the counts of a cell after normalization, while the data are prepared.
-_DEPTH_KEY = "normalized_depth"
 
 
 def prepare(
@@ -132,12 +130,12 @@ def prepare(
         raise ValueError("modalities and annotation are for a MuData; data is an AnnData.")
     adata = get_modality(data, modality) if isinstance(data, mudata.MuData) else data
     _check_rna_counts(adata)
-    work = _log_normalized(adata)
+    work, depth = _log_normalized(adata)
     roots: dict[str, Any] = {"cluster": root_cluster, "cell": root_cell, "marker": root_marker}
     is_rooted = any(value is not None for value in roots.values())
     # the levels of a marker are read after normalization
     root = read_root(data, adata, labels_key, modality, expression=work, **roots) if is_rooted else None
-    recipe = _reduce(work, n_top_genes, n_comps, n_neighbors, umap, random_state)
+    recipe = _reduce(work, depth, n_top_genes, n_comps, n_neighbors, umap, random_state)
     if root is not None:
         values, position = diffusion_time(work.obsm["X_pca"], root, adata.obs_names, n_neighbors, random_state)
         work.obs["pseudotime"], work.uns["pseudotime_root"] = values, str(adata.obs_names[position])
@@ -173,25 +171,33 @@ def _check_rna_counts(adata: anndata.AnnData) -> None:
         )
 
 
-def _log_normalized(adata: anndata.AnnData) -> anndata.AnnData:
-    """Return an AnnData with log-normalized values and names only."""
+def _log_normalized(adata: anndata.AnnData) -> tuple[anndata.AnnData, float]:
+    """Return an AnnData with log-normalized values and names only, and the counts of a cell after normalization."""
     import anndata
     import scanpy as sc
 
     values = get_values(adata, None).astype(np.float32)
     work = anndata.AnnData(values, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names))
     # to the median: with a target far above it, log values would reflect mainly whether a gene was detected
-    target = float(np.median(np.asarray(values.sum(axis=1)).ravel()))
-    sc.pp.normalize_total(work, target_sum=target)
-    work.uns[_DEPTH_KEY] = target
+    depth = float(np.median(np.asarray(values.sum(axis=1)).ravel()))
+    sc.pp.normalize_total(work, target_sum=depth)
     sc.pp.log1p(work)
-    return work
+    return work, depth
 
 
 def _reduce(
-    work: anndata.AnnData, n_top_genes: int, n_comps: int, n_neighbors: int, umap: bool, random_state: int
+    work: anndata.AnnData,
+    depth: float,
+    n_top_genes: int,
+    n_comps: int,
+    n_neighbors: int,
+    umap: bool,
+    random_state: int,
 ) -> ProjectionRecipe:
-    """Add the components, the graph and the UMAP to `work`; return how new cells get the components."""
+    """Add the components, the graph and the UMAP to `work`; return how new cells get the components.
+
+    - `depth`: Counts of a cell after normalization.
+    """
     import scanpy as sc
 
     with preserve_generators():
@@ -218,7 +224,7 @@ def _reduce(
         mean=np.asarray(values.mean(axis=0), np.float64).ravel(),
         loadings=loadings,
         offset=np.zeros(loadings.shape[1]),
-        target=float(work.uns.pop(_DEPTH_KEY)),
+        target=depth,
         largest=float(_MAX_SCALED_VALUE),
     )
 
