@@ -43,6 +43,10 @@ SINGLE_BATCH = "all"
 UNLABELED_CATEGORY = "unknown"
 #: Environment variable with the path of the folder of measured data sets.
 DATA_VARIABLE = "MUPORT_DATA"
+#: Environment variable with the address of a folder from which measured data sets are downloaded.
+URL_VARIABLE = "MUPORT_DATA_URL"
+#: Environment variable with the folder of the downloads; by default the cache folder of the user.
+CACHE_VARIABLE = "MUPORT_CACHE"
 
 
 def quote_name(modality: str) -> str:
@@ -72,6 +76,7 @@ def split_levels(combination: str) -> tuple[str, ...]:
 
 
 __all__ = [
+    "CACHE_VARIABLE",
     "DATA_VARIABLE",
     "JOINT_MODALITY",
     "REGISTRY_KEYS",
@@ -79,6 +84,7 @@ __all__ = [
     "SINGLE_BATCH",
     "SINGLE_MODALITY",
     "UNLABELED_CATEGORY",
+    "URL_VARIABLE",
     "join_levels",
     "quote_name",
     "split_levels",

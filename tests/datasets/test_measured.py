@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
 import anndata
 import numpy as np
 import pytest
 from scipy import sparse
 
 from muport import datasets
+from muport.datasets._catalog import CATALOG
 
 
 def counts(n: int = 60, p: int = 80) -> anndata.AnnData:
@@ -49,6 +58,8 @@ def test_unknown_kind_and_name():
 
 
 def test_missing_folder_and_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("MUPORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MUPORT_DATA_URL", raising=False)
     monkeypatch.delenv("MUPORT_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match="MUPORT_DATA"):
         datasets.load("mesc_scmerge")
@@ -81,3 +92,72 @@ def test_pbmc68k_reduced():
     assert adata.obs["batch"].nunique() == 3
     assert adata.obs["cell_type"].nunique() == 10
     assert adata.obsm["X_pca"].shape == (700, 50)
+
+
+class OneFolder(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A tiny data set on a local server, with its hash in the catalog, and an empty cache."""
+    (tmp_path / "public").mkdir()
+    file = tmp_path / "public" / "mesc_scmerge.h5ad"
+    counts().write_h5ad(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(CATALOG, "mesc_scmerge", dataclasses.replace(CATALOG["mesc_scmerge"], sha256=digest))
+    monkeypatch.setenv("MUPORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MUPORT_DATA", raising=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(OneFolder, directory=file.parent))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield file, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_download_is_checked_kept_and_read_again(served, monkeypatch, tmp_path):
+    file, address = served
+    monkeypatch.setenv("MUPORT_DATA_URL", address + "/")
+    assert datasets.load("mesc_scmerge").shape == (60, 80)
+    file.unlink()
+    monkeypatch.delenv("MUPORT_DATA_URL")
+    assert datasets.load("mesc_scmerge").shape == (60, 80)  # from the cache, without an address
+    (tmp_path / "cache" / file.name).write_bytes(b"broken")
+    with pytest.raises(FileNotFoundError, match="MUPORT_DATA_URL"):
+        datasets.load("mesc_scmerge")
+
+
+def test_the_folder_comes_before_a_download(served, tmp_path):
+    (tmp_path / "own").mkdir()
+    counts(n=30).write_h5ad(tmp_path / "own" / "mesc_scmerge.h5ad")
+    assert datasets.load("mesc_scmerge", tmp_path / "own", served[1]).n_obs == 30
+
+
+def test_another_file_at_the_address_is_refused(served, tmp_path):
+    file, address = served
+    file.write_bytes(b"another file")
+    with pytest.raises(ValueError, match="SHA-256"):
+        datasets.load("mesc_scmerge", base_url=address)
+    assert not list((tmp_path / "cache").glob("*"))
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"(?s)could not be downloaded.*bioc/scMerge"):
+        datasets.load("mesc_scmerge", base_url=address)
+
+
+def test_every_data_set_has_a_hash_a_licence_and_a_citation():
+    for name in datasets.names():
+        info = datasets.info(name)
+        assert len(bytes.fromhex(info.sha256)) == 32
+        assert info.file.startswith(name + ".h5")
+        assert info.licence in datasets.load.__doc__
+        assert info.citation in datasets.load.__doc__
+
+
+@pytest.mark.skipif(not datasets.available(), reason="MUPORT_DATA names no folder of real data")
+def test_files_of_the_folder_are_those_of_the_catalog():
+    for name in datasets.available():
+        info = datasets.info(name)
+        assert hashlib.sha256((Path(os.environ["MUPORT_DATA"]) / info.file).read_bytes()).hexdigest() == info.sha256

@@ -1,64 +1,24 @@
-"""Measured data: one data set of scanpy, and the files in the folder of the environment variable MUPORT_DATA."""
+"""Measured data: one data set of scanpy, and the files of the catalog, read from a folder or downloaded."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muport._keys import DATA_VARIABLE
-from muport.datasets._representations import Kind, represent
+from muport.datasets._catalog import CATALOG, DatasetInfo, write_table
+from muport.datasets._representations import represent
+from muport.datasets._stored_files import data_folder, find_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import anndata
     import mudata
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file: the kind of values in each modality, and the columns with the batch and the cell type."""
-
-    suffix: str
-    kinds: dict[str, Kind]
-    batch: str | None = "batch"
-    labels: str | None = "cell_type"
-
-
-def _h5ad(kind: Kind, batch: str | None = "batch", labels: str | None = "cell_type") -> _File:
-    return _File(".h5ad", {"": kind}, batch, labels)
-
-
-_CATALOG = {
-    "cellbench_3cl_3tech": _h5ad("counts"),
-    "cellbench_5cl_3plates": _h5ad("counts"),
-    "pancreas_wang_xin_scclassify": _h5ad("log"),
-    "hsc_young_old_unioncom": _h5ad("log"),
-    "mesc_scmerge": _h5ad("counts"),
-    "kang_distinct_3donor": _h5ad("counts", batch="donor"),
-    "asap_pbmc_protein_4batch": _h5ad("protein"),
-    "snare_mouse_cortex": _File(".h5mu", {"rna": "counts", "atac": "peaks"}),
-    "snare_celllines_scot": _File(".h5mu", {"rna": "features", "atac": "features"}, batch=None),
-    "bmmc_unpaired_liger": _File(".h5mu", {"rna": "counts", "atac": "peaks"}, batch=None),
-    "scnmt_features_pamona": _File(".h5mu", {"rna": "features", "met": "features", "acc": "features"}, None, "stage"),
-    "teaseq_rna_adt": _File(".h5mu", {"rna": "counts", "adt": "protein"}, batch=None),
-    "pancreas_velocity_739": _h5ad("counts", None, "clusters"),
-    "larry_cospar_781": _h5ad("log", None, "state_info"),
-    "arabidopsis_root_10k": _h5ad("log", None, "celltype.anno"),
-    "paul15_tradeseq": _h5ad("counts", None),
-    "covid_gloscope_20samples_pcs": _h5ad("features", "sample"),
-    "melanoma_scfeatures_550": _h5ad("log", "patient", "cellTypes"),
-    "mesc_pre_5times_scode": _h5ad("log", None, None),
-    "mef_neuron_5times_scode": _h5ad("log", None, None),
-    "dyngen_5times": _h5ad("features", None, None),
-    "gene_circuit_5times": _h5ad("features", None, None),
-    "mouse_hematopoiesis_2d_3times": _h5ad("features", None, None),
-}
-
 #: The seven data sets of the batch integration benchmarks.
-BATCH_DATASETS = tuple(_CATALOG)[:7]
+BATCH_DATASETS = tuple(CATALOG)[:7]
 
 
 def names() -> tuple[str, ...]:
@@ -69,11 +29,32 @@ def names() -> tuple[str, ...]:
     >>> "snare_mouse_cortex" in names()
     True
     """
-    return tuple(_CATALOG)
+    return tuple(CATALOG)
 
 
-def load(name: str, path: str | Path | None = None) -> anndata.AnnData | mudata.MuData:
+def info(name: str) -> DatasetInfo:
+    """Return the source, licence, citation and SHA-256 of a measured data set.
+
+    Raises
+    ------
+    KeyError
+        If there is no data set of that name.
+
+    Examples
+    --------
+    >>> info("kang_distinct_3donor").citation
+    'Kang et al. 2018, Nature Biotechnology 36:89, doi:10.1038/nbt.4042'
+    """
+    if name not in CATALOG:
+        raise KeyError(f"no data set {name!r}; the names are {', '.join(CATALOG)}.")
+    return CATALOG[name]
+
+
+def load(name: str, path: str | Path | None = None, base_url: str | None = None) -> anndata.AnnData | mudata.MuData:
     """Read a measured data set and add the representation of each modality.
+
+    The file is looked for in `path`, then in the folder of earlier downloads. If it is in neither and an address is
+    given, it is downloaded once, and its SHA-256 is checked.
 
     Parameters
     ----------
@@ -81,6 +62,9 @@ def load(name: str, path: str | Path | None = None) -> anndata.AnnData | mudata.
         One of :func:`names`.
     path
         Folder of the files; by default the value of the environment variable ``MUPORT_DATA``.
+    base_url
+        Address of a folder with the files; by default the value of the environment variable ``MUPORT_DATA_URL``. No
+        address is built in. Downloads are kept in the cache folder of the user, or in that of ``MUPORT_CACHE``.
 
     Returns
     -------
@@ -94,7 +78,15 @@ def load(name: str, path: str | Path | None = None) -> anndata.AnnData | mudata.
     KeyError
         If there is no data set of that name.
     FileNotFoundError
-        If the folder is not given or does not contain the file.
+        If the file is not there and cannot be downloaded; the message says how to get it.
+    ValueError
+        If the downloaded file has another SHA-256. It is not kept.
+
+    Notes
+    -----
+    The files are conversions of published data, which belong to their authors. Cite the article of the data set:
+
+    {table}
 
     Examples
     --------
@@ -105,37 +97,26 @@ def load(name: str, path: str | Path | None = None) -> anndata.AnnData | mudata.
     import anndata
     import mudata
 
-    if name not in _CATALOG:
-        raise KeyError(f"no data set {name!r}; the names are {', '.join(_CATALOG)}.")
-    file = _CATALOG[name]
-    location = _folder(path) / f"{name}{file.suffix}"
-    if not location.is_file():
-        raise FileNotFoundError(
-            f"{location.name} is not in {str(location.parent)!r}: set {DATA_VARIABLE} to its folder."
-        )
-    data: Any = anndata.read_h5ad(location) if file.suffix == ".h5ad" else mudata.read_h5mu(location)
-    for modality, kind in file.kinds.items():
+    record = info(name)
+    location = find_file(record, path, base_url)
+    data: Any = anndata.read_h5ad(location) if location.suffix == ".h5ad" else mudata.read_h5mu(location)
+    for modality, kind in record.kinds.items():
         adata = data if modality == "" else data.mod[modality]
         represent(adata, kind)
-        for column, source in (("batch", file.batch), ("cell_type", file.labels)):
+        for column, source in (("batch", record.batch), ("cell_type", record.labels)):
             if source is not None and source in adata.obs and source != column:
                 adata.obs[column] = adata.obs[source]
     return data
 
 
+# The table of licences and citations stands in the catalog alone.
+load.__doc__ = (load.__doc__ or "").replace("    {table}", write_table())
+
+
 def available(path: str | Path | None = None) -> tuple[str, ...]:
     """Return the names of the data sets in the folder; none if no folder is given."""
-    try:
-        folder = _folder(path)
-    except FileNotFoundError:
-        return ()
-    return tuple(name for name, file in _CATALOG.items() if (folder / f"{name}{file.suffix}").is_file())
-
-
-def _folder(path: str | Path | None) -> Path:
-    if path is None and not os.environ.get(DATA_VARIABLE):
-        raise FileNotFoundError(f"no folder of data: give path, or set {DATA_VARIABLE}.")
-    return Path(path or os.environ[DATA_VARIABLE])
+    folder = data_folder(path)
+    return () if folder is None else tuple(name for name, item in CATALOG.items() if (folder / item.file).is_file())
 
 
 def pbmc68k_reduced() -> anndata.AnnData:
