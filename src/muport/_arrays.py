@@ -39,7 +39,9 @@ def sum_repeats(x: Any) -> Any:
     return summed
 
 
-def canonical_order(x: NDArray[np.floating], group: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+def canonical_order(
+    x: NDArray[np.floating], group: NDArray[np.int64] | NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
     """Order rows by `group`, then by their coordinates, so that a result does not depend on the order of the input.
 
     Parameters
@@ -47,7 +49,7 @@ def canonical_order(x: NDArray[np.floating], group: NDArray[np.int64] | None = N
     x
         (n, d) coordinates.
     group
-        (n,) codes.
+        (n,) codes, or numbers such as times.
 
     Returns
     -------

@@ -55,8 +55,10 @@ def results(variant: str) -> dict[str, np.ndarray]:
         return model
 
     batches = {"batch_key": "batch", "labels_key": "type"}
+    integration = fitted("Integration", batches, {}, {"max_iter": 3})
     found = {
-        "Integration": fitted("Integration", batches, {}, {"max_iter": 3}).get_latent_representation(),
+        "Integration": integration.get_latent_representation(),
+        "Labels": integration.predict(soft=True).to_numpy(),
         "VAE": fitted(
             "Integration", batches, {"refine": "vae"}, {"max_iter": 3, "max_epochs": 3}
         ).get_latent_representation(),

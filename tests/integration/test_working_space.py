@@ -460,3 +460,24 @@ def test_order_of_modalities(space, tmp_path, record_property):
     for expected, found in pairs:
         assert np.allclose(found.loc[expected.index, expected.columns], expected, atol=1e-5)
     record_property("tries", len(pairs))
+
+
+@pytest.mark.promise("The order in which modalities and cells are listed leaves training the same")
+@pytest.mark.parametrize("space", SPACES)
+def test_training_with_modalities_and_cells_in_another_order(space, record_property):
+    kwargs = dict(SPACES[space])
+    mdata = multiome(both=kwargs.pop("both"))
+    for part in mdata.mod.values():
+        part.obsm["X_shared"] = part.obsm["X_own"][:, :4].copy()
+    rng = np.random.default_rng(1)
+    turned = MuData({name: mdata[name][rng.permutation(mdata[name].n_obs)].copy() for name in ("atac", "rna")})
+    found = []
+    for data in (mdata, turned):
+        setup(data, use_rep=dict.fromkeys(data.mod, "X_own"), **kwargs)
+        model = Integration(data)
+        model.train(max_iter=2, **QUIET)
+        latent = pd.DataFrame(model.get_latent_representation(), index=data.obs_names)
+        found.append((latent, model.predict(soft=True), model.get_modality_weights()))
+    for first, second in zip(*found, strict=True):
+        assert np.allclose(second.loc[first.index, first.columns], first, atol=1e-5)
+    record_property("tries", len(found[0]))

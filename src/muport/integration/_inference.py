@@ -150,15 +150,14 @@ class IntegrationInference(MuDataModel):
 
     def _modality_weights(self, integrated: IntegratedRows) -> pd.DataFrame:
         """Return the weights of the modalities, cells by modalities."""
-        rows = integrated.rows
-        if integrated.embedded.modality_weights is not None:
-            weights: NDArray[np.floating] = integrated.embedded.modality_weights
-        else:
-            weights = np.zeros((rows.n_cells, len(self._modalities)))
-            column = np.array([self._modalities.index(name) for name in rows.modalities])
-            weights[rows.cell, column[rows.modality]] = 1
-            weights /= weights.sum(axis=1, keepdims=True)
-        return pd.DataFrame(weights, index=rows.obs_names, columns=list(self._modalities))
+        rows, names, space = integrated.rows, list(self._modalities), self.state_.space
+        weights: NDArray[np.floating] | None = integrated.embedded.modality_weights
+        if weights is not None and isinstance(space, JointSpace):
+            return pd.DataFrame(weights, index=rows.obs_names, columns=list(space.modalities))[names]
+        weights = np.zeros((rows.n_cells, len(names)))
+        column = np.array([names.index(name) for name in rows.modalities])
+        weights[rows.cell, column[rows.modality]] = 1
+        return pd.DataFrame(weights / weights.sum(axis=1, keepdims=True), index=rows.obs_names, columns=names)
 
     def impute(
         self,

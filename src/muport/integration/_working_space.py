@@ -98,7 +98,10 @@ def fit_space(
     if _have_own_space(rows) and _are_linked(rows, unproved):
         progress("joint space")
         shared_rep = _split_by_modality(rows, rows.x) if shared else None
-        return fit_joint_space(*_own_representations(rows), _batch_of_cell(rows), shared=shared_rep, random_state=seed)
+        own, cell = _own_representations(rows)
+        # by name, so that the space does not depend on the order in which the modalities are listed
+        own = {name: own[name] for name in sorted(own)}
+        return fit_joint_space(own, cell, _batch_of_cell(rows), shared=shared_rep, random_state=seed)
     if shared:
         if not (denoise_shared and _have_own_space(rows)):
             return None

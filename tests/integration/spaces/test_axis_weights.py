@@ -42,7 +42,8 @@ def test_structure_of_one_modality_counts_half():
     views = {"a": _standardize(a), "b": _standardize(rng.normal(size=(N, 3)))}
     cells = {"a": np.arange(N), "b": np.arange(N)}
     weights = fit_axis_weights(views, cells, np.zeros(N, np.int64), 0)["a"]
-    structure = np.square(weights / weights[2])
+    # one of the two coordinates of noise may be predicted by chance
+    structure = np.square(weights / weights[2:].min())
     # the coordinates predict each other wholly: half of 1, above that of noise, which is the prior of 10 cells
     assert structure[0] == pytest.approx(0.5 / (10 / (N + 10)), rel=0.3)
     np.testing.assert_allclose(structure[:2], structure[0], rtol=0.05)

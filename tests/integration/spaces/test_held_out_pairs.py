@@ -47,7 +47,7 @@ def test_the_space_in_which_partners_are_closer_counts_more(fitted, shared, low,
 def test_every_pair_is_held_out_once_and_fitted_on_once():
     calls: list = []
     estimate_shared_fraction(X, CELL, N + 20, _embedding("near", "near", calls))
-    held_out = [set(CELL["rna"][first[1]]) for _, first, _ in calls]
+    held_out = [set(CELL[modality][rows]) for _, (modality, rows), _ in calls]
     assert set.union(*held_out) == set(range(20, N))
     assert not set.intersection(*held_out)
     for (separated, (first, rows), (second, second_rows)), cells in zip(calls, held_out, strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from muport._arrays import unit_rows
+from muport._arrays import canonical_order, unit_rows
 from muport.integration._fitted_state import LabelModel
 from muport.neighbors import knn
 
@@ -140,9 +140,15 @@ def cross_validate_classifier(
 
 def _choose_voters(z: NDArray[np.float32], code: NDArray[np.int64], names: tuple[str, ...], seed: int) -> LabelModel:
     """Make a model of the rows that vote, without classifiers; only the rows that `code` (n,) covers may vote."""
-    known = np.flatnonzero(code >= 0)
+    known = _find_labeled(z, code)
     voters, weight = _sample_voters(code[known], len(names), np.random.default_rng(seed))
     return LabelModel(names=names, position=z[known[voters]], code=code[known[voters]], weight=weight)
+
+
+def _find_labeled(x: NDArray[np.floating], code: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Find the labeled rows of x (n, d), in an order that does not depend on that of the rows."""
+    labeled = np.flatnonzero(code >= 0)
+    return labeled[canonical_order(x[labeled])]
 
 
 def _sample_voters(
@@ -346,10 +352,10 @@ def _calibrate(
         labeled = np.flatnonzero(code[rows] >= 0)
         if len(labeled) >= _CALIBRATION_CELLS[0]:
             logit = log_p[modality] + _score_held_out(log_p[modality], code[rows], values)
-            sample = _subsample(labeled, rng)
+            sample = _subsample(labeled[canonical_order(logit[labeled])], rng)
             inverse_temperature[modality] = _fit_inverse_temperature(logit[sample], code[rows][sample])
         elif values is not None and len(rows):
-            sample = _subsample(np.arange(len(rows)), rng)
+            sample = _subsample(canonical_order(values), rng)
             log_votes = log_p[modality][sample]
             logit = log_votes + _score(model.modality_classifiers[modality], values[sample])
             inverse_temperature[modality] = _match_confidence(logit, log_votes, _compute_frequencies(model))
@@ -366,7 +372,7 @@ def _score_held_out(
     score = np.zeros_like(log_p)
     if values is None:
         return score
-    labeled = np.flatnonzero(code >= 0)
+    labeled = _find_labeled(values, code)
     for fold in range(_FOLDS):
         held_out = labeled[fold::_FOLDS]
         kept = code.copy()
@@ -392,9 +398,9 @@ def _match_confidence(logit: NDArray[np.float64], log_p: NDArray[np.float64], fr
 
 
 def _subsample(rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the rows, or a sorted sample of them if they are too many to calibrate on."""
+    """Return the rows, or a sample of them if they are too many to calibrate on."""
     most = _CALIBRATION_CELLS[1]
-    return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
+    return rows if len(rows) <= most else rng.choice(rows, most, replace=False)
 
 
 def _fit_inverse_temperature(logit: NDArray[np.float64], truth: NDArray[np.int64]) -> float:

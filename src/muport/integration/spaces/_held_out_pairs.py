@@ -45,7 +45,7 @@ def estimate_shared_fraction(
     - `embed_held_out`: Embeds held-out pairs.
     """
     fitted_errors, shared_errors = [], []
-    for b, m in combinations(x, 2):
+    for b, m in combinations(sorted(x), 2):
         source_rows, target_rows = find_paired_rows(x, cell_index, b, m, n_cells)
         for fold in range(_FOLDS if len(source_rows) >= 2 * _FOLDS else 0):
             held_out = np.arange(fold, len(source_rows), _FOLDS)

@@ -69,8 +69,8 @@ def find_paired_rows(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find the rows of two modalities that are the same cells.
 
-    - `x`: Modality -> (n_m, d_m) coordinates. They set the order of the pairs, which does not depend on that of the
-      cells.
+    - `x`: Modality -> (n_m, d_m) coordinates. They set the order of the pairs, which depends neither on that of the
+      cells nor on which of the two is the source.
 
     Returns (p,) rows of the source, and (p,) rows of the target.
     """
@@ -80,7 +80,8 @@ def find_paired_rows(
     target_rows = row_of_cell[cell_index[source][source_rows]]
     if not len(source_rows):
         return source_rows, target_rows
-    order = canonical_order(np.concatenate([x[source][source_rows], x[target][target_rows]], axis=1))
+    sides = {source: x[source][source_rows], target: x[target][target_rows]}
+    order = canonical_order(np.concatenate([sides[m] for m in sorted(sides)], axis=1))
     return source_rows[order], target_rows[order]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from muport._arrays import canonical_order
 from muport.neighbors import knn
 from muport.velocity.estimation._averaging import add_misfit, average_over_neighbors, limit_steps
 from muport.velocity.estimation._field_training import fit_field
@@ -50,13 +51,18 @@ class InputCells:
 
     @cached_property
     def fitted_rows(self) -> NDArray[np.int64]:
-        """Rows of the cells that the field is fitted to: all but those that are far from all others."""
-        return np.delete(np.arange(len(self.x)), find_outliers(self.x))
+        """Rows of the cells that the field is fitted to: all but those that are far from all others.
+
+        They are in an order of their own, by time and coordinates: what is drawn does not depend on the order of the
+        input.
+        """
+        rows = np.delete(np.arange(len(self.x)), find_outliers(self.x))
+        return rows[canonical_order(self.x[rows], self.time[rows])]
 
     @cached_property
     def fitted(self) -> InputCells:
-        """These cells; the object itself if they are all."""
-        return self if len(self.fitted_rows) == len(self.x) else self.take(self.fitted_rows)
+        """These cells; the object itself if they are all, in the same order."""
+        return self if np.array_equal(self.fitted_rows, np.arange(len(self.x))) else self.take(self.fitted_rows)
 
     @cached_property
     def wiener_filter(self) -> WienerFilter:
