@@ -70,13 +70,13 @@ pytest -m promise                                                           # th
 | nothing: the same call again, in the same or another process | equal bit by bit |
 | `PYTHONHASHSEED`, the order of imports | equal bit by bit |
 | names of cells; names of batches that sort alike | equal bit by bit |
-| order of the cells; names of batches that sort otherwise | equal up to rounding |
+| order of the cells, and of the modalities | equal bit by bit |
+| names of batches that sort otherwise | equal up to rounding |
 | number of threads | equal up to rounding |
 | `random_state` | close, not equal |
 
 Rounding changes no coordinate by more than 1e-4 of their spread. The VAE (`refine="vae"`) and the network of `Velocity`
-are trained in steps, which enlarge rounding: to at most 0.02 and 0.05 of the spread. `Velocity` also draws the cells of
-a step by their position.
+are trained in steps, which enlarge rounding: to at most 0.02 and 0.05 of the spread.
 """
 
 

@@ -175,6 +175,10 @@ def test_the_order_of_rows_and_modalities_does_not_change_the_agreement():
 
 
 def test_paired_decides():
+    with pytest.raises(
+        ValueError, match=r"paired=True, but no cell name is in two of the modalities \['rna', 'atac'\]"
+    ):
+        set_up(multiome(0), paired=True)
     set_up(multiome(N), paired=True)
     mdata = multiome(N)
     with pytest.raises(ValueError, match=r"paired=False, but 400 names.*obs_names"):
@@ -191,6 +195,24 @@ def test_paired_decides():
     model = Integration(fixed)
     model.train(**QUIET)
     assert (model.predict().loc[fixed["atac"].obs_names].astype(str).to_numpy() == truth).mean() > 0.9
+
+
+def test_paired_decides_for_partly_paired_cells_and_for_queries():
+    rng = np.random.default_rng(0)
+    whole = multiome(80, pairs=True)
+    mdata = MuData({"rna": whole["rna"].copy(), "atac": whole["atac"][:300].copy()})
+    # the values of the second modality say nothing of the first, so that a test could not decide
+    mdata["atac"].obsm["X_own"] = rng.normal(size=mdata["atac"].obsm["X_own"].shape).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"not used to align.*paired=True"):
+        set_up(mdata, shared_rep=None)
+    set_up(mdata, paired=True, shared_rep=None)
+    model = Integration(mdata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.train(**QUIET)
+    assert isinstance(model.state_.space, JointSpace)
+    query = MuData({"atac": mdata["atac"][:20].copy()})
+    assert model.map_query(query).shape[0] == 20
 
 
 def test_new_cells_with_equal_names_are_refused():

@@ -91,7 +91,6 @@ MUDATA = {
     "modalities disagree": (lambda m: disagree(m, "z"), {}, ValueError, ["batch", "1 cells", "shared0", "'z'", "b1"]),
     "the other way round": (lambda m: disagree(m, "a"), {}, ValueError, ["batch", "1 cells", "shared0", "'a'", "b1"]),
     "names collide": (None, {"paired": False}, ValueError, ["paired=False", "1 names", "shared0", "prefix"]),
-    "not all paired": (None, {"paired": True}, ValueError, ["paired=True", "48 cells", "paired=None"]),
     "duplicate names": (rename, {}, ValueError, ["rna", "1 names", "r0", "obs_names_make_unique"]),
     "use_rep a list": (None, {"use_rep": ["X_own"]}, TypeError, ["use_rep", "['X_own']"]),
     "use_rep empty": (None, {"use_rep": {}}, ValueError, ["use_rep", "rna"]),

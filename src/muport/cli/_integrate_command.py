@@ -56,7 +56,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--paired",
         action="store_true",
-        help="a name in two modalities is one cell, and every cell is in all: without a test of the agreement",
+        help="a name in two modalities is one cell: without a test of the agreement",
     )
     add_batch_options(parser, "column with the batch; '' for none")
     add_columns(parser, labels_key=(None, "column with the type, where it is known"))

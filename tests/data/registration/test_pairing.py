@@ -248,6 +248,7 @@ def test_what_is_not_certain_is_warned_of():
         assert "paired=True" not in text
     (text,) = told(pairing(complete=False))
     assert "They are not used to align the modalities" in text
+    assert "If they are, pass paired=True." in text
 
 
 def test_metrics_are_those_of_the_names_that_agree_least():

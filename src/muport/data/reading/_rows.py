@@ -384,12 +384,6 @@ def _check_cells(obs_names: pd.Index, cells: Mapping[str, NDArray[np.int64]], se
             f"paired=False, but {len(shared)} names are in more than one modality, for example {list(shared[:3])}: "
             f"make them distinct with a prefix ({RENAME}), or pass paired=None if they are one cell."
         )
-    if setup.paired is True and (count < len(cells)).any():
-        single = obs_names[count < len(cells)]
-        raise ValueError(
-            f"paired=True, but {len(single)} cells are not in every one of {list(cells)}, for example "
-            f"{list(single[:3])}: pass paired=None for partly paired cells."
-        )
 
 
 def _assign_groups(

@@ -135,6 +135,7 @@ def register(
     _refuse_views(data)
     if source is None:
         _refuse_constant_covariates(rows, setup)
+        _refuse_missing_pairs(rows, setup)
     if setup.paired is None:
         check_pairings(compare_pairs(rows), concatenated=setup.concatenate)
     if source is None and cls._warns_of_outliers:
@@ -155,6 +156,14 @@ def _refuse_views(data: mudata.MuData | anndata.AnnData) -> None:
     views = [name for name, part in getattr(data, "mod", {}).items() if part.is_view]
     if views:
         raise ValueError(f"modality {views[0]!r} is a view, which cannot be registered: put its .copy() in mdata.mod.")
+
+
+def _refuse_missing_pairs(rows: Rows, setup: Setup) -> None:
+    if setup.paired is True and len(rows.modalities) > 1 and rows.n_paired == 0:
+        raise ValueError(
+            f"paired=True, but no cell name is in two of the modalities {list(rows.modalities)}: give the rows of one cell "
+            "the same name, or pass paired=None."
+        )
 
 
 def _refuse_constant_covariates(rows: Rows, setup: Setup) -> None:

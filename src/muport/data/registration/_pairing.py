@@ -141,11 +141,12 @@ def _refusal(pairing: Pairing, concatenated: bool) -> str:
 
 def _warning(pairing: Pairing, concatenated: bool) -> str:
     if pairing.complete or concatenated:
-        use = "The names are taken for pairs." + ("" if concatenated else " If they are, pass paired=True.")
+        use = "The names are taken for pairs."
     else:
         use = "They are not used to align the modalities; a cell with such a name lies between its two measurements."
+    decide = "" if concatenated else " If they are, pass paired=True."
     rename = f"If they are not, make the names distinct: {RENAME}."
-    return f"{_describe(pairing)} It is not certain whether they are pairs. {use} {rename}"
+    return f"{_describe(pairing)} It is not certain whether they are pairs. {use}{decide} {rename}"
 
 
 def _describe(pairing: Pairing) -> str:
