@@ -161,8 +161,8 @@ def _refuse_views(data: mudata.MuData | anndata.AnnData) -> None:
 def _refuse_missing_pairs(rows: Rows, setup: Setup) -> None:
     if setup.paired is True and len(rows.modalities) > 1 and rows.n_paired == 0:
         raise ValueError(
-            f"paired=True, but no cell name is in two of the modalities {list(rows.modalities)}: give the rows of one cell "
-            "the same name, or pass paired=None."
+            f"paired=True, but no cell name is in two of the modalities {list(rows.modalities)}: give the rows of one "
+            "cell the same name, or pass paired=None."
         )
 
 
