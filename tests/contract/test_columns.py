@@ -126,11 +126,15 @@ def test_numbers_are_conditions_only_if_they_repeat(record_property):
     for words, outcome in outcomes.items():
         adata.obs["outcome"] = outcome
         with pytest.raises(ValueError, match=rf"labels_key='outcome' holds .*{words}.*astype\(str\)"):
-            muport.GMM.setup_anndata(adata, labels_key="outcome")
+            muport.GMM.setup_anndata(adata, labels_key="outcome", outcome="class")
         assert not [column for column in adata.obs if column.startswith("_scvi")]
+        taken = adata.copy()
+        muport.GMM.setup_anndata(taken, labels_key="outcome")
+        assert muport.GMM(taken).outcome == "continuous"
     for outcome in (adata.obs["sample"] // 2.0, adata.obs["sample"] % 2, adata.obs["sample"].astype(str)):
         adata.obs["outcome"] = outcome
         muport.GMM.setup_anndata(adata, labels_key="outcome")
+        assert muport.GMM(adata).outcome == "class"
     record_property("tries", len(outcomes) + 3)
 
 

@@ -27,8 +27,13 @@ def add_gmm(commands: Commands[argparse.ArgumentParser]) -> None:
     add_columns(
         parser,
         sample_key=("sample", "column with the sample of each cell"),
-        condition_key=(None, "column with the condition of the sample"),
+        condition_key=(None, "column with the condition or outcome of the sample"),
+        event_key=(None, "column that says whether the event happened at the time in --condition-key"),
     )
+    parser.add_argument(
+        "--outcome", choices=("auto", "class", "ordinal", "continuous", "survival"), default="auto",
+        help="what --condition-key holds (default: auto)",
+    )  # fmt: skip
     parser.add_argument(
         "--components", nargs="+", type=int, metavar="K", help="number of components, or candidates (default: 1-10)"
     )
@@ -54,6 +59,7 @@ def _gmm(args: argparse.Namespace) -> None:
         tables = {"distances": model.get_sample_distances(), "embedding": model.get_sample_embedding()}
         if args.condition_key is not None:
             tables["conditions"] = model.predict(soft=True)
+            report.add({"outcome": model.outcome})
         if args.folds is not None:
             _cross_validate(model, args, report)
         data.obsm[args.key] = model.get_latent_representation()
@@ -67,14 +73,18 @@ def _gmm(args: argparse.Namespace) -> None:
 
 def _cross_validate(model: Any, args: argparse.Namespace, report: Report) -> None:
     result = model.cross_validate(n_folds=args.folds or None, random_state=args.seed)
-    report.add({"balanced_accuracy": result.balanced_accuracy, "auroc": result.auroc, "log_loss": result.log_loss})
+    if model.outcome == "class":
+        report.add({"balanced_accuracy": result.balanced_accuracy, "auroc": result.auroc, "log_loss": result.log_loss})
+    else:
+        report.add(result.scores)
     report.add({f"{name} 95 %": list(bounds) for name, bounds in result.intervals.items()})
 
 
 def _train(data: Any, args: argparse.Namespace, report: Report) -> Any:
     from muport.gmm import GMM
 
-    set_up(GMM, data, args.use_rep, sample_key=args.sample_key, labels_key=args.condition_key)
+    columns = {"sample_key": args.sample_key, "labels_key": args.condition_key, "event_key": args.event_key}
+    set_up(GMM, data, args.use_rep, outcome=args.outcome, **columns)
     model = GMM(data)
     components = args.components[0] if args.components and len(args.components) == 1 else args.components
     model.train(k_comps=components, random_state=args.seed, progress=report.progress)

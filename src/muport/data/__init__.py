@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from muport.data._result_writing import check_names_free, check_writable, write_results
     from muport.data._serialization import pack, unpack
     from muport.data.reading._categories import category_name, match_names
-    from muport.data.reading._columns import Column, holds_numbers, joined_column
+    from muport.data.reading._columns import Column, holds_numbers, joined_column, ordered_names
     from muport.data.reading._numbers import joined_numbers
     from muport.data.reading._representation import Representation
     from muport.data.reading._rows import Rows, read_rows
@@ -61,6 +61,7 @@ __all__ = [
     "joined_numbers",
     "layer_of",
     "match_names",
+    "ordered_names",
     "pack",
     "pairing_metrics",
     "read_rows",
@@ -73,7 +74,7 @@ __all__ = [
 _NAMES: dict[str, tuple[str, ...]] = {
     "_base_model": ("MuDataModel",),
     "reading._categories": ("category_name", "match_names"),
-    "reading._columns": ("Column", "holds_numbers", "joined_column"),
+    "reading._columns": ("Column", "holds_numbers", "joined_column", "ordered_names"),
     "registration._fields": ("JoinedLabels", "JoinedNumbers", "JoinedObs"),
     "reading._layers": ("layer_of",),
     "registration._manager": ("UnionDataset", "UnionManager", "register"),

@@ -8,6 +8,7 @@ In the order of reading:
 - ``prediction``: the classifier of conditions, cross-validation and tuning
 - ``interpretation``: components matched across patients; their features, cell types and differences by condition
 - ``_fitted_state``: what a fitted model keeps and saves
+- ``_outcome_columns``: the outcome of patients, read from the columns of the set-up
 - ``_inference``: the methods of the model after training
 - ``_sample_tables``: patients as an AnnData, and tests of abundance with samples as replicates
 - ``_condition_prediction``: the methods that predict conditions
@@ -18,6 +19,7 @@ from muport.gmm._model import GMM
 from muport.gmm.interpretation._cell_types import ComponentTypes
 from muport.gmm.interpretation._component_groups import ComponentGroups
 from muport.gmm.prediction._cross_validation import CrossValidation
+from muport.gmm.prediction._outcome_validation import OutcomeValidation
 from muport.gmm.prediction._tuning import Tuning
 
-__all__ = ["ComponentGroups", "ComponentTypes", "CrossValidation", "GMM", "Tuning"]
+__all__ = ["ComponentGroups", "ComponentTypes", "CrossValidation", "GMM", "OutcomeValidation", "Tuning"]

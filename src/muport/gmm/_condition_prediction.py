@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
-from muport._checks import check_seed
+from muport._checks import check_integers, check_seed
 from muport.gmm._fitted_state import fit_new_patients, labeled_patients, make_fitter
 from muport.gmm._inference import row_samples, row_types, row_weights
 from muport.gmm._sample_tables import SampleTables
@@ -17,6 +17,8 @@ from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.mixtures._component_number import SelectionSettings
 from muport.gmm.prediction._cross_validation import CrossValidation, cross_validate
 from muport.gmm.prediction._labeled_cells import LabeledCells
+from muport.gmm.prediction._outcome_predictor import predict_outcome
+from muport.gmm.prediction._outcome_validation import validate_outcome
 from muport.gmm.prediction._patient_classifier import predict_conditions
 from muport.gmm.prediction._tuning import check_grid, tune
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from muport.gmm._fitted_state import GMMState
     from muport.gmm._inference import Data
     from muport.gmm.mixtures._mixtures import Mixtures
+    from muport.gmm.prediction._outcome_predictor import OutcomePrediction, OutcomePredictor
+    from muport.gmm.prediction._outcome_validation import OutcomeValidation
+    from muport.gmm.prediction._patient_classifier import PatientClassifier
     from muport.gmm.prediction._tuning import Tuning
 
 __all__ = ["ConditionPrediction"]
@@ -41,7 +46,7 @@ class ConditionPrediction(SampleTables):
     """Prediction of conditions, cross-validation, and the choice of options."""
 
     def predict(self, mdata_new: Data | None = None, soft: bool = False) -> pd.Series | pd.DataFrame:
-        """Predict the condition of each patient.
+        """Predict the condition, or the outcome, of each patient.
 
         Parameters
         ----------
@@ -50,12 +55,18 @@ class ConditionPrediction(SampleTables):
             By default the patients of the fit; predictions for those of known condition are optimistic, see
             :meth:`cross_validate`.
         soft
-            Return probabilities.
+            Return probabilities, or how certain the prediction is.
 
         Returns
         -------
-        A categorical Series over the patients, or, if `soft`, a DataFrame of probabilities (patients by conditions)
-        whose rows sum to 1.
+        Over the patients, by the outcome of the set-up:
+
+        - classes and ordered levels: a categorical Series; if `soft`, a DataFrame of probabilities (patients by
+          conditions) whose rows sum to 1;
+        - a continuous outcome: a Series of numbers; if `soft`, a DataFrame with the columns ``"value"``, ``"lower"``
+          and ``"upper"``, the last two ends of an interval of 95 % for the number of a new patient;
+        - survival: a Series of log-hazards, against the mean of the patients of the fit; if `soft`, a DataFrame of
+          survival curves: the probability that the event has not happened, with a column for each time of an event.
 
         Raises
         ------
@@ -65,20 +76,25 @@ class ConditionPrediction(SampleTables):
             If no metric was trained, the number of coordinates differs from the model's, or cells have no sample.
         """
         state: GMMState = self._fitted()
-        if state.classifier is None:
+        if state.predictor is None:
             raise ValueError("there is no metric to predict with: set up a labels_key, and call train_gmm.")
         if not isinstance(soft, bool):
             raise TypeError(f"soft={type(soft).__name__} must be True or False: pass cells as mdata_new=.")
         mixtures, names, counts = self._mixtures(mdata_new)
-        p = predict_conditions(state.classifier, mixtures, counts=counts)
-        if soft:
-            return pd.DataFrame(p, index=names, columns=list(state.conditions))
-        predicted = pd.Categorical.from_codes(p.argmax(axis=1), categories=list(state.conditions))
-        return pd.Series(predicted, index=names, name=self._setup.labels_key)
+        if state.regressor is not None:
+            prediction = predict_outcome(state.regressor, mixtures, counts=counts)
+            return _outcome_table(prediction, state.regressor, names, soft, self._setup.labels_key)
+        p = predict_conditions(cast("PatientClassifier", state.classifier), mixtures, counts=counts)
+        return _class_table(p, state.conditions, names, soft, self._setup.labels_key)
 
     def cross_validate(
-        self, n_folds: int | None = None, group_key: str | None = None, n_permutations: int = 0, random_state: int = 0
-    ) -> CrossValidation:
+        self,
+        n_folds: int | None = None,
+        group_key: str | None = None,
+        n_permutations: int = 0,
+        random_state: int = 0,
+        strata_key: str | None = None,
+    ) -> CrossValidation | OutcomeValidation:
         """Predict every patient of known condition from the others, with mixtures and metric fitted without it.
 
         Parameters
@@ -87,6 +103,7 @@ class ConditionPrediction(SampleTables):
             Number of folds, with the conditions distributed evenly. By default that of the patients of the rarest
             condition, at least 5: a fold then has one or more of each condition, and ``auroc`` compares these. If it is
             the number of patients, they are left out one by one, and only ``pooled_auroc``, which is biased, is known.
+            Of other outcomes than classes: 5 folds, each over the range of the outcome.
         group_key
             Column with the person of each cell, if a person has several samples; these are held out together.
         n_permutations
@@ -94,26 +111,38 @@ class ConditionPrediction(SampleTables):
             depend on the conditions, are fitted once.
         random_state
             Seed of permutations and of the bootstrap.
+        strata_key
+            Column with the stratum of each cell, such as the center or the pair: permutations keep the conditions of
+            each stratum.
 
         Returns
         -------
         Probabilities, scores with 95 % intervals and permutation p-values, and the confusion matrix of the patients of
-        known condition.
+        known condition (:class:`muport.gmm.CrossValidation`); or, of other outcomes than classes, predictions and
+        scores (:class:`muport.gmm.OutcomeValidation`).
 
         Raises
         ------
         KeyError
             If there is no such column.
         ValueError
-            If a condition has no patient outside a fold, or samples have no person.
+            If a condition has no patient outside a fold, outcomes outside a fold do not differ, or samples have no
+            person or stratum.
         """
         check_seed(random_state)
+        check_integers(0, n_permutations=n_permutations)
         cells, fit_options, metric_options = self._validation_inputs(group_key)
-        result = cross_validate(
-            cells, self._make_fitter(fit_options), MetricSettings.from_options(metric_options), n_folds=n_folds,
-            n_permutations=n_permutations, random_state=random_state,
-        )  # fmt: skip
-        return self._with_names(result)
+        state, known = self._fitted(), self._labeled_patients()
+        strata = self._read_groups(strata_key, self._fitted_rows(), "strata_key", "stratum")
+        options: dict[str, Any] = {
+            "n_folds": n_folds, "n_permutations": n_permutations, "random_state": random_state,
+            "strata": None if strata is None else strata[known],
+        }  # fmt: skip
+        fitter, settings = self._make_fitter(fit_options), MetricSettings.from_options(metric_options)
+        if state.outcome is None:
+            return self._with_names(cross_validate(cells, fitter, settings, **options))
+        result = validate_outcome(cells, state.outcome.subset(known), fitter, settings, **options)
+        return replace(result, samples=tuple(state.samples[i] for i in known))
 
     def tune(
         self,
@@ -144,9 +173,11 @@ class ConditionPrediction(SampleTables):
         Raises
         ------
         KeyError, ValueError
-            If the grid is empty or has an unknown name, or as for :meth:`cross_validate`.
+            If the grid is empty or has an unknown name, the outcome is not a class, or as for :meth:`cross_validate`.
         """
         check_seed(random_state)
+        if self._fitted().outcome is not None:
+            raise ValueError("tune compares options for classes: compare cross_validate() for other outcomes.")
         grid = _DEFAULT_GRID if grid is None else grid
         cells, fit_options, metric_options = self._validation_inputs(group_key)
         check_grid(grid, _METRIC_OPTIONS, [name for name in fit_options if name not in ("random_state", "refit")])
@@ -167,8 +198,9 @@ class ConditionPrediction(SampleTables):
         codes, names = self._read_types(None, state.types)
         types = row_types(codes, rows)
         inside = np.isin(sample, known)
+        label = state.condition[known] if state.outcome is None else state.outcome.subset(known).slices()
         cells = LabeledCells.check(
-            rows.x[inside], np.searchsorted(known, sample[inside]), state.condition[known],
+            rows.x[inside], np.searchsorted(known, sample[inside]), label,
             None if group is None else group[known], None if weight is None else weight[inside],
             cell_type=None if types is None else types[inside], n_types=len(names),
         )  # fmt: skip
@@ -186,8 +218,13 @@ class ConditionPrediction(SampleTables):
         return replace(result, samples=samples, conditions=state.conditions)
 
     def _labeled_patients(self) -> NDArray[np.int64]:
-        """Patients of known condition."""
-        return labeled_patients(self._fitted().condition, self._setup.labels_key)
+        """Patients of known condition or outcome."""
+        state: GMMState = self._fitted()
+        if state.outcome is None:
+            return labeled_patients(state.condition, self._setup.labels_key)
+        known = state.outcome.known()
+        state.outcome.subset(known).check_variation(f"labels_key={self._setup.labels_key!r}")
+        return known
 
     def _mixtures(self, data: Data | None) -> tuple[Mixtures, pd.Index, CellCounts | None]:
         """Mixtures of the patients of the fit, or of new patients, their names, and their cells."""
@@ -203,3 +240,28 @@ class ConditionPrediction(SampleTables):
         mixtures = fit_new_patients(state.cohort, rows.x, sample, settings, weight, names=rows.samples)
         counts = CellCounts.count(sample, len(rows.samples), row_types(codes, rows), len(state.types), weight)
         return mixtures, pd.Index(rows.samples, name=name), counts
+
+
+def _class_table(
+    p: NDArray[np.float64], names: Sequence[str], index: pd.Index, soft: bool, key: str | None, ordered: bool = False
+) -> pd.Series | pd.DataFrame:
+    """Probabilities (Q, C) of classes or levels as a table, or the most probable ones."""
+    if soft:
+        return pd.DataFrame(p, index=index, columns=list(names))
+    predicted = pd.Categorical.from_codes(p.argmax(axis=1), categories=list(names), ordered=ordered)
+    return pd.Series(predicted, index=index, name=key)
+
+
+def _outcome_table(
+    prediction: OutcomePrediction, predictor: OutcomePredictor, index: pd.Index, soft: bool, key: str | None
+) -> pd.Series | pd.DataFrame:
+    """Predictions of an outcome that is not a class, as a Series, or as a table if `soft`."""
+    if predictor.outcome.kind == "ordinal":
+        return _class_table(prediction.probabilities, predictor.outcome.levels, index, soft, key, ordered=True)
+    if not soft:
+        return pd.Series(prediction.value, index=index, name=key)
+    if predictor.outcome.kind == "survival":
+        curves = np.exp(-np.exp(prediction.value)[:, None] * predictor.hazard)
+        return pd.DataFrame(curves, index=index, columns=pd.Index(predictor.times, name=key))
+    lower, upper = prediction.interval()
+    return pd.DataFrame({"value": prediction.value, "lower": lower, "upper": upper}, index=index)

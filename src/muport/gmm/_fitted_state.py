@@ -12,6 +12,8 @@ from muport.gmm.mixtures._component_number import SelectedMixtures, select_mixtu
 from muport.gmm.mixtures._em import fit_mixtures
 from muport.gmm.mixtures._mixtures import Mixtures, responsibilities
 from muport.gmm.mixtures._pooled_prior import Prior  # noqa: TC001 - as above
+from muport.gmm.prediction._outcome_predictor import OutcomePredictor  # noqa: TC001 - as above
+from muport.gmm.prediction._outcomes import Outcome  # noqa: TC001 - as above
 from muport.gmm.prediction._patient_classifier import PatientClassifier  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class GMMState:
     - `classifier`: Learned metrics and classifier, over the patients of known condition; None before `train_gmm`.
     - `types`: Names of the annotated types of cells.
     - `counts`: Cells of each patient, and of each type; None in models of earlier versions.
+    - `outcome`: Outcome of each patient, if it is not a class.
+    - `regressor`: Learned metrics and regressions, over the patients of known outcome, if it is not a class.
     """
 
     cohort: Cohort
@@ -74,9 +78,18 @@ class GMMState:
     classifier: PatientClassifier | None = field(default=None)
     types: tuple[str, ...] = ()
     counts: CellCounts | None = None
+    outcome: Outcome | None = None
+    regressor: OutcomePredictor | None = None
+
+    @property
+    def predictor(self) -> PatientClassifier | OutcomePredictor | None:
+        """What predicts the classes, or the outcome, of new patients; None before `train_gmm`."""
+        return self.regressor if self.outcome is not None else self.classifier
 
     def check_consistency(self) -> None:
         """Raise a ValueError unless each patient has a mixture and counts, and each type a column of these."""
+        if self.outcome is not None and len(self.outcome) != len(self.samples):
+            raise ValueError(f"there are {len(self.outcome)} outcomes of {len(self.samples)} patients.")
         if self.counts is not None and self.counts.types.shape != (len(self.samples), len(self.types)):
             raise ValueError(f"there are counts {self.counts.types.shape} of {len(self.samples)} patients.")
         if len(self.cohort.mixtures) != len(self.samples):
@@ -170,7 +183,10 @@ def check_classes(condition: NDArray[np.int64], names: Sequence[str], what: str)
 
     Raises ValueError if they are a continuous outcome.
     """
-    fix = "bin it, for example with pandas.cut, or convert it with .astype(str) if each number is a class"
+    fix = (
+        "pass outcome='continuous', bin it, for example with pandas.cut, or convert it with .astype(str) if each "
+        "number is a class"
+    )
     if broken := [name for name in names if not name.removeprefix("-").isdecimal()]:
         raise ValueError(
             f"{what} holds numbers that are not whole, for example {broken[0]}: a continuous outcome is no condition; "

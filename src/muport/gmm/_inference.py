@@ -68,9 +68,9 @@ class CohortInference(MuDataModel):
         state: GMMState = self._fitted()
         rows = self._rows(mdata, require_sample=False)
         rows.check_width(state.cohort.mixtures.means.shape[2])
-        if state.classifier is None:
+        if state.predictor is None:
             return np.array(rows.to_cells(rows.x))
-        return rows.to_cells(state.classifier.metric.latent(rows.x))
+        return rows.to_cells(state.predictor.metric.latent(rows.x))
 
     def get_responsibilities(self) -> NDArray[np.float32]:
         """Return the probabilities of the components of each cell's patient, for the cells of the fit.
@@ -127,13 +127,13 @@ class CohortInference(MuDataModel):
         check_seed(random_state)
         check_option("metric", metric, ("mw2", "sliced", "emd", "learnt"))
         state: GMMState = self._fitted()
-        w = state.classifier.metric.w if learnt and state.classifier is not None else None
+        w = state.predictor.metric.w if learnt and state.predictor is not None else None
         if metric == "mw2":
             values = mixture_wasserstein(state.cohort.mixtures, w=w)
         elif metric == "learnt":
-            if state.classifier is None:
+            if state.predictor is None:
                 raise ValueError("metric='learnt' needs a metric: set up a labels_key, and call train_gmm.")
-            values = metric_distances(state.cohort.mixtures, None, state.classifier.metric)
+            values = metric_distances(state.cohort.mixtures, None, state.predictor.metric)
             # plans are solved up to a tolerance
             values = (values + values.T) / 2
             np.fill_diagonal(values, 0)
@@ -166,7 +166,7 @@ class CohortInference(MuDataModel):
         n = len(state.samples)
         if not isinstance(n_components, int | np.integer) or not 1 <= n_components <= n:
             raise ValueError(f"n_components={n_components!r} must be an integer from 1 to {n}, the number of patients.")
-        distance: Distance = metric or ("mw2" if state.classifier is None else "learnt")
+        distance: Distance = metric or ("mw2" if state.predictor is None else "learnt")
         coordinates = embed_distances(self.get_sample_distances(distance).to_numpy(), n_components)
         columns = [f"MDS{i + 1}" for i in range(n_components)]
         return pd.DataFrame(coordinates, index=list(state.samples), columns=columns)
@@ -338,9 +338,9 @@ class CohortInference(MuDataModel):
     def _metric(self, problem: str) -> NDArray[np.float64]:
         """The learned metric W; if there is none, the error starts with `problem`."""
         state: GMMState = self._fitted()
-        if state.classifier is None:
+        if state.predictor is None:
             raise ValueError(f"{problem}: set up a labels_key, and call train_gmm.")
-        return state.classifier.metric.w
+        return state.predictor.metric.w
 
     def _fitted_rows(self) -> Rows:
         """Cells of the fit; the data of a loaded model may have other samples."""
@@ -373,15 +373,17 @@ class CohortInference(MuDataModel):
         cells = self._own_data("pass the data to the method") if data is None else data
         return read_cell_types(cells, key, known)
 
-    def _read_groups(self, key: str | None, rows: Rows) -> NDArray[np.int64] | None:
-        """(P,) person of each sample; None without a key."""
+    def _read_groups(
+        self, key: str | None, rows: Rows, argument: str = "group_key", what: str = "person"
+    ) -> NDArray[np.int64] | None:
+        """(P,) person, or whatever the argument names, of each sample; None without a key."""
         if key is None:
             return None
         person, people = self._read_labels(key)
         sample = cast("NDArray[np.int64]", rows.sample)
-        group = label_samples(sample, person, rows.samples, people, f"group_key={key!r}", "person")
+        group = label_samples(sample, person, rows.samples, people, f"{argument}={key!r}", what)
         if (group < 0).any():
-            raise ValueError(f"group_key={key!r}: {int((group < 0).sum())} samples have no person: give them one.")
+            raise ValueError(f"{argument}={key!r}: {int((group < 0).sum())} samples have no {what}: give them one.")
         return group
 
 

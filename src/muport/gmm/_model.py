@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+import numpy as np
 import pandas as pd
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from muport._checks import check_seed
-from muport.data import holds_numbers, register
+from muport.data import register
 from muport.gmm._condition_prediction import ConditionPrediction
-from muport.gmm._fitted_state import GMMState, check_classes, fit_cohort, labeled_patients
+from muport.gmm._fitted_state import GMMState, fit_cohort, labeled_patients
 from muport.gmm._inference import read_cell_types, row_samples, row_types, row_weights, sample_conditions
+from muport.gmm._outcome_columns import find_kind, read_outcome
 from muport.gmm.metric._log_ratios import CellCounts
 from muport.gmm.metric._metric_settings import BURES, MIXES, RIDGES, MetricSettings
 from muport.gmm.mixtures._component_number import SelectionSettings
 from muport.gmm.mixtures._mixtures import responsibilities
+from muport.gmm.prediction._outcome_predictor import fit_outcome
+from muport.gmm.prediction._outcomes import OUTCOMES
 from muport.gmm.prediction._patient_classifier import fit_classifier
 
 if TYPE_CHECKING:
@@ -24,9 +28,13 @@ if TYPE_CHECKING:
 
     import anndata
     import mudata
+    from numpy.typing import NDArray
 
     from muport.data import Rows
     from muport.gmm._inference import Data
+    from muport.gmm.prediction._outcome_predictor import OutcomePredictor
+    from muport.gmm.prediction._outcomes import Outcome, OutcomeKind
+    from muport.gmm.prediction._patient_classifier import PatientClassifier
 
 __all__ = ["GMM"]
 
@@ -81,6 +89,8 @@ class GMM(ConditionPrediction):
         labels_key: str | None = None,
         weight_key: str | None = None,
         cell_type_key: str | None = None,
+        outcome: Literal["auto", "class", "ordinal", "continuous", "survival"] = "auto",
+        event_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Register a MuData.
@@ -96,14 +106,21 @@ class GMM(ConditionPrediction):
         sample_key
             Column with the sample (patient) of each cell.
         labels_key
-            Column with the condition, the same for all cells of a sample; missing values if it is not known. Numbers
-            are conditions if they are whole, and there are two of them or at least two samples per number; a
-            continuous outcome is refused.
+            Column with the condition or outcome, the same for all cells of a sample; missing values if it is not known.
         weight_key
             Column with the weight of each cell.
         cell_type_key
             Column with the annotated type of each cell, at least two; missing values if it is not known. The shares of
             the types are then a view of the cohort beside those of the mixtures, and new patients need the column.
+        outcome
+            What `labels_key` holds. ``"class"``: conditions without an order. ``"ordinal"``: ordered levels, as an
+            ordered categorical or as numbers. ``"continuous"``: numbers. ``"survival"``: times, with `event_key`.
+            ``"auto"``: survival with an `event_key`; ordinal if it is an ordered categorical of three levels or more;
+            continuous if it holds numbers that are not whole, or more numbers than two and than half of the samples;
+            else class. What is taken is logged, and is ``model.outcome``.
+        event_key
+            Column that says of each sample whether the event happened (1) at the time in `labels_key`, or the patient
+            was last seen without it (0).
         kwargs
             For scvi-tools, which passes ``source_registry`` when a set-up is transferred.
 
@@ -113,7 +130,7 @@ class GMM(ConditionPrediction):
             If a modality, ``obsm`` key or column is missing; the message lists those that exist.
         TypeError, ValueError
             If a representation is not finite, cell names repeat, cells have no sample, a sample has two conditions, or
-            the conditions are a continuous outcome.
+            `labels_key` does not hold what `outcome` says.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         cls._register(mdata, setup_method_args, **kwargs)
@@ -127,6 +144,8 @@ class GMM(ConditionPrediction):
         labels_key: str | None = None,
         weight_key: str | None = None,
         cell_type_key: str | None = None,
+        outcome: Literal["auto", "class", "ordinal", "continuous", "survival"] = "auto",
+        event_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Register an AnnData, as a MuData of one modality.
@@ -137,7 +156,7 @@ class GMM(ConditionPrediction):
             Object to register.
         use_rep
             ``obsm`` key of the representation.
-        sample_key, labels_key, weight_key, cell_type_key
+        sample_key, labels_key, weight_key, cell_type_key, outcome, event_key
             Columns of ``obs``, as in :meth:`setup_mudata`.
         kwargs
             For scvi-tools, as in :meth:`setup_mudata`.
@@ -152,17 +171,22 @@ class GMM(ConditionPrediction):
 
     @classmethod
     def _register(cls, data: Data, setup_method_args: dict[str, Any], **kwargs: Any) -> None:
-        rows = cls._read(data, setup_method_args["setup_args"], required="source_registry" not in kwargs)
-        types = setup_method_args["setup_args"].get("cell_type_key")
+        arguments = setup_method_args["setup_args"]
+        rows = cls._read(data, arguments, required="source_registry" not in kwargs)
+        types = arguments.get("cell_type_key")
         if types is not None and not isinstance(types, str):
             raise TypeError(f"cell_type_key={types!r} must be the name of a column or None.")
         if types is not None and "source_registry" not in kwargs:
             read_cell_types(data, types)
         # refuses samples with two conditions before anything is written
-        key = setup_method_args["setup_args"]["labels_key"]
+        key = arguments["labels_key"]
         condition = sample_conditions(rows, str(key))
-        if rows.labels and "source_registry" not in kwargs and holds_numbers(data, key):
-            check_classes(condition, rows.labels, f"labels_key={key!r}")
+        if "source_registry" not in kwargs:
+            outcome, event = arguments["outcome"], arguments["event_key"]
+            if key is None and (event is not None or outcome != "auto"):
+                raise ValueError(f"outcome={outcome!r}, event_key={event!r} need labels_key, a column of outcomes.")
+            if key is not None:
+                arguments["outcome"] = find_kind(data, rows, condition, outcome, key, event)
         register(cls, data, setup_method_args, **kwargs)
 
     def fit_gmm(
@@ -255,7 +279,14 @@ class GMM(ConditionPrediction):
         counts = CellCounts.count(
             row_samples(rows), len(rows.samples), row_types(codes, rows), len(types), row_weights(rows)
         )
-        self.state_ = GMMState(cohort, rows.samples, condition, rows.labels, types=types, counts=counts)
+        outcome, conditions = self._read_outcome(rows, condition), rows.labels
+        if outcome is not None:
+            ordered = outcome.kind == "ordinal"
+            condition = np.where(ordered & (condition >= 0), np.nan_to_num(outcome.values), -1).astype(np.int64)
+            conditions = outcome.levels
+        self.state_ = GMMState(
+            cohort, rows.samples, condition, conditions, types=types, counts=counts, outcome=outcome
+        )  # fmt: skip
         self.settings_ = {"fit_gmm": options}
         self.metrics_ = {"log_likelihood": float(cohort.log_likelihood.mean()), "converged": cohort.converged}
         scores = {name: values.mean(axis=0) for name, values in selected.scores.items()}
@@ -346,15 +377,21 @@ class GMM(ConditionPrediction):
         options["n_comps"] = min(n_comps, state.cohort.mixtures.means.shape[2])
         known = self._labeled_patients()
         group = None if group_key is None else self._read_groups(group_key, self._fitted_rows())
-        classifier = fit_classifier(
-            state.cohort.mixtures.subset(known), state.condition[known], settings,
-            group=None if group is None else group[known],
-            counts=None if state.counts is None else state.counts.subset(known),
-        )  # fmt: skip
-        self.state_ = replace(state, classifier=classifier)
+        mixtures = state.cohort.mixtures.subset(known)
+        others: dict[str, Any] = {
+            "group": None if group is None else group[known],
+            "counts": None if state.counts is None else state.counts.subset(known),
+        }
+        predictor: PatientClassifier | OutcomePredictor
+        if state.outcome is None:
+            predictor = fit_classifier(mixtures, state.condition[known], settings, **others)
+            self.state_ = replace(state, classifier=predictor)
+        else:
+            predictor = fit_outcome(mixtures, state.outcome.subset(known), settings, **others)
+            self.state_ = replace(state, regressor=predictor)
         self.settings_ = {**self.settings_, "train_gmm": {**options, "group_key": group_key}}
-        weights = {f"weight_{name}": value for name, value in classifier.family_weights().items()}
-        self.metrics_ = {**self.metrics_, "loss": classifier.metric.loss, **weights}
+        weights = {f"weight_{name}": value for name, value in predictor.family_weights().items()}
+        self.metrics_ = {**self.metrics_, "loss": predictor.metric.loss, **weights}
 
     def train(
         self,
@@ -402,7 +439,11 @@ class GMM(ConditionPrediction):
         if self._setup.labels_key is not None:
             # checks of the metric first, since the mixtures take long
             rows = self._rows()
-            labeled_patients(sample_conditions(rows, self._setup.labels_key), self._setup.labels_key)
+            condition = sample_conditions(rows, self._setup.labels_key)
+            if (outcome := self._read_outcome(rows, condition)) is None:
+                labeled_patients(condition, self._setup.labels_key)
+            else:
+                outcome.subset(outcome.known()).check_variation(f"labels_key={self._setup.labels_key!r}")
             MetricSettings(n_comps=n_comps, method=method)
             self._read_groups(group_key, rows)
         self.fit_gmm(
@@ -412,6 +453,23 @@ class GMM(ConditionPrediction):
         if self._setup.labels_key is not None:
             with _progress("metric", progress):
                 self.train_gmm(n_comps, method, group_key=group_key, random_state=random_state)
+
+    @property
+    def outcome(self) -> str | None:
+        """Type of the outcome in the column `labels_key`: ``"class"`` or another; None without this column."""
+        # models of earlier versions were set up without the argument
+        if self._setup.labels_key is None:
+            return None
+        kind: str = self.registry_["setup_args"].get("outcome", "auto")
+        return "class" if kind == "auto" else kind
+
+    def _read_outcome(self, rows: Rows, condition: NDArray[np.int64]) -> Outcome | None:
+        """The outcome of each sample; None if it is a class, or there is none."""
+        arguments = self.registry_["setup_args"]
+        if self.outcome not in OUTCOMES:
+            return None
+        kind = cast("OutcomeKind", self.outcome)
+        return read_outcome(self.adata, rows, condition, kind, arguments["labels_key"], arguments["event_key"])
 
     def _write(self, key: str, rows: Rows) -> None:
         """Write the mixtures, and the components and responsibilities of the cells, into the data."""

@@ -73,7 +73,7 @@ class SampleTables(CohortInference):
         """
         state: GMMState = self._fitted()
         n = len(state.samples)
-        distance: Distance = metric or ("mw2" if state.classifier is None else "learnt")
+        distance: Distance = metric or ("mw2" if state.predictor is None else "learnt")
         count = min(_MAX_COORDINATES, max(n - 1, 1)) if n_components is None else n_components
         coordinates = self.get_sample_embedding(count, distance)
         shares = self.match_components(random_state=random_state).shares

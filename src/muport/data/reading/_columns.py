@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from muport.data.reading._categories import Categories, distinct_values, match_names, sort_names
+from muport.data.reading._categories import Categories, category_name, distinct_values, match_names, sort_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -105,6 +105,18 @@ def holds_numbers(data: mudata.MuData | anndata.AnnData, key: str) -> bool:
         else pd.api.types.infer_dtype(values, skipna=True) in ("floating", "integer", "mixed-integer-float")
         for values in (source.values for source in read_obs(data, key, f"column {key!r}"))
     )
+
+
+def ordered_names(data: mudata.MuData | anndata.AnnData, key: str) -> tuple[str, ...] | None:
+    """Return the names of the categories of ``obs[key]`` in their order, the lowest first; None if they have no order.
+
+    Raises KeyError if no obs has the column.
+    """
+    for source in read_obs(data, key, f"column {key!r}"):
+        dtype = source.values.dtype
+        if isinstance(dtype, pd.CategoricalDtype) and dtype.ordered:
+            return tuple(category_name(category) for category in dtype.categories)
+    return None
 
 
 def joined_column(data: mudata.MuData | anndata.AnnData, key: str) -> Column:

@@ -19,14 +19,17 @@ from muport.gmm.metric._pair_scatters import CohortPlans
 from muport.gmm.metric._reference_states import squared_composition_distances
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from muport.gmm.metric._pair_scatters import PairScatters
     from muport.gmm.mixtures._mixtures import Mixtures
 
-__all__ = ["MetricCandidate", "fit_metric_candidates"]
+    #: Rows of F folds -> squared distances (F, V, P, P) of fits without these rows.
+    type HeldOutDistances = Callable[[Sequence[NDArray[np.int64]]], NDArray[np.float64]]
+
+__all__ = ["MetricCandidate", "fit_metric_candidates", "fit_metrics"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,26 @@ def fit_metric_candidates(
         raise ValueError("condition has one value only: a metric that separates conditions needs at least two.")
     code = code.astype(np.int64)
     folds = inner_folds(code, np.arange(len(code)) if group is None else np.asarray(group))
+    metrics, squared = fit_metrics(mixtures, code, settings, plans)
+    scores = score_held_out(squared, code, folds)
+    calibrations = calibrate(scores, code)
+    return [
+        MetricCandidate(
+            replace(metric, loss=calibration.loss), calibration,
+            to_probabilities(own[calibration.penalty], calibration.slope),
+        )
+        for metric, calibration, own in zip(metrics, calibrations, scores, strict=True)
+    ]  # fmt: skip
+
+
+def fit_metrics(
+    mixtures: Mixtures, code: NDArray[np.int64], settings: MetricSettings, plans: CohortPlans | None = None
+) -> tuple[list[GroundMetric], HeldOutDistances]:
+    """Fit a metric for every combination of options, without their losses.
+
+    Returns the metrics in the order of :func:`fit_metric_candidates`, and the function that gives the squared distances
+    (F, V, P, P) of the V metrics fitted without the rows of each of F folds.
+    """
     cohort = CohortPlans(mixtures, settings.n_states, settings.random_state) if plans is None else plans
     composition = squared_composition_distances(mixtures, None, cohort.reference)
     families: list[_IdentityFamily | _LearnedFamily] = []
@@ -89,16 +112,7 @@ def fit_metric_candidates(
         weights = np.array([pair_weights(code, rest) for rest in rests]).reshape(-1, 2, len(code), len(code))
         return np.concatenate(parallel_map(lambda family: family.squared(rests, weights), families), axis=1)
 
-    scores = score_held_out(squared, code, folds)
-    calibrations = calibrate(scores, code)
-    metrics = [metric for family in families for metric in family.metrics]
-    return [
-        MetricCandidate(
-            replace(metric, loss=calibration.loss), calibration,
-            to_probabilities(own[calibration.penalty], calibration.slope),
-        )
-        for metric, calibration, own in zip(metrics, calibrations, scores, strict=True)
-    ]  # fmt: skip
+    return [metric for family in families for metric in family.metrics], squared
 
 
 @dataclass(frozen=True, eq=False)

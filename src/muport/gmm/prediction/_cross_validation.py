@@ -13,7 +13,7 @@ from muport.gmm.metric._pair_scatters import CohortPlans
 from muport.gmm.prediction._patient_classifier import fit_classifier, predict_conditions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     type FoldMixtures = tuple[Mixtures, Mixtures]
 
 __all__ = [
-    "CrossValidation", "cross_validate", "fit_fold", "make_folds", "number_folds", "predict_folds", "score_predictions",
-    "summarize",
+    "CrossValidation", "bootstrap_intervals", "cross_validate", "fit_fold", "make_folds", "number_folds",
+    "permutation_p_values", "permute_within", "predict_folds", "score_predictions", "summarize",
 ]  # fmt: skip
 
 _N_BOOTSTRAP = 1000
@@ -88,10 +88,7 @@ class CrossValidation:
     @property
     def p_values(self) -> dict[str, float]:
         """Permutation p-values of ``"balanced_accuracy"`` and ``"auroc"``: (1 + R of at least the score) / (1 + R)."""
-        scores = {"balanced_accuracy": self.balanced_accuracy, "auroc": self.auroc}
-        # sums of the same numbers in another order may differ by rounding
-        reached = {name: (self.null[:, i] >= score - _ROUNDING).sum() for i, (name, score) in enumerate(scores.items())}
-        return {name: float((1 + count) / (1 + len(self.null))) for name, count in reached.items()}
+        return permutation_p_values({"balanced_accuracy": self.balanced_accuracy, "auroc": self.auroc}, self.null)
 
     @property
     def confusion(self) -> NDArray[np.int64]:
@@ -101,6 +98,13 @@ class CrossValidation:
         return np.bincount(pair, minlength=classes**2).reshape(classes, classes)
 
 
+def permutation_p_values(scores: Mapping[str, float], null: NDArray[np.float64]) -> dict[str, float]:
+    """P-values of scores from those of R permutations (R, S): (1 + R of at least the score) / (1 + R)."""
+    # sums of the same numbers in another order may differ by rounding
+    reached = {name: (null[:, i] >= score - _ROUNDING).sum() for i, (name, score) in enumerate(scores.items())}
+    return {name: float((1 + count) / (1 + len(null))) for name, count in reached.items()}
+
+
 def cross_validate(
     cells: LabeledCells,
     fitter: Fitter,
@@ -108,6 +112,7 @@ def cross_validate(
     *,
     n_folds: int | None = None,
     n_permutations: int = 0,
+    strata: NDArray[np.int64] | None = None,
     random_state: int = 0,
 ) -> CrossValidation:
     """Predict every patient from the others: mixtures, metric, its options and the classifier are fitted without it.
@@ -118,6 +123,7 @@ def cross_validate(
     - `settings`: Options of the metric.
     - `n_folds`: Number of folds with the conditions distributed evenly; by default that of :func:`make_folds`.
     - `n_permutations`: Number of repeats with permuted conditions, whose scores are those of chance.
+    - `strata`: (P,) codes; conditions are permuted within strata.
     - `random_state`: Seed of the permutations and of the bootstrap.
 
     Raises ValueError if a condition has no patient outside a fold.
@@ -125,7 +131,7 @@ def cross_validate(
     folds = make_folds(cells, n_folds)
     mixtures = [fit_fold(cells, rows, fitter) for rows in folds]
     rng = np.random.default_rng(random_state)
-    labels = [cells.condition, *(_permute(cells.condition, folds, rng) for _ in range(n_permutations))]
+    labels = [cells.condition, *(_permute(cells.condition, folds, strata, rng) for _ in range(n_permutations))]
     p, families = predict_folds(mixtures, folds, labels, cells, settings)
     fold = number_folds(folds, len(cells))
     scores = [score_predictions(p[i], label, fold)[:2] for i, label in enumerate(labels[1:], start=1)]
@@ -247,15 +253,29 @@ def predict_folds(
 
 
 def _permute(
-    label: NDArray[np.int64], folds: Sequence[NDArray[np.int64]], rng: np.random.Generator
+    label: NDArray[np.int64],
+    folds: Sequence[NDArray[np.int64]],
+    strata: NDArray[np.int64] | None,
+    rng: np.random.Generator,
 ) -> NDArray[np.int64]:
     """Permuted conditions, of which every one occurs outside every fold."""
     n_conditions = len(np.unique(label))
     for _ in range(_MAX_DRAWS):
-        permuted = rng.permutation(label)
+        permuted = label[permute_within(strata, len(label), rng)]
         if all(len(np.unique(np.delete(permuted, rows))) == n_conditions for rows in folds):
             return permuted
     raise ValueError("No permutation leaves each fold with every condition: use more folds, or no permutations.")
+
+
+def permute_within(strata: NDArray[np.int64] | None, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """A random order of n patients that keeps each in its stratum (n,); None is one stratum."""
+    if strata is None:
+        return rng.permutation(n)
+    order = np.arange(n)
+    for code in np.unique(strata):
+        rows = np.flatnonzero(strata == code)
+        order[rows] = rng.permutation(rows)
+    return order
 
 
 def summarize(
@@ -268,16 +288,31 @@ def summarize(
 ) -> CrossValidation:
     """Score predictions (P, C), with intervals by a bootstrap over groups."""
     label, fold = cells.condition, number_folds(folds, len(cells))
-    pairs, n_groups = _PairScores.of(p, label, fold), int(cells.group.max()) + 1
-    drawn = [np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups) for _ in range(_N_BOOTSTRAP)]
-    resampled = [
-        pairs.scores(times[cells.group].astype(np.float64)) for times in drawn if _is_mixed(label, times[cells.group])
-    ]
-    names = ("balanced_accuracy", "auroc")
-    intervals = {name: _interval([scores[i] for scores in resampled]) for i, name in enumerate(names)}
+    pairs = _PairScores.of(p, label, fold)
+
+    def scores(times: NDArray[np.int64]) -> tuple[float, ...]:
+        return pairs.scores(times.astype(np.float64)) if _is_mixed(label, times) else (float("nan"), float("nan"))
+
+    intervals = bootstrap_intervals(scores, ("balanced_accuracy", "auroc"), cells.group, rng)
     accuracy, area, loss = score_predictions(p, label, fold)
     pooled = score_predictions(p, label)[1]
     return CrossValidation(p, label, fold, accuracy, area, loss, intervals, families, null, pooled_auroc=pooled)
+
+
+def bootstrap_intervals(
+    scores: Callable[[NDArray[np.int64]], tuple[float, ...]],
+    names: Sequence[str],
+    group: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of scores by a bootstrap over groups.
+
+    - `scores`: Scores where each patient counts a number of times (P,); NaN where they are not defined.
+    """
+    n_groups = int(group.max()) + 1
+    drawn = [np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups) for _ in range(_N_BOOTSTRAP)]
+    resampled = np.array([scores(times[group]) for times in drawn])
+    return {name: _interval(resampled[:, i]) for i, name in enumerate(names)}
 
 
 def _is_mixed(label: NDArray[np.int64], times: NDArray[np.int64]) -> bool:
@@ -285,8 +320,8 @@ def _is_mixed(label: NDArray[np.int64], times: NDArray[np.int64]) -> bool:
     return len(np.unique(label[times > 0])) > 1
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """The middle 95 % of the values that are not NaN."""
-    finite = np.array(values)[np.isfinite(values)]
+    finite = values[np.isfinite(values)]
     low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
     return float(low), float(high)

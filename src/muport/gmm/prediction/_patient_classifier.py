@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     #: Plans among training patients, and from new ones to them, by offset and tau.
     type PlanCache = dict[tuple[bool, float], tuple[ComponentPlans, ComponentPlans]]
 
-__all__ = ["FAMILIES", "PatientClassifier", "RatioView", "View", "fit_classifier", "predict_conditions"]
+__all__ = [
+    "FAMILIES", "PatientClassifier", "RatioView", "View", "fit_classifier", "log_ratio_views", "predict_conditions",
+    "view_distances",
+]  # fmt: skip
 
 FAMILIES = ("state", "spread", "composition", "mixture", "components", "types")
 _MIN_WEIGHT = 1e-3  # views of a smaller weight are not used in predictions
@@ -116,11 +119,15 @@ class PatientClassifier:
         """The metric of :func:`muport.gmm.metric._ground_metric.select_least_loss`."""
         return select_least_loss([view.metric for view in self.views])
 
+    @property
+    def all_views(self) -> list[View | RatioView]:
+        """The views on distances, then those on log-ratios."""
+        return [*self.views, *self.ratio_views]
+
     def family_weights(self) -> dict[str, float]:
         """Weight of each family of views in the prediction."""
         families = dict.fromkeys(FAMILIES, 0.0)
-        views: list[View | RatioView] = [*self.views, *self.ratio_views]
-        for view in views:
+        for view in self.all_views:
             families[view.family] += view.weight
         return families
 
@@ -187,17 +194,26 @@ def _fit_ratio_views(
     group: NDArray[np.int64],
 ) -> tuple[list[RatioView], list[NDArray[np.float64]]]:
     """Views on log-ratios, of weight 0, and their probabilities (P, C) of held-out patients."""
-    if counts is None:
+    families, squared = log_ratio_views(mixtures, cohort, counts)
+    if not families:
         return [], []
-    ratios = {"components": state_ratios(mixtures, counts.total, cohort.reference)}
-    if _typed(counts).any():
-        ratios["types"] = type_ratios(counts, _typed(counts))
-    squared = np.stack([squared_ratio_distances(values)[0] for values in ratios.values()])
     folds = inner_folds(condition, group)
     scores = score_held_out(lambda rows: squared[None].repeat(len(rows), 0), condition, folds)
     fits = calibrate(scores, condition)
-    views = [RatioView(family, fit, 0.0) for family, fit in zip(ratios, fits, strict=True)]
+    views = [RatioView(family, fit, 0.0) for family, fit in zip(families, fits, strict=True)]
     return views, [to_probabilities(own[fit.penalty], fit.slope) for own, fit in zip(scores, fits, strict=True)]
+
+
+def log_ratio_views(
+    mixtures: Mixtures, cohort: CohortPlans, counts: CellCounts | None
+) -> tuple[list[str], NDArray[np.float64]]:
+    """Families of the views on log-ratios, and their squared distances (V, P, P) among the training patients."""
+    if counts is None:
+        return [], np.zeros((0, len(mixtures), len(mixtures)))
+    ratios = {"components": state_ratios(mixtures, counts.total, cohort.reference)}
+    if _typed(counts).any():
+        ratios["types"] = type_ratios(counts, _typed(counts))
+    return list(ratios), np.stack([squared_ratio_distances(values)[0] for values in ratios.values()])
 
 
 def _typed(counts: CellCounts | None) -> NDArray[np.bool_]:
@@ -220,14 +236,20 @@ def predict_conditions(
     - `counts`: Cells of the new patients, needed by views on log-ratios.
     """
     total = np.zeros((len(mixtures), classifier.n_classes))
-    distances: list[tuple[View | RatioView, NDArray[np.float64], NDArray[np.float64]]]
-    distances = [*_view_distances(classifier, mixtures, {} if cache is None else cache)]
-    distances += _ratio_distances(classifier, mixtures, counts)
-    for view, train, new in distances:
+    for view, train, new in view_distances(classifier, mixtures, {} if cache is None else cache, counts):
         scores = ridge_scores(train, new, classifier.condition, classifier.n_classes)[view.calibration.penalty]
         total += view.weight * to_probabilities(scores, view.calibration.slope)
     p: NDArray[np.float64] = total / total.sum(axis=1, keepdims=True)
     return p
+
+
+def view_distances(
+    classifier: PatientClassifier, new: Mixtures, cache: PlanCache, counts: CellCounts | None
+) -> list[tuple[View | RatioView, NDArray[np.float64], NDArray[np.float64]]]:
+    """Squared distances among training patients, and from new ones to them, of each view with a relevant weight."""
+    distances: list[tuple[View | RatioView, NDArray[np.float64], NDArray[np.float64]]]
+    distances = [*_metric_distances(classifier, new, cache)]
+    return distances + [*_ratio_distances(classifier, new, counts)]
 
 
 def _ratio_distances(
@@ -243,7 +265,7 @@ def _ratio_distances(
         yield view, *squared_ratio_distances(train, classifier.ratios(view.family, new, counts))
 
 
-def _view_distances(
+def _metric_distances(
     classifier: PatientClassifier, new: Mixtures, cache: PlanCache
 ) -> Iterator[tuple[View, NDArray[np.float64], NDArray[np.float64]]]:
     """Squared distances among training patients, and from new ones to them, of each view with a relevant weight."""
