@@ -55,6 +55,7 @@ audit: .venv/.ready
 
 docs: .venv-docs/.ready
 	.venv-docs/bin/sphinx-build -W --keep-going --nitpicky -b html docs docs/_build/html
+	.venv-docs/bin/python docs/check_pages.py docs/_build/html
 
 bench: .venv-bench/.ready $(PEERS:%=.venv-%/.ready)
 	.venv-bench/bin/python -m benchmarks $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +30,14 @@ author = PROJECT["authors"][0]["name"]
 copyright = f"2026, {author}"
 release = version = PROJECT["version"]
 
+# The renderer of equations lies beside this file.
+sys.path.insert(0, str(HERE))
 extensions = [
+    "mathml",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_autodoc_typehints",
     "sphinx_copybutton",
@@ -57,6 +60,7 @@ bibtex_reference_style = "author_year"
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
+html_math_renderer = "mathml"
 
 # Only the published pages link to other projects: a build must pass on a machine that reaches no other site.
 PUBLISHED = os.environ.get("READTHEDOCS") == "True"
@@ -100,5 +104,13 @@ def public_name(app: Sphinx, env: BuildEnvironment, node: nodes.Element, text: n
     return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, text)
 
 
+def add_picture(app: Sphinx, what: str, name: str, item: Any, options: Any, lines: list[str]) -> None:
+    """Show the picture of the gallery at the end of the page of a function of ``muport.pl``."""
+    function = name.removeprefix("muport.pl.")
+    if (HERE / "_static" / "gallery" / f"{function}.png").is_file():
+        lines += ["", f".. image:: /_static/gallery/{function}.png", f"   :alt: Picture of {name}", ""]
+
+
 def setup(app: Sphinx) -> None:
     app.connect("missing-reference", public_name)
+    app.connect("autodoc-process-docstring", add_picture)

@@ -50,7 +50,9 @@ def info(name: str) -> DatasetInfo:
     return CATALOG[name]
 
 
-def load(name: str, path: str | Path | None = None, base_url: str | None = None) -> anndata.AnnData | mudata.MuData:
+def load(
+    name: str, path: str | Path | None = None, base_url: str | None = None, *, representations: bool = True
+) -> anndata.AnnData | mudata.MuData:
     """Read a measured data set and add the representation of each modality.
 
     The file is looked for in `path`, then in the folder of earlier downloads. If it is in neither and an address is
@@ -65,6 +67,8 @@ def load(name: str, path: str | Path | None = None, base_url: str | None = None)
     base_url
         Address of a folder with the files; by default the value of the environment variable ``MUPORT_DATA_URL``. No
         address is built in. Downloads are kept in the cache folder of the user, or in that of ``MUPORT_CACHE``.
+    representations
+        Whether to add the representations. Without them, cells can be held out before anything is computed from them.
 
     Returns
     -------
@@ -102,7 +106,8 @@ def load(name: str, path: str | Path | None = None, base_url: str | None = None)
     data: Any = anndata.read_h5ad(location) if location.suffix == ".h5ad" else mudata.read_h5mu(location)
     for modality, kind in record.kinds.items():
         adata = data if modality == "" else data.mod[modality]
-        represent(adata, kind)
+        if representations:
+            represent(adata, kind)
         for column, source in (("batch", record.batch), ("cell_type", record.labels)):
             if source is not None and source in adata.obs and source != column:
                 adata.obs[column] = adata.obs[source]
