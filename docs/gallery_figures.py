@@ -97,7 +97,7 @@ def draw_velocity() -> Iterator[tuple[str, Figure]]:
     cells.obsm["velot_velocity_pca"] = model.get_velocity()
     cells.obsm["velot_velocity_umap"] = model.project_to_embedding(cells.obsm["X_umap"])
     cells.obs["velot_confidence"] = model.get_confidence()
-    start = cells.obs[column][cells.obs["pseudotime"].argmin()]
+    start = cells.obs[column].iloc[cells.obs["pseudotime"].argmin()]
     yield "velocity_stream", muport.pl.velocity_stream(cells, color=column, return_fig=True)
     yield "velocity_quiver", muport.pl.velocity_quiver(cells, color=column, return_fig=True)
     yield "confidence", muport.pl.confidence(cells, return_fig=True)
@@ -107,13 +107,14 @@ def draw_velocity() -> Iterator[tuple[str, Figure]]:
     yield "flow", muport.pl.flow(cells, model.simulate_flow(n_particles=100), return_fig=True)
     muport.velocity.build_windows(cells)
     yield "windows", muport.pl.windows(cells, return_fig=True)
-    fates = model.get_fates()
+    ends = {"Alpha", "Beta", "Delta", "Epsilon", "A", "B"} & set(cells.obs[column])
+    fates = model.get_fates(terminal_states=sorted(ends))
     yield "fate_summary", muport.pl.fate_summary(fates, cells, column, return_fig=True)
     yield "coarse_graph", muport.pl.coarse_graph(model.get_states(), cells, groupby=column, return_fig=True)
     drivers = model.get_drivers(fates)
     first = drivers.groupby("fate").head(3)["feature"].unique()[:6].tolist()
     yield "gene_trends", muport.pl.gene_trends(cells, first, fates=fates, ncols=3, return_fig=True)
-    fate = fates.columns[-1]
+    fate = fates.columns[1]
     genes = drivers[drivers["fate"] == fate].head(30)["feature"].tolist()
     yield "driver_heatmap", muport.pl.driver_heatmap(cells, genes, fate=fates[fate], title=fate, return_fig=True)
 

@@ -44,3 +44,10 @@ def test_bad_labels_are_named():
         sankey(["a"], ["a"], least=2)
     with pytest.raises(ValueError, match="palette has no color for 'a'"):
         sankey(["a"], ["a"], palette={"b": "red"})
+
+
+def test_labels_that_are_not_known_are_gray():
+    ax = sankey(["a", "b", "b"], ["a", "unknown", None])
+    shades = {patch.get_facecolor()[:3] for patch in ax.patches if isinstance(patch, Rectangle)}
+    assert (0.6, 0.6, 0.6) in shades
+    assert len(shades) == 3  # a, b, and one gray for both

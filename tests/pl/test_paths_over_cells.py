@@ -93,3 +93,10 @@ def test_paths_have_a_short_description(two_paths):
         "  to: early (1), late (1)",
     ]
     assert repr(two_paths.paths) == "Paths: 2 paths, 2 to 4 points in 3 dimensions; ended by: end (2)"
+
+
+def test_points_between_two_islands_are_drawn_on_one(line, two_paths):
+    line.obsm["X_umap"][::2, 1] = 10  # every second cell lies on another island
+    ax = muport.pl.trajectories(line, two_paths)
+    heights = np.concatenate([drawn.get_ydata() for drawn in ax.lines])
+    assert (np.minimum(abs(heights), abs(heights - 10)) < 0.5).all()

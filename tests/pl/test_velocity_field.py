@@ -51,7 +51,7 @@ def test_confidence(turning):
 
 
 def test_training_curves():
-    history = {"loss": pd.DataFrame({"loss": [4.0, 2.0, 1.0]}), "curl": np.zeros(3)}
+    history = {"loss": pd.DataFrame({"loss": [4.0, 2.0, 1.0]}), "curl": np.zeros(3), "fit": [4.0, 2.0, 1.0]}
     ax = muport.pl.training_curves(history, smooth=2)
     assert [line.get_label() for line in ax.lines] == ["loss"]
     assert ax.lines[0].get_ydata().tolist() == [3.0, 1.5]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from muport._checks import check_numbers
+from muport._keys import UNLABELED_CATEGORY
 from muport._tables import rows_in_one_order
 from muport.pl.drawing._axes import get_axes
 from muport.pl.drawing._colors import color_categories
@@ -25,6 +26,7 @@ __all__ = ["sankey"]
 _GAP = 0.015  # between two labels, as a fraction of the height
 _BAR = 0.03  # width of a bar, as a fraction of the distance between the two sides
 _NO_VALUE = "no value"
+_NOT_KNOWN = "0.6"  # gray of labels that are not known
 
 
 def sankey(
@@ -87,8 +89,7 @@ def sankey(
     mean = (counts.to_numpy() * heights[:, None]).sum(axis=0) / counts.to_numpy().sum(axis=0)
     counts = counts.iloc[:, np.argsort(mean, kind="stable")]
     labels = sorted({*counts.index, *counts.columns})
-    shades = None if palette is None else parse_palette(palette, labels, "source, target")
-    colors = dict(color_categories(labels, shades).legend)
+    colors = _choose_colors(labels, palette)
     axes = get_axes(ax, 6, 1.5 + 0.3 * max(counts.shape))
     tops = [_stack(counts.sum(axis=i).to_numpy()) for i in (1, 0)]
     _draw_bands(axes, counts, tops, colors, least)
@@ -98,6 +99,14 @@ def sankey(
     axes.set(xlim=(-0.45, 1.45), ylim=(0, 1.08), title=title)
     axes.set_axis_off()
     return output.finish(axes)
+
+
+def _choose_colors(labels: list[str], palette: Any) -> dict[str, Any]:
+    """Color each label; without a palette, labels that mean "not known" are gray."""
+    if palette is not None:
+        return dict(color_categories(labels, parse_palette(palette, labels, "source, target")).legend)
+    known = [label for label in labels if label not in (UNLABELED_CATEGORY, _NO_VALUE)]
+    return dict.fromkeys(labels, _NOT_KNOWN) | dict(color_categories(known).legend)
 
 
 def _as_labels(values: Any) -> pd.Series:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = ["flow", "trajectories", "windows"]
 _CELL_GRAY = "0.85"  # of cells behind paths
 _N_NEIGHBORS = 15  # cells whose positions in the embedding are averaged for a point of a path
 _END_COLOR = "#d1495b"
+_WINDOW = "velot_spatial_cluster"  # column with the time bin or region of each cell
 
 
 def trajectories(
@@ -49,7 +50,8 @@ def trajectories(
 ) -> Axes | Any:
     """Draw paths over the cells.
 
-    A point of a path is drawn at the weighted mean position of the cells nearest to it in the representation.
+    A point of a path is drawn at the weighted mean position of the cells nearest to it in the representation, on the
+    island of the embedding where most of these cells are.
 
     Parameters
     ----------
@@ -204,10 +206,12 @@ def windows(
 
     def draw_arrows(axes: Axes) -> None:
         axes.quiver(
-            *start.T, *(end - start).T, angles="xy", scale_units="xy", scale=1, width=0.004, color="0.1", zorder=3
+            *start.T, *(end - start).T, angles="xy", scale_units="xy", scale=1, width=0.005, color=_END_COLOR, zorder=3
         )
 
-    return draw_panels(data, basis, "velot_spatial_cluster", ax, output, style, draw_arrows)
+    if style.palette is None and f"{_WINDOW}_colors" not in data.uns:  # windows of time have an order
+        style = replace(style, palette="viridis")
+    return draw_panels(data, basis, _WINDOW, ax, output, style, draw_arrows)
 
 
 @dataclass(frozen=True)
@@ -249,8 +253,22 @@ def _embed_points(
     neighbors = knn(x, min(_N_NEIGHBORS, len(x)), query=points.reshape(-1, points.shape[2]))
     width = np.maximum(neighbors.distances.mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     weight = normalize_rows(np.exp(-0.5 * np.square(neighbors.distances / width)))
-    embedded: NDArray[np.float64] = np.einsum("nk,nkc->nc", weight, xy[neighbors.indices])
-    return embedded.reshape(*points.shape[:2], 2)
+    return _mean_near_medoid(xy[neighbors.indices], weight).reshape(*points.shape[:2], 2)
+
+
+def _mean_near_medoid(positions: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 2) weighted mean of the positions (n, k, 2) that are close to their weighted medoid.
+
+    Neighbors in the representation can lie on several islands of a UMAP; their mean would lie between the islands,
+    where no cell is.
+    """
+    apart = np.linalg.norm(positions[:, :, None] - positions[:, None], axis=3)
+    medoid = (apart * weight[:, None]).sum(axis=2).argmin(axis=1)
+    distance = np.take_along_axis(apart, medoid[:, None, None], axis=1)[:, 0]
+    width = np.maximum(np.quantile(distance, 0.25, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    near = normalize_rows(weight * np.exp(-0.5 * np.square(distance / width)))
+    mean: NDArray[np.float64] = np.einsum("nk,nkc->nc", near, positions)
+    return mean
 
 
 def _mean_positions(xy: NDArray[np.float64], windows: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from muport._arrays import normalize_rows
 from muport._checks import check_integers, check_positive, check_seed
 from muport.neighbors import knn
 from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame
+from muport.pl.drawing._colors import palette as default_palette
 from muport.pl.drawing._finished_figure import Output
 from muport.pl.drawing._panels import draw_panels, split_options
 from muport.pl.drawing._values import get_coordinates
@@ -246,7 +247,7 @@ def training_curves(
 
     Returns
     -------
-    The axes; a loss that is 0 in every step is left out.
+    The axes; a loss that is 0 in every step, or equal to the total ``"loss"``, is left out.
 
     Raises
     ------
@@ -263,14 +264,18 @@ def training_curves(
     check_legend_loc(legend_loc)
     output = Output(show, save, return_fig)
     curves = {name: np.asarray(values, dtype=float).ravel() for name, values in history.items()}
-    curves = {name: values for name, values in curves.items() if values.any()}
+    curves = {
+        name: values
+        for name, values in curves.items()
+        if values.any() and (name == "loss" or not np.array_equal(values, curves.get("loss")))
+    }
     if not curves:
         raise ValueError(f"history={list(history)} holds no loss: pass model.history_ of a trained model.")
     axes = get_axes(ax, 5, 4)
-    for name, values in curves.items():
+    for (name, values), shade in zip(curves.items(), default_palette(len(curves)), strict=True):
         window = max(1, min(smooth, len(values)))
         mean = np.convolve(values, np.full(window, 1 / window), mode="valid")
-        axes.plot(np.arange(window - 1, len(values)), mean, label=name)
+        axes.plot(np.arange(window - 1, len(values)), mean, label=name, color=shade)
     axes.set(
         title=title,
         xlabel="step",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CellStyle", "draw_panels", "split_options"]
 
-#: Axis titles of the keys of ``obsm`` that scanpy names in the same way; other keys are titled by themselves.
+#: Axis titles of the keys of ``obsm`` that begin so, as scanpy names them; other keys are titled by themselves.
 _AXIS_NAMES = {"umap": "UMAP", "tsne": "tSNE", "pca": "PC", "diffmap": "DC"}
 _WIDTH, _HEIGHT = 4.2, 4.0  # inches of a panel
 _MAX_NAMES_ON_DATA = 20  # categories with names of normal size; those of more are smaller
@@ -141,7 +141,7 @@ def _make_panels(ax: Axes | None, n: int, ncols: int) -> tuple[list[list[Axes]],
 def _name_axes(ax: Axes, basis: str, title: str) -> None:
     ax.set(xticks=[], yticks=[], title=title)
     name = basis.rpartition(":")[2].removeprefix("X_")
-    name = _AXIS_NAMES.get(name, name)
+    name = _AXIS_NAMES.get(name.partition("_")[0], name)
     ax.set_xlabel(f"{name}1", loc="left", fontsize="small")
     ax.set_ylabel(f"{name}2", loc="bottom", fontsize="small")
     hide_frame(ax)
