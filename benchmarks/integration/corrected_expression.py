@@ -129,7 +129,7 @@ def combat(adata: ad.AnnData) -> dict[str, NDArray[np.float64]]:
 
 def muport(adata: ad.AnnData) -> dict[str, NDArray[np.float64]]:
     """Our values on both scales, and the means over neighbors."""
-    Integration.setup_anndata(adata)
+    Integration.setup_anndata(adata, batch_key="batch")
     model = Integration(adata)
     model.train(progress=False, accelerator="cpu")
     values = np.asarray(model.get_corrected_expression("adata").X, np.float64)

@@ -74,7 +74,9 @@ def muport(cells: Cells, label: NDArray[np.str_] | None) -> NDArray[np.float32]:
     adata = _adata(cells.X, cells.batch)
     if label is not None:
         adata.obs["label"] = pd.Categorical(label)
-    Integration.setup_anndata(adata, "X_pca", labels_key=None if label is None else "label", unlabeled_category=UNKNOWN)
+    Integration.setup_anndata(
+        adata, "X_pca", "batch", labels_key=None if label is None else "label", unlabeled_category=UNKNOWN
+    )
     model = Integration(adata)
     model.train(progress=False)
     return model.get_latent_representation()

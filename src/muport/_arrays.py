@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import sparse
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["canonical_order", "normalize_rows", "sum_repeats", "unit_rows"]
+__all__ = ["canonical_order", "describe_fields", "normalize_rows", "sum_repeats", "unit_rows"]
 
 
 def unit_rows[T: np.floating](x: NDArray[T]) -> NDArray[T]:
@@ -64,3 +65,24 @@ def canonical_order(
     rows = order[tied]
     order[tied] = rows[np.lexsort((*x[rows].T[::-1], *(key[rows] for key in leading)))]
     return order
+
+
+def describe_fields(value: Any) -> str:
+    """Describe a dataclass in one line: arrays and tables by their shapes, in place of their numbers.
+
+    Examples
+    --------
+    >>> from dataclasses import make_dataclass
+    >>> Fit = make_dataclass("Fit", ["x", "loss"], namespace={"__repr__": describe_fields})
+    >>> Fit(np.zeros((3, 2)), 0.123456)
+    Fit(x: (3, 2), loss=0.1235)
+    """
+    parts = []
+    for field in fields(value):
+        item = getattr(value, field.name)
+        if getattr(item, "shape", ()):
+            parts.append(f"{field.name}: {tuple(item.shape)}")
+        elif item is not None and field.repr:
+            text = f"{item:.4g}" if isinstance(item, float) else repr(item)
+            parts.append(f"{field.name}={text}" if len(text) <= 60 else f"{field.name}: {type(item).__name__}")
+    return f"{type(value).__name__}({', '.join(parts)})"

@@ -25,7 +25,7 @@ class _RegistryKeys(NamedTuple):
 class _ResultKeys(NamedTuple):
     """Names under which :meth:`Integration.write`, the command line and the examples store results."""
 
-    LATENT: str = "X_integration"
+    LATENT: str = "X_muport"
     PREDICTION: str = "prediction"
     CONFIDENCE: str = "prediction_confidence"
 

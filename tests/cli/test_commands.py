@@ -38,6 +38,9 @@ def folder(tmp_path_factory):
     return folder
 
 
+BATCHES = ("--batch-key", "batch")
+
+
 def run(folder, capsys, *argv):
     code = cli.main([argv[0], str(folder / argv[1]), *argv[2:], "--json"])
     summary = capsys.readouterr()
@@ -47,14 +50,15 @@ def run(folder, capsys, *argv):
 
 def test_integrate(folder, tmp_path, capsys):
     summary = run(
-        folder, capsys, "integrate", "batches.h5ad", "-o", str(tmp_path / "out.h5ad"), "--save", str(tmp_path / "m")
-    )
+        folder, capsys, "integrate", "batches.h5ad", "-o", str(tmp_path / "out.h5ad"), "--save", str(tmp_path / "m"),
+        *BATCHES,
+    )  # fmt: skip
     assert summary["cells"] == 240
     assert summary["metrics"]["mix"] > summary["metrics"]["mix_input"]
     assert summary["written"] == [str(tmp_path / "m"), str(tmp_path / "out.h5ad")]
     out = anndata.read_h5ad(tmp_path / "out.h5ad")
     model = Integration.load(tmp_path / "m", adata=False)
-    assert np.array_equal(model.map_query(out), out.obsm["X_integration"])
+    assert np.array_equal(model.map_query(out), out.obsm["X_muport"])
     assert set(out.obs.columns) == {"batch", "type", "known"}
 
 
@@ -73,9 +77,9 @@ def test_batch_variables_and_covariates(folder, tmp_path, capsys, command):
 
 def test_a_saved_model_maps(folder, tmp_path, capsys):
     first, second = tmp_path / "a.h5ad", tmp_path / "b.h5ad"
-    run(folder, capsys, "integrate", "batches.h5ad", "-o", str(first), "--save", str(tmp_path / "m"))
+    run(folder, capsys, "integrate", "batches.h5ad", "-o", str(first), "--save", str(tmp_path / "m"), *BATCHES)
     run(folder, capsys, "integrate", "batches.h5ad", "-o", str(second), "--load", str(tmp_path / "m"))
-    assert np.array_equal(*(anndata.read_h5ad(path).obsm["X_integration"] for path in (first, second)))
+    assert np.array_equal(*(anndata.read_h5ad(path).obsm["X_muport"] for path in (first, second)))
 
 
 @pytest.mark.promise("Cells that the command line maps from counts get the labels that cells of the fit get")
@@ -84,18 +88,19 @@ def test_a_saved_model_maps_counts(tmp_path, capsys):
     cells = mdata["rna"].copy()
     cells[:240].write(tmp_path / "old.h5ad")
     cells[240:].write(tmp_path / "new.h5ad")
-    options = ["--prepare", "--labels-key", "cell_type"]
+    options = ["--prepare", "--labels-key", "cell_type", *BATCHES]
     model = str(tmp_path / "m")
     run(tmp_path, capsys, "transfer", "old.h5ad", "-o", str(tmp_path / "a.h5ad"), *options, "--save", model)
     run(tmp_path, capsys, "transfer", "new.h5ad", "-o", str(tmp_path / "b.h5ad"), *options, "--load", model)
     new = anndata.read_h5ad(tmp_path / "b.h5ad")
     assert np.mean(new.obs["prediction"].astype(str) == new.obs["cell_type"].astype(str)) > 0.9
     mapped = Integration.load(model, adata=False).map_query(cells[240:].copy())
-    assert np.allclose(new.obsm["X_integration"], mapped)
+    assert np.allclose(new.obsm["X_muport"], mapped)
 
 
 def test_transfer(folder, tmp_path, capsys):
-    summary = run(folder, capsys, "transfer", "batches.h5ad", "-o", str(tmp_path / "out.zarr"), "--labels-key", "known")
+    argv = ("transfer", "batches.h5ad", "-o", str(tmp_path / "out.zarr"), "--labels-key", "known", *BATCHES)
+    summary = run(folder, capsys, *argv)
     out = anndata.read_zarr(tmp_path / "out.zarr")
     assert (out.obs["prediction"].astype(str) == out.obs["type"].astype(str)).mean() > 0.95
     assert out.obs["prediction_confidence"].between(0, 1).all()
@@ -103,9 +108,9 @@ def test_transfer(folder, tmp_path, capsys):
 
 
 def test_integrate_modalities(folder, tmp_path, capsys):
-    argv = ("integrate", "two.h5mu", "-o", str(tmp_path / "out.h5mu"), "--shared-rep", "X_pca")
+    argv = ("integrate", "two.h5mu", "-o", str(tmp_path / "out.h5mu"), "--shared-rep", "X_pca", *BATCHES)
     assert run(folder, capsys, *argv)["cells"] == 240
-    assert mudata.read_h5mu(tmp_path / "out.h5mu").obsm["X_integration"].shape == (240, 8)
+    assert mudata.read_h5mu(tmp_path / "out.h5mu").obsm["X_muport"].shape == (240, 8)
 
 
 def test_atlas(folder, tmp_path, capsys):

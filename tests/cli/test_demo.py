@@ -91,7 +91,7 @@ def test_the_saved_velocity_is_the_one_that_was_used(finished):
 def test_the_saved_model_is_the_one_that_was_used(finished):
     mdata = mudata.read_h5mu(finished[0] / "simulated_multiome.h5mu")
     model = Integration.load(finished[0] / "model", adata=mdata)
-    assert np.array_equal(model.get_latent_representation(), mdata.obsm["X_integration"])
+    assert np.array_equal(model.get_latent_representation(), mdata.obsm["X_muport"])
     assert model.predict().astype(str).tolist() == mdata.obs["prediction"].astype(str).tolist()
 
 

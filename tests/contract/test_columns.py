@@ -148,7 +148,7 @@ def test_modalities_may_have_any_name(tmp_path, record_property):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mdata = mudata.MuData(mods)
-    muport.Integration.setup_mudata(mdata, use_rep=None, shared_rep="X_pca")
+    muport.Integration.setup_mudata(mdata, use_rep=None, batch_key="batch", shared_rep="X_pca")
     model = muport.Integration(mdata, reference="a b/c:d")
     model.train(progress=False, max_iter=2)
     model.save(tmp_path / "model")

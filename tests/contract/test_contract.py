@@ -17,9 +17,9 @@ import pytest
 from anndata import AnnData
 from mudata import MuData
 
-SHARED = {"use_rep": {"rna": "X_own", "atac": "X_own"}, "labels_key": "rna:cell_type", "shared_rep": "X_shared"}
-SEPARATE = {"use_rep": {"rna": "X_own", "atac": "X_own"}, "labels_key": "rna:cell_type"}
-SINGLE = {"use_rep": "X_pca", "labels_key": "cell_type"}
+SEPARATE = {"use_rep": {"rna": "X_own", "atac": "X_own"}, "batch_key": "batch", "labels_key": "rna:cell_type"}
+SHARED = {**SEPARATE, "shared_rep": "X_shared"}
+SINGLE = {"use_rep": "X_pca", "batch_key": "batch", "labels_key": "cell_type"}
 TIMED = {"time_key": "pseudotime", "batch_key": "batch"}
 COHORT = {"sample_key": "sample", "labels_key": "condition"}
 QUIET = {"accelerator": "cpu", "random_state": 0, "progress": False}

@@ -33,7 +33,7 @@ def multiome() -> MuData:
 
 
 def test_velocity_in_the_joint_space(multiome, tmp_path):
-    Integration.setup_mudata(multiome, use_rep={"rna": "X_own", "atac": "X_own"})
+    Integration.setup_mudata(multiome, use_rep={"rna": "X_own", "atac": "X_own"}, batch_key="batch")
     model = Integration(multiome, sharpen=0)
     model.train(**QUIET)
     multiome.obsm["X_integration"] = model.get_latent_representation()

@@ -172,7 +172,18 @@ def test_killed_while_an_output_is_replaced(tmp_path, record_property, kind):
 def test_a_command_that_is_stopped(tmp_path, record_property, number, command, capfd):
     cells().write_h5ad(tmp_path / "in.h5ad")
     out = tmp_path / ("r.zarr" if command == "atlas" else "r.h5ad")
-    argv = [command, str(tmp_path / "in.h5ad"), "-o", str(out), "--force", "--quiet", "--max-iter", "2"]
+    argv = [
+        command,
+        str(tmp_path / "in.h5ad"),
+        "-o",
+        str(out),
+        "--force",
+        "--quiet",
+        "--max-iter",
+        "2",
+        "--batch-key",
+        "batch",
+    ]
     assert cli.main(argv) == 0
     before = sorted(str(path) for path in out.rglob("*")) or out.read_bytes()
     n_events = count_events(lambda: cli.main(argv), tmp_path)

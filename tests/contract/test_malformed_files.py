@@ -30,8 +30,8 @@ SECONDS = 5.0  # a refusal takes milliseconds; the limit holds on a busy machine
 N = 24
 #: command -> the file it reads, the name of its output, and its options.
 COMMANDS: dict[str, tuple[str, str, list[str]]] = {
-    "integrate": ("cells.h5ad", "out.h5ad", []),
-    "transfer": ("cells.h5ad", "out.h5ad", ["--labels-key", "type"]),
+    "integrate": ("cells.h5ad", "out.h5ad", ["--batch-key", "batch"]),
+    "transfer": ("cells.h5ad", "out.h5ad", ["--labels-key", "type", "--batch-key", "batch"]),
     "atlas": ("cells.h5ad", "out.npy", []),
     "gmm": ("cells.h5ad", "out.h5ad", ["--condition-key", "condition"]),
     "velocity": ("cells.h5ad", "out.h5ad", ["--time-key", "time"]),

@@ -134,13 +134,10 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.is_trained() and hasattr(self.model, "predict"))
     @rule()
     def predict(self) -> None:
-        soft = self.model.predict(soft=True, **{self._argument(): self.data})
+        soft = self.model.predict(adata=self.data, soft=True)
         assert np.allclose(soft.to_numpy().sum(axis=1), 1, atol=1e-4)
         if len(soft) == self.data.n_obs:
             assert list(soft.index) == list(self.data.obs_names)
-
-    def _argument(self) -> str:
-        return "mdata" if self.cls.__name__ == "Integration" else "mdata_new"
 
     @rule(seed=st.integers(0, 9))
     def reorder(self, seed: int) -> None:

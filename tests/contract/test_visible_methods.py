@@ -14,7 +14,7 @@ import muport
 
 HIDDEN = ("get_normalized_expression", "differential_abundance", "convert_legacy_save")
 SETUP: dict[str, dict[str, Any]] = {
-    "Integration": {},
+    "Integration": {"batch_key": "batch"},
     "GMM": {"sample_key": "sample", "labels_key": "condition"},
     "Velocity": {"time_key": "time"},
 }

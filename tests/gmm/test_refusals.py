@@ -133,7 +133,7 @@ BAD_ASKED = {
     "no representation": (lambda m: m.predict(AnnData(np.ones((3, 2)))), KeyError, "X_pca"),
     "not finite": (lambda m: m.predict(with_nan(m.adata)), ValueError, "cell7"),
     "not data": (lambda m: m.predict(np.ones((3, 5))), TypeError, "AnnData"),
-    "soft by position": (lambda m: m.predict(None, m.adata), TypeError, "mdata_new="),
+    "soft by position": (lambda m: m.predict(None, m.adata), TypeError, "must be True or False"),
     "distance": (lambda m: m.get_sample_distances("mmd"), ValueError, "metric='mmd'.*'sliced'"),
     "coordinates": (lambda m: m.get_sample_embedding(13), ValueError, "n_components=13.*12"),
     "folds": (lambda m: m.cross_validate(n_folds=1), ValueError, "n_folds=1"),

@@ -54,7 +54,7 @@ OWN = {"use_rep": {"rna": "X_own", "atac": "X_own"}, "labels_key": "rna:cell_typ
 
 
 def integration(data: MuData, setup: dict[str, Any], train: dict[str, Any] | None = None, **options: Any) -> Any:
-    muport.Integration.setup_mudata(data, **setup)
+    muport.Integration.setup_mudata(data, batch_key="batch", **setup)
     model = muport.Integration(data, **options)
     model.train(**QUIET, max_iter=4, **(train or {}))
     return model

@@ -111,7 +111,7 @@ def model_of(
     """Set up and train on the CPU without a progress bar."""
     from muport import Integration
 
-    Integration.setup_anndata(adata, "X_pca", labels_key=labels_key)
+    Integration.setup_anndata(adata, "X_pca", batch_key="batch", labels_key=labels_key)
     model = Integration(adata, **hyperparameters)
     model.train(**{"accelerator": "cpu", "progress": False, **(train or {})})
     return model

@@ -37,7 +37,7 @@ def measured(n: int = 400, p: int = 30, seed: int = 0, effect: float = 0.8) -> A
 
 
 def fit(adata: AnnData, **kwargs: Any) -> Integration:
-    Integration.setup_anndata(adata)
+    Integration.setup_anndata(adata, batch_key="batch")
     model = Integration(adata, **kwargs)
     model.train(**QUIET)
     return model
@@ -202,7 +202,7 @@ def test_several_modalities():
         mdata = MuData({"rna": rna, "atac": atac})
         before = mdata.copy()
         Integration.setup_mudata(
-            mdata, use_rep={"rna": "X_pca", "atac": "X_pca"}, shared_rep=None if both else "X_shared", paired=None
+            mdata, {"rna": "X_pca", "atac": "X_pca"}, "batch", shared_rep=None if both else "X_shared", paired=None
         )
         model = Integration(mdata)
         model.train(**QUIET)
@@ -250,6 +250,6 @@ def test_refusals_of_new_cells(fitted):
     query.X = query.layers["counts"]
     with pytest.raises(ValueError, match="another scale"):
         model.get_corrected_expression("adata", mdata=query)
-    Integration.setup_anndata(query)
+    Integration.setup_anndata(query, batch_key="batch")
     with pytest.raises(AttributeError, match=r"train\(\)"):
         Integration(query).get_corrected_expression("adata")

@@ -123,7 +123,9 @@ def unpaired(kit, both: int = 0, noise: float = 0.7) -> tuple[MuData, np.ndarray
 
 
 def integrated(mdata: MuData, **hyperparameters) -> Integration:
-    Integration.setup_mudata(mdata, {"rna": "X_own", "atac": "X_own"}, labels_key="rna:cell_type", shared_rep="X_pca")
+    Integration.setup_mudata(
+        mdata, {"rna": "X_own", "atac": "X_own"}, "batch", labels_key="rna:cell_type", shared_rep="X_pca"
+    )
     model = Integration(mdata, **hyperparameters)
     model.train(**CPU)
     return model
@@ -169,7 +171,7 @@ def test_a_cell_in_two_modalities_does_not_vote_for_itself(kit):
     atac = rna.copy()
     atac.obsm["X_pca"] = atac.obsm["X_pca"] + np.float32(0.01) * sim.x
     mdata = MuData({"rna": rna, "atac": atac[:, :0].copy()})
-    Integration.setup_mudata(mdata, None, labels_key="cell_type", shared_rep="X_pca")
+    Integration.setup_mudata(mdata, None, "batch", labels_key="cell_type", shared_rep="X_pca")
     model = Integration(mdata)
     model.train(**CPU)
     assert (model.predict().astype(str) == rna.obs["cell_type"]).mean() < 0.2
@@ -222,7 +224,7 @@ def test_no_labeled_cell(kit, sim):
 )
 def test_bad_settings(adata, settings, message):
     mine = adata.copy()
-    Integration.setup_anndata(mine, "X_pca")
+    Integration.setup_anndata(mine, "X_pca", "batch")
     began = time.perf_counter()
     with pytest.raises(ValueError, match=message):
         Integration(mine, **settings)
@@ -232,7 +234,7 @@ def test_bad_settings(adata, settings, message):
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, None, "3"], ids=repr)
 def test_bad_max_iter(adata, value):
     mine = adata.copy()
-    Integration.setup_anndata(mine, "X_pca")
+    Integration.setup_anndata(mine, "X_pca", "batch")
     model = Integration(mine)
     with pytest.raises(ValueError, match="max_iter=.*at least 1"):
         model.train(max_iter=value, **CPU)
@@ -255,9 +257,16 @@ def test_bad_threshold(model, asked, message):
         model.predict(**asked)
 
 
-def test_cells_in_the_place_of_soft(model):
-    with pytest.raises(TypeError, match="mdata="):
-        model.predict(model.adata)
+def test_the_first_argument_is_the_data(model):
+    soft = model.predict(model.adata, [3, 1], True)
+    assert soft.equals(model.predict(soft=True).iloc[[3, 1]])
+    assert soft.index.equals(model.predict(adata=model.adata, indices=list(soft.index)).index)
+    latent = model.get_latent_representation(mdata=model.adata, indices=np.arange(model.adata.n_obs) < 2)
+    assert np.array_equal(latent, model.get_latent_representation()[:2])
+    with pytest.raises(TypeError, match="first argument is the data, .* not True"):
+        model.predict(True)
+    with pytest.raises(TypeError, match="passed twice"):
+        model.predict(model.adata, mdata=model.adata, adata=model.adata)
 
 
 def test_no_labels_set_up(kit, sim):
@@ -307,7 +316,7 @@ def test_bad_queries(model, sim, kind, batch):
 
 def test_not_trained(adata):
     mine = adata.copy()
-    Integration.setup_anndata(mine, "X_pca", labels_key="cell_type")
+    Integration.setup_anndata(mine, "X_pca", "batch", labels_key="cell_type")
     with pytest.raises(ValueError, match=r"train\(\)"):
         Integration(mine).predict()
 

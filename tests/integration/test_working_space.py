@@ -37,7 +37,8 @@ def multiome(n: int = 240, both: int = 120, seed: int = 0, batches: int = 2) -> 
 
 def setup(mdata: MuData, **kwargs) -> None:
     Integration.setup_mudata(
-        mdata, **{"use_rep": {"rna": "X_own", "atac": "X_own"}, "labels_key": "rna:cell_type", **kwargs}
+        mdata,
+        **{"use_rep": {"rna": "X_own", "atac": "X_own"}, "labels_key": "rna:cell_type", "batch_key": "batch", **kwargs},
     )
 
 
@@ -451,7 +452,7 @@ def test_order_of_modalities(space, tmp_path, record_property):
         expected = pd.DataFrame(model.get_latent_representation(modality=modality), index=mdata.obs_names)
         for found in (
             loaded.get_latent_representation(modality=modality),
-            model.get_latent_representation(turned, modality),
+            model.get_latent_representation(turned, modality=modality),
         ):
             pairs.append((expected, pd.DataFrame(found, index=turned.obs_names)))
     for modality in ("rna", "atac"):

@@ -111,8 +111,25 @@ def test_refusals(mdata):
         pp.prepare(mdata, modalities={"gex": "rna"})
     with pytest.raises(TypeError, match="must be a dict"):
         pp.prepare(mdata, modalities="rna")
-    with pytest.raises(ValueError, match="exactly one must be 'rna'; 0 are"):
-        pp.prepare(mdata, modalities={"adt": "protein"})
+    with pytest.raises(ValueError, match="a root needs RNA"):
+        pp.prepare(mdata, modalities={"adt": "protein"}, root_cluster="early")
     with pytest.raises(ValueError, match="are for a MuData"):
         pp.prepare(mdata["rna"], modalities={"rna": "rna"})
     assert sparse.issparse(mdata["atac"].X)
+
+
+def test_proteins_without_rna(mdata):
+    together, alone = mdata.copy(), MuData({"adt": mdata["adt"].copy()})
+    pp.prepare(together, **QUICK)
+    pp.prepare(mdata=alone, n_comps=8, progress=False)
+    only = mdata["adt"].copy()
+    pp.prepare(only, n_comps=8, modality="protein", progress=False)
+    named = mdata["adt"].copy()
+    named.var["feature_types"] = "Antibody Capture"
+    pp.prepare(adata=named, n_comps=8, progress=False)
+    for part in (alone["adt"], only, named):
+        assert np.array_equal(part.obsm["X_pca"], together["adt"].obsm["X_pca"])
+        assert np.array_equal(part.X, mdata["adt"].X)
+        assert "projections" in part.uns
+    with pytest.raises(KeyError, match="modality='rna' is not in the data"):
+        pp.prepare(MuData({"unknown": mdata["adt"].copy()}))

@@ -155,8 +155,8 @@ def test_refused_with_reason_and_untouched(counts, fingerprint, case):
 @pytest.mark.skipif(not (DATA / "pancreas_velocity_739.h5ad").is_file(), reason="MUPORT_DATA holds no pancreas")
 def test_pancreas():
     adata = anndata.read_h5ad(DATA / "pancreas_velocity_739.h5ad")
-    again = pp.prepare(adata, root_cluster="Ductal", copy=True)
-    pp.prepare(adata, root_cluster="Ductal")
+    again = pp.prepare(adata, root_cluster="Ductal", umap=True, copy=True)
+    pp.prepare(adata, root_cluster="Ductal", umap=True)
     assert adata.obsm["X_umap"].shape == (739, 2)
     for key in ("X_pca", "X_umap"):
         assert np.array_equal(adata.obsm[key], again.obsm[key])

@@ -320,10 +320,10 @@ def test_every_argument_of_trajectories_acts(branching, fitted):
 
     base = ends()
     for change in (
-        {"start_cells": [0, 1]}, {"start_cluster": "A"}, {"target_cluster": "B"}, {"start_pseudotime": 0.3},
-        {"end_pseudotime": 0.1}, {"n_trajectories": 7}, {"n_steps": 10}, {"step_size": 0.1},
+        {"start_cells": [0, 1], "start_cluster": None}, {"start_cluster": "A"}, {"target_cluster": "B"},
+        {"start_pseudotime": 0.3}, {"end_pseudotime": 0.1}, {"n_trajectories": 7}, {"n_steps": 10}, {"step_size": 0.1},
         {"direction": "backward"}, {"direction": "both"}, {"use_network": False}, {"evolve_pseudotime": False},
-        {"random_state": 1},
+        {"random_state": 1}, {"stop_pseudotime": 0.6},
     ):  # fmt: skip
         changed = ends(**change)
         assert changed.shape != base.shape or not np.array_equal(changed, base), change
@@ -331,6 +331,44 @@ def test_every_argument_of_trajectories_acts(branching, fitted):
     assert not np.array_equal(near, far)
     reached = fitted.compute_trajectories(start_cluster="trunk", target_cluster="B", n_trajectories=6, n_steps=40)
     assert set(reached.terminal) == {"B"}
+
+
+def test_paths_end_at_a_time_and_keep_the_names_of_cells(branching, fitted):
+    found = fitted.compute_trajectories(start_cluster="trunk", n_trajectories=5, stop_pseudotime=0.5)
+    assert np.allclose(found.paths.time[:, -1], 0.5) or (found.paths.time[:, -1] <= 0.5 + 1e-6).all()
+    assert list(found.start_name) == list(branching.obs_names[found.start_cell])
+    assert np.array_equal(found.cell_name[:, 0], found.start_name)
+    for given in ({"end_pseudotime": 0.5}, {"start_cluster": "A"}):
+        with pytest.raises(ValueError, match="start_cells and .* are both given"):
+            fitted.compute_trajectories(start_cells=[0], **given)
+    with pytest.raises(ValueError, match="stop_pseudotime=7"):
+        fitted.compute_trajectories(stop_pseudotime=7)
+    with pytest.raises(ValueError, match="evolve_pseudotime=True"):
+        fitted.compute_trajectories(stop_pseudotime=0.5, evolve_pseudotime=False)
+
+
+def test_the_field_of_a_model_is_followed_by_the_functions(branching, fitted):
+    start = branching.obsm["X_pca"][:4]
+    for function in (muport.velocity.integrate, muport.velocity.simulate):
+        options = {"diffusion": 0.0} if function is muport.velocity.simulate else {}
+        paths = function(fitted.query_velocity, start, 0.1, 0.4, n_steps=3, **options)
+        assert paths.x.shape == (4, 4, 8)
+        assert np.isfinite(paths.ends).all()
+        assert not np.allclose(paths.ends, start)
+
+
+def test_fewer_steps_than_asked_for_are_reported(kit):
+    noisy = kit.draw(n_cells=200)
+    noisy.obsm["X_pca"] = noisy.obsm["X_pca"] + np.random.default_rng(0).normal(scale=3, size=noisy.obsm["X_pca"].shape)
+    with pytest.warns(UserWarning, match=r"of n_steps=900 steps.*denoise=False"):
+        model = kit.fit(noisy, n_steps=900)
+    assert model.metrics_["n_steps"] == len(model.history_["loss"]) < 900
+
+
+def test_indices_choose_cells(branching, fitted):
+    chosen = list(branching.obs_names[[5, 2]])
+    assert np.array_equal(fitted.get_velocity(adata=branching, indices=chosen), fitted.get_velocity()[[5, 2]])
+    assert fitted.get_latent_representation(branching, [1]).shape == (1, 32)
 
 
 def test_every_argument_of_flows_acts(fitted):

@@ -31,7 +31,7 @@ def add_atlas(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--obsm-key", default="X_pca", metavar="KEY", help="obsm key to integrate (default: %(default)s)"
     )
-    add_batch_options(parser, "column with the batch")
+    add_batch_options(parser, "batch")
     add_columns(parser, labels_key=(None, "column with known types"))
     parser.add_argument("--modality", metavar="NAME", help="modality of a MuData; rna or atac for an AnnData")
     numbers = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def prepared(args: argparse.Namespace) -> Iterator[Data]:
     first.
     """
     check_output(args.out, args.force)
-    for option in ("save", "tables"):
+    for option in ("save", "tables", "plot"):
         if (folder := getattr(args, option, None)) is not None:
             check_output(folder, args.force, f"--{option}", ())
     check_input(args.input)
@@ -71,7 +72,8 @@ def prepared(args: argparse.Namespace) -> Iterator[Data]:
         if args.prepare and getattr(args, "load", None) is None:
             from muport import pp
 
-            pp.prepare(data, umap=False, random_state=args.seed)
+            shown = sys.stderr.isatty() and not (args.quiet or args.json)
+            pp.prepare(data, random_state=args.seed, progress=shown)
         yield data
 
 

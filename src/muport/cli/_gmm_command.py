@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muport.cli._data_files import prepared
-from muport.cli._options import Commands, add_columns, add_command, add_model_options, set_up
+from muport.cli._options import Commands, add_columns, add_command, add_model_options, load_model, set_up
 from muport.cli._report import Report
 from muport.data._durable_files import write_whole
 
@@ -53,16 +53,31 @@ def _gmm(args: argparse.Namespace) -> None:
         raise ValueError("--folds needs --condition-key, the column with the conditions to predict.")
     if args.folds is not None and (args.folds < 0 or args.folds == 1):
         raise ValueError(f"--folds={args.folds} must be at least 2, or 0 for the default number.")
+    if args.load is not None and (args.folds is not None or args.plot is not None):
+        raise ValueError("--folds and --plot are for the samples of a fit: leave them out with --load.")
     report = Report(args)
     with prepared(args) as data:
-        model = _train(data, args, report)
-        tables = {"distances": model.get_sample_distances(), "embedding": model.get_sample_embedding()}
-        if args.condition_key is not None:
-            tables["conditions"] = model.predict(soft=True)
-            report.add({"outcome": model.outcome})
-        if args.folds is not None:
-            _cross_validate(model, args, report)
-        data.obsm[args.key] = model.get_latent_representation()
+        report.cells = data.n_obs
+        if args.load is None:
+            model = _train(data, args, report)
+            tables = {"distances": model.get_sample_distances(), "embedding": model.get_sample_embedding()}
+            if args.condition_key is not None:
+                tables["conditions"] = model.predict(soft=True)
+                report.add({"outcome": model.outcome})
+            if args.folds is not None:
+                _cross_validate(model, args, report)
+            data.obsm[args.key] = model.get_latent_representation()
+        else:
+            from muport.gmm import GMM
+
+            model = load_model(GMM, data, args)
+            data.obsm[args.key] = model.get_latent_representation(data)
+            tables = {"conditions": model.predict(data, soft=True)}
+            report.add({"samples": len(tables["conditions"])})
+        if args.plot is not None:
+            from muport.cli._pictures import draw_patients
+
+            draw_patients(model, args.condition_key, args.plot, report)
         if args.tables is not None:
             args.tables.mkdir(exist_ok=True)
             for name, table in tables.items():
@@ -88,6 +103,5 @@ def _train(data: Any, args: argparse.Namespace, report: Report) -> Any:
     model = GMM(data)
     components = args.components[0] if args.components and len(args.components) == 1 else args.components
     model.train(k_comps=components, random_state=args.seed, progress=report.progress)
-    report.cells = data.n_obs
     report.add({"samples": len(model.get_sample_embedding())})
     return model

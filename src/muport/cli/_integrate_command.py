@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from muport._keys import RESULT_KEYS
 from muport.cli._data_files import prepared
 from muport.cli._options import (
     Commands,
@@ -14,6 +14,7 @@ from muport.cli._options import (
     add_integration_options,
     add_model_options,
     hyperparameters_of,
+    load_model,
     representation,
     set_up,
 )
@@ -49,7 +50,7 @@ def add_transfer(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    add_model_options(parser, key="X_integration")
+    add_model_options(parser, key=RESULT_KEYS.LATENT)
     parser.add_argument(
         "--shared-rep", nargs="+", metavar="KEY", help="obsm key of a representation that the modalities share"
     )
@@ -58,23 +59,18 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a name in two modalities is one cell: without a test of the agreement",
     )
-    add_batch_options(parser, "column with the batch; '' for none")
+    add_batch_options(parser)
     add_columns(parser, labels_key=(None, "column with the type, where it is known"))
     parser.add_argument("--refine", default="none", choices=["none", "vae"], help="refine with the dual-view VAE")
-    parser.add_argument(
-        "--load",
-        type=Path,
-        metavar="FOLDER",
-        help="map the cells with this saved model; no training. With "
-        "--prepare, their counts are projected into the space of the model",
-    )
     add_integration_options(parser)
 
 
 def _integrate(args: argparse.Namespace) -> None:
     report = Report(args)
     with prepared(args) as data:
-        report.finish(data, _fit_or_load(data, args, report))
+        model = _fit_or_load(data, args, report)
+        _draw(data, args, report)
+        report.finish(data, model)
 
 
 def _transfer(args: argparse.Namespace) -> None:
@@ -83,11 +79,23 @@ def _transfer(args: argparse.Namespace) -> None:
     report = Report(args)
     with prepared(args) as data:
         model = _fit_or_load(data, args, report)
-        soft = model.predict(soft=True, mdata=data)
-        data.obs["prediction"] = model.predict(threshold=args.threshold, mdata=data)
+        soft = model.predict(soft=True, adata=data)
+        data.obs["prediction"] = model.predict(threshold=args.threshold, adata=data)
         data.obs["prediction_confidence"] = soft.max(axis=1)
         report.add({"labels": soft.shape[1], "mean_confidence": float(soft.max(axis=1).mean())})
+        _draw(data, args, report)
         report.finish(data, model)
+
+
+def _draw(data: Any, args: argparse.Namespace, report: Report) -> None:
+    if args.plot is None:
+        return
+    from muport.cli._pictures import draw_cells
+
+    batches = [args.batch_key] if isinstance(args.batch_key, str) else list(args.batch_key or ())
+    # new cells of a loaded model need no columns
+    colors = [name for name in (*batches, args.labels_key) if name is not None]
+    draw_cells(data, args.key, [*colors, *(["prediction"] if "prediction" in data.obs else [])], args.plot, report)
 
 
 def _fit_or_load(data: Any, args: argparse.Namespace, report: Report) -> Any:
@@ -95,11 +103,7 @@ def _fit_or_load(data: Any, args: argparse.Namespace, report: Report) -> Any:
 
     report.cells = data.n_obs
     if args.load is not None:
-        model = Integration.load(args.load, adata=False, accelerator="cpu")
-        if args.prepare:
-            from muport import pp
-
-            pp.project(data, model)
+        model = load_model(Integration, data, args)
         data.obsm[args.key] = model.map_query(data)
         return model
     _set_up(Integration, data, args)
@@ -112,7 +116,7 @@ def _fit_or_load(data: Any, args: argparse.Namespace, report: Report) -> Any:
 
 def _set_up(cls: Any, data: Any, args: argparse.Namespace) -> None:
     columns: dict[str, Any] = {
-        "batch_key": args.batch_key or None, "labels_key": args.labels_key,
+        "batch_key": args.batch_key, "labels_key": args.labels_key,
         "unlabeled_category": args.unlabeled, "continuous_covariate_keys": args.continuous_covariate_keys,
     }  # fmt: skip
     if args.paired:

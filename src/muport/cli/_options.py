@@ -20,6 +20,7 @@ __all__ = [
     "add_model_options",
     "expanded",
     "hyperparameters_of",
+    "load_model",
     "representation",
     "seed",
     "set_up",
@@ -83,11 +84,11 @@ def _strength(words: Sequence[str]) -> dict[str, float] | float:
     return {name: float(value) for name, _, value in (word.rpartition("=") for word in words)}
 
 
-def add_batch_options(parser: argparse.ArgumentParser, text: str) -> None:
-    """Add the options that name the batch variables and the covariates."""
+def add_batch_options(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add the options that name the batch variables, with their `default`, and the covariates."""
     parser.add_argument(
-        "--batch-key", nargs="+", action=_OneOrMore, default="batch", metavar="COLUMN",
-        help=f"{text}; several columns for several batch variables (default: batch)",
+        "--batch-key", nargs="+", action=_OneOrMore, default=default, metavar="COLUMN",
+        help=f"column with the batch; several columns for several batch variables (default: {default or 'one batch'})",
     )  # fmt: skip
     parser.add_argument(
         "--continuous-covariate-keys", nargs="+", metavar="COLUMN",
@@ -98,16 +99,14 @@ def add_batch_options(parser: argparse.ArgumentParser, text: str) -> None:
 def set_up(model_class: Any, data: Any, use_rep: Sequence[str] | None, **columns: Any) -> None:
     """Register an AnnData or a MuData with a model class.
 
-    - `use_rep`: The words after ``--use-rep``; None: ``X_pca``, of ``rna`` in a MuData.
+    - `use_rep`: The words after ``--use-rep``; None: the default of the class.
     - `columns`: Further arguments of the set-up.
     """
     rep = representation(use_rep)
-    if hasattr(data, "mod"):
-        model_class.setup_mudata(data, use_rep={"rna": "X_pca"} if rep is None else rep, **columns)
-    elif isinstance(rep, dict):
+    if isinstance(rep, dict) and not hasattr(data, "mod"):
         raise ValueError("INPUT is an AnnData: give --use-rep one obsm key.")
-    else:
-        model_class.setup_anndata(data, use_rep=rep or "X_pca", **columns)
+    set_up_class = model_class.setup_mudata if hasattr(data, "mod") else model_class.setup_anndata
+    set_up_class(data, **columns, **({} if rep is None else {"use_rep": rep}))
 
 
 def add_command(
@@ -143,9 +142,15 @@ def add_model_options(parser: argparse.ArgumentParser, key: str | None = None) -
     )
     parser.add_argument(
         "--use-rep", nargs="+", metavar="KEY",
-        help="obsm key, or MODALITY=KEY for each modality (default: X_pca, of rna in a MuData)",
+        help="obsm key, or MODALITY=KEY for each modality (default: X_pca)",
     )  # fmt: skip
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="save the model in this folder")
+    parser.add_argument(
+        "--load", type=Path, metavar="FOLDER",
+        help="apply this saved model to the cells of INPUT; nothing is trained. With --prepare, their counts are "
+        "projected into the space of the model",
+    )  # fmt: skip
+    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw pictures of the result into this folder")
     if key is not None:
         parser.add_argument("--key", default=key, metavar="KEY", help="obsm key to write (default: %(default)s)")
 
@@ -175,6 +180,16 @@ def add_integration_options(parser: argparse.ArgumentParser) -> None:
             group.add_argument("--strength", nargs="+", action=_Strength, default=0.5, metavar="X", help=text)
         else:
             group.add_argument(f"--{name}", type=float, default=0.5, metavar="X", help=text)
+
+
+def load_model(model_class: Any, data: Any, args: argparse.Namespace) -> Any:
+    """Load the model of ``--load`` for the cells of INPUT; with ``--prepare``, project their counts."""
+    model = model_class.load(args.load, adata=False, accelerator="cpu")
+    if args.prepare:
+        from muport import pp
+
+        pp.project(data, model)
+    return model
 
 
 def hyperparameters_of(args: argparse.Namespace) -> dict[str, Any]:

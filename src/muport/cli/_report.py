@@ -86,14 +86,15 @@ class Report:
         table = Table(
             title=f"muport {self.args.command}: {self.cells:,} cells in {seconds:.1f} s", title_justify="left"
         )
-        table.add_column("")
-        table.add_column("", justify="right")
+        table.show_header = False
+        table.add_column(overflow="fold")
+        table.add_column(justify="right", overflow="fold")
         for name, value in self.metrics.items():
             table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
         console = Console(stderr=True)
         console.print(table)
         for path in self.written:
-            console.print(f"wrote {path}", highlight=False)
+            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from muport.cli._data_files import check_output, prepared, write
-from muport.cli._options import Commands, add_columns, add_command, add_model_options, representation, set_up
+from muport.cli._options import (
+    Commands,
+    add_columns,
+    add_command,
+    add_model_options,
+    load_model,
+    representation,
+    set_up,
+)
 from muport.cli._report import Report
 from muport.data._durable_files import claimed
 
@@ -50,13 +58,15 @@ def add_velocity(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _velocity(args: argparse.Namespace) -> None:
+    _check_options(args)
     report = Report(args)
     if args.predict_day is not None:
         check_output(_predicted_path(args), args.force, "--predict-day")
     with prepared(args) as data:
         if args.root is not None:
             _add_pseudotime(data, args)
-        model = _train(data, args, report)
+        report.cells = data.n_obs
+        model = _train(data, args, report) if args.load is None else _load(data, args)
         _write_results(data, model, args, report)
         if args.predict_day is not None:
             population = model.predict_population(args.predict_day, random_state=args.seed)
@@ -94,18 +104,39 @@ def _train(data: Any, args: argparse.Namespace, report: Report) -> Any:
     set_up(Velocity, data, args.use_rep, **columns)
     model = Velocity(data)
     model.train(n_steps=args.steps, random_state=args.seed, progress=report.progress)
-    report.cells = data.n_obs
     return model
 
 
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise a ValueError if options do not suit each other."""
+    if args.plot is not None and args.basis is None:
+        raise ValueError("--plot needs --basis, the obsm key of the embedding to draw.")
+    of_a_fit = {
+        "--root": args.root, "--basis": args.basis, "--fates": args.fates or None, "--terminal": args.terminal,
+        "--predict-day": args.predict_day,
+    }  # fmt: skip
+    if args.load is not None and (given := [name for name, value in of_a_fit.items() if value is not None]):
+        raise ValueError(f"{', '.join(given)}: not with --load, which evaluates the field at the cells of INPUT.")
+
+
+def _load(data: Any, args: argparse.Namespace) -> Any:
+    from muport.velocity import Velocity
+
+    return load_model(Velocity, data, args)
+
+
 def _write_results(data: Any, model: Any, args: argparse.Namespace, report: Report) -> None:
-    data.obsm["velot_velocity"] = model.get_velocity()
-    data.obs["velot_confidence"] = model.get_confidence()
-    data.obs["velot_uncertainty"] = model.get_uncertainty()
+    data.obsm["velot_velocity"] = model.get_velocity(data)
+    data.obs["velot_confidence"] = model.get_confidence(data)
+    data.obs["velot_uncertainty"] = model.get_uncertainty(data)
     report.add({"mean_confidence": float(data.obs["velot_confidence"].mean())})
     if args.basis is not None:
         key = f"velot_velocity_{args.basis.removeprefix('X_')}"
         data.obsm[key] = model.project_to_embedding(_embedding(data, args.basis))
+        if args.plot is not None:
+            from muport.cli._pictures import draw_velocity
+
+            draw_velocity(data, args.basis, args.labels_key, args.plot, report)
     if args.fates or args.terminal:
         fates = model.get_fates(terminal_states=args.terminal)
         data.obsm["velot_fates"] = fates.to_numpy()

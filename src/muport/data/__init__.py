@@ -5,14 +5,17 @@ In the order of reading:
 - ``reading``: the obs and obsm of an object as arrays, aligned by cell name
 - ``projection``: the coordinates of new cells, computed from their counts
 - ``registration``: the arguments of a set-up, and its registration with scvi-tools
+- ``_data_argument``: the cells as ``adata=`` or ``mdata=``, in every function
 - ``_base_model``: the base class of the three models
 - ``_hidden_methods``: methods of scvi-tools that the models do not have
+- ``_model_summary``: the summary of a model that Python and notebooks print
 - ``_serialization``: a fitted state as arrays and JSON, and back
 - ``_state_checks``: a loaded state is what its annotations say
 - ``_former_names``: names that saved classes had in earlier versions
 - ``_model_files``: the files of a saved model
 - ``_saved_data``: the cells that are saved with a model
 - ``_result_writing``: results written to the user's object, all or none
+- ``_graph_marks``: neighbor graphs that muport wrote, which it may replace
 - ``_durable_files``: files that are complete or absent, also after a crash, and that one process at a time writes
 - ``out_of_core``: cells read in chunks from a file, and results written in chunks to a file
 
@@ -26,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from muport.data._base_model import MuDataModel
+    from muport.data._data_argument import accept_data_names
+    from muport.data._graph_marks import is_own_graph, mark_graph
     from muport.data._result_writing import check_names_free, check_writable, write_results
     from muport.data._serialization import pack, unpack
     from muport.data.reading._categories import category_name, match_names
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
     from muport.data.registration._fields import JoinedLabels, JoinedNumbers, JoinedObs
     from muport.data.registration._manager import UnionDataset, UnionManager, register
     from muport.data.registration._pairing import Pairing, check_pairings, compare_pairs, pairing_metrics
-    from muport.data.registration._setup import Setup, is_joint, select_modalities
+    from muport.data.registration._setup import Setup, is_joint, name_holders, select_modalities
 
 __all__ = [
     "Column",
@@ -50,6 +55,7 @@ __all__ = [
     "Setup",
     "UnionDataset",
     "UnionManager",
+    "accept_data_names",
     "category_name",
     "check_names_free",
     "check_pairings",
@@ -57,10 +63,13 @@ __all__ = [
     "compare_pairs",
     "holds_numbers",
     "is_joint",
+    "is_own_graph",
     "joined_column",
     "joined_numbers",
     "layer_of",
+    "mark_graph",
     "match_names",
+    "name_holders",
     "ordered_names",
     "pack",
     "pairing_metrics",
@@ -82,7 +91,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "registration._pairing": ("Pairing", "check_pairings", "compare_pairs", "pairing_metrics"),
     "reading._representation": ("Representation",),
     "reading._rows": ("Rows", "read_rows"),
-    "registration._setup": ("Setup", "is_joint", "select_modalities"),
+    "registration._setup": ("Setup", "is_joint", "name_holders", "select_modalities"),
+    "_data_argument": ("accept_data_names",),
+    "_graph_marks": ("is_own_graph", "mark_graph"),
     "_result_writing": ("check_names_free", "check_writable", "write_results"),
     "_serialization": ("pack", "unpack"),
 }

@@ -18,6 +18,7 @@ from sklearn.exceptions import NotFittedError
 
 from muport.data._hidden_methods import HiddenMethod, ModelType, list_visible
 from muport.data._model_files import data_file, read_model, write_model
+from muport.data._model_summary import as_html, as_text, describe_data, describe_values
 from muport.data._saved_data import data_file_name, read_data, write_data
 from muport.data._serialization import pack, unpack, unpack_state
 from muport.data.projection._recipe import ProjectionRecipe, find_recipe
@@ -74,6 +75,8 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
     _setup_defaults: ClassVar[dict[str, Any]] = {}
     #: Set-up arguments that cannot be None -> how to get such a column.
     _required_columns: ClassVar[dict[str, str]] = {}
+    #: Cells that methods describe by default, of a model that :meth:`load_query_data` returned.
+    _query: mudata.MuData | anndata.AnnData | None = None
     #: Whether the set-up warns of cells far from all others.
     _warns_of_outliers: ClassVar[bool] = True
     _saved_attributes: ClassVar[tuple[str, ...]] = ("is_trained_", "history_", "settings_", "metrics_")
@@ -161,6 +164,11 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
 
     def _own_data(self, advice: str) -> Any:
         """Return the data of the model; if it was loaded without data, the error ends with `advice`."""
+        if self.adata is None and self._query is not None:
+            raise ValueError(
+                f"this {type(self).__name__} describes query cells by a fitted reference, whose data it does not have: "
+                "it is not trained again, and methods that need the reference are called on the reference model."
+            )
         if self.adata is None:
             raise ValueError(f"this {type(self).__name__} was loaded without data: {advice}.")
         return self.adata
@@ -301,6 +309,80 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
         model.module.eval()
         return model
 
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: mudata.MuData | anndata.AnnData,
+        reference_model: str | Path | Self,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+    ) -> Self:
+        """Return a fitted reference whose methods describe new cells, under the name that scvi-tools has for it.
+
+        The cells are mapped as by :meth:`map_query`; nothing is fitted, so there is no ``train`` to call.
+        ``get_latent_representation()``, ``predict()`` and the other methods for new cells take `adata` by default.
+
+        Parameters
+        ----------
+        adata
+            New cells, as for :meth:`map_query`.
+        reference_model
+            Directory of a saved model, or a trained model of this class.
+        accelerator, device
+            As in :meth:`load`.
+
+        Returns
+        -------
+        A model with the state of the reference and without its data.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As :meth:`map_query` and :meth:`load`.
+        TypeError
+            If `reference_model` is a model of another class.
+        sklearn.exceptions.NotFittedError
+            If the reference is not trained.
+        """
+        if isinstance(reference_model, str | Path):
+            model = cls.load(reference_model, adata=False, accelerator=accelerator, device=device)
+        elif isinstance(reference_model, cls):
+            model = cls._from_contents(reference_model._contents(), None)
+            model.state_, model.projections_ = reference_model._fitted(), reference_model.projections_
+            model.to_device(cls._device(accelerator, device))
+        else:
+            raise TypeError(
+                f"reference_model is a {type(reference_model).__name__}, expected {cls.__name__} or a path."
+            )
+        model._fitted()
+        model._rows(adata, require_batch=False, require_time=False, require_sample=False)
+        model._query = adata
+        return model
+
+    def __repr__(self) -> str:
+        """Describe the model in a table of at most 80 characters a line."""
+        return as_text(*self._summary())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._summary())
+
+    def _summary(self) -> tuple[str, dict[str, str]]:
+        """Return a title, and what describes the model, by name."""
+        title = f"muport.{type(self).__name__}, {'trained' if self.is_trained_ else 'not trained'}"
+        setup = {key: value for key, value in self.registry_["setup_args"].items() if key != "unlabeled_category"}
+        n_names = {key: len(names) for key, names in self._known_names.items()}
+        params = {**self.init_params_["non_kwargs"], **self.init_params_["kwargs"]}
+        rows = {
+            "query cells" if self._query is not None else "data": describe_data(
+                self.adata if self._query is None else self._query
+            ),
+            "set-up": describe_values(setup),
+            "categories": describe_values(n_names),
+            "options": describe_values(params),
+            "metrics": describe_values(self.metrics_),
+        }
+        return title, {name: text for name, text in rows.items() if text}
+
     @staticmethod
     def load_registry(dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
         """Return the registry of a saved model; no code in its files is run.
@@ -385,7 +467,7 @@ def _unpack_recipes(values: Any) -> dict[str, dict[str, ProjectionRecipe]]:
 def _saved_data(folder: Path, document: dict[str, Any]) -> mudata.MuData | anndata.AnnData | None:
     saved = data_file(folder, document)
     if saved is None:
-        warnings.warn("no data were saved with the model: it is loaded without data.", UserWarning, stacklevel=3)
+        warnings.warn("no data were saved with the model: it is loaded without data.", UserWarning, stacklevel=4)
         return None
     return read_data(*saved)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from scvi.model.base._base_model import BaseModelMetaClass
+
+from muport.data._data_argument import accept_in_methods
 
 __all__ = ["HiddenMethod", "HiddenMethodError", "ModelType", "list_visible"]
 
@@ -40,7 +42,12 @@ def list_visible(cls: type, names: list[str]) -> list[str]:
 
 
 class ModelType(BaseModelMetaClass):  # type: ignore[misc]
-    """Type of the model classes, which does not list hidden methods."""
+    """Type of the model classes: hidden methods are not listed, and the cells may be passed under any name."""
+
+    def __new__(
+        mcls: type[ModelType], name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        return super().__new__(mcls, name, bases, accept_in_methods(namespace), **kwargs)
 
     def __dir__(cls) -> list[str]:
         return list_visible(cls, list(super().__dir__()))

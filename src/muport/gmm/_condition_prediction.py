@@ -45,12 +45,12 @@ _DEFAULT_GRID = {"n_comps": (1, 2, 5)}
 class ConditionPrediction(SampleTables):
     """Prediction of conditions, cross-validation, and the choice of options."""
 
-    def predict(self, mdata_new: Data | None = None, soft: bool = False) -> pd.Series | pd.DataFrame:
+    def predict(self, mdata: Data | None = None, soft: bool = False) -> pd.Series | pd.DataFrame:
         """Predict the condition, or the outcome, of each patient.
 
         Parameters
         ----------
-        mdata_new
+        mdata
             Cells of new patients, with the representation, the samples and, if the set-up names them, the cell types.
             By default the patients of the fit; predictions for those of known condition are optimistic, see
             :meth:`cross_validate`.
@@ -79,8 +79,8 @@ class ConditionPrediction(SampleTables):
         if state.predictor is None:
             raise ValueError("there is no metric to predict with: set up a labels_key, and call train_gmm.")
         if not isinstance(soft, bool):
-            raise TypeError(f"soft={type(soft).__name__} must be True or False: pass cells as mdata_new=.")
-        mixtures, names, counts = self._mixtures(mdata_new)
+            raise TypeError(f"soft={type(soft).__name__} must be True or False.")
+        mixtures, names, counts = self._mixtures(mdata)
         if state.regressor is not None:
             prediction = predict_outcome(state.regressor, mixtures, counts=counts)
             return _outcome_table(prediction, state.regressor, names, soft, self._setup.labels_key)

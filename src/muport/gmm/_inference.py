@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from muport._checks import check_option, check_seed
+from muport._tables import cell_positions
 from muport.data import MuDataModel, Setup, joined_column, read_rows
 from muport.gmm._fitted_state import label_samples
 from muport.gmm.distances._cell_distances import exact_wasserstein, sliced_wasserstein
@@ -47,13 +48,15 @@ type Distance = Literal["mw2", "sliced", "emd", "learnt"]
 class CohortInference(MuDataModel):
     """Distances between patients, embeddings of patients and cells, and the meaning of components."""
 
-    def get_latent_representation(self, mdata: Data | None = None) -> NDArray[np.float32]:
+    def get_latent_representation(self, mdata: Data | None = None, indices: Any = None) -> NDArray[np.float32]:
         """Return cells in the learned subspace.
 
         Parameters
         ----------
         mdata
             Cells; by default those of the set-up.
+        indices
+            Cells to return, by position, name or mask; by default all.
 
         Returns
         -------
@@ -68,9 +71,9 @@ class CohortInference(MuDataModel):
         state: GMMState = self._fitted()
         rows = self._rows(mdata, require_sample=False)
         rows.check_width(state.cohort.mixtures.means.shape[2])
-        if state.predictor is None:
-            return np.array(rows.to_cells(rows.x))
-        return rows.to_cells(state.predictor.metric.latent(rows.x))
+        latent = rows.x if state.predictor is None else state.predictor.metric.latent(rows.x)
+        cells: NDArray[np.float32] = np.array(rows.to_cells(latent))
+        return cells if indices is None else cells[cell_positions(indices, rows.obs_names, "indices")]
 
     def get_responsibilities(self) -> NDArray[np.float32]:
         """Return the probabilities of the components of each cell's patient, for the cells of the fit.

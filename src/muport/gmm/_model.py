@@ -10,7 +10,7 @@ import pandas as pd
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from muport._checks import check_seed
-from muport.data import register
+from muport.data import name_holders, register
 from muport.gmm._condition_prediction import ConditionPrediction
 from muport.gmm._fitted_state import GMMState, fit_cohort, labeled_patients
 from muport.gmm._inference import read_cell_types, row_samples, row_types, row_weights, sample_conditions
@@ -84,7 +84,7 @@ class GMM(ConditionPrediction):
     def setup_mudata(
         cls,
         mdata: mudata.MuData,
-        use_rep: Mapping[str, str] | str = {"rna": "X_pca"},
+        use_rep: Mapping[str, str] | str = "X_pca",
         sample_key: str = "sample",
         labels_key: str | None = None,
         weight_key: str | None = None,
@@ -100,9 +100,10 @@ class GMM(ConditionPrediction):
         mdata
             Object to register; everything is checked before anything is written to it.
         use_rep
-            Key of ``mdata.obsm``, such as the latent space of an integration, or modality -> ``obsm`` key. The
-            representations of several modalities are concatenated; every cell must then be in all of them, and names
-            that are equal by chance are refused.
+            Key of ``mdata.obsm``, such as the latent space of an integration, or modality -> ``obsm`` key, or one key:
+            all modalities that have it take part, and a log line names those that do not. The representations of
+            several modalities are concatenated; every cell must then be in all of them, and names that are equal by
+            chance are refused.
         sample_key
             Column with the sample (patient) of each cell.
         labels_key
@@ -172,6 +173,9 @@ class GMM(ConditionPrediction):
     @classmethod
     def _register(cls, data: Data, setup_method_args: dict[str, Any], **kwargs: Any) -> None:
         arguments = setup_method_args["setup_args"]
+        if "source_registry" not in kwargs:
+            arguments = name_holders(data, arguments)
+            setup_method_args = {**setup_method_args, "setup_args": arguments}
         rows = cls._read(data, arguments, required="source_registry" not in kwargs)
         types = arguments.get("cell_type_key")
         if types is not None and not isinstance(types, str):

@@ -11,6 +11,7 @@ import pandas as pd
 
 from muport._checks import check_integers, check_numbers
 from muport._parallel import single_threaded
+from muport._tables import cell_positions
 from muport.data import MuDataModel, select_modalities
 from muport.integration._cell_maps import assign_maps, embed_without_covariates, find_new_maps
 from muport.integration._corrected_expression import (
@@ -55,7 +56,7 @@ class IntegrationInference(MuDataModel):
     _hyperparameters: Hyperparameters
 
     def get_latent_representation(
-        self, mdata: mudata.MuData | anndata.AnnData | None = None, modality: str | None = None
+        self, mdata: mudata.MuData | anndata.AnnData | None = None, indices: Any = None, modality: str | None = None
     ) -> NDArray[np.float32]:
         """Return the integrated coordinates of cells.
 
@@ -63,6 +64,8 @@ class IntegrationInference(MuDataModel):
         ----------
         mdata
             Cells to map, as for :meth:`map_query`; by default the cells of the model.
+        indices
+            Cells to return, by position, name or mask; by default all. All cells of `mdata` are mapped.
         modality
             Return the corrected representation of this modality instead. In a joint space, it has the coordinates of
             the modality's own representation, and for a cell without the modality it is predicted from the others. In
@@ -70,8 +73,9 @@ class IntegrationInference(MuDataModel):
 
         Returns
         -------
-        (n_obs, d) float32, row i for ``mdata.obs_names[i]``. If modalities share a representation, it has the same
-        coordinates, and a cell measured in several modalities is at the mean of its rows. In a joint space, the
+        (n_obs, d) float32, row i for ``mdata.obs_names[i]``, or for the i-th of `indices`. If modalities share a
+        representation, it has the same coordinates, and a cell measured in several modalities is at the mean of its
+        rows. In a joint space, the
         corrected representations of all modalities stand side by side, each weighted by its weight in the cell; the
         shared coordinates follow if ``shared_rep`` was given and some cells lack a modality. With ``refine="vae"``, the
         latent coordinates of the network.
@@ -87,7 +91,8 @@ class IntegrationInference(MuDataModel):
         if modality is not None:
             self._check_modality(modality)
         integrated = self._integrate(mdata)
-        return self._latent(integrated) if modality is None else _select_modality(integrated, state, modality)
+        latent = self._latent(integrated) if modality is None else _select_modality(integrated, state, modality)
+        return latent if indices is None else latent[cell_positions(indices, integrated.rows.obs_names, "indices")]
 
     def _latent(self, integrated: IntegratedRows) -> NDArray[np.float32]:
         """Return the coordinates (n_cells, d) of integrated cells; with a network, its latent coordinates."""
@@ -308,7 +313,11 @@ class IntegrationInference(MuDataModel):
         )
 
     def predict(
-        self, soft: bool = False, threshold: float | None = None, mdata: mudata.MuData | anndata.AnnData | None = None
+        self,
+        mdata: mudata.MuData | anndata.AnnData | None = None,
+        indices: Any = None,
+        soft: bool = False,
+        threshold: float | None = None,
     ) -> pd.Series | pd.DataFrame:
         """Predict the label of each cell from the labeled cells.
 
@@ -321,22 +330,24 @@ class IntegrationInference(MuDataModel):
 
         Parameters
         ----------
+        mdata
+            Cells to label, as for :meth:`map_query`; by default the cells of the model.
+        indices
+            Cells to return, by position, name or mask; by default all. All cells of `mdata` are mapped.
         soft
             Return probabilities instead of labels.
         threshold
             Probability, 0..1, below which a cell gets the unlabeled category. None: each cell gets its likeliest label.
-        mdata
-            Cells to label, as for :meth:`map_query`; by default the cells of the model.
 
         Returns
         -------
         Categorical Series over ``mdata.obs_names``, with the name of ``labels_key``; or, if `soft`, DataFrame of
-        probabilities, cells by labels, whose rows sum to 1. All cells are in it.
+        probabilities, cells by labels, whose rows sum to 1.
 
         Raises
         ------
         TypeError
-            If `soft` is not True or False.
+            If `soft` is not True or False, or `mdata` is no data, such as a former positional ``soft``.
         ValueError
             If no labels were set up, none is known, `threshold` is outside 0..1, or it is given with ``soft=True``.
         sklearn.exceptions.NotFittedError
@@ -349,8 +360,11 @@ class IntegrationInference(MuDataModel):
                 "labels_key that holds at least one label."
             )
         check_prediction(soft, threshold)
+        check_data(mdata)
         # probabilities are calibrated without sharpening
         probabilities = self._label_probabilities(self._integrate(mdata, sharpening=0.0))
+        if indices is not None:
+            probabilities = probabilities.iloc[cell_positions(indices, probabilities.index, "indices")]
         return probabilities if soft else choose_labels(probabilities, threshold, self._setup)
 
     def _label_probabilities(self, integrated: IntegratedRows) -> pd.DataFrame:
@@ -450,11 +464,17 @@ def get_representations(rows: Rows) -> Representations:
 
 def check_prediction(soft: bool, threshold: float | None) -> None:
     if not isinstance(soft, bool):
-        raise TypeError(f"soft={type(soft).__name__} must be True or False: pass cells as mdata=.")
+        raise TypeError(f"soft={type(soft).__name__} must be True or False.")
     if threshold is not None and soft:
         raise ValueError(f"threshold={threshold!r} is for soft=False: probabilities are not rejected.")
     if threshold is not None:
         check_numbers(0, 1, threshold=threshold)
+
+
+def check_data(data: object) -> None:
+    """Raise a TypeError if an argument that holds cells holds something else, such as one of another argument."""
+    if data is not None and not hasattr(data, "obs_names"):
+        raise TypeError(f"the first argument is the data, an AnnData or MuData, not {data!r}: name other arguments.")
 
 
 def _select_modality(integrated: IntegratedRows, state: IntegrationState, modality: str) -> NDArray[np.float32]:

@@ -16,10 +16,7 @@ from muport._parallel import single_threaded
 from muport.data import check_pairings, compare_pairs, match_names, pairing_metrics, register
 from muport.integration._batch_design import MODALITY, Strengths
 from muport.integration._cell_maps import assign_maps, describe_groups
-from muport.integration._design_of_rows import (
-    build_design,
-    embed_and_fit_covariates,
-)
+from muport.integration._design_of_rows import advise_of_batches, build_design, embed_and_fit_covariates
 from muport.integration._fitted_state import IntegrationState, transform_cells
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration._inference import find_batch_of_cell
@@ -208,8 +205,8 @@ class Integration(ResultWriting):
     def setup_mudata(
         cls,
         mdata: mudata.MuData,
-        use_rep: Mapping[str, str] | str | None = {"rna": "X_pca"},
-        batch_key: str | Sequence[str] | None = "batch",
+        use_rep: Mapping[str, str] | str | None = "X_pca",
+        batch_key: str | Sequence[str] | None = None,
         labels_key: str | None = None,
         unlabeled_category: str = UNLABELED_CATEGORY,
         shared_rep: Mapping[str, str] | str | None = None,
@@ -224,10 +221,10 @@ class Integration(ResultWriting):
         mdata
             Data to set up; modalities may have different cells. Everything is checked before anything is written to it.
         use_rep
-            Modality -> ``obsm`` key of its own representation, or one key for all modalities. With one modality, this
-            is the representation that is integrated. With several, own representations are used for the joint space,
-            for the alignment without shared features, to denoise ``shared_rep``, and to predict labels; None for no
-            own representations.
+            Modality -> ``obsm`` key of its own representation, or one key: all modalities that have it take part, and
+            a log line names those that do not. With one modality, this is the representation that is integrated. With
+            several, own representations are used for the joint space, for the alignment without shared features, to
+            denoise ``shared_rep``, and to predict labels; None for no own representations.
         batch_key
             Column with the batch of each cell, in ``mdata.obs`` or in the modalities; or a list of columns, for
             example donor and platform, each combination of which is a batch, such as ``"donor1|v2"``. None: one batch.
@@ -262,13 +259,14 @@ class Integration(ResultWriting):
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         register(cls, mdata, setup_method_args, **kwargs)
+        advise_of_batches(mdata, batch_key, kwargs)
 
     @classmethod
     def setup_anndata(
         cls,
         adata: anndata.AnnData,
         use_rep: str = "X_pca",
-        batch_key: str | Sequence[str] | None = "batch",
+        batch_key: str | Sequence[str] | None = None,
         labels_key: str | None = None,
         unlabeled_category: str = UNLABELED_CATEGORY,
         continuous_covariate_keys: Sequence[str] | None = None,
@@ -301,6 +299,7 @@ class Integration(ResultWriting):
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         register(cls, adata, setup_method_args, **kwargs)
+        advise_of_batches(adata, batch_key, kwargs)
 
     def train(
         self,

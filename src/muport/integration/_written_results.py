@@ -10,7 +10,14 @@ import pandas as pd
 from muport._checks import check_flags, check_integers, check_seed
 from muport._global_state import preserve_generators
 from muport._keys import RESULT_KEYS
-from muport.data import check_names_free, check_writable, select_modalities, write_results
+from muport.data import (
+    check_names_free,
+    check_writable,
+    is_own_graph,
+    mark_graph,
+    select_modalities,
+    write_results,
+)
 from muport.integration._inference import IntegrationInference, check_prediction, choose_labels
 
 if TYPE_CHECKING:
@@ -37,7 +44,7 @@ class ResultWriting(IntegrationInference):
     def write(
         self,
         mdata: mudata.MuData | anndata.AnnData | None = None,
-        key: str = "X_muport",
+        key: str = RESULT_KEYS.LATENT,
         *,
         n_neighbors: int | None = 15,
         key_added: str | None = None,
@@ -67,7 +74,8 @@ class ResultWriting(IntegrationInference):
             Probability, 0..1, below which a cell gets the unlabeled category, as in :meth:`predict`.
         overwrite
             Replace what the data hold under these names, also when :meth:`write` wrote it. If False, names that are
-            taken are refused.
+            taken are refused; only a neighbor graph of :func:`muport.pp.prepare` or :meth:`write` that was not changed
+            since is replaced.
         random_state
             Seed of the neighbor search, which is random above 8,000 cells.
 
@@ -119,7 +127,9 @@ class ResultWriting(IntegrationInference):
         _check_not_read(self._setup, names)
         check_writable(data)
         advice = "choose other names with key= and key_added=, or rename what is there"
-        check_names_free(data, names, overwrite, advice)
+        replaceable = () if not is_own_graph(data, key_added or _DEFAULT_GRAPH) else ("uns", "obsp")
+        taken = {where: keys for where, keys in names.items() if where not in replaceable}
+        check_names_free(data, taken, overwrite, advice)
         if n_neighbors is not None and data.n_obs < _FEWEST_CELLS:
             raise ValueError(f"{data.n_obs} cells are too few for a neighbor graph: pass n_neighbors=None.")
         integrated = self._integrate(mdata)
@@ -205,4 +215,5 @@ def _compute_graph(
     work.obsm[key] = latent
     with preserve_generators():
         sc.pp.neighbors(work, int(n_neighbors), use_rep=key, random_state=random_state, key_added=key_added)
+    mark_graph(work, key_added or _DEFAULT_GRAPH)
     return {"obsp": dict(work.obsp), "uns": dict(work.uns)}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from muport._arrays import describe_fields
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -77,6 +79,8 @@ class OTResult:
     sizes: tuple[tuple[int, int], ...] | None = None
     coupling: Tensor | None = None
     objective: Tensor | None = None
+
+    __repr__ = describe_fields
 
     def __len__(self) -> int:
         if self.a.ndim == 1:

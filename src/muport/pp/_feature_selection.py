@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muport._checks import check_integers, check_numbers
-from muport.data import joined_column
+from muport.data import accept_data_names, joined_column
 from muport.data.reading._count_matrix import get_counts, iterate_blocks
 from muport.pp._counts import writable_modality
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@accept_data_names
 def select_features(
     data: anndata.AnnData | mudata.MuData,
     *,

@@ -14,6 +14,7 @@ from scipy import sparse
 from muport._arrays import sum_repeats
 from muport._checks import check_numbers
 from muport._global_state import preserve_generators
+from muport.data import accept_data_names
 from muport.data.reading._count_matrix import get_counts, iterate_blocks
 from muport.pp._counts import writable_modality
 from muport.pp._genomic_intervals import read_genes, read_peaks
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 BIOTYPES = ("protein_coding", "lncRNA")
 
 
+@accept_data_names
 def gene_activity(
     data: anndata.AnnData | mudata.MuData,
     annotation: str | Path | pd.DataFrame | None = None,

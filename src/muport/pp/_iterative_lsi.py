@@ -12,6 +12,7 @@ from scipy import sparse
 from muport._arrays import unit_rows
 from muport._checks import check_integers, check_numbers, check_seed
 from muport._schema_version import SCHEMA_VERSION
+from muport.data import accept_data_names
 from muport.data.reading._count_matrix import get_counts
 from muport.neighbors import kmeans
 from muport.pp._counts import count_nonzero, logger, read_rows_sorted, warn_of_empty_cells, writable_modality
@@ -88,6 +89,7 @@ class _LSIFit:
         return unit_rows(project_counts(counts, self.columns, self.idf, scaled, _TFIDF))
 
 
+@accept_data_names
 def iterative_lsi(
     data: anndata.AnnData | mudata.MuData,
     *,

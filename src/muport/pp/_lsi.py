@@ -15,6 +15,7 @@ from sklearn.utils.extmath import svd_flip
 from muport._checks import check_integers, check_numbers, check_seed
 from muport._global_state import preserve_generators
 from muport._schema_version import SCHEMA_VERSION, check_schema_version
+from muport.data import accept_data_names
 from muport.data.projection._counts_to_coordinates import compute_coordinates
 from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.data.reading._count_matrix import get_counts, get_values, iterate_blocks
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 SCALE_FACTOR = 1e4
 
 
+@accept_data_names
 def tfidf(
     data: anndata.AnnData | mudata.MuData,
     *,
@@ -140,6 +142,7 @@ def apply_tfidf(block: sparse.csr_matrix, idf: NDArray[np.float32], settings: di
     return block
 
 
+@accept_data_names
 def lsi(
     data: anndata.AnnData | mudata.MuData,
     *,
@@ -291,6 +294,7 @@ def select_components(correlation: NDArray[np.float64], max_correlation: float, 
     return selected
 
 
+@accept_data_names
 def project_lsi(
     data: anndata.AnnData | mudata.MuData,
     reference: anndata.AnnData | mudata.MuData,

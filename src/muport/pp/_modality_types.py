@@ -24,7 +24,9 @@ _FEATURE_TYPES = {"gene expression": "rna", "peaks": "atac", "antibody capture":
 def classify_modalities(
     data: mudata.MuData, rna: str, modalities: Mapping[str, str] | None
 ) -> tuple[dict[str, str], frozenset[str]]:
-    """Return the type of each recognized modality, and the names of the modalities in `modalities`.
+    """Return the type of each recognized modality, and the names of those that must be prepared.
+
+    These are the modalities in `modalities`, or, without RNA, all that are recognized.
 
     - `rna`: Name of the RNA modality; not used if `modalities` is given.
     - `modalities`: Modality -> ``"rna"``, ``"atac"`` or ``"protein"``. None: types are read from
@@ -35,11 +37,14 @@ def classify_modalities(
     """
     if modalities is not None:
         return _check_modalities(data, modalities), frozenset(modalities)
-    if rna not in data.mod:
-        raise KeyError(f"modality={rna!r} is not in the data, which has {list(data.mod)}.")
     types = {name: modality_type(name, adata) for name, adata in data.mod.items() if name != rna}
     # a second RNA modality, such as unspliced counts, is not prepared
-    return {rna: "rna", **{name: assay for name, assay in types.items() if assay in MODALITY_TYPES[1:]}}, frozenset()
+    others = {name: assay for name, assay in types.items() if assay in MODALITY_TYPES[1:]}
+    if rna in data.mod:
+        return {rna: "rna", **others}, frozenset()
+    if rna != "rna" or "rna" in types.values() or not others:
+        raise KeyError(f"modality={rna!r} is not in the data, which has {list(data.mod)}.")
+    return others, frozenset(others)
 
 
 def _check_modalities(data: mudata.MuData, modalities: Mapping[str, str]) -> dict[str, str]:
@@ -62,3 +67,11 @@ def modality_type(name: str, adata: anndata.AnnData) -> str | None:
     normalized = name.lower().replace(" ", "_").replace("-", "_")
     by_name = next((assay for assay, names in _NAMES.items() if normalized in names), None)
     return by_name or ("atac" if looks_like_peaks(list(adata.var_names[:200])) else None)
+
+
+def assay_of_anndata(adata: anndata.AnnData, modality: str) -> str:
+    """Return the type of an AnnData: `modality` if that is peaks or proteins, else by ``var["feature_types"]``."""
+    if modality in MODALITY_TYPES[1:]:
+        return modality
+    # names alone do not decide: the default stays RNA
+    return (modality_type("", adata) if "feature_types" in adata.var else None) or "rna"

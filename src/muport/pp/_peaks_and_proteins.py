@@ -21,13 +21,15 @@ from muport.pp._modality_types import classify_modalities
 from muport.pp._shared_representation import GeneActivity, compute_shared_space, match_genes, read_activity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 #: Dimensions and genes of the shared space: the defaults of ``shared_representation``.
 _SHARED_COMPS, _SHARED_GENES = 30, 2000
 #: Type of a modality -> key of its representation.
 _REPRESENTATIONS = {"atac": "X_lsi", "protein": "X_pca"}
+#: Name of the results of an AnnData.
+ALONE = "data"
 
 
 @dataclass
@@ -45,16 +47,18 @@ class PendingResults:
     recipes: dict[tuple[str, str], ProjectionRecipe] = field(default_factory=dict)
     descriptions: dict[str, str] = field(default_factory=dict)
 
-    def write(self, data: mudata.MuData) -> None:
+    def write(self, data: anndata.AnnData | mudata.MuData) -> None:
         """Write all results into `data`."""
+        parts = data.mod if isinstance(data, mudata.MuData) else {ALONE: data}
         for (name, attribute, key), value in self.values.items():
-            getattr(data.mod[name], attribute)[key] = value
+            getattr(parts[name], attribute)[key] = value
         for (name, key), recipe in self.recipes.items():
-            store_recipe(data.mod[name], key, recipe)
+            store_recipe(parts[name], key, recipe)
         if self.activity is not None:
             add_modality(data, "gene_activity", self.activity)
         lines = [f"{name}: {text}" for name, text in self.descriptions.items()]
-        data.uns["prepare"] = "\n".join(lines)
+        if isinstance(data, mudata.MuData):
+            data.uns["prepare"] = "\n".join(lines)
         for line in lines:
             logger.info("prepare: %s", line)
 
@@ -72,38 +76,54 @@ def prepare_others(
     annotation: str | Path | pd.DataFrame | None,
     n_comps: int,
     random_state: int,
-) -> tuple[str, PendingResults]:
-    """Return the name of the RNA modality and the results for all other modalities. See :func:`prepare`.
+    show: Callable[[str], None],
+) -> tuple[str | None, PendingResults]:
+    """Return the name of the RNA modality, if any, and the results for all other modalities. See :func:`prepare`.
 
-    Raises KeyError, TypeError or ValueError if a modality in `modalities` cannot be preprocessed, or not exactly one
-    modality is RNA.
+    - `show`: Shows the name of a step.
+
+    Raises KeyError, TypeError or ValueError if a modality in `modalities` cannot be preprocessed, or several modalities
+    are RNA.
     """
     types, requested = classify_modalities(data, rna, modalities)
     rna_names, peak_names = ([name for name, assay in types.items() if assay == key] for key in ("rna", "atac"))
-    if len(rna_names) != 1:
-        raise ValueError(f"modalities={dict(types)}: exactly one must be 'rna'; {len(rna_names)} are.")
-    rna = rna_names[0]
-    results = PendingResults(descriptions={rna: "RNA: log values in X, counts in layers['counts'], X_pca, neighbors"})
+    if len(rna_names) > 1:
+        raise ValueError(f"modalities={dict(types)}: at most one may be 'rna'; {len(rna_names)} are.")
+    results = PendingResults()
+    for name in rna_names:
+        results.descriptions[name] = "RNA: log values in X, counts in layers['counts'], X_pca, neighbors"
     for name, assay in types.items():
         key = _REPRESENTATIONS.get(assay)
         if key in data.mod[name].obsm and name not in requested:
             results.descriptions[name] = f"{assay}: left as it is: it has {key}"
         elif key is not None:
+            show(f"{key} of {name}")
             try:
                 _represent(data.mod[name], name, assay, n_comps, random_state, results)
             except ValueError as error:
                 if name in requested:
                     raise ValueError(f"modality {name!r}: {error}") from error
                 results.descriptions[name] = f"{assay}: left as it is: {error}"
-    if annotation is not None and len(peak_names) != 1:
+    if annotation is not None and (len(peak_names) != 1 or not rna_names):
         raise ValueError(
-            f"an annotation needs one modality of peaks; the data have {peak_names}: name it in modalities."
+            f"an annotation needs RNA and one modality of peaks; the data have {dict(types)}: name them in modalities."
         )
-    for name in peak_names:
-        _add_shared_space(data, rna, name, annotation, random_state, results)
+    for name in peak_names if rna_names else ():
+        show(f"shared space of {rna_names[0]} and {name}")
+        _add_shared_space(data, rna_names[0], name, annotation, random_state, results)
     for name in data.mod:
         results.descriptions.setdefault(name, "left as it is: not recognized; name it in modalities")
-    return rna, results
+    return (rna_names[0] if rna_names else None), results
+
+
+def prepare_alone(
+    adata: anndata.AnnData, assay: str, n_comps: int, random_state: int, show: Callable[[str], None]
+) -> PendingResults:
+    """Return the results for an AnnData of peaks or proteins. See :func:`prepare`."""
+    results = PendingResults()
+    show(f"{_REPRESENTATIONS[assay]} of the data")
+    _represent(adata, ALONE, assay, n_comps, random_state, results)
+    return results
 
 
 def _represent(

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import mudata
 import numpy as np
 import pandas as pd
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from scipy import sparse
 
 from muport._checks import check_integers, check_seed
 from muport._global_state import preserve_generators
-from muport.data import check_writable
+from muport.data import accept_data_names, check_writable, mark_graph
 from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.data.reading._count_matrix import first_invalid_count, get_values
 from muport.pp._counts import get_modality
-from muport.pp._peaks_and_proteins import PendingResults, prepare_others
+from muport.pp._modality_types import assay_of_anndata
+from muport.pp._peaks_and_proteins import PendingResults, prepare_alone, prepare_others
 from muport.pp.cell_graphs._pseudotime import diffusion_time
 from muport.pp.cell_graphs._root_cell import read_root
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import anndata
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 _MAX_SCALED_VALUE = 10
 
 
+@accept_data_names
 def prepare(
     data: anndata.AnnData | mudata.MuData,
     *,
@@ -40,23 +44,24 @@ def prepare(
     root_cell: str | int | None = None,
     root_marker: str | None = None,
     labels_key: str = "clusters",
-    umap: bool = True,
+    umap: bool = False,
     random_state: int = 0,
     modality: str = "rna",
     modalities: Mapping[str, str] | None = None,
     annotation: str | Path | pd.DataFrame | None = None,
     copy: bool = False,
+    progress: bool = True,
 ) -> anndata.AnnData | mudata.MuData | None:
     """Preprocess counts: RNA by the standard workflow of scanpy, and in a MuData also peaks and proteins.
 
     RNA: ``normalize_total`` (to the median of the cells' counts), ``log1p``, ``highly_variable_genes``, ``scale`` (on a
-    copy, ``X`` keeps the log values of all genes), ``pca`` of the variable genes, ``neighbors``, ``umap``, and
-    :func:`pseudotime` if a root is given. The other modalities of a MuData keep their ``X``. Peaks get
+    copy, ``X`` keeps the log values of all genes), ``pca`` of the variable genes, ``neighbors``, ``umap`` if asked for,
+    and :func:`pseudotime` if a root is given. The other modalities keep their ``X``. Peaks get
     ``obsm["X_lsi"]`` by :func:`iterative_lsi`. Proteins get centered log-ratios in ``layers["clr"]`` and
     ``obsm["X_pca"]``. RNA and peaks get ``obsm["X_shared"]`` by :func:`shared_representation` if there is an
     `annotation`, or if that function finds the gene activity in the data. A modality that already has its
-    representation, or has no counts, is not changed unless `modalities` includes it. If an error occurs, `data` stays
-    unchanged.
+    representation, or has no counts, is not changed unless `modalities` includes it. Proteins and peaks are also
+    prepared without RNA. If an error occurs, `data` stays unchanged.
 
     Memory: for RNA that of scanpy (about four times the counts), for peaks that of :func:`iterative_lsi` and
     :func:`shared_representation`. Proteins are made dense.
@@ -64,7 +69,7 @@ def prepare(
     Parameters
     ----------
     data
-        AnnData with RNA counts in ``X``, or MuData with such a `modality`. Filter cells and genes first.
+        AnnData with counts in ``X``, or MuData with such modalities. Filter cells and genes first.
     n_top_genes
         Number of highly variable genes; all genes if there are fewer.
     n_comps
@@ -74,11 +79,13 @@ def prepare(
     root_cluster, root_cell, root_marker, labels_key
         Root of the pseudotime, as in :func:`pseudotime`. Without a root there is no pseudotime.
     umap
-        Whether to compute ``obsm["X_umap"]``.
+        Whether to compute ``obsm["X_umap"]`` of RNA, which takes longer than all other steps. After an integration,
+        compute the UMAP of its coordinates instead: ``model.write(adata)``, then ``sc.tl.umap(adata)``.
     random_state
         Seed.
     modality
-        RNA modality of a MuData.
+        RNA modality of a MuData. Of an AnnData: ``"atac"`` or ``"protein"`` if it holds peaks or proteins and
+        ``var["feature_types"]`` does not say so.
     modalities
         Modality of a MuData -> ``"rna"``, ``"atac"`` or ``"protein"``. Only these modalities are preprocessed. None:
         RNA is `modality`, and the types of the others are recognized by ``var["feature_types"]`` (as written by Cell
@@ -88,6 +95,8 @@ def prepare(
         Genes as in :func:`gene_activity`; a MuData then gets a modality ``"gene_activity"``.
     copy
         Return a prepared copy and leave `data` as they are.
+    progress
+        Show the step that is computed, and the time it takes.
 
     Returns
     -------
@@ -105,15 +114,15 @@ def prepare(
     TypeError
         If `modalities` is not a mapping, or the counts are not in memory (read backed, or Dask).
     ValueError
-        If ``X`` holds values that are not counts, cells have no counts, more than one root is given, not exactly one
-        modality is RNA, the annotation does not match the peaks, or `data` is a view.
+        If ``X`` holds values that are not counts, cells have no counts, more than one root is given or one without RNA,
+        several modalities are RNA, the annotation does not match the peaks, or `data` is a view.
 
     Examples
     --------
     >>> import anndata, muport, numpy as np
     >>> counts = np.random.default_rng(0).poisson(2.0, (50, 20)).astype("float32")
     >>> adata = anndata.AnnData(counts)
-    >>> muport.pp.prepare(adata, n_comps=5, n_neighbors=10, umap=False)
+    >>> muport.pp.prepare(adata, n_comps=5, n_neighbors=10)
     >>> adata.obsm["X_pca"].shape
     (50, 5)
     """
@@ -123,27 +132,47 @@ def prepare(
     check_integers(2, n_neighbors=n_neighbors)
     check_seed(random_state)
     check_writable(data)
-    others: PendingResults | None = None
-    if isinstance(data, mudata.MuData):
-        modality, others = prepare_others(data, modality, modalities, annotation, n_comps, random_state)
-    elif modalities is not None or annotation is not None:
+    if not isinstance(data, mudata.MuData) and (modalities is not None or annotation is not None):
         raise ValueError("modalities and annotation are for a MuData; data is an AnnData.")
-    adata = get_modality(data, modality) if isinstance(data, mudata.MuData) else data
-    _check_rna_counts(adata)
-    work, depth = _log_normalized(adata)
     roots: dict[str, Any] = {"cluster": root_cluster, "cell": root_cell, "marker": root_marker}
     is_rooted = any(value is not None for value in roots.values())
-    # the levels of a marker are read after normalization
-    root = read_root(data, adata, labels_key, modality, expression=work, **roots) if is_rooted else None
-    recipe = _reduce(work, depth, n_top_genes, n_comps, n_neighbors, umap, random_state)
-    if root is not None:
-        values, position = diffusion_time(work.obsm["X_pca"], root, adata.obs_names, n_neighbors, random_state)
-        work.obs["pseudotime"], work.uns["pseudotime_root"] = values, str(adata.obs_names[position])
-    _write(adata, work)
-    store_recipe(adata, "X_pca", recipe)
-    if others is not None and isinstance(data, mudata.MuData):
-        others.write(data)
+    with _step_display(progress) as show:
+        others: PendingResults | None = None
+        rna: str | None = modality
+        if isinstance(data, mudata.MuData):
+            rna, others = prepare_others(data, modality, modalities, annotation, n_comps, random_state, show)
+        elif (assay := assay_of_anndata(data, modality)) != "rna":
+            rna, others = None, prepare_alone(data, assay, n_comps, random_state, show)
+        if rna is None:
+            if is_rooted:
+                raise ValueError("a root needs RNA: call muport.pp.pseudotime afterwards, with use_rep.")
+        else:
+            adata = get_modality(data, rna) if isinstance(data, mudata.MuData) else data
+            show("log values")
+            _check_rna_counts(adata)
+            work, depth = _log_normalized(adata)
+            # the levels of a marker are read after normalization
+            root = read_root(data, adata, labels_key, rna, expression=work, **roots) if is_rooted else None
+            recipe = _reduce(work, depth, n_top_genes, n_comps, n_neighbors, umap, random_state, show)
+            if root is not None:
+                show("pseudotime")
+                values, position = diffusion_time(work.obsm["X_pca"], root, adata.obs_names, n_neighbors, random_state)
+                work.obs["pseudotime"], work.uns["pseudotime_root"] = values, str(adata.obs_names[position])
+            mark_graph(work)
+            _write(adata, work)
+            store_recipe(adata, "X_pca", recipe)
+        if others is not None:
+            others.write(data)
     return data if copy else None
+
+
+@contextmanager
+def _step_display(progress: bool) -> Iterator[Callable[[str], None]]:
+    """Show the step that is computed, and the time since the start."""
+    columns = (SpinnerColumn(), TextColumn("prepare: {task.description}"), TimeElapsedColumn())
+    with Progress(*columns, disable=not progress, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda step: bar.update(task, description=step)
 
 
 def _check_rna_counts(adata: anndata.AnnData) -> None:
@@ -193,26 +222,32 @@ def _reduce(
     n_neighbors: int,
     umap: bool,
     random_state: int,
+    show: Callable[[str], None],
 ) -> ProjectionRecipe:
     """Add the components, the graph and the UMAP to `work`; return how new cells get the components.
 
     - `depth`: Counts of a cell after normalization.
+    - `show`: Shows the name of a step.
     """
     import scanpy as sc
 
     with preserve_generators():
+        show("variable genes")
         if work.n_vars > n_top_genes:
             sc.pp.highly_variable_genes(work, n_top_genes=n_top_genes)
         else:
             work.var["highly_variable"] = True
         selected = work.var["highly_variable"].to_numpy()
         genes = work[:, selected].copy()
+        show("principal components of RNA")
         # PCA centers the values; without centering here a sparse matrix stays sparse
         sc.pp.scale(genes, zero_center=False, max_value=_MAX_SCALED_VALUE)
         sc.pp.pca(genes, min(n_comps, min(genes.shape) - 1), mask_var=None, random_state=random_state)
         _copy_components(work, genes, selected)
+        show("neighbors")
         sc.pp.neighbors(work, min(n_neighbors, work.n_obs - 1), use_rep="X_pca", random_state=random_state)
         if umap:
+            show("UMAP")
             sc.tl.umap(work, random_state=random_state)
     values: Any = genes.X
     loadings: NDArray[np.float32] = np.asarray(genes.varm["PCs"], np.float32)

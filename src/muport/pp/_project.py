@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anndata
 import mudata
 
-from muport.data import check_writable
+from muport.data import accept_data_names, check_writable
 from muport.data.projection._new_cells import project_cells
 from muport.data.projection._recipe import PROJECTIONS_KEY, find_recipe, store_recipe
 
@@ -20,6 +20,7 @@ __all__ = ["project"]
 _ONLY = "data"
 
 
+@accept_data_names
 def project(
     data: anndata.AnnData | mudata.MuData, reference: Any, *, modality: str = "rna", copy: bool = False
 ) -> anndata.AnnData | mudata.MuData | None:

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from muport._arrays import unit_rows
 from muport._checks import check_integers, check_option, check_seed
+from muport.data import accept_data_names
 from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.data.reading._count_matrix import counts_layer, first_invalid_count, get_counts, get_values
 from muport.pp._counts import writable_modality
@@ -66,6 +67,7 @@ class SharedSpace:
     atac_recipe: ProjectionRecipe | None
 
 
+@accept_data_names
 def shared_representation(
     data: mudata.MuData,
     rna: str = "rna",

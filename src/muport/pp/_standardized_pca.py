@@ -6,14 +6,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils.extmath import svd_flip
 
 from muport._parallel import single_threaded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
-    from scipy import sparse
+
+#: Entries up to which the solver is ARPACK, which is exact; above, it takes minutes.
+_LARGEST_OF_ARPACK = 10_000_000
+#: Rows of a matrix that are multiplied together: 64 float32 vectors of this length fit into the cache of a core.
+_ROWS_OF_BLOCK = 2_000
+#: Vectors beside those asked for, and blocks of vectors: chosen on simulated peaks, where the values agree to .1 %.
+_OVERSAMPLING, _KRYLOV_BLOCKS = 10, 4
 
 
 @dataclass(frozen=True)
@@ -105,10 +114,50 @@ def truncated_svd(
 
     The largest entry of a right vector is positive.
     """
-    start = rng.normal(size=min(matrix.shape)).astype(matrix.dtype)
+    k = min(k, min(matrix.shape) - 1)
     # threads would only wait for each other in the small products of the solver
     with single_threaded():
-        u, s, vt = svds(matrix, k=min(k, min(matrix.shape) - 1), v0=start)
-    u, s, vt = u[:, ::-1].astype(np.float64), s[::-1].astype(np.float64), vt[::-1].astype(np.float64)
+        if sparse.issparse(matrix) and matrix.nnz > _LARGEST_OF_ARPACK:
+            u, s, vt = _block_krylov_svd(matrix, k, rng)
+        else:
+            start = rng.normal(size=min(matrix.shape)).astype(matrix.dtype)
+            u, s, vt = svds(matrix, k=k, v0=start)
+            u, s, vt = u[:, ::-1].astype(np.float64), s[::-1].astype(np.float64), vt[::-1].astype(np.float64)
     u, vt = svd_flip(u, vt, u_based_decision=False)
     return u, s, vt.T
+
+
+def _block_krylov_svd(
+    matrix: sparse.csr_matrix, k: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the k largest singular values and their vectors, by products with blocks of vectors.
+
+    The left vectors are sought in the span of A Omega, (A A') A Omega, ..., with Omega random (Musco and Musco 2015,
+    Algorithm 2). A block of vectors takes a fourth of the time of as many single ones, if a block of rows of A stays in
+    the cache.
+    """
+    blocks = [matrix[i : i + _ROWS_OF_BLOCK].tocsc() for i in range(0, matrix.shape[0], _ROWS_OF_BLOCK)]
+    start = rng.normal(size=(matrix.shape[1], min(k + _OVERSAMPLING, *matrix.shape))).astype(matrix.dtype)
+    basis = np.empty((matrix.shape[0], 0), matrix.dtype)
+    images = []
+    image = start
+    for _ in range(_KRYLOV_BLOCKS):
+        new = np.concatenate([block @ image for block in blocks])
+        for _ in range(2):  # once leaves rounding errors
+            new -= basis @ (basis.T @ new)
+        new = np.linalg.qr(new)[0]
+        image = sum((block.T @ part for block, part in _pairs(blocks, new)), start=np.zeros_like(start))
+        basis, images = np.hstack([basis, new]), [*images, image]
+    projected = np.hstack(images).T.astype(np.float64)  # basis' A
+    values, vectors = np.linalg.eigh(projected @ projected.T)
+    values, vectors = np.sqrt(np.maximum(values[::-1][:k], 0)), vectors[:, ::-1][:, :k]
+    right = (vectors.T @ projected) / np.maximum(values, np.finfo(float).tiny)[:, None]
+    return basis.astype(np.float64) @ vectors, values, right
+
+
+def _pairs(blocks: list[Any], vectors: NDArray[Any]) -> Iterator[tuple[Any, NDArray[Any]]]:
+    """Yield each block of rows of a matrix with these rows of the vectors."""
+    first = 0
+    for block in blocks:
+        yield block, vectors[first : first + block.shape[0]]
+        first += block.shape[0]

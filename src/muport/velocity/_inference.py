@@ -11,7 +11,7 @@ import pandas as pd
 
 from muport._checks import check_option
 from muport._keys import UNLABELED_CATEGORY
-from muport._tables import rows_by_name
+from muport._tables import cell_positions, rows_by_name
 from muport.data import MuDataModel
 from muport.velocity._fitted_state import (
     FittedRawVelocity,
@@ -79,7 +79,9 @@ class VelocityInference(MuDataModel):
     #: Raw velocities of the cells of the fit, computed when first needed.
     _raw: FittedRawVelocity | None = None
 
-    def get_velocity(self, mdata: Data | None = None, kind: Literal["smooth", "raw"] = "smooth") -> NDArray[np.float32]:
+    def get_velocity(
+        self, mdata: Data | None = None, indices: Any = None, kind: Literal["smooth", "raw"] = "smooth"
+    ) -> NDArray[np.float32]:
         """Return the velocity of each cell.
 
         Parameters
@@ -87,6 +89,8 @@ class VelocityInference(MuDataModel):
         mdata
             Cells; by default those the model was set up with. Other cells need not be set up; without a time they get
             the median time of the nearest cells of the fit.
+        indices
+            Cells to return, by position, name or mask; by default all.
         kind
             ``"smooth"``: the field at the cell. ``"raw"``: the difference quotient of the transports, for the cells
             of the fit only; 0 where a cell is in no window.
@@ -104,10 +108,11 @@ class VelocityInference(MuDataModel):
         check_option("kind", kind, ("smooth", "raw"))
         if kind == "smooth":
             rows, time = self._rows_and_times(mdata)
-            return rows.to_cells(evaluate(self._field(), rows.x, time))
+            return _select(rows.to_cells(evaluate(self._field(), rows.x, time)), indices, rows.obs_names)
         if mdata is not None:
             raise ValueError("kind='raw' is known for the cells of the fit only: leave mdata out, or use 'smooth'.")
-        return self._raw_velocity().velocity
+        velocity = self._raw_velocity().velocity
+        return velocity if indices is None else _select(velocity, indices, self._rows().obs_names)
 
     def get_confidence(self, mdata: Data | None = None) -> NDArray[np.float32]:
         """Return the confidence in the velocity of each cell: ``|v|^2 / (|v|^2 + sd^2)``, with sd the uncertainty.
@@ -162,13 +167,13 @@ class VelocityInference(MuDataModel):
             raise ValueError("growth needs unbalanced transport: train with tau below 1, for example tau=0.95.")
         return self._raw_velocity().growth
 
-    def get_latent_representation(self, mdata: Data | None = None) -> NDArray[np.float32]:
+    def get_latent_representation(self, mdata: Data | None = None, indices: Any = None) -> NDArray[np.float32]:
         """Return the network's bottleneck: the velocity is an affine function of these coordinates.
 
         Parameters
         ----------
-        mdata
-            Cells, as in :meth:`get_velocity`.
+        mdata, indices
+            Cells, and those of them to return, as in :meth:`get_velocity`.
 
         Returns
         -------
@@ -181,7 +186,7 @@ class VelocityInference(MuDataModel):
         """
         rows, time = self._rows_and_times(mdata)
         field = self._field()
-        return rows.to_cells(evaluate(field, rows.x, time, field.latent))
+        return _select(rows.to_cells(evaluate(field, rows.x, time, field.latent)), indices, rows.obs_names)
 
     def query_velocity(
         self, positions: Any, pseudotime_values: Any = None, return_std: bool = False
@@ -230,23 +235,24 @@ class VelocityInference(MuDataModel):
         evolve_pseudotime: bool = True,
         max_attempts_factor: int = 10,
         random_state: int = 42,
+        stop_pseudotime: float | None = None,
     ) -> Trajectories:
         """Follow the field from cells, forward or backward in time, by a Runge-Kutta solver of order 4.
 
-        A path ends after `n_steps`, at either end of the data's time, at the target, or before it is more than ten
-        nearest-neighbor distances from any cell.
+        A path ends after `n_steps`, at `stop_pseudotime`, at either end of the data's time, at the target, or before it
+        is more than ten nearest-neighbor distances from any cell.
 
         Parameters
         ----------
         start_cells
             Cells to start from: their names or rows, or a mask over all cells (a Series of booleans is matched by
-            name). The other conditions are then ignored.
+            name), in place of the other conditions on the start.
         start_cluster
             Label to start from.
         target_cluster
             Keep only paths that reach this label.
         start_pseudotime, end_pseudotime
-            Bounds of the start cells' time.
+            Bounds of the start cells' time, not of the paths: see `stop_pseudotime`.
         n_trajectories
             Number of paths in each direction; with a target, of paths that reach it.
         n_steps
@@ -263,17 +269,20 @@ class VelocityInference(MuDataModel):
             With a target: largest number of starts, as a multiple of `n_trajectories`.
         random_state
             Seed of the choice of start cells.
+        stop_pseudotime
+            Time at which paths end.
 
         Returns
         -------
-        Paths (n, points, d) with their times, starts, ends, labels visited and the reason each one ends.
+        Paths (n, points, d) with their times, starts (also by name), ends, labels visited and the reason each one ends.
 
         Raises
         ------
         KeyError
             If a label or a start cell does not exist.
         ValueError
-            If no cell satisfies the conditions, the target was never reached, or a number is out of range.
+            If no cell satisfies the conditions, start cells and conditions are both given, the target was never
+            reached, no path can end at `stop_pseudotime`, or a number is out of range.
         """
         options = TrajectoryOptions.from_arguments(locals())
         cells = self._cells()
@@ -399,3 +408,8 @@ class VelocityInference(MuDataModel):
             raw = transport_cells(cells, windows, hyperparameters, str(self.device))
             self._raw = FittedRawVelocity.create(rows, raw)
         return self._raw.raw.of_some(self._raw.rows_of_cells(rows))
+
+
+def _select(values: NDArray[np.float32], indices: Any, names: pd.Index) -> NDArray[np.float32]:
+    """Return the rows of some cells; all without `indices`."""
+    return values if indices is None else values[cell_positions(indices, names, "indices")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     type Data = mudata.MuData | anndata.AnnData
 
 __all__ = ["Velocity"]
+
+logger = logging.getLogger("muport")
 
 _OF_THE_MODEL = (
     "windows",
@@ -213,7 +217,8 @@ class Velocity(PopulationInference):
         """Fit the field.
 
         ``metrics_`` then holds ``converged`` (fraction of the transport problems that converged), ``covered`` (fraction
-        of the cells with a raw velocity), ``loss`` (of the last step) and ``speed`` (mean length of the velocity).
+        of the cells with a raw velocity), ``loss`` (of the last step), ``n_steps`` (number of steps taken) and
+        ``speed`` (mean length of the velocity).
 
         Parameters
         ----------
@@ -270,7 +275,8 @@ class Velocity(PopulationInference):
         Warns
         -----
         UserWarning
-            If some cells are far from all others: the field is fitted without them.
+            If some cells are far from all others: the field is fitted without them. If more than the default number of
+            steps was asked for, and fewer were taken.
         """
         hyperparameters = VelocityHyperparameters.from_arguments(asdict(self._hyperparameters) | locals())
         device = self._device(accelerator, devices)
@@ -287,6 +293,9 @@ class Velocity(PopulationInference):
             fit = fit_network(cells, raw, hyperparameters, str(device), lambda _: bar.update(task, advance=1))
         fitted, labels = cells.fitted, rows.label[rows.cell[cells.fitted_rows]]
         landmarks = sample_landmarks(fitted.x, fitted.time, labels, rows.labels, hyperparameters.random_state)
+        n_taken = len(fit.history["loss"])
+        if n_taken < n_steps:
+            _report_steps(n_taken, n_steps)
         speed = np.linalg.norm(evaluate(fit.field(), landmarks.x, landmarks.time), axis=1)
         self.state_ = VelocityState(fit, landmarks, float(speed.mean()))
         self._raw = FittedRawVelocity.create(rows, raw)
@@ -294,9 +303,22 @@ class Velocity(PopulationInference):
             "converged": raw.converged,
             "covered": float((raw.weight > 0).mean()),
             "loss": float(fit.history["loss"][-1]),
+            "n_steps": float(n_taken),
             "speed": float(speed.mean()),
         }
         self.history_ = {name: pd.DataFrame({name: values}).rename_axis("step") for name, values in fit.history.items()}
         self.settings_ = asdict(hyperparameters)
         self.is_trained_ = True
         self.to_device(device)
+
+
+def _report_steps(taken: int, asked: int) -> None:
+    """Say that fewer steps were taken: by a warning if the user asked for more than the default."""
+    text = (
+        f"train took {taken} of n_steps={asked} steps: the raw velocities are noisy, and further steps would fit their "
+        "noise. Pass denoise=False to take all steps."
+    )
+    if asked > VelocityHyperparameters.n_steps:
+        warnings.warn(text, UserWarning, stacklevel=3)
+    else:
+        logger.info(text)

@@ -15,7 +15,7 @@ from muport.data.reading._rows import read_rows
 from muport.data.registration._fields import columns_of, fields_of
 from muport.data.registration._outliers import warn_of_outliers
 from muport.data.registration._pairing import check_pairings, compare_pairs
-from muport.data.registration._setup import Setup, find_space_keys, select_modalities
+from muport.data.registration._setup import Setup, find_space_keys, name_holders, select_modalities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -121,11 +121,13 @@ def register(
         As :func:`read_rows`; and for a view, names that are equal by chance, or categories that ``source_registry``
         does not know.
     """
+    source = kwargs.get("source_registry")
+    if source is None:
+        setup_method_args = {**setup_method_args, "setup_args": name_holders(data, setup_method_args["setup_args"])}
     setup = Setup.from_args({**cls._setup_defaults, **setup_method_args["setup_args"]})
     for argument, advice in cls._required_columns.items():
         if getattr(setup, argument) is None:
             raise TypeError(f"{argument}=None must be the name of a column: {advice}.")
-    source = kwargs.get("source_registry")
     if source is None and kwargs:
         method = setup_method_args["setup_method_name"]
         raise TypeError(f"{', '.join(kwargs)} is no argument of {cls.__name__}.{method}: see its documentation.")

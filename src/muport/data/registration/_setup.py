@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NoReturn
@@ -12,6 +13,8 @@ import mudata
 from muport._checks import check_columns, check_flags
 from muport._keys import JOINT_MODALITY, SINGLE_MODALITY, UNLABELED_CATEGORY
 
+logger = logging.getLogger("muport")
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -21,7 +24,8 @@ class Setup:
     ----------
     use_rep
         Modality -> ``obsm`` key of its own representation. A string is a key of ``mdata.obsm``, which holds a space of
-        all cells; if it is not there, it is the key in every modality. None if only `shared_rep` is given.
+        all cells; if it is not there, it is the key in every modality that takes part (see :func:`name_holders`). None
+        if only `shared_rep` is given.
     batch_key
         Column with the batch of each cell, or a list of columns if `crossed`. None: one batch.
     labels_key
@@ -179,6 +183,33 @@ def select_modalities(
             "modality, MuData({modality: adata})."
         )
     return {names[0]: data}
+
+
+def name_holders(data: mudata.MuData | anndata.AnnData, setup_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with a string ``use_rep`` replaced by modality -> key, if some modalities lack that key.
+
+    The modalities that have it take part, and a log line names both. Nothing is replaced if no modality has it, or
+    all do.
+    """
+    args, key, shared = dict(setup_args), setup_args.get("use_rep"), setup_args.get("shared_rep")
+    if not isinstance(data, mudata.MuData) or not isinstance(key, str) or (shared is None and is_joint(data, key)):
+        return args
+    holders = [m for m, part in data.mod.items() if key in part.obsm]
+    if isinstance(shared, Mapping):
+        holders = [m for m in holders if m in shared]
+    elif isinstance(shared, str):
+        holders = [m for m in holders if shared in data.mod[m].obsm]
+    absent = [m for m in data.mod if m not in holders]
+    if not holders or not absent:
+        return args
+    args["use_rep"] = dict.fromkeys(holders, key)
+    if shared is None:
+        others = ", ".join(f"{m} (obsm: {', '.join(sorted(map(str, data.mod[m].obsm))) or 'empty'})" for m in absent)
+        logger.warning(
+            "obsm[%r] of %s takes part; %s is left out: name the key of each modality in use_rep to use all.",
+            key, ", ".join(holders), others,
+        )  # fmt: skip
+    return args
 
 
 def sort_modalities[T](mods: Mapping[str, T], order: Sequence[str]) -> dict[str, T]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from muport._arrays import describe_fields
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -37,6 +39,8 @@ class ComponentTypes:
     mass: NDArray[np.float64]
     purity: NDArray[np.float64]
     entropy: NDArray[np.float64]
+
+    __repr__ = describe_fields
 
 
 def component_types(responsibilities: ArrayLike, labels: ArrayLike) -> ComponentTypes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from muport._arrays import describe_fields
 from muport._parallel import single_threaded
 from muport.gmm.distances._bures import roots
 from muport.gmm.distances._mixture_wasserstein import pair_costs_of
@@ -49,6 +50,8 @@ class ComponentGroups:
     covariances: NDArray[np.float64]
     shares: NDArray[np.float64]
     distance: NDArray[np.float64]
+
+    __repr__ = describe_fields
 
     def __len__(self) -> int:
         return len(self.means)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport._arrays import describe_fields
 from muport.gmm.metric._kernel_ridge import balanced_loss, inner_folds
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.metric._pair_scatters import CohortPlans
@@ -84,6 +85,8 @@ class CrossValidation:
     samples: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
     pooled_auroc: float = float("nan")
+
+    __repr__ = describe_fields
 
     @property
     def p_values(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from muport._arrays import describe_fields
 from muport.gmm.prediction._cross_validation import (
     CrossValidation,
     cross_validate,
@@ -54,6 +55,8 @@ class Tuning:
     table: pd.DataFrame
     outer: CrossValidation
     chosen: list[dict[str, Any]]
+
+    __repr__ = describe_fields
 
 
 def check_grid(grid: Mapping[str, Sequence[Any]], metric_options: Iterable[str], fitter_options: Iterable[str]) -> None:

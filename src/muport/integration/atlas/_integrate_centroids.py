@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muport._checks import check_columns, check_integers, check_option, check_seed
 from muport._keys import UNLABELED_CATEGORY
-from muport.data import match_names
+from muport.data import accept_data_names, match_names
 from muport.data._durable_files import claimed
 from muport.data.out_of_core._cell_chunks import CellChunks, open_chunks
 from muport.data.out_of_core._fingerprint import HashedRows, describe_columns
@@ -45,6 +45,7 @@ __all__ = ["integrate_centroids"]
 _BACKENDS = ("torch", "pot")
 
 
+@accept_data_names
 def integrate_centroids(
     adata_full: anndata.AnnData | mudata.MuData | str | Path,
     obsm_key: str = "X_pca",

@@ -15,7 +15,7 @@ from muport._arrays import canonical_order
 from muport._checks import check_integers, check_seed
 from muport._global_state import preserve_generators
 from muport._parallel import single_threaded
-from muport.data import Setup, check_writable, is_joint, read_rows
+from muport.data import Setup, accept_data_names, check_writable, is_joint, read_rows
 from muport.pp._counts import get_modality
 from muport.pp.cell_graphs._root_cell import Root, find_root, read_root
 
@@ -32,6 +32,7 @@ _N_LEADING, _N_RANDOM = 30, 32
 _TOLERANCE = 1e-3
 
 
+@accept_data_names
 def pseudotime(
     data: anndata.AnnData | mudata.MuData,
     root_cluster: str | None = None,

@@ -10,11 +10,11 @@ import anndata
 import mudata
 import numpy as np
 
-from muport._arrays import canonical_order
+from muport._arrays import canonical_order, describe_fields
 from muport._checks import check_integers, check_numbers, check_seed
 from muport._global_state import preserve_generators
 from muport._parallel import single_threaded
-from muport.data import Representation, check_writable
+from muport.data import Representation, accept_data_names, check_writable
 from muport.neighbors import as_points
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class FittedUMAP:
     n_coordinates: int
     model: Any
 
+    __repr__ = describe_fields
+
     def transform(self, data: Data | ArrayLike) -> NDArray[np.float32]:
         """Return the coordinates of new cells in the UMAP, which does not change.
 
@@ -90,6 +92,7 @@ class FittedUMAP:
         return embedding
 
 
+@accept_data_names
 def umap(
     data: Data,
     use_rep: str = "X_muport",

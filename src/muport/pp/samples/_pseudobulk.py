@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from muport._checks import check_integers
-from muport.data import joined_column
+from muport.data import accept_data_names, joined_column
 from muport.data.reading._count_matrix import get_counts, iterate_blocks
 from muport.pp._counts import get_modality, logger
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@accept_data_names
 def to_pseudobulk(
     data: anndata.AnnData | mudata.MuData,
     sample_key: str,

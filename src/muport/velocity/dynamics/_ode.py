@@ -39,7 +39,8 @@ def integrate(
     Parameters
     ----------
     field
-        Velocity (n, d) at positions (n, d) and times (n,), in data units per unit of time.
+        Velocity (n, d) at positions (n, d) and times (n,), which are tensors, in data units per unit of time: a tensor
+        or an array. ``query_velocity`` of a trained :class:`muport.Velocity` is such a function.
     x0
         (n_paths, d) starts. NumPy arrays are integrated in float32, a tensor in its own type and on its own device.
     t0

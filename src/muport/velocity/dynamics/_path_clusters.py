@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from muport.velocity.dynamics._manifold import Manifold
@@ -42,6 +43,8 @@ class Trajectories:
         Number of paths that were integrated to obtain these.
     spacing
         Median distance between neighboring cells, in data units.
+    names
+        (n_cells,) names of the cells; None if they have none.
     """
 
     paths: Paths
@@ -53,6 +56,20 @@ class Trajectories:
     visited: tuple[tuple[str, ...], ...] | None
     n_attempts: int
     spacing: float
+    names: pd.Index | None = None
+
+    @property
+    def start_name(self) -> NDArray[np.object_]:
+        """(n_paths,) name of the cell from which the path starts; its row if cells have no names."""
+        return self._name(self.start_cell)
+
+    @property
+    def cell_name(self) -> NDArray[np.object_]:
+        """(n_paths, n_points) name of the nearest cell of every point; its row if cells have no names."""
+        return self._name(self.cell)
+
+    def _name(self, rows: NDArray[np.int64]) -> NDArray[np.object_]:
+        return rows.astype(object) if self.names is None else self.names.to_numpy(dtype=object)[rows]
 
     def __repr__(self) -> str:
         """Describe the paths in a few lines."""
@@ -85,7 +102,7 @@ def describe_paths(
     if cells.labels is None:
         cell = data.nearest(points)[1].reshape(shape)
         cell[:, 0] = start
-        return Trajectories(paths, direction, start, cell, None, None, None, n_attempts, data.spacing)
+        return Trajectories(paths, direction, start, cell, None, None, None, n_attempts, data.spacing, cells.names)
     clusters, codes = np.unique(cells.labels, return_inverse=True)
     _, nearest, vote = data.vote(points, codes)
     cell, vote = nearest.reshape(shape), vote.reshape(shape)
@@ -96,7 +113,7 @@ def describe_paths(
     forward = direction > 0
     origin, terminal = np.where(forward, names[:, 0], last), np.where(forward, last, names[:, 0])
     visited = tuple(_drop_repeats(row[:n]) for row, n in zip(names, paths.length, strict=True))
-    return Trajectories(paths, direction, start, cell, origin, terminal, visited, n_attempts, data.spacing)
+    return Trajectories(paths, direction, start, cell, origin, terminal, visited, n_attempts, data.spacing, cells.names)
 
 
 def _drop_repeats(names: NDArray[np.str_]) -> tuple[str, ...]:

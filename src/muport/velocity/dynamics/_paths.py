@@ -158,7 +158,8 @@ def _nan_outside_finite(field: VectorField) -> VectorField:
     """Evaluate the field at finite positions only, and return NaN for the others."""
 
     def evaluate(x: Tensor, t: Tensor) -> Tensor:
-        v = field(x, t)
+        # fields of NumPy, such as Velocity.query_velocity, are followed, too
+        v = torch.as_tensor(field(x, t), device=x.device)
         if v.shape != x.shape:
             raise ValueError(f"The field returned shape {tuple(v.shape)} for positions of shape {tuple(x.shape)}.")
         return v.to(x.dtype)

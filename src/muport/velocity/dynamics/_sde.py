@@ -55,7 +55,7 @@ def simulate(
     Parameters
     ----------
     field
-        Velocity (n, d) at positions (n, d) and times (n,).
+        Velocity (n, d) at positions (n, d) and times (n,), as for :func:`integrate`.
     x0
         (n_paths, d) starts, as for :func:`integrate`.
     t0, t1

@@ -56,7 +56,7 @@ class ClusteredCells:
 class StartCells:
     """The cells from which trajectories start.
 
-    - `rows`: Names or rows of the cells, or a mask (n,). The other conditions are then ignored.
+    - `rows`: Names or rows of the cells, or a mask (n,), without other conditions.
     - `cluster`: Their cluster.
     - `time_min`, `time_max`: Bounds of their time, both included.
     """
@@ -69,6 +69,14 @@ class StartCells:
     def select(self, cells: ClusteredCells, random_state: int) -> NDArray[np.int64]:
         """Rows of the cells: the given ones in their order, or those that meet the conditions in random order."""
         if self.rows is not None:
+            conditions_given = {
+                "start_cluster": self.cluster, "start_pseudotime": self.time_min, "end_pseudotime": self.time_max
+            }  # fmt: skip
+            if extra := [name for name, value in conditions_given.items() if value is not None]:
+                raise ValueError(
+                    f"start_cells and {', '.join(extra)} are both given: pass the cells, or the conditions on them. "
+                    "stop_pseudotime is the time at which paths end."
+                )
             return cell_positions(self.rows, cells.names, "start_cells")
         conditions = [_select_range(cells.time, self.time_min, self.time_max, "start_pseudotime, end_pseudotime")]
         if self.cluster is not None:

@@ -39,6 +39,7 @@ class TrajectoryOptions:
     - `n_steps`: Maximum number of steps.
     - `step_size`: Step as a fraction of the range of time.
     - `direction`: ``"forward"``, ``"backward"`` or ``"both"``.
+    - `stop_pseudotime`: Time at which paths end; a path that starts beyond it stays at its start.
     - `evolve_time`: Whether time advances along the path. If not, the field is that of the start time, and a path ends
       only after ``n_steps``, at the target or outside the data.
     - `max_attempts_factor`: With a target: maximum number of start cells, as a multiple of ``n_trajectories``.
@@ -54,6 +55,7 @@ class TrajectoryOptions:
     evolve_time: bool = True
     max_attempts_factor: int = 10
     method: Literal["rk4", "dopri5"] = "rk4"
+    stop_pseudotime: float | None = None
     random_state: int = 42
 
     @classmethod
@@ -68,6 +70,8 @@ class TrajectoryOptions:
             n_trajectories=self.n_trajectories, n_steps=self.n_steps, max_attempts_factor=self.max_attempts_factor
         )
         check_positive(step_size=self.step_size)
+        if self.stop_pseudotime is not None and not self.evolve_time:
+            raise ValueError("stop_pseudotime needs evolve_pseudotime=True: time does not advance otherwise.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +149,8 @@ def trace_trajectories(
     def follow(rows: NDArray[np.int64], sign: int) -> Paths:
         spans = _time_spans(cells, rows, sign * options.step_size, options.n_steps, evolve_time=options.evolve_time)
         t0, t1, n_steps = spans
+        if options.stop_pseudotime is not None:
+            t1 = _end_at(options.stop_pseudotime, t0, t1, cells.time)
         paths = integrate(
             field, cells.x[rows], t0, t1, n_steps=n_steps, method=options.method, evolve_time=options.evolve_time,
             stop=stop,
@@ -232,6 +238,19 @@ def _time_spans(
     # no path needs more steps than the range of time has; the margin is for 1 / .05 = 20.000000000000004
     n_steps = min(n_steps, int(np.ceil(1 / abs(step) - 1e-9)))
     return start, np.clip(start + n_steps * step * (high - low), low, high), n_steps
+
+
+def _end_at(
+    stop: float, t0: NDArray[np.float64], t1: NDArray[np.float64], time: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """End times (m,) of paths that do not go beyond `stop`; ValueError if no path can reach it."""
+    forward = t1 >= t0
+    if not time.min() <= stop <= time.max() or not np.where(forward, t0 <= stop, t0 >= stop).any():
+        raise ValueError(
+            f"stop_pseudotime={stop} is beyond the start of all paths, or outside of the time of the cells, "
+            f"{time.min():g} to {time.max():g}."
+        )
+    return np.where(forward, np.minimum(t1, np.maximum(t0, stop)), np.maximum(t1, np.minimum(t0, stop)))
 
 
 def _mark_end_of_time(paths: Paths, t1: NDArray[np.float64], time: NDArray[np.float64]) -> Paths:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from rich.progress import track
 
+from muport.data import accept_data_names
 from muport.metrics import cbdir, iccoh
 from muport.velocity.velot._velocity_steps import velocity
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["gridsearch"]
 
 
+@accept_data_names
 def gridsearch(
     adata: anndata.AnnData,
     param_grid: Mapping[str, Sequence[Any]],

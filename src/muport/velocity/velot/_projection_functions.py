@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport.data import accept_data_names
 from muport.velocity.dynamics._embedding_projection import project_velocity
 from muport.velocity.velot._stored_results import in_modality
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["project_to_embedding", "project_to_umap"]
 
 
+@accept_data_names
 def project_to_embedding(
     adata: Data,
     velocity_key: str = "velot_velocity_pca",
@@ -60,6 +62,7 @@ def project_to_embedding(
     return adata
 
 
+@accept_data_names
 def project_to_umap(
     adata: Data,
     velocity_key: str = "velot_velocity_pca",

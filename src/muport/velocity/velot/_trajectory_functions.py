@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from muport._keys import UNLABELED_CATEGORY
+from muport.data import accept_data_names
 from muport.velocity.dynamics._manifold import interpolate_field
 from muport.velocity.dynamics._start_cells import ClusteredCells, FlowSource, StartCells
 from muport.velocity.dynamics._trajectories import FlowOptions, TrajectoryOptions, flow_particles, trace_trajectories
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["compute_trajectories", "simulate_flow"]
 
 
+@accept_data_names
 def compute_trajectories(
     adata: Data,
     start_cells: Any = None,
@@ -50,6 +52,7 @@ def compute_trajectories(
     max_attempts_factor: int = 10,
     random_state: int = 42,
     *,
+    stop_pseudotime: float | None = None,
     time_key: str = "pseudotime",
     modality: str | None = None,
 ) -> Data:
@@ -59,7 +62,7 @@ def compute_trajectories(
     ----------
     adata
         Cells with velocities.
-    start_cells, start_cluster, target_cluster, start_pseudotime, end_pseudotime
+    start_cells, start_cluster, target_cluster, start_pseudotime, end_pseudotime, stop_pseudotime
         Where paths start and end, as for the method.
     n_trajectories, n_steps, step_size, direction, evolve_pseudotime, max_attempts_factor, random_state
         As for the method.
@@ -103,6 +106,7 @@ def compute_trajectories(
     return adata
 
 
+@accept_data_names
 def simulate_flow(
     adata: Data,
     n_particles: int = 200,

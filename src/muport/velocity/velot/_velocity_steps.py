@@ -12,6 +12,7 @@ import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muport._checks import check_integers, check_positive
+from muport.data import accept_data_names
 from muport.neighbors import as_points
 from muport.velocity._fitted_state import check_query
 from muport.velocity._hyperparameters import VelocityHyperparameters
@@ -46,6 +47,7 @@ _PEAK_LR = 12.0  # largest learning rate of the cycle, as a multiple of lr
 _REG_FACTOR = 10.0  # reg_scale of time windows, as a multiple of reg: the default of .05 is half a squared distance
 
 
+@accept_data_names
 def build_windows(
     adata: Data,
     basis: str = "X_pca",
@@ -135,6 +137,7 @@ def build_windows(
     return adata
 
 
+@accept_data_names
 def compute_ot_velocity(
     adata: Data,
     basis: str = "X_pca",
@@ -210,6 +213,7 @@ def compute_ot_velocity(
     return adata
 
 
+@accept_data_names
 def smooth_velocity(
     adata: Data,
     basis: str = "pca",
@@ -307,6 +311,7 @@ def _check_same_space(settings: Mapping[str, Any], **arguments: str) -> None:
             )
 
 
+@accept_data_names
 def query_velocity(
     adata: Data, positions: Any, pseudotime_values: Any = None, *, modality: str | None = None
 ) -> NDArray[np.float32]:
@@ -342,6 +347,7 @@ def query_velocity(
     return evaluate(field, *check_query(positions, pseudotime_values, field.d, float(stored["median_time"])))
 
 
+@accept_data_names
 def velocity(
     adata: Data,
     basis: str = "X_pca",
