@@ -33,10 +33,10 @@ def counted(seed: int, prefix: str) -> anndata.AnnData:
     """Counts of two types in two batches, with a PCA, a UMAP, and a shared space."""
     rng = np.random.default_rng(seed)
     kind, batch, time = rng.integers(2, size=N), rng.integers(2, size=N), rng.random(N)
-    x = (4 * np.eye(2, 5)[kind] + 0.3 * rng.normal(size=(N, 5)) + batch[:, None] + 3 * time[:, None]).astype(np.float32)
-    adata = anndata.AnnData(
-        rng.poisson(np.exp(x @ np.random.default_rng(0).normal(size=(5, 40)) / 8)).astype(np.float32)
-    )
+    late = np.maximum(time - 0.3, 0)[:, None]
+    x = 6 * late * np.eye(2, 5)[kind] + 0.4 * rng.normal(size=(N, 5)) + 0.5 * batch[:, None] + 3 * time[:, None]
+    rate = np.exp(x @ np.random.default_rng(0).normal(size=(5, 40)) / 8)
+    x, adata = x.astype(np.float32), anndata.AnnData(rng.poisson(rate).astype(np.float32))
     adata.obs_names, adata.var_names = [f"{prefix}{i}" for i in range(N)], [f"f{i}" for i in range(40)]
     adata.obs["batch"], adata.obs["donor"] = np.array(["a", "b"])[batch], rng.choice(["d", "e"], N)
     adata.obs["cell_type"] = np.where(time < 0.4, "progenitor", np.array(["A", "B"])[kind])

@@ -29,8 +29,8 @@ def draw_cells(data: Any, key: str, colors: list[str], folder: Path, report: Rep
     sc.tl.umap(work)
     _save(report, folder, "cells", lambda path: pl.embedding(work, "X_umap", colors or None, save=path))
     if "prediction_confidence" in data.obs:
-        confidence = data.obs[["prediction", "prediction_confidence"]]
-        work.obs = work.obs.join(confidence, rsuffix="_result")
+        for name in ("prediction", "prediction_confidence"):
+            work.obs[name] = data.obs[name]
         _save(report, folder, "confidence", lambda path: pl.prediction_confidence(work, save=path))
 
 
