@@ -1,4 +1,4 @@
-"""Neighbor graphs that muport wrote into the user's object, told from those of the user by a mark and a checksum."""
+"""A mark and a checksum of the neighbor graphs that muport wrote into the data of the user."""
 
 from __future__ import annotations
 
