@@ -51,8 +51,8 @@ class ConditionPrediction(SampleTables):
         Parameters
         ----------
         mdata
-            Cells of new patients, with the representation, the samples and, if the set-up names them, the cell types.
-            By default the patients of the fit; predictions for those of known condition are optimistic, see
+            Cells of new patients, with the representation, the samples and, if they were used, the cell types and
+            covariates. By default the patients of the fit; predictions for those of known condition are optimistic, see
             :meth:`cross_validate`.
         soft
             Return probabilities, or how certain the prediction is.
@@ -80,11 +80,11 @@ class ConditionPrediction(SampleTables):
             raise ValueError("there is no metric to predict with: set up a labels_key, and call train_gmm.")
         if not isinstance(soft, bool):
             raise TypeError(f"soft={type(soft).__name__} must be True or False.")
-        mixtures, names, counts = self._mixtures(mdata)
+        mixtures, names, counts, columns = self._mixtures(mdata)
         if state.regressor is not None:
-            prediction = predict_outcome(state.regressor, mixtures, counts=counts)
+            prediction = predict_outcome(state.regressor, mixtures, counts=counts, columns=columns)
             return _outcome_table(prediction, state.regressor, names, soft, self._setup.labels_key)
-        p = predict_conditions(cast("PatientClassifier", state.classifier), mixtures, counts=counts)
+        p = predict_conditions(cast("PatientClassifier", state.classifier), mixtures, counts=counts, columns=columns)
         return _class_table(p, state.conditions, names, soft, self._setup.labels_key)
 
     def cross_validate(
@@ -203,6 +203,7 @@ class ConditionPrediction(SampleTables):
             rows.x[inside], np.searchsorted(known, sample[inside]), label,
             None if group is None else group[known], None if weight is None else weight[inside],
             cell_type=None if types is None else types[inside], n_types=len(names),
+            columns=self._fit_covariates(self.settings_.get("train_gmm", {}).get("covariate_keys", ()), known)[1],
         )  # fmt: skip
         trained = self.settings_.get("train_gmm", {})
         metric_options = {name: trained[name] for name in _METRIC_OPTIONS if name in trained}
@@ -226,12 +227,13 @@ class ConditionPrediction(SampleTables):
         state.outcome.subset(known).check_variation(f"labels_key={self._setup.labels_key!r}")
         return known
 
-    def _mixtures(self, data: Data | None) -> tuple[Mixtures, pd.Index, CellCounts | None]:
-        """Mixtures of the patients of the fit, or of new patients, their names, and their cells."""
+    def _mixtures(self, data: Data | None) -> tuple[Mixtures, pd.Index, CellCounts | None, NDArray[np.float64] | None]:
+        """Mixtures of the patients of the fit, or of new patients, their names, cells, and covariates."""
         state: GMMState = self._fitted()
         name = self._setup.sample_key
         if data is None:
-            return state.cohort.mixtures, pd.Index(state.samples, name=name), state.counts
+            columns = self._covariate_columns(self._fitted_rows(), self.adata) if state.covariates else None
+            return state.cohort.mixtures, pd.Index(state.samples, name=name), state.counts, columns
         rows = self._rows(data)
         rows.check_width(state.cohort.mixtures.means.shape[2])
         codes, _ = self._read_types(data, state.types)
@@ -239,7 +241,7 @@ class ConditionPrediction(SampleTables):
         sample, weight = row_samples(rows), row_weights(rows)
         mixtures = fit_new_patients(state.cohort, rows.x, sample, settings, weight, names=rows.samples)
         counts = CellCounts.count(sample, len(rows.samples), row_types(codes, rows), len(state.types), weight)
-        return mixtures, pd.Index(rows.samples, name=name), counts
+        return mixtures, pd.Index(rows.samples, name=name), counts, self._covariate_columns(rows, data)
 
 
 def _class_table(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from muport.gmm.metric._log_ratios import CellCounts  # noqa: TC001 - the saved state is read by its annotations
+from muport.gmm.metric._nuisance import CovariateCode, explained_fraction
 from muport.gmm.mixtures._component_number import SelectedMixtures, select_mixtures
 from muport.gmm.mixtures._em import fit_mixtures
 from muport.gmm.mixtures._mixtures import Mixtures, responsibilities
@@ -25,8 +26,14 @@ if TYPE_CHECKING:
     from muport.gmm.prediction._cross_validation import Fitter, Transform
 
 __all__ = [
-    "Cohort", "GMMState", "fit_cohort", "fit_new_patients", "label_samples", "labeled_patients", "make_fitter",
+    "Cohort", "GMMState", "check_confounding", "fit_cohort", "fit_new_patients", "label_samples",
+    "labeled_patients", "make_fitter",
 ]  # fmt: skip
+
+
+_DETERMINED = 1e-9
+#: Fraction of the outcome that covariates explain, corrected for chance, from which a warning is given.
+_CONFOUNDED = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +76,7 @@ class GMMState:
     - `counts`: Cells of each patient, and of each type; None in models of earlier versions.
     - `outcome`: Outcome of each patient, if it is not a class.
     - `regressor`: Learned metrics and regressions, over the patients of known outcome, if it is not a class.
+    - `covariates`: Covariates whose effects the predictor removes.
     """
 
     cohort: Cohort
@@ -80,6 +88,7 @@ class GMMState:
     counts: CellCounts | None = None
     outcome: Outcome | None = None
     regressor: OutcomePredictor | None = None
+    covariates: tuple[CovariateCode, ...] = ()
 
     @property
     def predictor(self) -> PatientClassifier | OutcomePredictor | None:
@@ -172,6 +181,29 @@ def labeled_patients(condition: NDArray[np.int64], key: str | None) -> NDArray[n
             "least two; fit_gmm needs none."
         )
     return known
+
+
+def check_confounding(target: NDArray[np.float64], columns: NDArray[np.float64], keys: Sequence[str]) -> str | None:
+    """Say how far covariates (P, q) determine the outcome, targets (P, T), if it is much; None if it is not.
+
+    Raises ValueError if they determine it, or there are as many columns as samples.
+    """
+    explained, corrected = explained_fraction(target, columns)
+    n, q = columns.shape
+    if q >= n - 1:
+        raise ValueError(f"covariate_keys={list(keys)} make {q} columns for {n} samples: pass fewer, or add samples.")
+    if explained > 1 - _DETERMINED:
+        raise ValueError(
+            f"covariate_keys={list(keys)} determine the outcome of every sample: their effects cannot be told apart. "
+            "Leave the covariate out, or add samples in which they differ."
+        )
+    if corrected <= _CONFOUNDED:
+        return None
+    return (
+        f"covariate_keys={list(keys)} explain {100 * explained:.0f} % of the differences of the outcome between {n} "
+        f"samples ({100 * corrected:.0f} % corrected for {q} columns): their effects can hardly be told apart, and "
+        "what both explain is removed."
+    )
 
 
 def check_classes(condition: NDArray[np.int64], names: Sequence[str], what: str) -> None:

@@ -38,9 +38,17 @@ if TYPE_CHECKING:
 
     type Data = mudata.MuData | anndata.AnnData
 
-__all__ = ["CohortInference", "read_cell_types", "row_samples", "row_types", "row_weights", "sample_conditions"]
+__all__ = [
+    "PACKAGE",
+    "CohortInference",
+    "read_cell_types",
+    "row_samples",
+    "row_types",
+    "row_weights",
+    "sample_conditions",
+]
 
-_PACKAGE = str(Path(__file__).parents[1])
+PACKAGE = str(Path(__file__).parents[1])
 
 type Distance = Literal["mw2", "sliced", "emd", "learnt"]
 
@@ -223,7 +231,11 @@ class CohortInference(MuDataModel):
         return component_types(r, np.array([*types, None], dtype=object)[code])
 
     def test_components(
-        self, groups: ComponentGroups | None = None, n_permutations: int = 999, random_state: int = 0
+        self,
+        groups: ComponentGroups | None = None,
+        n_permutations: int = 999,
+        random_state: int = 0,
+        strata_key: str | None = None,
     ) -> pd.DataFrame:
         """Test which components differ between conditions, in their mean or in their fraction of cells.
 
@@ -237,6 +249,9 @@ class CohortInference(MuDataModel):
             Number of permutations.
         random_state
             Seed.
+        strata_key
+            Column with the stratum of each cell, within which conditions are permuted: the person, for samples before
+            and after, or the center.
 
         Returns
         -------
@@ -246,14 +261,17 @@ class CohortInference(MuDataModel):
         Raises
         ------
         ValueError
-            If fewer than two conditions are known.
+            If fewer than two conditions are known, or samples have no stratum.
         """
         state: GMMState = self._fitted()
         known = np.flatnonzero(state.condition >= 0)
+        strata = None
+        if strata_key is not None:
+            strata = self._read_groups(strata_key, self._fitted_rows(), "strata_key", "stratum")
         matched = groups if groups is not None else self.match_components(random_state=random_state)
         return condition_effects(
             state.cohort.mixtures.subset(known), matched.subset(known), state.condition[known],
-            n_permutations=n_permutations, random_state=random_state,
+            n_permutations=n_permutations, random_state=random_state, strata=None if strata is None else strata[known],
         )  # fmt: skip
 
     def rank_features(
@@ -413,7 +431,7 @@ def read_cell_types(
             f"cell_type_key={key!r} holds {new}, which no cell of the fit has: these cells count as cells without "
             "a type.",
             UserWarning,
-            skip_file_prefixes=(_PACKAGE,),
+            skip_file_prefixes=(PACKAGE,),
         )
     lookup = np.array([known.index(name) if name in known else -1 for name in column.names] + [-1], dtype=np.int64)
     return lookup[column.codes], known

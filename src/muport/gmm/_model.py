@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -12,8 +13,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from muport._checks import check_seed
 from muport.data import name_holders, register
 from muport.gmm._condition_prediction import ConditionPrediction
-from muport.gmm._fitted_state import GMMState, fit_cohort, labeled_patients
-from muport.gmm._inference import read_cell_types, row_samples, row_types, row_weights, sample_conditions
+from muport.gmm._fitted_state import GMMState, check_confounding, fit_cohort, labeled_patients
+from muport.gmm._inference import PACKAGE, read_cell_types, row_samples, row_types, row_weights, sample_conditions
 from muport.gmm._outcome_columns import find_kind, read_outcome
 from muport.gmm.metric._log_ratios import CellCounts
 from muport.gmm.metric._metric_settings import BURES, MIXES, RIDGES, MetricSettings
@@ -321,6 +322,7 @@ class GMM(ConditionPrediction):
         n_states: int | None = None,
         group_key: str | None = None,
         random_state: int = 0,
+        covariate_keys: Sequence[str] = (),
     ) -> None:
         """Learn the ground metric from the patients of known condition.
 
@@ -357,13 +359,24 @@ class GMM(ConditionPrediction):
             Column with the person of each cell, if a person has several samples; these are held out together.
         random_state
             Seed.
+        covariate_keys
+            Columns with nuisance covariates, the same for all cells of a sample: numbers, such as the age, or
+            categories, such as the batch. Their linear effects are removed from all distances by a regression on the
+            training patients, also in each fold of :meth:`cross_validate`; new patients need the columns.
+
+        Warns
+        -----
+        UserWarning
+            If covariates explain more than half of the outcome, corrected for chance: the numbers are given.
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
             Before :meth:`fit_gmm`.
+        KeyError
+            If there is no such column.
         ValueError
-            If fewer than two conditions are known, or an option is out of range.
+            If fewer than two conditions are known, an option is out of range, or covariates determine the outcome.
         """
         state: GMMState = self._fitted()
         check_seed(random_state)
@@ -386,6 +399,10 @@ class GMM(ConditionPrediction):
             "group": None if group is None else group[known],
             "counts": None if state.counts is None else state.counts.subset(known),
         }
+        codes, others["columns"] = self._fit_covariates(covariate_keys, known)
+        if codes:
+            self._warn_of_confounding(known, others["columns"], covariate_keys)
+        state = replace(state, covariates=codes)
         predictor: PatientClassifier | OutcomePredictor
         if state.outcome is None:
             predictor = fit_classifier(mixtures, state.condition[known], settings, **others)
@@ -393,7 +410,10 @@ class GMM(ConditionPrediction):
         else:
             predictor = fit_outcome(mixtures, state.outcome.subset(known), settings, **others)
             self.state_ = replace(state, regressor=predictor)
-        self.settings_ = {**self.settings_, "train_gmm": {**options, "group_key": group_key}}
+        self.settings_ = {
+            **self.settings_,
+            "train_gmm": {**options, "group_key": group_key, "covariate_keys": list(covariate_keys)},
+        }
         weights = {f"weight_{name}": value for name, value in predictor.family_weights().items()}
         self.metrics_ = {**self.metrics_, "loss": predictor.metric.loss, **weights}
 
@@ -411,6 +431,7 @@ class GMM(ConditionPrediction):
         devices: int | str = "auto",
         random_state: int = 0,
         progress: bool = True,
+        covariate_keys: Sequence[str] = (),
     ) -> None:
         """Fit the mixtures, and, where conditions are known, the metric: :meth:`fit_gmm`, then :meth:`train_gmm`.
 
@@ -434,10 +455,12 @@ class GMM(ConditionPrediction):
             Seed; the same seed gives exactly the same result.
         progress
             Show progress.
+        covariate_keys
+            As for :meth:`train_gmm`.
 
         Raises
         ------
-        ValueError
+        KeyError, ValueError
             As these two methods.
         """
         if self._setup.labels_key is not None:
@@ -456,7 +479,19 @@ class GMM(ConditionPrediction):
         )  # fmt: skip
         if self._setup.labels_key is not None:
             with _progress("metric", progress):
-                self.train_gmm(n_comps, method, group_key=group_key, random_state=random_state)
+                self.train_gmm(
+                    n_comps, method, group_key=group_key, random_state=random_state, covariate_keys=covariate_keys
+                )
+
+    def _warn_of_confounding(self, known: NDArray[np.int64], columns: NDArray[np.float64], keys: Sequence[str]) -> None:
+        """Warn, or raise a ValueError, if covariates determine much of the outcome of the patients."""
+        state: GMMState = self._fitted()
+        if state.outcome is None:
+            target = np.eye(len(state.conditions))[state.condition[known]]
+        else:
+            target = state.outcome.subset(known).target()[:, None]
+        if (message := check_confounding(target, columns, keys)) is not None:
+            warnings.warn(message, UserWarning, skip_file_prefixes=(PACKAGE,))
 
     @property
     def outcome(self) -> str | None:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 import anndata
 import numpy as np
 import pandas as pd
 
-from muport._checks import check_option
-from muport.data import holds_numbers, joined_numbers
+from muport._checks import check_columns, check_option
+from muport.data import holds_numbers, joined_column, joined_numbers
 from muport.gmm._fitted_state import label_samples
-from muport.gmm._inference import CohortInference
+from muport.gmm._inference import PACKAGE, CohortInference
 from muport.gmm.interpretation._abundance import Covariate, abundance_effects
 from muport.gmm.metric._log_ratios import centered_log_ratios
+from muport.gmm.metric._nuisance import CovariateCode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
+    from muport.data import Rows
     from muport.gmm._fitted_state import GMMState
-    from muport.gmm._inference import Distance
+    from muport.gmm._inference import Data, Distance
     from muport.gmm.interpretation._component_groups import ComponentGroups
 
 __all__ = ["SampleTables"]
@@ -165,18 +167,64 @@ class SampleTables(CohortInference):
 
     def _read_covariate(self, key: str, patients: NDArray[np.int64]) -> Covariate:
         """Values of a column in some of the patients, in each of which it has one value."""
-        rows = self._fitted_rows()
-        sample = cast("NDArray[np.int64]", rows.sample)
-        if holds_numbers(self.adata, key):
-            numbers = joined_numbers(self.adata, key, "covariate_keys")
-            levels, codes = np.unique(numbers, return_inverse=True)
-        else:
-            levels, (codes, names) = np.zeros(0), self._read_labels(key)
-        texts = tuple(map(str, levels)) if len(levels) else names
-        code = label_samples(sample, codes, rows.samples, texts, f"covariate_keys={key!r}", "value")[patients]
-        if (code < 0).any():
-            raise ValueError(f"covariate_keys={key!r}: {int((code < 0).sum())} samples have no value: give them one.")
-        return Covariate(levels[code] if len(levels) else code.astype(np.float64), not len(levels))
+        values, levels = self._read_sample_values(key, self._fitted_rows(), self.adata)
+        self._check_values(key, values[patients])
+        return Covariate(values[patients], bool(levels))
+
+    def _read_sample_values(
+        self, key: str, rows: Rows, data: Data, known: tuple[str, ...] = ()
+    ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+        """Number of each sample (NaN if there is none), or its position in the levels, which are returned, too.
+
+        - `known`: Levels of the fit; a sample with another one gets -1.
+        """
+        sample, what = cast("NDArray[np.int64]", rows.sample), f"covariate_keys={key!r}"
+        if holds_numbers(data, key) and not known:
+            numbers, codes = np.unique(joined_numbers(data, key, "covariate_keys"), return_inverse=True)
+            code = label_samples(sample, codes, rows.samples, tuple(map(str, numbers)), what, "value")
+            return np.append(numbers, np.nan)[code], ()
+        column = joined_column(data, key).without(self._setup.unlabeled_category)
+        column = column.with_names_of(known) if known else column
+        code = label_samples(sample, column.codes, rows.samples, column.names, what, "value")
+        if not known:
+            return np.where(code < 0, np.nan, code), column.names
+        if new := [name for name in column.names if name not in known]:
+            warnings.warn(
+                f"{what} holds {new}, which no sample of the fit has: their effects are not removed.",
+                UserWarning,
+                skip_file_prefixes=(PACKAGE,),
+            )
+        lookup = np.array([known.index(name) if name in known else -1 for name in column.names] + [np.nan])
+        return lookup[code], known
+
+    @staticmethod
+    def _check_values(key: str, values: NDArray[np.float64]) -> None:
+        """Raise a ValueError if a sample has no value."""
+        if missing := int(np.isnan(values).sum()):
+            raise ValueError(f"covariate_keys={key!r}: {missing} samples have no value: give them one.")
+
+    def _fit_covariates(
+        self, keys: Sequence[str], patients: NDArray[np.int64]
+    ) -> tuple[tuple[CovariateCode, ...], NDArray[np.float64] | None]:
+        """Codes of covariates in some of the patients, and their columns (P, q); None without covariates."""
+        if not isinstance(keys, Sequence) or keys:
+            check_columns("covariate_keys", keys, "() for no covariates")
+        codes, columns = [], []
+        for key in keys:
+            values, levels = self._read_sample_values(key, self._fitted_rows(), self.adata)
+            self._check_values(key, values[patients])
+            codes.append(CovariateCode.fit(key, values[patients], levels))
+            columns.append(codes[-1].columns(values[patients]))
+        return tuple(codes), np.hstack(columns) if columns else None
+
+    def _covariate_columns(self, rows: Rows, data: Data) -> NDArray[np.float64] | None:
+        """Columns (Q, q) of the covariates of the fit for the samples of some cells; None without covariates."""
+        columns = []
+        for code in self._fitted().covariates:
+            values, _ = self._read_sample_values(code.key, rows, data, code.levels)
+            self._check_values(code.key, values)
+            columns.append(code.columns(values))
+        return np.hstack(columns) if columns else None
 
     def _sample_columns(self) -> pd.DataFrame:
         """Number of cells of each sample, and the columns of the cells that have one value in each."""

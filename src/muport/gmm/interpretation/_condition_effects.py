@@ -24,6 +24,7 @@ def condition_effects(
     *,
     n_permutations: int = 999,
     random_state: int = 0,
+    strata: NDArray[np.int64] | None = None,
 ) -> pd.DataFrame:
     """Test which matched components differ between conditions, in their mean or in their fraction of cells.
 
@@ -36,6 +37,7 @@ def condition_effects(
     - `condition`: (P,) codes 0..C-1.
     - `n_permutations`: Number of permutations; the smallest p-value is 1 / (`n_permutations` + 1).
     - `random_state`: Seed of the permutations.
+    - `strata`: (P,) codes; conditions are permuted within strata.
 
     Returns one row per group. ``n_patients``: number of patients that have it. ``state_shift``: largest distance
     between the means of two conditions, in standard deviations of its cells. ``state_effect``: fraction of the variance
@@ -47,7 +49,9 @@ def condition_effects(
     codes = _check_condition(condition, len(mixtures))
     position, present = _whitened_means(mixtures, groups)
     n = np.bincount(codes)
-    permuted = np.random.default_rng(random_state).permuted(np.tile(codes, (n_permutations, 1)), axis=1)
+    permuted, rng = np.tile(codes, (n_permutations, 1)), np.random.default_rng(random_state)
+    for rows in [slice(None)] if strata is None else [strata == code for code in np.unique(strata)]:
+        permuted[:, rows] = rng.permuted(permuted[:, rows], axis=1)
     labels = np.eye(len(n))[np.vstack([codes[None], permuted])]
     state_shift, state_effect, state_p = _test_groups(position, present, labels)
     root = np.sqrt(groups.shares)[:, :, None]

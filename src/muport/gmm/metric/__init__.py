@@ -8,7 +8,8 @@ In the order of reading:
 - ``_pair_scatters``: the displacements of every pair of patients, as one matrix per pair
 - ``_discriminant_axes``: the closed form of the metric that separates conditions
 - ``_gradient_training``: training of the metric by gradient steps (neighborhood components, triplets)
-- ``_kernel_ridge``: balanced, calibrated kernel ridge classification from distances
+- ``_nuisance``: covariates, and distances without their effects
+- ``_kernel_ridge``: kernel ridge regression and calibrated classification from distances
 - ``_metric_settings``: the options of the metric, checked
 - ``_ground_metric``: a fitted metric, and the distances under it
 - ``_metric_candidates``: metrics for all combinations of options, and their held-out losses

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from scipy.special import softmax
 
+from muport.gmm.metric._nuisance import remove_covariates
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -167,6 +169,7 @@ def score_held_out(
     squared: Callable[[Sequence[NDArray[np.int64]]], NDArray[np.float64]],
     condition: NDArray[np.int64],
     folds: Sequence[NDArray[np.int64]],
+    columns: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Compute scores (V, L, P, C) of training patients by fits to the others; NaN for patients of no fold.
 
@@ -174,15 +177,21 @@ def score_held_out(
       held out.
     - `condition`: (P,) codes.
     - `folds`: Rows of each fold.
+    - `columns`: (P, q) covariates, whose effects are removed from the distances by fits to the others.
     """
     classes = int(condition.max()) + 1
-    return _hold_out(squared, lambda rest: _indicators(condition[rest][:, None], classes), len(condition), folds)
+
+    def encode(rest: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return _indicators(condition[rest][:, None], classes)
+
+    return _hold_out(squared, encode, len(condition), folds, columns)
 
 
 def regress_held_out(
     squared: Callable[[Sequence[NDArray[np.int64]]], NDArray[np.float64]],
     target: NDArray[np.float64],
     folds: Sequence[NDArray[np.int64]],
+    columns: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Predict targets (V, L, P) of training patients by fits to the others, as :func:`score_held_out` does conditions.
 
@@ -193,7 +202,7 @@ def regress_held_out(
         values = target[rest][:, None, :, None]
         return np.full(values.shape, 1 / values.shape[2]), values - values.mean(axis=2, keepdims=True)
 
-    return _hold_out(squared, encode, len(target), folds)[..., 0]
+    return _hold_out(squared, encode, len(target), folds, columns)[..., 0]
 
 
 def _hold_out(
@@ -201,6 +210,7 @@ def _hold_out(
     encode: Callable[[NDArray[np.int64]], tuple[NDArray[np.float64], NDArray[np.float64]]],
     n: int,
     folds: Sequence[NDArray[np.int64]],
+    columns: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     """Predictions (V, L, P, T) of held-out patients.
 
@@ -211,7 +221,7 @@ def _hold_out(
         return np.full((squared(folds).shape[1], len(PENALTIES), n, n_targets), np.nan)
     step = max(1, _MAX_ENTRIES // n**2)
     parts = [folds[low : low + step] for low in range(0, len(folds), step)]
-    pairs = [pair for part in parts for pair in _predict_by_size(squared(part), encode, n, part)]
+    pairs = [pair for part in parts for pair in _predict_by_size(squared(part), encode, n, part, columns)]
     predictions = np.full((*pairs[0][1].shape[:2], n, pairs[0][1].shape[-1]), np.nan)
     for rows, held_out in pairs:
         predictions[:, :, rows] = held_out
@@ -223,6 +233,7 @@ def _predict_by_size(
     encode: Callable[[NDArray[np.int64]], tuple[NDArray[np.float64], NDArray[np.float64]]],
     n: int,
     folds: Sequence[NDArray[np.int64]],
+    columns: NDArray[np.float64] | None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Held-out rows and their predictions (V, L, rows, T); folds of one size are solved together."""
     everyone = np.arange(n)
@@ -233,6 +244,8 @@ def _predict_by_size(
         train, squared_new = (
             np.moveaxis(squared[index[:, None, None], :, rows[:, :, None], rest[:, None]], 3, 1) for rows in (rest, new)
         )
+        if columns is not None:
+            train, squared_new = remove_covariates(train, squared_new, columns[rest][:, None], columns[new][:, None])
         predictions = np.moveaxis(ridge_regression(train, squared_new, *encode(rest)), 0, 2)
         yield new.ravel(), predictions.reshape(*predictions.shape[:2], -1, predictions.shape[-1])
 

@@ -54,6 +54,7 @@ def fit_metric_candidates(
     *,
     group: NDArray[np.int64] | None = None,
     plans: CohortPlans | None = None,
+    columns: NDArray[np.float64] | None = None,
 ) -> list[MetricCandidate]:
     """Fit metrics in which patients of one condition are near each other and far from the others.
 
@@ -64,6 +65,7 @@ def fit_metric_candidates(
     - `condition`: (P,) codes 0..C-1.
     - `group`: (P,) person of each sample, if a person has several; they are held out together.
     - `plans`: Plans of these mixtures, with the same states and seed, which may be reused with other conditions.
+    - `columns`: (P, q) covariates, whose effects are removed from the distances before the classifier.
 
     Returns the distance without a learned metric first, unless only the composition is asked for; then the learned
     ones, with the composition alone once, since it is the same for all. Raises ValueError if there is only one
@@ -77,7 +79,7 @@ def fit_metric_candidates(
     code = code.astype(np.int64)
     folds = inner_folds(code, np.arange(len(code)) if group is None else np.asarray(group))
     metrics, squared = fit_metrics(mixtures, code, settings, plans)
-    scores = score_held_out(squared, code, folds)
+    scores = score_held_out(squared, code, folds, columns)
     calibrations = calibrate(scores, code)
     return [
         MetricCandidate(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     type FoldMixtures = tuple[Mixtures, Mixtures]
 
 __all__ = [
-    "CrossValidation", "bootstrap_intervals", "cross_validate", "fit_fold", "make_folds", "number_folds",
+    "CrossValidation", "bootstrap_intervals", "columns_of", "cross_validate", "fit_fold", "make_folds", "number_folds",
     "permutation_p_values", "permute_within", "predict_folds", "score_predictions", "summarize",
 ]  # fmt: skip
 
@@ -247,12 +247,20 @@ def predict_folds(
         cache: PlanCache = {}
         for probabilities, label in zip(p, labels, strict=True):
             classifier = fit_classifier(
-                train, label[rest], settings, group=group[rest], plans=plans, counts=counts.subset(rest)
+                train, label[rest], settings, group=group[rest], plans=plans, counts=counts.subset(rest),
+                columns=columns_of(cells, rest),
+            )  # fmt: skip
+            probabilities[rows] = predict_conditions(
+                classifier, test, cache, counts.subset(rows), columns_of(cells, rows)
             )
-            probabilities[rows] = predict_conditions(classifier, test, cache, counts.subset(rows))
             weights.append(list(classifier.family_weights().values()))
         families.append(weights)
     return p, np.array(families).swapaxes(0, 1)
+
+
+def columns_of(cells: LabeledCells, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Covariates of some patients, if there are any."""
+    return None if cells.columns is None else cells.columns[rows]
 
 
 def _permute(

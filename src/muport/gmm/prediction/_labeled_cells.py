@@ -26,6 +26,7 @@ class LabeledCells:
     - `weight`: (n,) weights of the cells, or None.
     - `cell_type`: (n,) codes of the annotated types, -1 for a cell without one; None without annotation.
     - `n_types`: Number of types.
+    - `columns`: (P, q) covariates of the samples, whose effects are removed; None without covariates.
     """
 
     x: NDArray[np.float64]
@@ -35,6 +36,7 @@ class LabeledCells:
     weight: NDArray[np.float64] | None = None
     cell_type: NDArray[np.int64] | None = None
     n_types: int = 0
+    columns: NDArray[np.float64] | None = None
 
     @classmethod
     def check(
@@ -47,6 +49,7 @@ class LabeledCells:
         *,
         cell_type: NDArray[np.int64] | None = None,
         n_types: int = 0,
+        columns: NDArray[np.float64] | None = None,
     ) -> LabeledCells:
         """Return checked arrays; by default each sample is a group.
 
@@ -66,7 +69,8 @@ class LabeledCells:
         if groups.shape != label.shape:
             raise ValueError(f"group has {len(groups)} entries for {len(label)} samples.")
         return cls(
-            cells, code.astype(np.int64), label.astype(np.int64), groups.astype(np.int64), weight, cell_type, n_types
+            cells, code.astype(np.int64), label.astype(np.int64), groups.astype(np.int64), weight, cell_type, n_types,
+            columns,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -79,6 +83,7 @@ class LabeledCells:
             self.x[rows], np.searchsorted(patients, self.sample[rows]), self.condition[patients], self.group[patients],
             None if self.weight is None else self.weight[rows],
             None if self.cell_type is None else self.cell_type[rows], self.n_types,
+            None if self.columns is None else self.columns[patients],
         )  # fmt: skip
 
     def counts(self) -> CellCounts:

@@ -110,6 +110,7 @@ def fit_outcome(
     group: NDArray[np.int64] | None = None,
     plans: CohortPlans | None = None,
     counts: CellCounts | None = None,
+    columns: NDArray[np.float64] | None = None,
 ) -> OutcomePredictor:
     """Fit all views and their weights, as :func:`muport.gmm.prediction._patient_classifier.fit_classifier` for classes.
 
@@ -118,16 +119,16 @@ def fit_outcome(
 
     - `mixtures`: Mixtures of the P training patients.
     - `outcome`: Their outcomes, all known.
-    - `settings`, `group`, `plans`, `counts`: As for the classifier.
+    - `settings`, `group`, `plans`, `counts`, `columns`: As for the classifier.
     """
     slices, groups = outcome.slices(), np.arange(len(outcome)) if group is None else np.asarray(group)
     cohort = CohortPlans(mixtures, settings.n_states, settings.random_state) if plans is None else plans
     metrics, squared = fit_metrics(mixtures, slices, settings, cohort)
     families, squared_ratios = log_ratio_views(mixtures, cohort, counts)
     folds, target = outcome_folds(outcome, groups), outcome.target()
-    predictions = regress_held_out(squared, target, folds)
+    predictions = regress_held_out(squared, target, folds, columns)
     if families:
-        ratios = regress_held_out(lambda rows: squared_ratios[None].repeat(len(rows), 0), target, folds)
+        ratios = regress_held_out(lambda rows: squared_ratios[None].repeat(len(rows), 0), target, folds, columns)
         predictions = np.concatenate([predictions, ratios])
     fits = fit_predictions(predictions, outcome)
     values = np.array([fit.slope * own[fit.penalty] for own, fit in zip(predictions, fits, strict=True)])
@@ -145,7 +146,7 @@ def fit_outcome(
     weights = iter(weight.tolist())
     weighted = tuple(replace(view, weight=next(weights)) for view in views)
     weighted_ratios = tuple(replace(view, weight=next(weights)) for view in ratio_views)
-    classifier = PatientClassifier(weighted, mixtures, slices, int(slices.max()) + 1, weighted_ratios, counts)
+    classifier = PatientClassifier(weighted, mixtures, slices, int(slices.max()) + 1, weighted_ratios, counts, columns)
     return _calibrated(classifier, outcome, weight, values, errors)
 
 
@@ -191,6 +192,7 @@ def predict_outcome(
     mixtures: Mixtures,
     cache: PlanCache | None = None,
     counts: CellCounts | None = None,
+    columns: NDArray[np.float64] | None = None,
 ) -> OutcomePrediction:
     """Predict the outcomes of Q new patients; arguments as for the classifier."""
     outcome = predictor.outcome
@@ -198,7 +200,7 @@ def predict_outcome(
     target = target - target.mean(axis=0)
     weight = np.full(target.shape, 1 / len(target))
     values, weights, errors = [], [], []
-    for view, train, new in view_distances(predictor.views, mixtures, {} if cache is None else cache, counts):
+    for view, train, new in view_distances(predictor.views, mixtures, {} if cache is None else cache, counts, columns):
         fit = view.calibration
         values.append(fit.slope * ridge_regression(train, new, weight, target)[fit.penalty, :, 0])
         weights.append(view.weight)

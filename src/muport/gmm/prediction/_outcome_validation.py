@@ -16,6 +16,7 @@ from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.metric._pair_scatters import CohortPlans
 from muport.gmm.prediction._cross_validation import (
     bootstrap_intervals,
+    columns_of,
     fit_fold,
     number_folds,
     permutation_p_values,
@@ -192,9 +193,10 @@ def _predict_folds(
         cache: PlanCache = {}
         for index, (outcome, result) in enumerate(zip(outcomes, results, strict=True)):
             predictor = fit_outcome(
-                train, outcome.subset(rest), settings, group=cells.group[rest], plans=plans, counts=counts.subset(rest)
-            )
-            own = predict_outcome(predictor, test, cache, counts.subset(rows))
+                train, outcome.subset(rest), settings, group=cells.group[rest], plans=plans, counts=counts.subset(rest),
+                columns=columns_of(cells, rest),
+            )  # fmt: skip
+            own = predict_outcome(predictor, test, cache, counts.subset(rows), columns_of(cells, rows))
             for name in ("value", "error", "probabilities", "deviation"):
                 getattr(result, name)[rows] = getattr(own, name)
             if index == 0:

@@ -21,6 +21,7 @@ from muport.gmm.metric._kernel_ridge import (
 from muport.gmm.metric._log_ratios import CellCounts, squared_ratio_distances, state_ratios, type_ratios
 from muport.gmm.metric._metric_candidates import fit_metric_candidates
 from muport.gmm.metric._metric_settings import MetricSettings
+from muport.gmm.metric._nuisance import remove_covariates
 from muport.gmm.metric._pair_scatters import CohortPlans
 from muport.gmm.metric._reference_states import squared_composition_distances
 from muport.gmm.prediction._view_weights import weigh_views
@@ -93,6 +94,7 @@ class PatientClassifier:
     - `n_classes`: Number C of conditions.
     - `ratio_views`: Views on log-ratios; none in models of earlier versions.
     - `counts`: Cells of the training patients, if there are views on log-ratios.
+    - `columns`: (P, q) covariates, whose effects are removed from all distances; None without covariates.
     """
 
     views: tuple[View, ...]
@@ -101,6 +103,7 @@ class PatientClassifier:
     n_classes: Annotated[int, "1.."]
     ratio_views: tuple[RatioView, ...] = ()
     counts: CellCounts | None = None
+    columns: Annotated[NDArray[np.float64], "P *"] | None = None
 
     def check_consistency(self) -> None:
         """Raise a ValueError unless each patient has a mixture, and each view on log-ratios its counts."""
@@ -153,6 +156,7 @@ def fit_classifier(
     group: NDArray[np.int64] | None = None,
     plans: CohortPlans | None = None,
     counts: CellCounts | None = None,
+    columns: NDArray[np.float64] | None = None,
 ) -> PatientClassifier:
     """Fit all views and their weights.
 
@@ -167,13 +171,14 @@ def fit_classifier(
     - `group`: (P,) person of each sample, if a person has several.
     - `plans`: Plans of these mixtures, which do not depend on the conditions; computed by default.
     - `counts`: Cells of the training patients.
+    - `columns`: (P, q) covariates, whose effects are removed from all distances.
     """
     code = np.asarray(condition, dtype=np.int64)
     groups = np.arange(len(code)) if group is None else np.asarray(group)
     cohort = CohortPlans(mixtures, settings.n_states, settings.random_state) if plans is None else plans
-    candidates = fit_metric_candidates(mixtures, code, settings, group=groups, plans=cohort)
+    candidates = fit_metric_candidates(mixtures, code, settings, group=groups, plans=cohort, columns=columns)
     views = [View(candidate.metric, candidate.calibration, 0.0) for candidate in candidates]
-    ratio_views, held_out = _fit_ratio_views(mixtures, cohort, counts, code, groups)
+    ratio_views, held_out = _fit_ratio_views(mixtures, cohort, counts, code, groups, columns)
     probabilities = np.stack([*(candidate.held_out for candidate in candidates), *held_out])
     families = [view.family for view in views] + [view.family for view in ratio_views]
     # the types come last
@@ -183,7 +188,7 @@ def fit_classifier(
     # the views on distances come first
     weighted = tuple(replace(view, weight=next(weights)) for view in views)
     weighted_ratios = tuple(replace(view, weight=next(weights)) for view in ratio_views)
-    return PatientClassifier(weighted, mixtures, code, int(code.max()) + 1, weighted_ratios, counts)
+    return PatientClassifier(weighted, mixtures, code, int(code.max()) + 1, weighted_ratios, counts, columns)
 
 
 def _fit_ratio_views(
@@ -192,13 +197,14 @@ def _fit_ratio_views(
     counts: CellCounts | None,
     condition: NDArray[np.int64],
     group: NDArray[np.int64],
+    columns: NDArray[np.float64] | None,
 ) -> tuple[list[RatioView], list[NDArray[np.float64]]]:
     """Views on log-ratios, of weight 0, and their probabilities (P, C) of held-out patients."""
     families, squared = log_ratio_views(mixtures, cohort, counts)
     if not families:
         return [], []
     folds = inner_folds(condition, group)
-    scores = score_held_out(lambda rows: squared[None].repeat(len(rows), 0), condition, folds)
+    scores = score_held_out(lambda rows: squared[None].repeat(len(rows), 0), condition, folds, columns)
     fits = calibrate(scores, condition)
     views = [RatioView(family, fit, 0.0) for family, fit in zip(families, fits, strict=True)]
     return views, [to_probabilities(own[fit.penalty], fit.slope) for own, fit in zip(scores, fits, strict=True)]
@@ -227,6 +233,7 @@ def predict_conditions(
     mixtures: Mixtures,
     cache: PlanCache | None = None,
     counts: CellCounts | None = None,
+    columns: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Predict probabilities (Q, C) of the conditions of new patients; rows sum to 1.
 
@@ -234,9 +241,10 @@ def predict_conditions(
     - `cache`: Plans of earlier calls with the same training and new patients, for any conditions; extended by this
       call.
     - `counts`: Cells of the new patients, needed by views on log-ratios.
+    - `columns`: (Q, q) covariates of the new patients, needed if the classifier removes their effects.
     """
     total = np.zeros((len(mixtures), classifier.n_classes))
-    for view, train, new in view_distances(classifier, mixtures, {} if cache is None else cache, counts):
+    for view, train, new in view_distances(classifier, mixtures, {} if cache is None else cache, counts, columns):
         scores = ridge_scores(train, new, classifier.condition, classifier.n_classes)[view.calibration.penalty]
         total += view.weight * to_probabilities(scores, view.calibration.slope)
     p: NDArray[np.float64] = total / total.sum(axis=1, keepdims=True)
@@ -244,12 +252,20 @@ def predict_conditions(
 
 
 def view_distances(
-    classifier: PatientClassifier, new: Mixtures, cache: PlanCache, counts: CellCounts | None
+    classifier: PatientClassifier,
+    new: Mixtures,
+    cache: PlanCache,
+    counts: CellCounts | None,
+    columns: NDArray[np.float64] | None = None,
 ) -> list[tuple[View | RatioView, NDArray[np.float64], NDArray[np.float64]]]:
     """Squared distances among training patients, and from new ones to them, of each view with a relevant weight."""
     distances: list[tuple[View | RatioView, NDArray[np.float64], NDArray[np.float64]]]
-    distances = [*_metric_distances(classifier, new, cache)]
-    return distances + [*_ratio_distances(classifier, new, counts)]
+    distances = [*_metric_distances(classifier, new, cache), *_ratio_distances(classifier, new, counts)]
+    if classifier.columns is None:
+        return distances
+    if columns is None:
+        raise ValueError("the classifier removes the effects of covariates: those of the new patients must be given.")
+    return [(view, *remove_covariates(train, to, classifier.columns, columns)) for view, train, to in distances]
 
 
 def _ratio_distances(

@@ -136,5 +136,6 @@ def _training_part(cells: LabeledCells, rows: NDArray[np.int64]) -> LabeledCells
     """The patients outside a fold, checked again and with groups numbered without gaps."""
     part = cells.subset(np.setdiff1d(np.arange(len(cells)), rows))
     return LabeledCells.check(
-        part.x, part.sample, part.condition, part.group, part.weight, cell_type=part.cell_type, n_types=part.n_types
+        part.x, part.sample, part.condition, part.group, part.weight, cell_type=part.cell_type, n_types=part.n_types,
+        columns=part.columns,
     )  # fmt: skip
