@@ -208,7 +208,6 @@ def test_nothing_is_written_unless_asked(cohort, model):
     ("base", "changed"),
     [
         ({}, {"n_comps": 1}),
-        ({}, {"method": "nca"}),
         ({}, {"method": "triplet"}),
         ({}, {"ridge": 0.01}),
         ({}, {"tau": 0.3}),

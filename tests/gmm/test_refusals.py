@@ -94,7 +94,7 @@ BAD_CALLS = {
     "shrinkage": (lambda m: m.fit_gmm(k_comps=2, shrinkage=-3), ValueError, "shrinkage=-3"),
     "key": (lambda m: m.fit_gmm(k_comps=2, gmm_key=3), TypeError, "gmm_key=3"),
     "metric before fit": (lambda m: m.train_gmm(), NotFittedError, "not trained"),
-    "method": (lambda m: m.train(method="lda", progress=False), ValueError, "method='lda'.*'nca'"),
+    "method": (lambda m: m.train(method="lda", progress=False), ValueError, "method='lda'.*'triplet'"),
     "no axes": (lambda m: m.train(n_comps=0, progress=False), ValueError, "n_comps=0"),
     "axes as a word": (lambda m: m.train(n_comps="all", progress=False), ValueError, "n_comps='all'"),
     "unknown group": (lambda m: m.train(group_key="person", progress=False), KeyError, "person"),

@@ -77,3 +77,41 @@ def test_types_are_needed(drawn, set_up):
     with pytest.raises(ValueError, match="set up a cell_type_key"):
         model.test_abundance("types")
     assert "X_types" not in model.to_adata().obsm
+
+
+def test_pseudobulk_adds_up_the_counts(typed):
+    adata = typed.adata
+    adata.X = np.random.default_rng(0).poisson(2.0, size=adata.shape).astype(np.float32)
+    sums = typed.to_pseudobulk(min_cells=1)
+    total = np.asarray(adata.X).sum()
+    assert sums.X.sum() == total
+    assert set(sums.obs["cell_type"]) == {"S0", "S1", "S2"}
+    cells = (adata.obs["sample"] == "P03") & (adata.obs["cell_type"] == "S1")
+    row = sums[(sums.obs["sample"] == "P03") & (sums.obs["cell_type"] == "S1")]
+    np.testing.assert_array_equal(row.X[0], np.asarray(adata.X)[cells.to_numpy()].sum(0))
+    assert {"condition", "age", "batch", "n_cells"} <= set(sums.obs)
+    components = typed.to_pseudobulk("components", min_cells=1)
+    assert components.X.sum() == total
+    assert set(components.obs["component"]) <= {f"component {i}" for i in range(3)}
+    with pytest.raises(ValueError, match="no row"):
+        typed.to_pseudobulk(min_cells=1000)
+
+
+def test_a_moved_state_is_found(drawn, set_up):
+    adata = drawn(12, 60)
+    code = adata.obs["sample"].cat.codes
+    adata.obs["batch"] = np.array(["x", "y", "y"])[code % 3]
+    adata.obs["same"] = adata.obs["condition"].astype(str)
+    model = set_up(adata)
+    model.fit_gmm(k_comps=3, refit="full", verbose=False)
+    table = model.test_state(covariate_keys=["batch"], n_permutations=199)
+    types = model.get_component_types("cell_type").share
+    moved = f"component {int(types[adata.uns['simulation']['affected_state']].to_numpy().argmax())}"
+    assert table["shift"].idxmax() == table["mean_shift"].idxmax() == moved
+    assert table.loc[moved, "q"] < 0.05
+    assert (table["p"] >= 1 / 200).all()
+    np.testing.assert_array_equal(model.test_state(["batch"], n_permutations=199)["p"], table["p"])
+    with pytest.raises(ValueError, match="determine the outcome"):
+        model.test_state(["same"])
+    with pytest.raises(ValueError, match="n_permutations=0"):
+        model.test_state(n_permutations=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from muport._checks import check_integers, check_seed
-from muport.gmm._fitted_state import fit_new_patients, labeled_patients, make_fitter
-from muport.gmm._inference import row_samples, row_types, row_weights
+from muport.gmm._fitted_state import check_confounding, fit_new_patients, labeled_patients, make_fitter
+from muport.gmm._inference import PACKAGE, row_samples, row_types, row_weights
+from muport.gmm._outcome_columns import read_outcome
 from muport.gmm._sample_tables import SampleTables
 from muport.gmm.metric._log_ratios import CellCounts
 from muport.gmm.metric._metric_settings import MetricSettings
@@ -19,6 +21,7 @@ from muport.gmm.prediction._cross_validation import CrossValidation, cross_valid
 from muport.gmm.prediction._labeled_cells import LabeledCells
 from muport.gmm.prediction._outcome_predictor import predict_outcome
 from muport.gmm.prediction._outcome_validation import validate_outcome
+from muport.gmm.prediction._outcomes import OUTCOMES
 from muport.gmm.prediction._patient_classifier import predict_conditions
 from muport.gmm.prediction._tuning import check_grid, tune
 
@@ -27,11 +30,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from muport.data import Rows
     from muport.gmm._fitted_state import GMMState
     from muport.gmm._inference import Data
     from muport.gmm.mixtures._mixtures import Mixtures
     from muport.gmm.prediction._outcome_predictor import OutcomePrediction, OutcomePredictor
     from muport.gmm.prediction._outcome_validation import OutcomeValidation
+    from muport.gmm.prediction._outcomes import Outcome, OutcomeKind
     from muport.gmm.prediction._patient_classifier import PatientClassifier
     from muport.gmm.prediction._tuning import Tuning
 
@@ -226,6 +231,33 @@ class ConditionPrediction(SampleTables):
         known = state.outcome.known()
         state.outcome.subset(known).check_variation(f"labels_key={self._setup.labels_key!r}")
         return known
+
+    def _warn_of_confounding(self, known: NDArray[np.int64], columns: NDArray[np.float64], keys: Sequence[str]) -> None:
+        """Warn, or raise a ValueError, if covariates determine much of the outcome of the patients."""
+        state: GMMState = self._fitted()
+        if state.outcome is None:
+            target = np.eye(len(state.conditions))[state.condition[known]]
+        else:
+            target = state.outcome.subset(known).target()[:, None]
+        if (message := check_confounding(target, columns, keys)) is not None:
+            warnings.warn(message, UserWarning, skip_file_prefixes=(PACKAGE,))
+
+    @property
+    def outcome(self) -> str | None:
+        """Type of the outcome in the column `labels_key`: ``"class"`` or another; None without this column."""
+        # models of earlier versions were set up without the argument
+        if self._setup.labels_key is None:
+            return None
+        kind: str = self.registry_["setup_args"].get("outcome", "auto")
+        return "class" if kind == "auto" else kind
+
+    def _read_outcome(self, rows: Rows, condition: NDArray[np.int64]) -> Outcome | None:
+        """The outcome of each sample; None if it is a class, or there is none."""
+        arguments = self.registry_["setup_args"]
+        if self.outcome not in OUTCOMES:
+            return None
+        kind = cast("OutcomeKind", self.outcome)
+        return read_outcome(self.adata, rows, condition, kind, arguments["labels_key"], arguments["event_key"])
 
     def _mixtures(self, data: Data | None) -> tuple[Mixtures, pd.Index, CellCounts | None, NDArray[np.float64] | None]:
         """Mixtures of the patients of the fit, or of new patients, their names, cells, and covariates."""

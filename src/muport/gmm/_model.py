@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,15 +12,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from muport._checks import check_seed
 from muport.data import name_holders, register
 from muport.gmm._condition_prediction import ConditionPrediction
-from muport.gmm._fitted_state import GMMState, check_confounding, fit_cohort, labeled_patients
-from muport.gmm._inference import PACKAGE, read_cell_types, row_samples, row_types, row_weights, sample_conditions
-from muport.gmm._outcome_columns import find_kind, read_outcome
+from muport.gmm._fitted_state import GMMState, fit_cohort, labeled_patients
+from muport.gmm._inference import read_cell_types, row_samples, row_types, row_weights, sample_conditions
+from muport.gmm._outcome_columns import find_kind
 from muport.gmm.metric._log_ratios import CellCounts
 from muport.gmm.metric._metric_settings import BURES, MIXES, RIDGES, MetricSettings
 from muport.gmm.mixtures._component_number import SelectionSettings
 from muport.gmm.mixtures._mixtures import responsibilities
 from muport.gmm.prediction._outcome_predictor import fit_outcome
-from muport.gmm.prediction._outcomes import OUTCOMES
 from muport.gmm.prediction._patient_classifier import fit_classifier
 
 if TYPE_CHECKING:
@@ -29,12 +27,10 @@ if TYPE_CHECKING:
 
     import anndata
     import mudata
-    from numpy.typing import NDArray
 
     from muport.data import Rows
     from muport.gmm._inference import Data
     from muport.gmm.prediction._outcome_predictor import OutcomePredictor
-    from muport.gmm.prediction._outcomes import Outcome, OutcomeKind
     from muport.gmm.prediction._patient_classifier import PatientClassifier
 
 __all__ = ["GMM"]
@@ -305,7 +301,7 @@ class GMM(ConditionPrediction):
     def train_gmm(
         self,
         n_comps: int = 5,
-        method: Literal["fisher", "nca", "triplet"] = "fisher",
+        method: Literal["fisher", "triplet"] = "fisher",
         ridge: float | Sequence[float] = RIDGES,
         tau: float | Sequence[float] = 1.0,
         offset: bool | Sequence[bool] = (False, True),
@@ -334,9 +330,8 @@ class GMM(ConditionPrediction):
         n_comps
             Number of axes of the learned subspace.
         method
-            ``"fisher"``: the closed form. ``"nca"``: the closed form, improved by neighborhood components analysis.
-            ``"triplet"``: the objective of ggml-ot. Gradient training takes about a thousand times as long as the
-            closed form, since it is repeated for every combination and fold.
+            ``"fisher"``: the closed form. ``"triplet"``: the objective of ggml-ot, for comparison with it; its gradient
+            training takes about a thousand times as long, since it is repeated for every combination and fold.
         ridge
             Weight of the cells' covariance within components; 1 is the difference of patients of one condition on an
             ordinary axis.
@@ -421,7 +416,7 @@ class GMM(ConditionPrediction):
         self,
         k_comps: int | Sequence[int] | None = None,
         n_comps: int = 5,
-        method: Literal["fisher", "nca", "triplet"] = "fisher",
+        method: Literal["fisher", "triplet"] = "fisher",
         component_sharing: Literal["sample_specific", "global", "auto"] = "sample_specific",
         k_selection_metric: Literal["aic", "bic", "heldout_nll"] = "heldout_nll",
         covariance_type: Literal["full", "diag"] = "full",
@@ -482,33 +477,6 @@ class GMM(ConditionPrediction):
                 self.train_gmm(
                     n_comps, method, group_key=group_key, random_state=random_state, covariate_keys=covariate_keys
                 )
-
-    def _warn_of_confounding(self, known: NDArray[np.int64], columns: NDArray[np.float64], keys: Sequence[str]) -> None:
-        """Warn, or raise a ValueError, if covariates determine much of the outcome of the patients."""
-        state: GMMState = self._fitted()
-        if state.outcome is None:
-            target = np.eye(len(state.conditions))[state.condition[known]]
-        else:
-            target = state.outcome.subset(known).target()[:, None]
-        if (message := check_confounding(target, columns, keys)) is not None:
-            warnings.warn(message, UserWarning, skip_file_prefixes=(PACKAGE,))
-
-    @property
-    def outcome(self) -> str | None:
-        """Type of the outcome in the column `labels_key`: ``"class"`` or another; None without this column."""
-        # models of earlier versions were set up without the argument
-        if self._setup.labels_key is None:
-            return None
-        kind: str = self.registry_["setup_args"].get("outcome", "auto")
-        return "class" if kind == "auto" else kind
-
-    def _read_outcome(self, rows: Rows, condition: NDArray[np.int64]) -> Outcome | None:
-        """The outcome of each sample; None if it is a class, or there is none."""
-        arguments = self.registry_["setup_args"]
-        if self.outcome not in OUTCOMES:
-            return None
-        kind = cast("OutcomeKind", self.outcome)
-        return read_outcome(self.adata, rows, condition, kind, arguments["labels_key"], arguments["event_key"])
 
     def _write(self, key: str, rows: Rows) -> None:
         """Write the mixtures, and the components and responsibilities of the cells, into the data."""

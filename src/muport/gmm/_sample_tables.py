@@ -10,13 +10,16 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from muport._checks import check_columns, check_option
+from muport._checks import check_columns, check_integers, check_option, check_seed
 from muport.data import holds_numbers, joined_column, joined_numbers
-from muport.gmm._fitted_state import label_samples
+from muport.gmm._fitted_state import check_confounding, label_samples
 from muport.gmm._inference import PACKAGE, CohortInference
 from muport.gmm.interpretation._abundance import Covariate, abundance_effects
+from muport.gmm.interpretation._cell_types import sum_by_group
+from muport.gmm.interpretation._state_effects import state_effects
 from muport.gmm.metric._log_ratios import centered_log_ratios
 from muport.gmm.metric._nuisance import CovariateCode
+from muport.pp.samples._pseudobulk import to_pseudobulk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,6 +157,124 @@ class SampleTables(CohortInference):
         ratios = centered_log_ratios(shares, total)
         fractions = shares / shares.sum(axis=1, keepdims=True)
         return abundance_effects(ratios, fractions, state.condition[known], state.conditions, names, covariates)
+
+    def test_state(
+        self,
+        covariate_keys: Sequence[str] = (),
+        strata_key: str | None = None,
+        groups: ComponentGroups | None = None,
+        n_permutations: int = 999,
+        random_state: int = 0,
+    ) -> pd.DataFrame:
+        """Test which matched components move between conditions, in their mean or covariance.
+
+        The movement is the Wasserstein distance of the component in a sample from its barycenter, along the geodesic:
+        means and roots of covariances, in standard deviations of its cells. Conditions of samples are permuted, so the
+        samples are the replicates.
+
+        Parameters
+        ----------
+        covariate_keys
+            Columns whose linear effects are removed, as in :meth:`test_abundance`.
+        strata_key
+            Column with the stratum of each cell, within which conditions are permuted: the person, for samples before
+            and after.
+        groups
+            Result of :meth:`match_components`; computed by default.
+        n_permutations
+            Number of permutations; the smallest p-value is 1 / (`n_permutations` + 1).
+        random_state
+            Seed.
+
+        Returns
+        -------
+        One row per component: ``n_samples`` that have it; ``shift``, the largest distance between two conditions,
+        ``p``, and ``q`` of Benjamini and Hochberg; and the same of means (``mean_shift`` ...) and covariances
+        (``covariance_shift`` ...) alone.
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+        ValueError
+            If fewer than two conditions are known, samples lack a covariate or a stratum, or the covariates determine
+            the condition.
+        """
+        state: GMMState = self._fitted()
+        check_integers(n_permutations=n_permutations)
+        check_seed(random_state)
+        known = self._known_patients()
+        columns = self._fit_covariates(covariate_keys, known)[1]
+        if columns is not None:
+            check_confounding(np.eye(len(state.conditions))[state.condition[known]], columns, covariate_keys)
+        strata = None
+        if strata_key is not None:
+            strata = self._read_groups(strata_key, self._fitted_rows(), "strata_key", "stratum")
+        matched = groups if groups is not None else self.match_components(random_state=random_state)
+        return state_effects(
+            state.cohort.mixtures.subset(known), matched.subset(known), state.condition[known],
+            [f"component {i}" for i in range(len(matched))], columns=columns,
+            strata=None if strata is None else strata[known], n_permutations=n_permutations, random_state=random_state,
+        )  # fmt: skip
+
+    def to_pseudobulk(
+        self,
+        by: Literal["types", "components"] | None = None,
+        layer: str | None = None,
+        min_cells: int = 10,
+        modality: str = "rna",
+        groups: ComponentGroups | None = None,
+        random_state: int = 0,
+    ) -> anndata.AnnData:
+        """Add up the counts of the cells of each sample and component, or type, with :func:`muport.pp.to_pseudobulk`.
+
+        Tests of differential expression, such as those of pydeseq2 and edgeR, take the result, with samples as
+        replicates.
+
+        Parameters
+        ----------
+        by
+            As for :meth:`test_abundance`. A cell counts for its most probable component.
+        layer, min_cells, modality
+            As for :func:`muport.pp.to_pseudobulk`.
+        groups
+            Result of :meth:`match_components`; computed by default.
+        random_state
+            Seed of the matching.
+
+        Returns
+        -------
+        AnnData with a row for each sample and component (or type) of at least `min_cells` cells; ``obs`` has both, and
+        all columns of the cells that have one value in each row, such as the condition.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As :func:`muport.pp.to_pseudobulk`, or if there are no types.
+        """
+        state: GMMState = self._fitted()
+        check_option("by", by, (None, "types", "components"))
+        if by == "types" and not state.types:
+            raise ValueError("by='types' needs annotated types: set up a cell_type_key, or pass by='components'.")
+        rows, data = self._fitted_rows(), self.adata
+        adata = data if isinstance(data, anndata.AnnData) else data.mod[modality]
+        sample = cast("NDArray[np.int64]", rows.sample)
+        if by == "components" or not state.types:
+            matched = groups if groups is not None else self.match_components(random_state=random_state)
+            code = sum_by_group(self.get_responsibilities(), sample, matched).argmax(axis=1).astype(np.int64)
+            names, key = [f"component {i}" for i in range(len(matched))], "component"
+        else:
+            types, names = self._read_types(None, state.types)[0], list(state.types)
+            code, key = cast("NDArray[np.int64]", types), str(self.registry_["setup_args"]["cell_type_key"])
+        columns = {
+            str(self._setup.sample_key): pd.Categorical.from_codes(sample, list(rows.samples)),
+            key: pd.Categorical.from_codes(code, names),
+        }
+        own = pd.DataFrame(columns, index=rows.obs_names).loc[adata.obs_names]
+        obs = data.obs.loc[adata.obs_names].drop(columns=own.columns, errors="ignore").join(own)
+        layers = {} if layer is None or layer not in adata.layers else {layer: adata.layers[layer]}
+        cells = anndata.AnnData(adata.X, obs=obs, var=adata.var, layers=layers)
+        return to_pseudobulk(cells, str(self._setup.sample_key), key, layer, min_cells)
 
     def _known_patients(self) -> NDArray[np.int64]:
         """Patients of known condition, of which there must be two or more."""

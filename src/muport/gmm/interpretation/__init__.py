@@ -7,6 +7,7 @@ In the order of reading:
 - ``_enrichment``: sets of features enriched in them, with decoupler
 - ``_cell_types``: the cell types of matched components
 - ``_condition_effects``: tests of matched components between conditions
+- ``_state_effects``: tests of the mean and covariance of matched components, with covariates
 - ``_abundance``: tests of shares between conditions, with covariates
 
 Symbols: P patients, K components of a patient, M groups of matched components, C conditions, g features, r axes.

@@ -49,13 +49,10 @@ def condition_effects(
     codes = _check_condition(condition, len(mixtures))
     position, present = _whitened_means(mixtures, groups)
     n = np.bincount(codes)
-    permuted, rng = np.tile(codes, (n_permutations, 1)), np.random.default_rng(random_state)
-    for rows in [slice(None)] if strata is None else [strata == code for code in np.unique(strata)]:
-        permuted[:, rows] = rng.permuted(permuted[:, rows], axis=1)
-    labels = np.eye(len(n))[np.vstack([codes[None], permuted])]
-    state_shift, state_effect, state_p = _test_groups(position, present, labels)
+    labels = permute_conditions(codes, n_permutations, random_state, strata)
+    state_shift, state_effect, state_p = compare_groups(position, present, labels)
     root = np.sqrt(groups.shares)[:, :, None]
-    _, share_effect, share_p = _test_groups(root, np.ones(root.shape[:2], dtype=bool), labels)
+    _, share_effect, share_p = compare_groups(root, np.ones(root.shape[:2], dtype=bool), labels)
     mean_share = labels[0].T @ groups.shares / n[:, None]
     return pd.DataFrame(
         {
@@ -70,6 +67,17 @@ def condition_effects(
             "share_q": false_discovery_control(share_p),
         }
     )
+
+
+def permute_conditions(
+    condition: NDArray[np.int64], n_permutations: int, random_state: int, strata: NDArray[np.int64] | None
+) -> NDArray[np.float64]:
+    """Indicators (B, P, C) of the conditions (P,), real ones and then permuted ones, within strata (P,) if given."""
+    permuted, rng = np.tile(condition, (n_permutations, 1)), np.random.default_rng(random_state)
+    for rows in [slice(None)] if strata is None else [strata == code for code in np.unique(strata)]:
+        permuted[:, rows] = rng.permuted(permuted[:, rows], axis=1)
+    indicators: NDArray[np.float64] = np.eye(int(condition.max()) + 1)[np.vstack([condition[None], permuted])]
+    return indicators
 
 
 def _check_condition(condition: ArrayLike, n_patients: int) -> NDArray[np.int64]:
@@ -100,7 +108,7 @@ def _whitened_means(
     return np.where(present[..., None], white, 0.0), present
 
 
-def _test_groups(
+def compare_groups(
     y: NDArray[np.float64], present: NDArray[np.bool_], labels: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Shift, corrected effect and permutation p-value (M,) of y (P, M, r) by labels (B, P, C), the first the real ones.

@@ -7,7 +7,7 @@ In the order of reading:
 - ``_component_plans``: plans between the components of patients, and distances as a function of the metric W
 - ``_pair_scatters``: the displacements of every pair of patients, as one matrix per pair
 - ``_discriminant_axes``: the closed form of the metric that separates conditions
-- ``_gradient_training``: training of the metric by gradient steps (neighborhood components, triplets)
+- ``_gradient_training``: training of the metric by gradient steps on the triplets of ggml-ot
 - ``_nuisance``: covariates, and distances without their effects
 - ``_kernel_ridge``: kernel ridge regression and calibrated classification from distances
 - ``_metric_settings``: the options of the metric, checked

@@ -1,4 +1,4 @@
-"""Training of a ground metric by gradient steps: neighborhood components on fixed plans, and ggml-ot's triplets."""
+"""Training of a ground metric by gradient steps on the triplets of ggml-ot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from muport._checks import check_option
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["TrainingSettings", "compute_triplet_loss", "matrix_norm", "train_metric"]
-
-_START_PENALTY = 1.0  # of the squared relative distance from the start, in the loss of neighborhood components
 
 
 @dataclass(frozen=True)
@@ -58,18 +55,16 @@ def train_metric(
     plan: NDArray[np.float64],
     w: NDArray[np.float64],
     condition: NDArray[np.int64],
-    method: Literal["nca", "triplet"],
     settings: TrainingSettings = TrainingSettings(),
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Improve a metric by gradient steps.
+    """Improve a metric by gradient steps on the mean over triplets of relu(D_ij - D_ik + margin).
+
+    i and j != i have one condition and k another one; plans are solved again under W in every step.
 
     - `features`: (P K, d, c) features of the components of all patients: means, and roots of covariances if c > 1.
     - `plan`: (P, P, K, K) plans between patients, each with sum 1; the plan of a patient with itself is its weights.
     - `w`: (r, d) start.
     - `condition`: (P,) codes.
-    - `method`: ``"nca"``: the balanced log-probability of the own condition among neighbors, with fixed plans.
-      ``"triplet"``: the mean over triplets of relu(D_ij - D_ik + margin), with i and j != i of one condition and k of
-      another, with plans that are solved again under W in every step.
 
     Returns W of the smallest loss (r, d), and the loss of every step. Raises ValueError for mi_reg without covariances.
     """
@@ -79,21 +74,16 @@ def train_metric(
     plans, start = torch.from_numpy(plan), torch.from_numpy(np.ascontiguousarray(w))
     scale = float(_squared_distances(start, points, plans).mean()) or 1.0
     start = start / scale**0.5
-    if method == "nca":
-        trained, history = _minimize_lbfgs(
-            lambda metric: _neighborhood_loss(metric, points, plans, code, start), start, settings
-        )  # fmt: skip
-    else:
-        weights = plans.diagonal(dim1=0, dim2=1).sum(1).T.contiguous()
-        size = matrix_norm(start, settings.reg_type)
+    weights = plans.diagonal(dim1=0, dim2=1).sum(1).T.contiguous()
+    size = matrix_norm(start, settings.reg_type)
 
-        def loss(metric: Tensor) -> Tensor:
-            current = _solve_plans(metric.detach(), points, weights, settings.entropic_reg)
-            triplets = compute_triplet_loss(_squared_distances(metric, points, current), code, settings.alpha)
-            value = triplets + settings.reg * matrix_norm(metric, settings.reg_type) / size
-            return value + settings.mi_reg * _mutual_information(metric, points, weights) if settings.mi_reg else value
+    def loss(metric: Tensor) -> Tensor:
+        current = _solve_plans(metric.detach(), points, weights, settings.entropic_reg)
+        triplets = compute_triplet_loss(_squared_distances(metric, points, current), code, settings.alpha)
+        value = triplets + settings.reg * matrix_norm(metric, settings.reg_type) / size
+        return value + settings.mi_reg * _mutual_information(metric, points, weights) if settings.mi_reg else value
 
-        trained, history = _minimize_adam(loss, start, settings)
+    trained, history = _minimize(loss, start, settings)
     return (trained * scale**0.5).numpy(), history
 
 
@@ -146,21 +136,6 @@ def _solve_plans(w: Tensor, features: Tensor, weights: Tensor, entropic_reg: flo
     return plan
 
 
-def _neighborhood_loss(w: Tensor, features: Tensor, plan: Tensor, code: Tensor, start: Tensor) -> Tensor:
-    """Balanced -log softmax over neighbors of the own condition (Goldberger et al. 2004), and a start penalty."""
-    squared = _squared_distances(w, features, plan)
-    weight = 1 / torch.bincount(code)[code].to(squared)
-    itself = torch.eye(len(code), dtype=torch.bool)
-    logit = (weight.log() - squared).masked_fill(itself, -torch.inf)
-    same = code[:, None] == code
-    # the only patient of a condition has no neighbor of its own condition
-    counts = (same & ~itself).any(1)
-    own = torch.logsumexp(logit[counts].masked_fill(~same[counts], -torch.inf), 1) - torch.logsumexp(logit[counts], 1)
-    change = (w - start).square().sum() / start.square().sum()
-    loss: Tensor = -(own * weight[counts]).sum() / weight[counts].sum() + _START_PENALTY * change
-    return loss
-
-
 def _mutual_information(w: Tensor, features: Tensor, weights: Tensor) -> Tensor:
     """Mean over components of KL(N(., W S W') | its diagonal)."""
     factor = w @ features[:, :, 1:]
@@ -171,28 +146,7 @@ def _mutual_information(w: Tensor, features: Tensor, weights: Tensor) -> Tensor:
     return (information * weights.flatten()).sum() / weights.sum()
 
 
-def _minimize_lbfgs(
-    loss: Callable[[Tensor], Tensor], start: Tensor, settings: TrainingSettings
-) -> tuple[Tensor, NDArray[np.float64]]:
-    """The minimum by L-BFGS, and the loss of every step."""
-    history: list[float] = []
-
-    def evaluate(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        w = torch.from_numpy(flat.copy()).reshape(start.shape).requires_grad_()
-        current = loss(w)
-        gradient = torch.autograd.grad(current, w)[0]
-        return float(current.detach()), gradient.flatten().numpy()
-
-    history.append(evaluate(start.flatten().numpy())[0])
-    solution = minimize(
-        evaluate, start.flatten().numpy(), jac=True, method="L-BFGS-B",
-        options={"maxiter": settings.max_iter, "gtol": settings.stop_thr},
-        callback=lambda flat: history.append(evaluate(flat)[0]),
-    )  # fmt: skip
-    return torch.from_numpy(solution.x).reshape(start.shape), np.array(history)
-
-
-def _minimize_adam(
+def _minimize(
     loss: Callable[[Tensor], Tensor], start: Tensor, settings: TrainingSettings
 ) -> tuple[Tensor, NDArray[np.float64]]:
     """The best step of Adam (Kingma and Ba 2015) with its default rates, and the loss of every step."""

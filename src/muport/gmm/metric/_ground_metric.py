@@ -42,7 +42,7 @@ class GroundMetric:
     - `tau`: Balance of the plans: 1 matches all mass, a smaller value leaves mass without a counterpart unmatched.
     - `offset`: Whether the median shift of a patient's components from the reference states is first subtracted.
     - `bures`: Whether the state distance includes changes of the covariances.
-    - `method`: ``"fisher"``, ``"nca"`` or ``"triplet"``, as in ``MetricSettings``, or ``IDENTITY``.
+    - `method`: ``"fisher"`` or ``"triplet"``, as in ``MetricSettings``, or ``IDENTITY``; ``"nca"`` in older models.
     - `scale`: Cost by which the costs of the plans are divided.
     - `units`: u and v, the median squared distances of the training patients.
     - `reference`: The reference states.

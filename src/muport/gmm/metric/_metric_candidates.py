@@ -174,7 +174,7 @@ class _MetricFitter:
         root, plans = self.plans.root, self.plans.plans(self.offset, self.tau)[0]
         subset = (plans if self.bures else plans.means_only()).among(rows)
         fits = [
-            train_metric(subset.a, subset.plan, canonicalize(_unwhiten(w, root)), self.condition[rows], method,
+            train_metric(subset.a, subset.plan, canonicalize(_unwhiten(w, root)), self.condition[rows],
                          self.settings.training)
             for w in axes
         ]  # fmt: skip

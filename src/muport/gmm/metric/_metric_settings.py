@@ -23,8 +23,7 @@ class MetricSettings:
     """How a ground metric is learned; `ridge`, `tau`, `offset`, `mix` and `bures` may be one value or several.
 
     - `n_comps`: Number of axes, the rows of W.
-    - `method`: ``"fisher"``: the closed form. ``"nca"``: improved by neighborhood components (Goldberger et al. 2004).
-      ``"triplet"``: trained with the objective of ggml-ot, with plans under W.
+    - `method`: ``"fisher"``: the closed form. ``"triplet"``: trained with the objective of ggml-ot, with plans under W.
     - `ridge`: Weight of the cells' covariance within components; 1 is the difference of patients of one condition on an
       ordinary axis.
     - `tau`: 1 moves all mass; less leaves mass without a counterpart unmatched. The default is one value, since
@@ -38,7 +37,7 @@ class MetricSettings:
     """
 
     n_comps: int = 5
-    method: Literal["fisher", "nca", "triplet"] = "fisher"
+    method: Literal["fisher", "triplet"] = "fisher"
     ridge: float | Sequence[float] = RIDGES
     tau: float | Sequence[float] = 1.0
     offset: bool | Sequence[bool] = (False, True)
@@ -50,7 +49,7 @@ class MetricSettings:
 
     def __post_init__(self) -> None:
         check_integers(n_comps=self.n_comps, n_states=1 if self.n_states is None else self.n_states)
-        check_option("method", self.method, ("fisher", "nca", "triplet"))
+        check_option("method", self.method, ("fisher", "triplet"))
         for name in ("ridge", "tau", "offset", "mix", "bures"):
             values = self.values(name)
             if not values:
