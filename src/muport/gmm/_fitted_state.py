@@ -194,14 +194,14 @@ def check_confounding(target: NDArray[np.float64], columns: NDArray[np.float64],
         raise ValueError(f"covariate_keys={list(keys)} make {q} columns for {n} samples: pass fewer, or add samples.")
     if explained > 1 - _DETERMINED:
         raise ValueError(
-            f"covariate_keys={list(keys)} determine the outcome of every sample: their effects cannot be told apart. "
-            "Leave the covariate out, or add samples in which they differ."
+            f"covariate_keys={list(keys)} determine the outcome of every sample: their effects are "
+            "the same. Leave the covariate out, or add samples in which they differ."
         )
     if corrected <= _CONFOUNDED:
         return None
     return (
         f"covariate_keys={list(keys)} explain {100 * explained:.0f} % of the differences of the outcome between {n} "
-        f"samples ({100 * corrected:.0f} % corrected for {q} columns): their effects can hardly be told apart, and "
+        f"samples ({100 * corrected:.0f} % corrected for {q} columns): their effects can hardly be distinguished, and "
         "what both explain is removed."
     )
 

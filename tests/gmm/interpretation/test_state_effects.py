@@ -41,7 +41,7 @@ def test_coordinates_have_the_wasserstein_distance_as_norm():
 
 
 @pytest.mark.parametrize(("change", "found"), [({"shift": 1.5}, "mean_p"), ({"spread": 1.0}, "covariance_p")])
-def test_movements_are_found_and_told_apart(change, found):
+def test_movements_are_found_and_distinguished(change, found):
     table = state_effects(*cohort(**change), ["a", "b"], n_permutations=199)
     other = {"mean_p", "covariance_p"} - {found}
     assert table.loc["a", found] <= 0.01
