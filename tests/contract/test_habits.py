@@ -96,7 +96,7 @@ def test_a_model_prints_a_short_table(model):
     assert max(map(len, text.splitlines())) <= 80
     assert len(text.splitlines()) < 30
     assert "120 cells" in text
-    assert "trained" in text
+    assert ", Trained" in text
     assert html.startswith("<table>")
     assert "120 cells" in html
 

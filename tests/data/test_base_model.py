@@ -189,7 +189,7 @@ def test_an_untrained_model_has_a_device_and_nothing_else(fake, mdata, capsys):
     assert model.state_ is None
     assert model.settings_ == model.metrics_ == {}
     print(model)
-    assert "muport.Fake, not trained" in capsys.readouterr().out
+    assert "muport.Fake, Not Trained" in capsys.readouterr().out
     with pytest.raises(NotFittedError, match=r"this Fake is not trained: call train\(\) first"):
         model._fitted()
 

@@ -368,7 +368,7 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
 
     def _summary(self) -> tuple[str, dict[str, str]]:
         """Return a title, and what describes the model, by name."""
-        title = f"muport.{type(self).__name__}, {'trained' if self.is_trained_ else 'not trained'}"
+        title = f"muport.{type(self).__name__}, {'Trained' if self.is_trained_ else 'Not Trained'}"
         setup = {key: value for key, value in self.registry_["setup_args"].items() if key != "unlabeled_category"}
         n_names = {key: len(names) for key, names in self._known_names.items()}
         params = {**self.init_params_["non_kwargs"], **self.init_params_["kwargs"]}
