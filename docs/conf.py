@@ -86,7 +86,7 @@ intersphinx_mapping = (
 nitpick_ignore_regex = [
     ("py:.*", r"(?!muport\.).*"),
     # Types of fields that users read but do not make: they have no page.
-    ("py:class", r"muport\..*\._\w+\.(DayPlan|ProjectionRecipe)"),
+    ("py:class", r"muport\..*\._\w+\.(DayPlan|Outcome|ProjectionRecipe)"),
 ]
 
 html_theme = "sphinx_book_theme"

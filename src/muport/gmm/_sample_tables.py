@@ -13,7 +13,7 @@ import pandas as pd
 from muport._checks import check_columns, check_integers, check_option, check_seed
 from muport.data import holds_numbers, joined_column, joined_numbers
 from muport.gmm._fitted_state import check_confounding, label_samples
-from muport.gmm._inference import PACKAGE, CohortInference
+from muport.gmm._inference import PACKAGE, CohortInference, Distance
 from muport.gmm.interpretation._abundance import Covariate, abundance_effects
 from muport.gmm.interpretation._cell_types import sum_by_group
 from muport.gmm.interpretation._state_effects import state_effects
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from muport.data import Rows
     from muport.gmm._fitted_state import GMMState
-    from muport.gmm._inference import Data, Distance
+    from muport.gmm._inference import Data
     from muport.gmm.interpretation._component_groups import ComponentGroups
 
 __all__ = ["SampleTables"]
