@@ -56,7 +56,7 @@ def compared_patients() -> tuple[pd.DataFrame, pd.Series]:
 def main() -> None:
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.3), layout="constrained")
     before, after = integrated_batches()
-    muport.pl.embedding(before, "X_umap", "batch", axes[0], title="Three batches, as measured")
+    muport.pl.embedding(before, "X_umap", "batch", axes[0], title="Three batches, as measured", legend_loc=None)
     muport.pl.embedding(after, "X_umap", "cell_type", axes[1], title="Integration: cell types")
     muport.pl.velocity_stream(moving_cells(), color="branch", ax=axes[2])
     axes[2].set_title("Velocity: two fates")
