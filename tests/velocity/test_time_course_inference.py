@@ -194,3 +194,82 @@ def test_what_cannot_be_predicted_is_refused(case, model):
     call, error, words = BAD_PREDICTIONS[case]
     with pytest.raises(error, match=words):
         call(model)
+
+
+GROWING = {"growth": True, "n_bootstrap": 3}
+
+
+def test_growth_is_saved_and_does_not_change_the_field(model, adata, tmp_path):
+    grown = fit(adata, growth=True)
+    np.testing.assert_array_equal(grown.get_velocity(), model.get_velocity())
+    with pytest.raises(ValueError, match="growth=True"):
+        model.query_growth(adata.obsm["X_pca"])
+    grown = fit(adata, **GROWING)
+    rate = grown.get_growth()
+    again = fit(adata, **GROWING)
+    np.testing.assert_array_equal(rate, again.get_growth())
+    grown.save(tmp_path / "m")
+    loaded = Velocity.load(tmp_path / "m", adata=False)
+    queried, sd = loaded.query_growth(adata.obsm["X_pca"], model._rows().time, return_std=True)
+    np.testing.assert_allclose(queried, rate, atol=1e-6)
+    assert (sd > 0).all()
+    np.testing.assert_allclose(grown.get_growth(adata[::-1].copy()), rate[::-1], atol=1e-6)
+
+
+def test_particles_carry_mass_only_if_growth_was_estimated(model, adata):
+    flow = fit(adata, **GROWING).simulate_flow(n_particles=5)
+    assert flow.mass.shape == flow.paths.time.shape
+    assert (flow.mass[:, 0] == 1).all()
+    assert (flow.mass > 0).all()
+    assert model.simulate_flow(n_particles=5).mass is None
+
+
+def test_growth_needs_a_time_course(adata):
+    cells = adata.copy()
+    cells.obs["day"] = np.linspace(0, 1, cells.n_obs)
+    with pytest.raises(ValueError, match="time course"):
+        fit(cells, growth=True)
+
+
+def test_an_expected_growth_rate_moves_the_plan(adata):
+    cells = adata.copy()
+    cells.obs["expected"] = np.where(np.arange(cells.n_obs) % 2, 1.0, 0.0)
+    Velocity.setup_anndata(cells, use_rep="X_pca", time_key="day", labels_key="fate", growth_key="expected")
+    model = Velocity(cells)
+    model.train(n_steps=20, n_bootstrap=0, accelerator="cpu", progress=False)
+    rate = model.get_coupling(EARLY, FORK).growth_rate.groupby(cells.obs["expected"]).mean()
+    assert rate[1.0] - rate[0.0] == pytest.approx(1, abs=0.3)
+
+
+def test_clones_as_a_column_or_a_matrix_give_the_same_plan(adata):
+    cells = adata.copy()
+    clone = pd.Series([f"c{i % 7}" for i in range(cells.n_obs)], index=cells.obs_names)
+    cells.obs["clone"] = clone.where(np.arange(cells.n_obs) % 3 == 0)
+    cells.obsm["X_clone"] = pd.get_dummies(cells.obs["clone"]).to_numpy(float)
+    plans = []
+    for key in (None, "clone", "X_clone"):
+        Velocity.setup_anndata(cells, use_rep="X_pca", time_key="day", labels_key="fate", clone_key=key)
+        model = Velocity(cells)
+        model.train(n_steps=20, n_bootstrap=0, accelerator="cpu", progress=False)
+        coupling = model.get_coupling(EARLY, FORK)
+        assert coupling.converged
+        plans.append(coupling.to_sparse().toarray())
+    np.testing.assert_allclose(plans[1], plans[2], atol=1e-7)
+    assert np.abs(plans[0] - plans[1]).max() > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error", "text"),
+    [
+        ("clone_key", "nowhere", KeyError, "nowhere"),
+        ("clone_key", "day", ValueError, "no clone has cells at two times"),
+        ("clone_key", 3, TypeError, "clone_key"),
+        ("growth_key", "nowhere", KeyError, "nowhere"),
+        ("growth_key", "fate", ValueError, "fate"),
+    ],
+)
+def test_bad_columns_are_named_and_nothing_is_written(adata, key, value, error, text):
+    cells = course()
+    with pytest.raises(error, match=text):
+        Velocity.setup_anndata(cells, use_rep="X_pca", time_key="day", **{key: value})
+    assert not any("scvi" in str(name) for name in (*cells.obs, *cells.uns))

@@ -15,12 +15,14 @@ Files in the order of reading:
 - ``_genomic_intervals``: positions of genes and peaks
 - ``_shared_representation``: a shared space of RNA and gene activity
 - ``_standardized_pca``: principal and canonical axes of sparse standardized values
+- ``_growth_scores``: expected growth rates from scores of gene sets
 - ``cell_graphs``: a UMAP that new cells enter, and a pseudotime
 - ``samples``: samples in place of cells
 """
 
 from muport.pp._feature_selection import select_features
 from muport.pp._gene_activity import gene_activity
+from muport.pp._growth_scores import score_growth
 from muport.pp._iterative_lsi import iterative_lsi
 from muport.pp._lsi import lsi, project_lsi, tfidf
 from muport.pp._prepare import prepare
@@ -39,6 +41,7 @@ __all__ = [
     "project",
     "project_lsi",
     "pseudotime",
+    "score_growth",
     "select_features",
     "shared_representation",
     "tfidf",

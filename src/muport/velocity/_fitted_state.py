@@ -13,6 +13,7 @@ from muport._tables import rows_in_one_order
 from muport.neighbors import as_points, knn
 from muport.velocity.estimation._field import evaluate
 from muport.velocity.estimation._field_training import FieldFit  # noqa: TC001 - the saved state is read by its annotations
+from muport.velocity.timecourse._growth import GrowthField  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,17 +55,21 @@ class VelocityState:
     - `fit`: The network and its training history.
     - `landmarks`: A sample of the cells.
     - `speed`: Mean length of the velocity at the landmarks, in units of the representation per unit time.
+    - `growth`: Growth rates of a time course, if the fit was asked for them.
     """
 
     fit: FieldFit
     landmarks: Landmarks
     speed: Annotated[float, "0.."]
+    growth: GrowthField | None = None
 
     def check_consistency(self) -> None:
         """Raise an error unless the tensors are those of the network, and the landmarks have its coordinates."""
         width = self.fit.field().d
         if self.landmarks.x.shape[1] != width:
             raise ValueError(f"the landmarks have {self.landmarks.x.shape[1]} coordinates, the network {width}.")
+        if self.growth is not None and (self.growth.x.shape[1] != width or len(np.unique(self.growth.time)) < 2):
+            raise ValueError(f"the growth rates are not of {width} coordinates and at least two times.")
 
 
 @dataclass(frozen=True, eq=False)

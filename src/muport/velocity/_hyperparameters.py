@@ -39,6 +39,8 @@ class VelocityHyperparameters:
     reg_scale: float = 0.5
     tau: float = 0.98
     relaxation: float | None = 0.5
+    growth: bool = False
+    growth_relaxation: float = 16.0
     lambda_time: float = 0.0
     lambda_knn: float = 0.0
     n_steps: int = 400
@@ -73,13 +75,15 @@ class VelocityHyperparameters:
         check_option("windows", self.windows, ("time", "spatial"))
         check_option("difference", self.difference, ("central", "forward"))
         check_option("tail_handling", self.tail_handling, ("force", "drop", "split"))
-        check_flags(use_time=self.use_time, denoise=self.denoise)
+        check_flags(use_time=self.use_time, denoise=self.denoise, growth=self.growth)
         check_integers(0, **self._given(*_FROM_0))
         check_integers(1, **self._given(*_FROM_1))
         check_integers(2, **self._given(*_FROM_2))
         check_not_negative(**self._given("lambda_time", "lambda_knn", "lambda_smooth", "lambda_curl"))
         check_not_negative(lambda_divergence=self.lambda_divergence)
-        check_positive(**self._given("window_fraction", "reg", "reg_scale", "tau", "lr", "relaxation"))
+        check_positive(
+            **self._given("window_fraction", "reg", "reg_scale", "tau", "lr", "relaxation", "growth_relaxation")
+        )
         check_numbers(0, 0.5, window_fraction=self.window_fraction)
         check_numbers(0, 1, tau=self.tau, overlap_fraction=self.overlap_fraction)
         if self.overlap_fraction == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -28,6 +28,7 @@ from muport.velocity.dynamics._start_cells import ClusteredCells, FlowSource, St
 from muport.velocity.dynamics._trajectories import FlowOptions, TrajectoryOptions, flow_particles, trace_trajectories
 from muport.velocity.estimation._field import evaluate
 from muport.velocity.estimation._pipeline import InputCells, pair_windows, transport_cells
+from muport.velocity.timecourse._growth import mass_along
 
 if TYPE_CHECKING:
     import anndata
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from muport.velocity.dynamics._path_clusters import Trajectories
     from muport.velocity.estimation._field import Field
     from muport.velocity.estimation._raw_velocity import RawVelocity
+    from muport.velocity.timecourse._growth import GrowthField
 
     type Data = mudata.MuData | anndata.AnnData
 
@@ -149,23 +151,88 @@ class VelocityInference(MuDataModel):
         """
         return self._speed_and_uncertainty(mdata)[1]
 
-    def get_growth(self) -> NDArray[np.float32]:
-        """Return the growth rate of each cell of the fit: log change of mass per unit of time.
+    def get_growth(
+        self, mdata: Data | None = None, kind: Literal["smooth", "raw"] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the growth rate of each cell: logarithmic change of mass per unit of time.
+
+        A rate of log(2) = 0.69 is one division per unit of time; negative rates are death. ``"smooth"`` are the rates
+        between the days of a time course, for which mass is the number of measured cells. If these numbers do not
+        follow the size of the population, rates are right up to a constant in each interval. Where cells may have moved
+        as well as divided, the split between both depends on ``growth_relaxation`` of :meth:`train`.
+
+        Parameters
+        ----------
+        mdata
+            Cells, as in :meth:`get_velocity`.
+        kind
+            ``"smooth"``: the rates that ``train(growth=True)`` estimates. ``"raw"``: those of the windows of the field,
+            relative to the mean of the cell's window, for the cells of the fit only. By default the first if they were
+            estimated, otherwise the second.
 
         Returns
         -------
-        (n_obs,) float32, relative to the mean of the cell's window.
+        (n_obs,) float32, per unit of time.
 
         Raises
         ------
         ValueError
-            If the model was trained with ``tau=1``, which changes no cell's mass, has no data, or the data have
-            changed.
+            If ``"smooth"`` was not estimated; or for ``"raw"``, if the model was trained with ``tau=1``, which changes
+            no cell's mass, has no data, the data have changed, or other cells are passed.
+
+        Examples
+        --------
+        >>> import muport
+        >>> adata = muport.datasets.simulated_dynamics("bifurcation", n_cells=600, random_state=0)
+        >>> adata.obs["day"] = (adata.obs["time"] * 3).round()
+        >>> muport.Velocity.setup_anndata(adata, use_rep="X_pca", time_key="day")
+        >>> model = muport.Velocity(adata)
+        >>> model.train(n_steps=50, growth=True, n_bootstrap=5, progress=False)
+        >>> model.get_growth().shape
+        (600,)
         """
-        self._fitted()
+        state: VelocityState = self._fitted()
+        if kind is not None:
+            check_option("kind", kind, ("smooth", "raw"))
+        if kind == "smooth" or (kind is None and state.growth is not None):
+            rows, time = self._rows_and_times(mdata)
+            return rows.to_cells(self._growth().evaluate(rows.x, time)[0][:, None])[:, 0]
+        if mdata is not None:
+            raise ValueError(
+                "growth rates of other cells need those of a time course: train with growth=True, or leave mdata out."
+            )
         if self.settings_["tau"] == 1:
             raise ValueError("growth needs unbalanced transport: train with tau below 1, for example tau=0.95.")
         return self._raw_velocity().growth
+
+    def query_growth(
+        self, positions: Any, pseudotime_values: Any = None, return_std: bool = False
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Evaluate the growth rate at any positions and times of a time course.
+
+        Parameters
+        ----------
+        positions, pseudotime_values
+            As for :meth:`query_velocity`.
+        return_std
+            Return the uncertainty too: the standard deviation over ``n_bootstrap`` replicates of :meth:`train`, in
+            which the cells of each day are drawn anew. It does not contain the choice of ``growth_relaxation``.
+
+        Returns
+        -------
+        (n,) float32 logarithmic change of mass per unit of time; with `return_std` also (n,) float32, its standard
+        deviation, NaN with fewer than two replicates. Before the first day and after the last one, rates are those of
+        these days.
+
+        Raises
+        ------
+        ValueError
+            If the model was not trained with ``growth=True``; or as :meth:`query_velocity`.
+        """
+        landmarks = self._fitted().landmarks
+        x, time = check_query(positions, pseudotime_values, landmarks.x.shape[1], float(np.median(landmarks.time)))
+        rate, sd = self._growth().evaluate(x, time)
+        return (rate, sd) if return_std else rate
 
     def get_latent_representation(self, mdata: Data | None = None, indices: Any = None) -> NDArray[np.float32]:
         """Return the network's bottleneck: the velocity is an affine function of these coordinates.
@@ -329,7 +396,8 @@ class VelocityInference(MuDataModel):
 
         Returns
         -------
-        One forward path for each particle.
+        One forward path for each particle. If the model was trained with ``growth=True``, ``mass`` holds the mass of
+        each particle at each point: 1 at the start, then as its growth rates say.
 
         Raises
         ------
@@ -341,7 +409,9 @@ class VelocityInference(MuDataModel):
         options = FlowOptions.from_arguments(locals())
         cells = self._cells()
         source = FlowSource(cluster=source_cluster, time_min=source_pseudotime_min, time_max=source_pseudotime_max)
-        return flow_particles(cells.field, cells.clustered, source, options)
+        flow = flow_particles(cells.field, cells.clustered, source, options)
+        growth = self._fitted().growth
+        return flow if growth is None else replace(flow, mass=mass_along(growth, flow.paths.x, flow.paths.time))
 
     def project_to_embedding(self, embedding: Any, n_neighbors: int = 30) -> NDArray[np.float32]:
         """Project the velocities into an embedding of the same cells, such as UMAP, for plots only.
@@ -369,6 +439,13 @@ class VelocityInference(MuDataModel):
     def _field(self) -> Field:
         state: VelocityState = self._fitted()
         return state.fit.field().to(self.device)
+
+    def _growth(self) -> GrowthField:
+        """The growth rates of the fit; ValueError if it was not asked for them."""
+        state: VelocityState = self._fitted()
+        if state.growth is None:
+            raise ValueError("the model has no growth rates: call train(growth=True) on a time course.")
+        return state.growth
 
     def _cells(self) -> FittedCells:
         state: VelocityState = self._fitted()

@@ -12,6 +12,7 @@ import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muport.data import register
+from muport.velocity._course_columns import check_course_columns
 from muport.velocity._fitted_state import FittedRawVelocity, VelocityState, sample_landmarks
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity._population_inference import PopulationInference
@@ -121,6 +122,8 @@ class Velocity(PopulationInference):
         labels_key: str | None = None,
         spatial_key: str | None = None,
         batch_key: str | None = None,
+        growth_key: str | None = None,
+        clone_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Register a MuData.
@@ -140,6 +143,12 @@ class Velocity(PopulationInference):
             Column with regions of space for ``windows="spatial"``, of any type, in place of k-means.
         batch_key
             Column with the batch of each cell: cells are transported within their batch where it spans both times.
+        growth_key
+            Of a time course: column with an expected growth rate of each cell (logarithmic change of mass per unit of
+            time, as of :func:`muport.pp.score_growth`). The couplings between days start from the masses it predicts.
+        clone_key
+            Of a time course: column with the clone of each cell (missing: none), or ``obsm`` key of a matrix of cells
+            by clones. In the couplings between days, cells whose clones are on both days go to cells of their clones.
         kwargs
             For scvi-tools, which passes ``source_registry`` when it transfers a set-up.
 
@@ -151,6 +160,7 @@ class Velocity(PopulationInference):
             If the representation or the time is not numeric or not finite, or cells repeat or have no batch.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
+        check_course_columns(mdata, time_key, growth_key, clone_key)
         register(cls, mdata, setup_method_args, **kwargs)
 
     @classmethod
@@ -162,6 +172,8 @@ class Velocity(PopulationInference):
         labels_key: str | None = None,
         spatial_key: str | None = None,
         batch_key: str | None = None,
+        growth_key: str | None = None,
+        clone_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Register an AnnData: the same as a MuData of one modality.
@@ -172,7 +184,7 @@ class Velocity(PopulationInference):
             Object to register.
         use_rep
             ``obsm`` key of the representation in which cells move.
-        time_key, labels_key, spatial_key, batch_key
+        time_key, labels_key, spatial_key, batch_key, growth_key, clone_key
             Columns of ``obs``, as in :meth:`setup_mudata`.
         kwargs
             For scvi-tools, as in :meth:`setup_mudata`.
@@ -183,6 +195,7 @@ class Velocity(PopulationInference):
             As :meth:`setup_mudata`.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
+        check_course_columns(adata, time_key, growth_key, clone_key)
         register(cls, adata, setup_method_args, **kwargs)
 
     def train(
@@ -198,6 +211,8 @@ class Velocity(PopulationInference):
         reg_scale: float = 0.5,
         tau: float = 0.98,
         relaxation: float | None = 0.5,
+        growth: bool = False,
+        growth_relaxation: float = 16.0,
         lambda_time: float = 0.0,
         lambda_knn: float = 0.0,
         n_steps: int = 400,
@@ -241,6 +256,12 @@ class Velocity(PopulationInference):
             Of the couplings between days: cost of a change of mass, as a multiple of the median squared distance
             that cells are transported. Small values explain more of a difference between days by growth, and less by
             movement; None is balanced. The field uses `tau`.
+        growth
+            Whether to estimate growth rates between the days of a time course as well, for :meth:`get_growth` and the
+            masses of :meth:`simulate_flow`. The field is the same with it.
+        growth_relaxation
+            Of these rates: cost of a change of mass, as a multiple of the median squared distance that cells are
+            transported.
         lambda_time, lambda_knn
             Additional cost, as a fraction of the largest, of a transport backward in time, and between cells that are
             not neighbors.
@@ -281,6 +302,7 @@ class Velocity(PopulationInference):
         hyperparameters = VelocityHyperparameters.from_arguments(asdict(self._hyperparameters) | locals())
         device = self._device(accelerator, devices)
         rows = self._rows()
+        growth_field = self._growth_field(rows, hyperparameters)
         cells = InputCells.from_rows(rows)
         warn_of_outliers(cells, rows.obs_names[rows.cell])
         columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
@@ -297,7 +319,7 @@ class Velocity(PopulationInference):
         if n_taken < n_steps:
             _report_steps(n_taken, n_steps)
         speed = np.linalg.norm(evaluate(fit.field(), landmarks.x, landmarks.time), axis=1)
-        self.state_ = VelocityState(fit, landmarks, float(speed.mean()))
+        self.state_ = VelocityState(fit, landmarks, float(speed.mean()), growth_field)
         self._raw = FittedRawVelocity.create(rows, raw)
         self.metrics_ = {
             "converged": raw.converged,

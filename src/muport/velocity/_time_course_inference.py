@@ -11,11 +11,13 @@ import pandas as pd
 from muport._checks import check_integers, check_numbers, check_seed
 from muport._keys import UNLABELED_CATEGORY
 from muport.data import joined_column
+from muport.velocity._course_columns import read_clones, read_growth
 from muport.velocity._fate_inference import FateInference
 from muport.velocity._fitted_state import check_landmarks
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.timecourse._couplings import CouplingOptions, DayPlan, couple_days
 from muport.velocity.timecourse._days import Days
+from muport.velocity.timecourse._growth import GrowthField, GrowthOptions, fit_growth
 from muport.velocity.timecourse._populations import Coupling, population_mass
 from muport.velocity.timecourse._transition_tables import Annotation, transition_table
 
@@ -321,12 +323,35 @@ class TimeCourseInference(FateInference):
             result[course.days.members[other]] = mass
         return pd.Series(result, index=course.names, name="descendants" if forward else "ancestors")
 
+    def _days(self, rows: Rows) -> Days:
+        """The cells by day; a cell of several modalities has the mean of its coordinates, which share a space."""
+        assert rows.time is not None  # for mypy; the set-up requires a time  # nosec B101
+        batch = None
+        if len(rows.batches) > 1:
+            batch = np.zeros(rows.n_cells, np.int64)
+            batch[rows.cell] = rows.batch
+        data, setup = self._own_data("load it with its data"), self._setup
+        growth = None if setup.growth_key is None else read_growth(data, setup.growth_key)
+        clones = None if setup.clone_key is None else read_clones(data, setup.clone_key)
+        return Days(rows.to_cells(rows.x), rows.time, batch, growth, clones)
+
+    def _growth_field(self, rows: Rows, options: VelocityHyperparameters) -> GrowthField | None:
+        """Growth rates, if they are asked for; ValueError unless the cells are a time course."""
+        if not options.growth:
+            return None
+        days = self._days(rows)
+        days.check()
+        replicates = options.n_bootstrap
+        return fit_growth(
+            days, GrowthOptions(options.growth_relaxation, options.denoise, replicates, options.random_state)
+        )
+
     def _course(self) -> _Course:
         """The time course of the data; plans that were computed are kept while the data do not change."""
         state = self._fitted()
         self._own_data("load it with the cells it was trained on, between which the plans are computed")
         rows = self._rows()
-        days = _days(rows)
+        days = self._days(rows)
         digest = days.digest()
         if self._course_cache is None or self._course_cache[0] != digest:
             check_landmarks(rows, state.landmarks)
@@ -337,16 +362,6 @@ class TimeCourseInference(FateInference):
         course = self._course_cache[1]
         # names and labels are not in the digest: they may change without a new plan
         return _Course(days, rows.obs_names, _label_names(rows), course.options, course.plans)
-
-
-def _days(rows: Rows) -> Days:
-    """The cells by day; a cell of several modalities has the mean of its coordinates, which share a space."""
-    assert rows.time is not None  # for mypy; the set-up requires a time  # nosec B101
-    batch = None
-    if len(rows.batches) > 1:
-        batch = np.zeros(rows.n_cells, np.int64)
-        batch[rows.cell] = rows.batch
-    return Days(rows.to_cells(rows.x), rows.time, batch)
 
 
 def _label_names(rows: Rows) -> NDArray[np.str_] | None:

@@ -43,6 +43,10 @@ class Setup:
         Column with the region of each cell. None: no regions.
     sample_key
         Column with the sample (patient) of each cell. None: no samples.
+    growth_key
+        Column with an expected growth rate of each cell. None: no such rates.
+    clone_key
+        Column with the clone of each cell, or ``obsm`` key of a matrix of cells by clones. None: no clones.
     weight_key
         Column with the weight of each cell, numbers of at least 0. None: no weights.
     concatenate
@@ -76,6 +80,8 @@ class Setup:
     time_key: str | None = None
     spatial_key: str | None = None
     sample_key: str | None = None
+    growth_key: str | None = None
+    clone_key: str | None = None
     weight_key: str | None = None
     concatenate: bool = False
     separate: bool = False

@@ -45,6 +45,8 @@ class Trajectories:
         Median distance between neighboring cells, in data units.
     names
         (n_cells,) names of the cells; None if they have none.
+    mass
+        (n_paths, n_points) mass of each particle, 1 at the start; None without growth rates.
     """
 
     paths: Paths
@@ -57,6 +59,7 @@ class Trajectories:
     n_attempts: int
     spacing: float
     names: pd.Index | None = None
+    mass: NDArray[np.float32] | None = None
 
     @property
     def start_name(self) -> NDArray[np.object_]:

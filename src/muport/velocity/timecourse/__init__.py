@@ -3,9 +3,11 @@
 In the order of reading:
 
 - ``_days``: the cells of each measured time
+- ``_clones``: where cells go by the clones of their neighborhood
 - ``_couplings``: transport plans between the cells of successive days
 - ``_populations``: populations of cells followed through the plans
 - ``_transition_tables``: transitions between annotations of two days, with bootstrap intervals
+- ``_growth``: growth rates at any place and time, from unbalanced transport
 - ``_interpolation``: the population at any time, from the plans between the measured days
 - ``_held_out_days``: measured days predicted without their cells, beside simpler predictions
 """

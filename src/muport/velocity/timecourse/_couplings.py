@@ -11,6 +11,7 @@ import torch
 
 from muport.neighbors import knn
 from muport.ot import solve
+from muport.velocity.timecourse._clones import clonal_affinity
 from muport.velocity.timecourse._days import MIN_CELLS
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from muport.velocity.timecourse._days import Days
 
-__all__ = ["CouplingOptions", "DayPlan", "couple_days"]
+__all__ = ["CouplingOptions", "DayPlan", "couple_days", "split_days"]
 
 _NEIGHBOR_RANK = 5  # rank of the neighbor whose distance sets the regularization, as in the estimation of the field
 _BLOCK_CELLS = 2048  # cells of a day that are transported in one problem: larger days are split at random
@@ -37,6 +38,7 @@ class CouplingOptions:
       on its day (geometric mean of both days).
     - `relaxation`: Cost of a change of mass, as a multiple of the median squared distance over which cells are
       transported; None is balanced.
+    - `clone_weight`: Cost of a transport against the descent of the clones, as a multiple of the same distance.
     - `denoise`: Whether distances are those of coordinates after a Wiener filter, as in the estimation of the field.
     - `random_state`: Seed of the split of days into blocks.
     """
@@ -45,6 +47,7 @@ class CouplingOptions:
     relaxation: float | None = 0.5
     denoise: bool = True
     random_state: int = 0
+    clone_weight: float = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +106,10 @@ def couple_days(days: Days, source: int, target: int, options: CouplingOptions =
     1 % of a row and of a column are left out, and the columns are scaled back to their sum. If all batches have ten
     cells or more on both days, cells are transported within their batch.
 
+    If the cells have expected growth rates g (``days.growth``), a is proportional to exp(g times the interval). If they
+    have clones (``days.clones``), C gets ``clone_weight`` times the same median cost times 1 minus their affinity by
+    clones (:func:`clonal_affinity`).
+
     - `source`, `target`: Positions of the days.
 
     Examples
@@ -115,11 +122,15 @@ def couple_days(days: Days, source: int, target: int, options: CouplingOptions =
     ((20, 20), True)
     """
     rows, columns = days.members[source], days.members[target]
-    blocks = _split_days(days, rows, columns, options.random_state)
+    blocks = split_days(days, rows, columns, options.random_state)
     entries, converged = [], True
     x = days.denoised if options.denoise else days.x
     for left, right in blocks:
-        block, stopped = _transport(x[rows[left]], x[columns[right]], options)
+        i, j = rows[left], columns[right]
+        gap = float(days.times[target] - days.times[source])
+        prior = None if days.growth is None else days.growth[i] * gap
+        affinity = None if days.clones is None else clonal_affinity(x[i], x[j], days.clones[i], days.clones[j])
+        block, stopped = _transport(x[i], x[j], options, prior, affinity)
         block *= len(right) / len(columns)
         converged &= stopped
         i, j = np.nonzero(block)
@@ -129,7 +140,7 @@ def couple_days(days: Days, source: int, target: int, options: CouplingOptions =
     return DayPlan(plan, converged)
 
 
-def _split_days(
+def split_days(
     days: Days, rows: NDArray[np.int64], columns: NDArray[np.int64], seed: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Positions of the cells of both days that are transported together."""
@@ -151,7 +162,11 @@ def _split_days(
 
 
 def _transport(
-    x: NDArray[np.float32], y: NDArray[np.float32], options: CouplingOptions
+    x: NDArray[np.float32],
+    y: NDArray[np.float32],
+    options: CouplingOptions,
+    prior: NDArray[np.float64] | None = None,
+    affinity: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], bool]:
     """Plan of mass 1 between two sets of cells, without its smallest entries, and whether the solver converged."""
     center = (x.mean(axis=0) + y.mean(axis=0)) / 2
@@ -163,12 +178,16 @@ def _transport(
     spacing = float(np.sqrt(_squared_spacing(source) * _squared_spacing(target)))
     reg = max(options.reg_scale * spacing, _MIN_REG * mean_cost, float(np.finfo(np.float32).tiny) * 1e6)
     lam = float("inf")
-    if options.relaxation is not None:
+    a = None if prior is None else torch.from_numpy(np.exp(prior - np.logaddexp.reduce(prior))).float()
+    if options.relaxation is not None or affinity is not None:
         # balanced transport between branches of unequal sizes converges slowly unless it is coarse
-        pilot = solve(cost=cost, reg=max(reg, _PILOT_REG * mean_cost), max_iter=_MAX_ITER, tol=_TOL)
-        mean_costs = (pilot.plan * cost).sum(1) / pilot.plan.sum(1)
-        lam = max(options.relaxation * float(mean_costs.median()), reg)
-    result = solve(cost=cost, reg=reg, reg_m=(lam, float("inf")), max_iter=_MAX_ITER, tol=_TOL)
+        pilot = solve(cost=cost, a=a, reg=max(reg, _PILOT_REG * mean_cost), max_iter=_MAX_ITER, tol=_TOL)
+        typical = float(((pilot.plan * cost).sum(1) / pilot.plan.sum(1)).median())
+        if options.relaxation is not None:
+            lam = max(options.relaxation * typical, reg)
+        if affinity is not None:
+            cost = cost + options.clone_weight * typical * (1 - torch.from_numpy(affinity))
+    result = solve(cost=cost, a=a, reg=reg, reg_m=(lam, float("inf")), max_iter=_MAX_ITER, tol=_TOL)
     return _without_smallest(result.plan.numpy()), bool(result.converged)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from muport.velocity.estimation._wiener_filter import fit_wiener_filter
 
 if TYPE_CHECKING:
+    import scipy.sparse as sp
     from numpy.typing import NDArray
 
 __all__ = ["MAX_DAYS", "MIN_CELLS", "Days", "is_time_course"]
@@ -27,11 +28,15 @@ class Days:
     - `x`: (n, d) float32 coordinates.
     - `time`: (n,) float64 times.
     - `batch`: (n,) int64 batch of each cell, or None.
+    - `growth`: (n,) float64 prior growth rate of each cell, or None.
+    - `clones`: (n, C) sparse float64 membership of the cells in clones, or None.
     """
 
     x: NDArray[np.float32]
     time: NDArray[np.float64]
     batch: NDArray[np.int64] | None = None
+    growth: NDArray[np.float64] | None = None
+    clones: sp.csr_array | None = None
 
     @cached_property
     def times(self) -> NDArray[np.float64]:
@@ -81,14 +86,18 @@ class Days:
         """The cells of this day and of those after it."""
         return self.take(self.time >= self.times[day])
 
-    def take(self, kept: NDArray[np.bool_]) -> Days:
-        """The cells of a mask (n,)."""
-        return Days(self.x[kept], self.time[kept], None if self.batch is None else self.batch[kept])
+    def take(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Days:
+        """The cells of a mask (n,), or some rows."""
+        batch, growth, clones = (
+            None if values is None else values[kept] for values in (self.batch, self.growth, self.clones)
+        )
+        return Days(self.x[kept], self.time[kept], batch, growth, clones)
 
     def digest(self) -> bytes:
         """Digest of all values, which changes with any of them."""
         digest = hashlib.blake2b(digest_size=16)
-        for values in (self.x, self.time, self.batch):
+        clones = () if self.clones is None else (self.clones.indptr, self.clones.indices, self.clones.data)
+        for values in (self.x, self.time, self.batch, self.growth, *clones):
             if values is not None:
                 digest.update(np.ascontiguousarray(values).data)
         return digest.digest()

@@ -1,0 +1,78 @@
+"""The columns of a time course beside its times: expected growth rates, and clones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from muport._tables import rows_by_name
+from muport.data import joined_column, joined_numbers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["check_course_columns", "read_clones", "read_growth"]
+
+_NAMED = 3  # clones that a message names
+
+
+def check_course_columns(data: Any, time_key: str, growth_key: str | None, clone_key: str | None) -> None:
+    """Read the columns before anything is written; ValueError if no clone has cells at two times."""
+    if growth_key is not None:
+        read_growth(data, growth_key)
+    if clone_key is not None:
+        clones, time = read_clones(data, clone_key), joined_numbers(data, time_key, "time_key")
+        check_clones_meet(clones, time, clone_key)
+
+
+def check_clones_meet(clones: sp.csr_array, time: NDArray[np.float64], clone_key: str) -> None:
+    """Raise a ValueError if every clone is at one time only."""
+    cells, clone = clones.nonzero()
+    first, last = np.full(clones.shape[1], np.inf), np.full(clones.shape[1], -np.inf)
+    np.minimum.at(first, clone, time[cells])
+    np.maximum.at(last, clone, time[cells])
+    if not (first < last).any():
+        positions = np.unique(clone)[:_NAMED].tolist()
+        raise ValueError(
+            f"clone_key={clone_key!r}: no clone has cells at two times (clones {positions}, for example, are at times "
+            f"{first[positions].tolist()} only), so clones couple no days: leave clone_key out."
+        )
+
+
+def read_growth(data: Any, key: str) -> NDArray[np.float64]:
+    """(n,) expected growth rates; KeyError without the column, ValueError if one is missing or not finite."""
+    if not isinstance(key, str):
+        raise TypeError(f"growth_key={key!r} must be the name of a column or None.")
+    return joined_numbers(data, key, "growth_key")
+
+
+def read_clones(data: Any, key: str) -> sp.csr_array:
+    """(n, C) membership of the cells in clones, from a matrix in ``obsm`` or a column of ``obs``.
+
+    Raises KeyError if neither is there; TypeError or ValueError for a matrix that is not numeric, negative or not
+    finite.
+    """
+    if not isinstance(key, str):
+        raise TypeError(f"clone_key={key!r} must be the name of a column, an obsm key, or None.")
+    if key not in data.obsm:
+        try:
+            column = joined_column(data, key)
+        except KeyError as error:
+            keys = sorted(map(str, data.obsm))
+            raise KeyError(f"clone_key={key!r} is no obsm key ({keys}), and no column: {error.args[0]}") from None
+        cells = np.flatnonzero(column.codes >= 0)
+        entries = np.ones(len(cells)), (cells, column.codes[cells])
+        return sp.csr_array(entries, shape=(data.n_obs, len(column.names)))
+    values = rows_by_name(data.obsm[key], data.obs_names, "clone_key")
+    values = values.to_numpy() if hasattr(values, "to_numpy") else values
+    matrix = sp.csr_array(values if sp.issparse(values) else np.asarray(values))
+    if matrix.dtype.kind not in "biuf":
+        raise TypeError(f"clone_key={key!r}: the matrix is {matrix.dtype}: it must hold numbers, cells by clones.")
+    entries = matrix.data.astype(np.float64)
+    if not (np.isfinite(entries) & (entries >= 0)).all():
+        raise ValueError(f"clone_key={key!r}: the matrix has negative, NaN or infinite entries: use 0 and 1.")
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return sp.csr_array((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)
