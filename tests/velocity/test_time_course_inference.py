@@ -273,3 +273,21 @@ def test_bad_columns_are_named_and_nothing_is_written(adata, key, value, error, 
     with pytest.raises(error, match=text):
         Velocity.setup_anndata(cells, use_rep="X_pca", time_key="day", **{key: value})
     assert not any("scvi" in str(name) for name in (*cells.obs, *cells.uns))
+
+
+def test_fates_of_samples_and_their_test(model, adata):
+    fates = pd.get_dummies(adata.obs["fate"], dtype=float)[["up", "down"]]  # 0 for cells of the root
+    adata.obs["donor"] = [f"d{i % 6}" for i in range(adata.n_obs)]
+    table = model.get_sample_fates("donor", fates, population=["up", "down"])
+    np.testing.assert_allclose(table[["up", "down"]].sum(axis=1), 1)
+    assert table["n_cells"].sum() == (adata.obs["fate"] != "root").sum()
+    adata.obs["condition"] = ["a" if name < "d3" else "b" for name in adata.obs["donor"]]
+    found = model.test_fates("condition", "donor", fates)
+    assert list(found.index) == ["up", "down"]
+    assert {"share a", "share b", "log_odds", "t", "p", "q", "p_permutation"} == set(found.columns)
+    with pytest.raises(ValueError, match="needs one"):
+        model.test_fates("fate", "donor", fates)
+    with pytest.raises(KeyError, match="nothing"):
+        model.get_sample_fates("nothing", fates)
+    with pytest.raises(ValueError, match="root"):
+        model.get_sample_fates("donor", fates, population="root")

@@ -10,7 +10,7 @@ In the order of reading:
 - ``dynamics``: paths through the field
 - ``fates``: the Markov chain of cells, its terminal states, macrostates and drivers
 - ``timecourse``: plans between the cells of measured days, and populations that follow them
-- ``_course_columns``: expected growth rates and clones of the cells of a time course
+- ``_course_columns``: expected growth rates, clones, samples and conditions of the cells
 - ``_fitted_state``: what a fitted model keeps and saves
 - ``_inference``: methods after training that evaluate the field, or follow it
 - ``_fate_inference``: methods after training that read the Markov chain of cells

@@ -1,4 +1,4 @@
-"""The columns of a time course beside its times: expected growth rates, and clones."""
+"""Columns of the cells that are read after the set-up: expected growth rates, clones, samples and conditions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from muport.data import joined_column, joined_numbers
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["check_course_columns", "read_clones", "read_growth"]
+    from muport.data import Column
+
+__all__ = ["check_course_columns", "complete_column", "read_clones", "read_growth"]
 
 _NAMED = 3  # clones that a message names
 
@@ -25,6 +27,15 @@ def check_course_columns(data: Any, time_key: str, growth_key: str | None, clone
     if clone_key is not None:
         clones, time = read_clones(data, clone_key), joined_numbers(data, time_key, "time_key")
         check_clones_meet(clones, time, clone_key)
+
+
+def complete_column(data: Any, key: str, argument: str) -> Column:
+    """A categorical column of which every cell has a value; ValueError otherwise."""
+    column = joined_column(data, key)
+    missing = int((column.codes < 0).sum())
+    if missing:
+        raise ValueError(f"{argument}={key!r}: {missing} cells have no value (NaN): give them one, or leave them out.")
+    return column
 
 
 def check_clones_meet(clones: sp.csr_array, time: NDArray[np.float64], clone_key: str) -> None:

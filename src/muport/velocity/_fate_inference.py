@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from muport._checks import check_integers, check_seed
 from muport._tables import rows_by_name
 from muport.data import layer_of
+from muport.velocity._course_columns import complete_column
 from muport.velocity._inference import FittedCells, VelocityInference
+from muport.velocity.fates._condition_fates import SampleDesign, check_design, compare_conditions, sample_shares
 from muport.velocity.fates._drivers import correlate_features, feature_velocity
 from muport.velocity.fates._fate_probabilities import committor, fate_probabilities
 from muport.velocity.fates._macrostates import MetaStates, meta_states
@@ -78,6 +81,128 @@ class FateInference(VelocityInference):
         if terminal_states is None and len(names) == 1:
             _warn_of_one_end(cells, names[0])
         return pd.DataFrame(fate_probabilities(matrix, codes), index=cells.names, columns=names)
+
+    def get_sample_fates(
+        self, sample_key: str, fates: pd.DataFrame | None = None, population: str | Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Return the mean fate probabilities of the cells of each sample.
+
+        Parameters
+        ----------
+        sample_key
+            Column of ``obs`` with the sample of each cell, such as the donor.
+        fates
+            What :meth:`get_fates` returned. Computed by default.
+        population
+            Label, or labels, of the cells whose fates are averaged, such as the progenitors; all cells by default. With
+            all cells, a sample with more cells at one end has more of that fate.
+
+        Returns
+        -------
+        One row for each sample: a column for each fate, of sum 1, and ``n_cells``. Cells without any fate are left out.
+
+        Raises
+        ------
+        KeyError
+            If the column or a label does not exist.
+        ValueError
+            If a cell has no sample, or a sample has no cell of the population.
+        """
+        shares, n_cells, names, columns = self._sample_fates(sample_key, fates, population)
+        table = pd.DataFrame(shares, index=pd.Index(names, name=sample_key), columns=columns)
+        return table.assign(n_cells=n_cells.astype(np.int64))
+
+    def test_fates(
+        self,
+        condition_key: str,
+        sample_key: str,
+        fates: pd.DataFrame | None = None,
+        population: str | Sequence[str] | None = None,
+        strata_key: str | None = None,
+        n_permutations: int = 10_000,
+        random_state: int = 0,
+    ) -> pd.DataFrame:
+        """Test whether fates differ between two conditions, with the samples as replicates.
+
+        The mean fates of each sample (:meth:`get_sample_fates`) are compared on the scale of logits by a t-test with
+        a common variance. Cells of one sample are no replicates, so no p-value is computed over cells. With 3 against 3
+        samples a permutation test has 10 different results, and no p-value below 0.1: the t-test can find large
+        differences there, under the assumption that the logits of samples are normal. From 4 against 4 samples on
+        (p of at least 0.03), the permutation test needs no such assumption; compare both. The field and the chain are
+        the same for all samples, so differences in the dynamics themselves are found only as far as they change where
+        cells of the population are.
+
+        Parameters
+        ----------
+        condition_key
+            Column of ``obs`` with two conditions. All cells of a sample have the same.
+        sample_key, fates, population
+            As for :meth:`get_sample_fates`.
+        strata_key
+            Column of ``obs`` with a stratum of each sample, such as the sequencing batch: conditions are compared, and
+            permuted, within strata.
+        n_permutations
+            Largest number of permutations; all are taken if there are fewer.
+        random_state
+            Seed of the permutations.
+
+        Returns
+        -------
+        One row for each fate, by name: the mean share in each condition (columns ``share <condition>``), ``log_odds``
+        (second condition against the first, in sorted order), ``t``, ``p``, ``q`` (false discovery rate over fates) and
+        ``p_permutation``.
+
+        Raises
+        ------
+        KeyError
+            If a column or label does not exist.
+        ValueError
+            If there are not two conditions with two samples or more each, a sample has cells of both, no stratum has
+            both, or as :meth:`get_sample_fates`.
+        """
+        check_integers(1, n_permutations=n_permutations)
+        check_seed(random_state)
+        shares, n_cells, samples, columns = self._sample_fates(sample_key, fates, population)
+        condition, names = self._of_samples(condition_key, sample_key)
+        stratum = np.zeros(len(samples), np.int64)
+        if strata_key is not None:
+            stratum = self._of_samples(strata_key, sample_key)[0]
+        design = SampleDesign(condition, stratum)
+        check_design(design, names, condition_key)
+        table = compare_conditions(shares, n_cells, design, n_permutations, random_state)
+        table.index = pd.Index(columns, name="fate")
+        return table.rename(columns={f"share_{i}": f"share {name}" for i, name in enumerate(names)})
+
+    def _sample_fates(
+        self, sample_key: str, fates: pd.DataFrame | None, population: str | Sequence[str] | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...], pd.Index]:
+        """Mean fates (S, f), numbers of cells (S,), names of the samples, and of the fates."""
+        data = self._own_data("load it with its data, which hold the samples")
+        sample = complete_column(data, sample_key, "sample_key")
+        cells = self._cells()
+        table = self.get_fates() if fates is None else _check_fates(fates, data.obs_names)
+        weight = np.ones(len(cells.x))
+        if population is not None:
+            labels = [population] if isinstance(population, str) else list(population)
+            weight = np.logical_or.reduce([_has_label(cells, name) for name in labels]).astype(np.float64)
+        values = table.to_numpy(dtype=np.float64)
+        shares, n_cells = sample_shares(values, weight, sample.codes, len(sample.names))
+        if not n_cells.all():
+            absent = [name for name, n in zip(sample.names, n_cells, strict=True) if n == 0]
+            raise ValueError(f"samples {absent} have no cell of population={population!r} with a fate: leave them out.")
+        return shares, n_cells, sample.names, table.columns
+
+    def _of_samples(self, key: str, sample_key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        """(S,) value of a column for each sample, and the names; ValueError if a sample has several."""
+        data = self._own_data("load it with its data, which hold the columns")
+        column, sample = complete_column(data, key, "column"), complete_column(data, sample_key, "sample_key")
+        pairs = np.unique(np.stack([sample.codes, column.codes]), axis=1)
+        several = np.flatnonzero(np.bincount(pairs[0]) > 1)
+        if len(several):
+            raise ValueError(
+                f"sample {sample.names[several[0]]!r} has cells of several values of {key!r}: it needs one."
+            )
+        return pairs[1], column.names
 
     def get_committor(self, source: str, sink: str, n_neighbors: int = 15) -> pd.Series:
         """Return the probability that each cell reaches one label before another.
