@@ -102,7 +102,7 @@ def _scored(
     if len(present) == adata.n_vars:
         raise ValueError(f"{argument} are all genes of the data: scores need others, with which they are compared.")
     sc.tl.score_genes(cells, present, score_name="score", random_state=seed)
-    score = cells.obs["score"].to_numpy(np.float64)
+    score = np.asarray(cells.obs["score"], np.float64)
     z = (score - np.median(score)) / max(float(score.std()), _MIN_SPREAD)
     logistic: NDArray[np.float64] = 1 / (1 + np.exp(-2 * z))
     return logistic

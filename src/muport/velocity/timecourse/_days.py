@@ -88,9 +88,9 @@ class Days:
 
     def take(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Days:
         """The cells of a mask (n,), or some rows."""
-        batch, growth, clones = (
-            None if values is None else values[kept] for values in (self.batch, self.growth, self.clones)
-        )
+        batch = None if self.batch is None else self.batch[kept]
+        growth = None if self.growth is None else self.growth[kept]
+        clones = None if self.clones is None else self.clones[kept]
         return Days(self.x[kept], self.time[kept], batch, growth, clones)
 
     def digest(self) -> bytes:

@@ -165,7 +165,8 @@ def _log_changes(
     """(n,) and (m,) mean logarithmic change of the mass of the pairs of each cell, and whether the solver converged."""
     center = (x.mean(axis=0) + y.mean(axis=0)) / 2
     scale = max(float(np.abs(x - center).max()), float(np.abs(y - center).max())) or 1.0
-    cost = torch.cdist(*(torch.from_numpy((points - center) / scale) for points in (x, y))).square()
+    source_points, target_points = (torch.from_numpy((points - center) / scale) for points in (x, y))
+    cost = torch.cdist(source_points, target_points).square()
     reg = max(_REG * float(cost.mean()), float(np.finfo(np.float32).tiny) * 1e6)
     balanced = solve(cost=cost, reg=reg, max_iter=_MAX_ITER, tol=_TOL).plan
     lam = max(relaxation * float(((balanced * cost).sum(1) / balanced.sum(1)).median()), reg)
