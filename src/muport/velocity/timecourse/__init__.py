@@ -3,7 +3,7 @@
 In the order of reading:
 
 - ``_days``: the cells of each measured time
-- ``_clones``: where cells go by the clones of their neighborhood
+- ``_clones``: affinity of cells by the clones of their neighborhood
 - ``_couplings``: transport plans between the cells of successive days
 - ``_populations``: populations of cells followed through the plans
 - ``_transition_tables``: transitions between annotations of two days, with bootstrap intervals

@@ -1,4 +1,4 @@
-"""Clones in the coupling of two days: cells go where the clones of their neighborhood went."""
+"""Clones in the coupling of two days: cells are transported as the clones of their neighborhood."""
 
 from __future__ import annotations
 
