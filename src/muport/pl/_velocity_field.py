@@ -264,10 +264,11 @@ def training_curves(
     check_legend_loc(legend_loc)
     output = Output(show, save, return_fig)
     curves = {name: np.asarray(values, dtype=float).ravel() for name, values in history.items()}
+    total = curves.get("loss", np.zeros(0))
     curves = {
         name: values
         for name, values in curves.items()
-        if values.any() and (name == "loss" or not np.array_equal(values, curves.get("loss")))
+        if values.any() and (name == "loss" or not np.array_equal(values, total))
     }
     if not curves:
         raise ValueError(f"history={list(history)} holds no loss: pass model.history_ of a trained model.")
