@@ -48,10 +48,10 @@ def model(request):
 
 
 @pytest.mark.parametrize("name", SETUP)
-def test_no_set_up_has_a_batch_key_by_default(name):
+def test_no_set_up_needs_a_batch_key(name):
     for method in ("setup_anndata", "setup_mudata"):
         parameters = inspect.signature(getattr(getattr(muport, name), method)).parameters
-        assert "batch_key" not in parameters or parameters["batch_key"].default is None
+        assert "batch_key" not in parameters or parameters["batch_key"].default in (None, "auto")
 
 
 def test_the_cells_are_the_first_argument_under_any_name(model):
@@ -135,13 +135,18 @@ def test_modalities_that_have_the_key_take_part(caplog):
         caplog.clear()
 
 
-def test_batches_that_are_not_named_are_mentioned(caplog):
-    with caplog.at_level(logging.WARNING, "muport"):
-        muport.Integration.setup_anndata(cells())
-        assert "batch_key=None: all cells are one batch. Pass batch_key='batch'" in caplog.text
-        caplog.clear()
-        muport.Integration.setup_anndata(cells(), batch_key="batch")
-        assert not caplog.messages
+def test_the_column_of_the_batches_is_found(caplog):
+    with caplog.at_level(logging.INFO, "muport"):
+        for data, text, key in ((cells(), "the batches of 'batch'", "batch"), (cells(), "one batch", None)):
+            if key is None:
+                del data.obs["batch"]
+            muport.Integration.setup_anndata(data)
+            assert f"batch_key='auto': {text}." in caplog.text
+            assert muport.Integration(data).registry_["setup_args"]["batch_key"] == key
+            caplog.clear()
+    data = cells()
+    muport.Integration.setup_anndata(data, batch_key=None)
+    assert muport.Integration(data).registry_["setup_args"]["batch_key"] is None
 
 
 @pytest.mark.promise("A neighbor graph of the user is never replaced without overwrite=True")

@@ -403,7 +403,7 @@ def test_training_writes_only_the_setup(kit):
 
 def test_history_and_metrics(fitted):
     assert len(fitted.history_["loss"]) == 200
-    assert set(fitted.metrics_) == {"converged", "covered", "loss", "speed"}
+    assert set(fitted.metrics_) == {"converged", "covered", "loss", "n_steps", "speed"}
     assert fitted.metrics_["covered"] == 1
     assert 0 <= fitted.metrics_["converged"] <= 1
 

@@ -92,9 +92,9 @@ def _draw(data: Any, args: argparse.Namespace, report: Report) -> None:
         return
     from muport.cli._pictures import draw_cells
 
-    batches = [args.batch_key] if isinstance(args.batch_key, str) else list(args.batch_key or ())
+    batches = [args.batch_key] if isinstance(args.batch_key, str) else list(args.batch_key)
     # new cells of a loaded model need no columns
-    colors = [name for name in (*batches, args.labels_key) if name is not None]
+    colors = [name for name in (*batches, args.labels_key) if name not in (None, "", "auto")]
     draw_cells(data, args.key, [*colors, *(["prediction"] if "prediction" in data.obs else [])], args.plot, report)
 
 
@@ -116,7 +116,7 @@ def _fit_or_load(data: Any, args: argparse.Namespace, report: Report) -> Any:
 
 def _set_up(cls: Any, data: Any, args: argparse.Namespace) -> None:
     columns: dict[str, Any] = {
-        "batch_key": args.batch_key, "labels_key": args.labels_key,
+        "batch_key": args.batch_key or None, "labels_key": args.labels_key,
         "unlabeled_category": args.unlabeled, "continuous_covariate_keys": args.continuous_covariate_keys,
     }  # fmt: skip
     if args.paired:

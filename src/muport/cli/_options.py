@@ -58,6 +58,9 @@ def representation(words: Sequence[str] | None) -> dict[str, str] | str | None:
     return {name: key for name, _, key in pairs}
 
 
+_BATCH_DEFAULTS = {"auto": "batch, if there is such a column; '' for none", "batch": "batch"}
+
+
 class _OneOrMore(argparse.Action):
     """An option of one word, which stays a word, or of several, which are a list."""
 
@@ -84,11 +87,11 @@ def _strength(words: Sequence[str]) -> dict[str, float] | float:
     return {name: float(value) for name, _, value in (word.rpartition("=") for word in words)}
 
 
-def add_batch_options(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+def add_batch_options(parser: argparse.ArgumentParser, default: str = "auto") -> None:
     """Add the options that name the batch variables, with their `default`, and the covariates."""
     parser.add_argument(
         "--batch-key", nargs="+", action=_OneOrMore, default=default, metavar="COLUMN",
-        help=f"column with the batch; several columns for several batch variables (default: {default or 'one batch'})",
+        help=f"column with the batch; several columns for several variables (default: {_BATCH_DEFAULTS[default]})",
     )  # fmt: skip
     parser.add_argument(
         "--continuous-covariate-keys", nargs="+", metavar="COLUMN",

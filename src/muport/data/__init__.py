@@ -41,7 +41,13 @@ if TYPE_CHECKING:
     from muport.data.registration._fields import JoinedLabels, JoinedNumbers, JoinedObs
     from muport.data.registration._manager import UnionDataset, UnionManager, register
     from muport.data.registration._pairing import Pairing, check_pairings, compare_pairs, pairing_metrics
-    from muport.data.registration._setup import Setup, is_joint, name_holders, select_modalities
+    from muport.data.registration._setup import (
+        Setup,
+        choose_batch_key,
+        is_joint,
+        name_holders,
+        select_modalities,
+    )
 
 __all__ = [
     "Column",
@@ -60,6 +66,7 @@ __all__ = [
     "check_names_free",
     "check_pairings",
     "check_writable",
+    "choose_batch_key",
     "compare_pairs",
     "holds_numbers",
     "is_joint",
@@ -91,7 +98,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "registration._pairing": ("Pairing", "check_pairings", "compare_pairs", "pairing_metrics"),
     "reading._representation": ("Representation",),
     "reading._rows": ("Rows", "read_rows"),
-    "registration._setup": ("Setup", "is_joint", "name_holders", "select_modalities"),
+    "registration._setup": ("Setup", "choose_batch_key", "is_joint", "name_holders", "select_modalities"),
     "_data_argument": ("accept_data_names",),
     "_graph_marks": ("is_own_graph", "mark_graph"),
     "_result_writing": ("check_names_free", "check_writable", "write_results"),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from muport.integration.batch_variables._covariates import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -27,29 +26,9 @@ if TYPE_CHECKING:
     from muport.integration._working_space import EmbeddedRows, Space
 
 __all__ = [
-    "advise_of_batches",
     "build_design",
     "embed_and_fit_covariates",
 ]
-
-logger = logging.getLogger("muport")
-#: The column of the batches in most data.
-_LIKELY_BATCH_KEY = "batch"
-
-
-def advise_of_batches(data: Any, batch_key: str | Sequence[str] | None, transfer: Mapping[str, Any]) -> None:
-    """Log that batches are not integrated, if `data`, an AnnData or MuData, seem to have some.
-
-    - `transfer`: Arguments of scvi-tools when it transfers a set-up, which says nothing of a choice of the user.
-    """
-    if batch_key is not None or transfer:
-        return
-    columns = [part.obs.get(_LIKELY_BATCH_KEY) for part in (data, *getattr(data, "mod", {}).values())]
-    if any(column is not None and column.nunique() > 1 for column in columns):
-        logger.warning(
-            "batch_key=None: all cells are one batch. Pass batch_key=%r to integrate the batches of that column.",
-            _LIKELY_BATCH_KEY,
-        )
 
 
 def build_design(

@@ -13,10 +13,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from muport._checks import check_integers, check_option, check_seed
 from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport._parallel import single_threaded
-from muport.data import check_pairings, compare_pairs, match_names, pairing_metrics, register
+from muport.data import check_pairings, choose_batch_key, compare_pairs, match_names, pairing_metrics, register
 from muport.integration._batch_design import MODALITY, Strengths
 from muport.integration._cell_maps import assign_maps, describe_groups
-from muport.integration._design_of_rows import advise_of_batches, build_design, embed_and_fit_covariates
+from muport.integration._design_of_rows import build_design, embed_and_fit_covariates
 from muport.integration._fitted_state import IntegrationState, transform_cells
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration._inference import find_batch_of_cell
@@ -206,7 +206,7 @@ class Integration(ResultWriting):
         cls,
         mdata: mudata.MuData,
         use_rep: Mapping[str, str] | str | None = "X_pca",
-        batch_key: str | Sequence[str] | None = None,
+        batch_key: str | Sequence[str] | None = "auto",
         labels_key: str | None = None,
         unlabeled_category: str = UNLABELED_CATEGORY,
         shared_rep: Mapping[str, str] | str | None = None,
@@ -228,6 +228,7 @@ class Integration(ResultWriting):
         batch_key
             Column with the batch of each cell, in ``mdata.obs`` or in the modalities; or a list of columns, for
             example donor and platform, each combination of which is a batch, such as ``"donor1|v2"``. None: one batch.
+            ``"auto"``: the column ``"batch"``, or None if there is none; a log line names it.
         labels_key
             Column with the type of each cell, where it is known.
         unlabeled_category
@@ -257,16 +258,16 @@ class Integration(ResultWriting):
             the widths of a shared representation differ, a cell has no batch, a column is named twice, or names are
             repeated, are equal by chance or do not fit `paired`.
         """
+        batch_key = choose_batch_key(mdata, batch_key)
         setup_method_args = cls._get_setup_method_args(**locals())
         register(cls, mdata, setup_method_args, **kwargs)
-        advise_of_batches(mdata, batch_key, kwargs)
 
     @classmethod
     def setup_anndata(
         cls,
         adata: anndata.AnnData,
         use_rep: str = "X_pca",
-        batch_key: str | Sequence[str] | None = None,
+        batch_key: str | Sequence[str] | None = "auto",
         labels_key: str | None = None,
         unlabeled_category: str = UNLABELED_CATEGORY,
         continuous_covariate_keys: Sequence[str] | None = None,
@@ -281,8 +282,8 @@ class Integration(ResultWriting):
         use_rep
             ``obsm`` key of the representation that is integrated.
         batch_key
-            Column of ``obs`` with the batch of each cell, or a list of columns, as in :meth:`setup_mudata`. None: one
-            batch.
+            Column of ``obs`` with the batch of each cell, or a list of columns; None and ``"auto"`` as in
+            :meth:`setup_mudata`.
         labels_key
             Column of ``obs`` with the type of each cell, where it is known.
         unlabeled_category
@@ -297,9 +298,9 @@ class Integration(ResultWriting):
         KeyError, ValueError
             As :meth:`setup_mudata`.
         """
+        batch_key = choose_batch_key(adata, batch_key)
         setup_method_args = cls._get_setup_method_args(**locals())
         register(cls, adata, setup_method_args, **kwargs)
-        advise_of_batches(adata, batch_key, kwargs)
 
     def train(
         self,

@@ -13,6 +13,8 @@ import mudata
 from muport._checks import check_columns, check_flags
 from muport._keys import JOINT_MODALITY, SINGLE_MODALITY, UNLABELED_CATEGORY
 
+_USUAL_BATCH_KEY = "batch"
+
 logger = logging.getLogger("muport")
 
 
@@ -189,6 +191,19 @@ def select_modalities(
             "modality, MuData({modality: adata})."
         )
     return {names[0]: data}
+
+
+def choose_batch_key(
+    data: mudata.MuData | anndata.AnnData, batch_key: str | Sequence[str] | None
+) -> str | Sequence[str] | None:
+    """Return `batch_key`; for ``"auto"`` the column ``"batch"``, or None if there is no such column."""
+    if batch_key != "auto":
+        return batch_key
+    parts = (data, *(data.mod.values() if isinstance(data, mudata.MuData) else ()))
+    # what is no AnnData or MuData is refused later
+    has_batches = any(_USUAL_BATCH_KEY in getattr(part, "obs", ()) for part in parts)
+    logger.info("batch_key='auto': %s.", f"the batches of {_USUAL_BATCH_KEY!r}" if has_batches else "one batch")
+    return _USUAL_BATCH_KEY if has_batches else None
 
 
 def name_holders(data: mudata.MuData | anndata.AnnData, setup_args: Mapping[str, Any]) -> dict[str, Any]:
