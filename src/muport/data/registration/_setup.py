@@ -215,6 +215,8 @@ def name_holders(data: mudata.MuData | anndata.AnnData, setup_args: Mapping[str,
     args, key, shared = dict(setup_args), setup_args.get("use_rep"), setup_args.get("shared_rep")
     if not isinstance(data, mudata.MuData) or not isinstance(key, str) or (shared is None and is_joint(data, key)):
         return args
+    if not all(isinstance(part, anndata.AnnData) for part in data.mod.values()):
+        return args  # it is refused later
     holders = [m for m, part in data.mod.items() if key in part.obsm]
     if isinstance(shared, Mapping):
         holders = [m for m in holders if m in shared]
