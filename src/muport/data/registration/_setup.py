@@ -197,7 +197,7 @@ def choose_batch_key(
     data: mudata.MuData | anndata.AnnData, batch_key: str | Sequence[str] | None
 ) -> str | Sequence[str] | None:
     """Return `batch_key`; for ``"auto"`` the column ``"batch"``, or None if there is no such column."""
-    if batch_key != "auto":
+    if not isinstance(batch_key, str) or batch_key != "auto":
         return batch_key
     parts = (data, *(data.mod.values() if isinstance(data, mudata.MuData) else ()))
     # what is no AnnData or MuData is refused later
