@@ -10,7 +10,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["cell_positions", "rows_by_name", "rows_in_one_order", "same_row_and_column_order"]
+__all__ = ["cell_positions", "rows_by_name", "rows_in_one_order", "same_row_and_column_order", "take_cells"]
 
 
 def rows_by_name(values: Any, names: pd.Index, what: str, row: str = "cell") -> Any:
@@ -172,3 +172,16 @@ def cell_positions(cells: Any, names: pd.Index, what: str) -> NDArray[np.int64]:
     if len(wrong):
         raise ValueError(f"{what} names row {wrong[0]}, but the data have rows 0 to {n - 1}.")
     return array.astype(np.int64)
+
+
+def take_cells[T: np.generic](values: NDArray[T], cells: Any, names: pd.Index) -> NDArray[T]:
+    """Take the rows of some cells; all if `cells`, the argument ``indices`` of a method, is None.
+
+    Raises KeyError, TypeError or ValueError as :func:`cell_positions`.
+
+    Examples
+    --------
+    >>> take_cells(np.array([1, 2, 3]), ["c"], pd.Index(["a", "b", "c"])).tolist()
+    [3]
+    """
+    return values if cells is None else values[cell_positions(cells, names, "indices")]

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from muport.data.registration._setup import (
         Setup,
         choose_batch_key,
+        expand_use_rep,
         is_joint,
-        name_holders,
         select_modalities,
     )
 
@@ -68,6 +68,7 @@ __all__ = [
     "check_writable",
     "choose_batch_key",
     "compare_pairs",
+    "expand_use_rep",
     "holds_numbers",
     "is_joint",
     "is_own_graph",
@@ -76,7 +77,6 @@ __all__ = [
     "layer_of",
     "mark_graph",
     "match_names",
-    "name_holders",
     "ordered_names",
     "pack",
     "pairing_metrics",
@@ -98,7 +98,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "registration._pairing": ("Pairing", "check_pairings", "compare_pairs", "pairing_metrics"),
     "reading._representation": ("Representation",),
     "reading._rows": ("Rows", "read_rows"),
-    "registration._setup": ("Setup", "choose_batch_key", "is_joint", "name_holders", "select_modalities"),
+    "registration._setup": ("Setup", "choose_batch_key", "is_joint", "expand_use_rep", "select_modalities"),
     "_data_argument": ("accept_data_names",),
     "_graph_marks": ("is_own_graph", "mark_graph"),
     "_result_writing": ("check_names_free", "check_writable", "write_results"),

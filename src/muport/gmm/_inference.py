@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from muport._checks import check_option, check_seed
-from muport._tables import cell_positions
+from muport._tables import take_cells
 from muport.data import MuDataModel, Setup, joined_column, read_rows
 from muport.gmm._fitted_state import label_samples
 from muport.gmm.distances._cell_distances import exact_wasserstein, sliced_wasserstein
@@ -81,7 +81,7 @@ class CohortInference(MuDataModel):
         rows.check_width(state.cohort.mixtures.means.shape[2])
         latent = rows.x if state.predictor is None else state.predictor.metric.latent(rows.x)
         cells: NDArray[np.float32] = np.array(rows.to_cells(latent))
-        return cells if indices is None else cells[cell_positions(indices, rows.obs_names, "indices")]
+        return take_cells(cells, indices, rows.obs_names)
 
     def get_responsibilities(self) -> NDArray[np.float32]:
         """Return the probabilities of the components of each cell's patient, for the cells of the fit.

@@ -10,7 +10,7 @@ import pandas as pd
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from muport._checks import check_seed
-from muport.data import name_holders, register
+from muport.data import expand_use_rep, register
 from muport.gmm._condition_prediction import ConditionPrediction
 from muport.gmm._fitted_state import GMMState, fit_cohort, labeled_patients
 from muport.gmm._inference import read_cell_types, row_samples, row_types, row_weights, sample_conditions
@@ -171,7 +171,7 @@ class GMM(ConditionPrediction):
     def _register(cls, data: Data, setup_method_args: dict[str, Any], **kwargs: Any) -> None:
         arguments = setup_method_args["setup_args"]
         if "source_registry" not in kwargs:
-            arguments = name_holders(data, arguments)
+            arguments = expand_use_rep(data, arguments)
             setup_method_args = {**setup_method_args, "setup_args": arguments}
         rows = cls._read(data, arguments, required="source_registry" not in kwargs)
         types = arguments.get("cell_type_key")

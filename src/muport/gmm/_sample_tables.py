@@ -134,9 +134,7 @@ class SampleTables(CohortInference):
         Genome Biology 23, 95.
         """
         state: GMMState = self._fitted()
-        check_option("by", by, (None, "types", "components"))
-        if by == "types" and not state.types:
-            raise ValueError("by='types' needs annotated types: set up a cell_type_key, or pass by='components'.")
+        by_types = _counts_types(by, state)
         known = self._known_patients()
         if isinstance(covariate_keys, str):
             raise TypeError(
@@ -145,7 +143,7 @@ class SampleTables(CohortInference):
         covariates = {key: self._read_covariate(key, known) for key in covariate_keys}
         if state.counts is None:
             raise ValueError("this model was saved by an earlier version: fit it again.")
-        if by == "components" or not state.types:
+        if not by_types:
             matched = groups if groups is not None else self.match_components(random_state=random_state)
             shares, total = matched.shares[known], state.counts.total[known]
             names = [f"component {i}" for i in range(len(matched))]
@@ -253,13 +251,11 @@ class SampleTables(CohortInference):
             As :func:`muport.pp.to_pseudobulk`, or if there are no types.
         """
         state: GMMState = self._fitted()
-        check_option("by", by, (None, "types", "components"))
-        if by == "types" and not state.types:
-            raise ValueError("by='types' needs annotated types: set up a cell_type_key, or pass by='components'.")
+        by_types = _counts_types(by, state)
         rows, data = self._fitted_rows(), self.adata
         adata = data if isinstance(data, anndata.AnnData) else data.mod[modality]
         sample = cast("NDArray[np.int64]", rows.sample)
-        if by == "components" or not state.types:
+        if not by_types:
             matched = groups if groups is not None else self.match_components(random_state=random_state)
             code = sum_by_group(self.get_responsibilities(), sample, matched).argmax(axis=1).astype(np.int64)
             names, key = [f"component {i}" for i in range(len(matched))], "component"
@@ -358,3 +354,11 @@ class SampleTables(CohortInference):
             if str(name) != "n_cells" and not str(name).startswith("_scvi_") and (codes == codes[first][sample]).all():
                 table[str(name)] = values.iloc[first].array
         return table
+
+
+def _counts_types(by: str | None, state: GMMState) -> bool:
+    """Whether `by` means the annotated types, the default if there are any, and not the components."""
+    check_option("by", by, (None, "types", "components"))
+    if by == "types" and not state.types:
+        raise ValueError("by='types' needs annotated types: set up a cell_type_key, or pass by='components'.")
+    return by != "components" and bool(state.types)

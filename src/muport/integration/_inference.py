@@ -11,7 +11,7 @@ import pandas as pd
 
 from muport._checks import check_integers, check_numbers
 from muport._parallel import single_threaded
-from muport._tables import cell_positions
+from muport._tables import cell_positions, take_cells
 from muport.data import MuDataModel, select_modalities
 from muport.integration._cell_maps import assign_maps, embed_without_covariates, find_new_maps
 from muport.integration._corrected_expression import (
@@ -75,10 +75,9 @@ class IntegrationInference(MuDataModel):
         -------
         (n_obs, d) float32, row i for ``mdata.obs_names[i]``, or for the i-th of `indices`. If modalities share a
         representation, it has the same coordinates, and a cell measured in several modalities is at the mean of its
-        rows. In a joint space, the
-        corrected representations of all modalities stand side by side, each weighted by its weight in the cell; the
-        shared coordinates follow if ``shared_rep`` was given and some cells lack a modality. With ``refine="vae"``, the
-        latent coordinates of the network.
+        rows. In a joint space, the corrected representations of all modalities stand side by side, each weighted by its
+        weight in the cell; the shared coordinates follow if ``shared_rep`` was given and some cells lack a modality.
+        With ``refine="vae"``, the latent coordinates of the network.
 
         Raises
         ------
@@ -92,7 +91,7 @@ class IntegrationInference(MuDataModel):
             self._check_modality(modality)
         integrated = self._integrate(mdata)
         latent = self._latent(integrated) if modality is None else _select_modality(integrated, state, modality)
-        return latent if indices is None else latent[cell_positions(indices, integrated.rows.obs_names, "indices")]
+        return take_cells(latent, indices, integrated.rows.obs_names)
 
     def _latent(self, integrated: IntegratedRows) -> NDArray[np.float32]:
         """Return the coordinates (n_cells, d) of integrated cells; with a network, its latent coordinates."""

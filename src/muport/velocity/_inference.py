@@ -11,7 +11,7 @@ import pandas as pd
 
 from muport._checks import check_option
 from muport._keys import UNLABELED_CATEGORY
-from muport._tables import cell_positions, rows_by_name
+from muport._tables import rows_by_name, take_cells
 from muport.data import MuDataModel
 from muport.velocity._fitted_state import (
     FittedRawVelocity,
@@ -110,11 +110,11 @@ class VelocityInference(MuDataModel):
         check_option("kind", kind, ("smooth", "raw"))
         if kind == "smooth":
             rows, time = self._rows_and_times(mdata)
-            return _select(rows.to_cells(evaluate(self._field(), rows.x, time)), indices, rows.obs_names)
+            return take_cells(rows.to_cells(evaluate(self._field(), rows.x, time)), indices, rows.obs_names)
         if mdata is not None:
             raise ValueError("kind='raw' is known for the cells of the fit only: leave mdata out, or use 'smooth'.")
         velocity = self._raw_velocity().velocity
-        return velocity if indices is None else _select(velocity, indices, self._rows().obs_names)
+        return velocity if indices is None else take_cells(velocity, indices, self._rows().obs_names)
 
     def get_confidence(self, mdata: Data | None = None) -> NDArray[np.float32]:
         """Return the confidence in the velocity of each cell: ``|v|^2 / (|v|^2 + sd^2)``, with sd the uncertainty.
@@ -253,7 +253,7 @@ class VelocityInference(MuDataModel):
         """
         rows, time = self._rows_and_times(mdata)
         field = self._field()
-        return _select(rows.to_cells(evaluate(field, rows.x, time, field.latent)), indices, rows.obs_names)
+        return take_cells(rows.to_cells(evaluate(field, rows.x, time, field.latent)), indices, rows.obs_names)
 
     def query_velocity(
         self, positions: Any, pseudotime_values: Any = None, return_std: bool = False
@@ -485,8 +485,3 @@ class VelocityInference(MuDataModel):
             raw = transport_cells(cells, windows, hyperparameters, str(self.device))
             self._raw = FittedRawVelocity.create(rows, raw)
         return self._raw.raw.of_some(self._raw.rows_of_cells(rows))
-
-
-def _select(values: NDArray[np.float32], indices: Any, names: pd.Index) -> NDArray[np.float32]:
-    """Return the rows of some cells; all without `indices`."""
-    return values if indices is None else values[cell_positions(indices, names, "indices")]

@@ -15,7 +15,7 @@ from muport.data.reading._rows import read_rows
 from muport.data.registration._fields import columns_of, fields_of
 from muport.data.registration._outliers import warn_of_outliers
 from muport.data.registration._pairing import check_pairings, compare_pairs
-from muport.data.registration._setup import Setup, find_space_keys, name_holders, select_modalities
+from muport.data.registration._setup import Setup, expand_use_rep, find_space_keys, select_modalities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -123,7 +123,7 @@ def register(
     """
     source = kwargs.get("source_registry")
     if source is None:
-        setup_method_args = {**setup_method_args, "setup_args": name_holders(data, setup_method_args["setup_args"])}
+        setup_method_args = {**setup_method_args, "setup_args": expand_use_rep(data, setup_method_args["setup_args"])}
     setup = Setup.from_args({**cls._setup_defaults, **setup_method_args["setup_args"]})
     for argument, advice in cls._required_columns.items():
         if getattr(setup, argument) is None:

@@ -26,8 +26,8 @@ class Setup:
     ----------
     use_rep
         Modality -> ``obsm`` key of its own representation. A string is a key of ``mdata.obsm``, which holds a space of
-        all cells; if it is not there, it is the key in every modality that takes part (see :func:`name_holders`). None
-        if only `shared_rep` is given.
+        all cells; if it is not there, it is the key in every modality that takes part (see :func:`expand_use_rep`).
+        None if only `shared_rep` is given.
     batch_key
         Column with the batch of each cell, or a list of columns if `crossed`. None: one batch.
     labels_key
@@ -206,7 +206,7 @@ def choose_batch_key(
     return _USUAL_BATCH_KEY if has_batches else None
 
 
-def name_holders(data: mudata.MuData | anndata.AnnData, setup_args: Mapping[str, Any]) -> dict[str, Any]:
+def expand_use_rep(data: mudata.MuData | anndata.AnnData, setup_args: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments with a string ``use_rep`` replaced by modality -> key, if some modalities lack that key.
 
     The modalities that have it take part, and a log line names both. Nothing is replaced if no modality has it, or

@@ -27,6 +27,7 @@ from muport.gmm.prediction._patient_classifier import (
     PatientClassifier,
     RatioView,
     View,
+    assign_weights,
     log_ratio_views,
     view_distances,
 )
@@ -143,9 +144,7 @@ def fit_outcome(
     simplest = names.index("types") if "types" in names else None
     # of a density there is one column: the outcome that was seen
     weight = weigh_views(densities[:, :, None], names, simplest, np.zeros(len(outcome), dtype=np.int64), groups)
-    weights = iter(weight.tolist())
-    weighted = tuple(replace(view, weight=next(weights)) for view in views)
-    weighted_ratios = tuple(replace(view, weight=next(weights)) for view in ratio_views)
+    weighted, weighted_ratios = assign_weights(views, ratio_views, weight)
     classifier = PatientClassifier(weighted, mixtures, slices, int(slices.max()) + 1, weighted_ratios, counts, columns)
     return _calibrated(classifier, outcome, weight, values, errors)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from muport._arrays import describe_fields
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.metric._pair_scatters import CohortPlans
 from muport.gmm.prediction._cross_validation import (
@@ -83,6 +84,8 @@ class OutcomeValidation:
     families: NDArray[np.float64]
     null: NDArray[np.float64]
     samples: tuple[str, ...] = ()
+
+    __repr__ = describe_fields
 
     @property
     def p_values(self) -> dict[str, float]:

@@ -27,7 +27,7 @@ from muport.gmm.metric._reference_states import squared_composition_distances
 from muport.gmm.prediction._view_weights import weigh_views
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     type PlanCache = dict[tuple[bool, float], tuple[ComponentPlans, ComponentPlans]]
 
 __all__ = [
-    "FAMILIES", "PatientClassifier", "RatioView", "View", "fit_classifier", "log_ratio_views", "predict_conditions",
-    "view_distances",
+    "FAMILIES", "PatientClassifier", "RatioView", "View", "assign_weights", "fit_classifier", "log_ratio_views",
+    "predict_conditions", "view_distances",
 ]  # fmt: skip
 
 FAMILIES = ("state", "spread", "composition", "mixture", "components", "types")
@@ -184,11 +184,17 @@ def fit_classifier(
     # the types come last
     simplest = families.index("types") if "types" in families else None
     weight = weigh_views(probabilities, families, simplest, code, groups)
-    weights = iter(weight.tolist())
-    # the views on distances come first
-    weighted = tuple(replace(view, weight=next(weights)) for view in views)
-    weighted_ratios = tuple(replace(view, weight=next(weights)) for view in ratio_views)
+    weighted, weighted_ratios = assign_weights(views, ratio_views, weight)
     return PatientClassifier(weighted, mixtures, code, int(code.max()) + 1, weighted_ratios, counts, columns)
+
+
+def assign_weights(
+    views: Sequence[View], ratio_views: Sequence[RatioView], weight: NDArray[np.float64]
+) -> tuple[tuple[View, ...], tuple[RatioView, ...]]:
+    """Return the views with their weights (V,): first those of the views on distances, then of those on log-ratios."""
+    weights = iter(weight.tolist())
+    weighted = tuple(replace(view, weight=next(weights)) for view in views)
+    return weighted, tuple(replace(view, weight=next(weights)) for view in ratio_views)
 
 
 def _fit_ratio_views(
