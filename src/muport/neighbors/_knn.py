@@ -151,10 +151,15 @@ def _faiss(points: np.ndarray, queries: np.ndarray, k: int, n_threads: int | Non
 
     # |x|^2 + |y|^2 - 2xy loses float32 digits far from the origin: center the points.
     center = points.mean(axis=0, dtype=np.float64).astype(np.float32)
+    # In sorted points each block is nearer to a query than the last: its neighbors are replaced again and again, which
+    # takes up to half as long again as with points in random order.
+    order = np.random.default_rng(0).permutation(len(points))
+    shuffled = points[order]
+    shuffled -= center
     with faiss_threads(n_threads):
         # without an index, which would hold another copy of the points
-        squared, indices = faiss.knn(queries - center, points - center, k)
-    return np.sqrt(np.maximum(squared, 0)), indices
+        squared, indices = faiss.knn(queries - center, shuffled, k)
+    return np.sqrt(np.maximum(squared, 0)), order[indices]
 
 
 def _torch(points: np.ndarray, queries: np.ndarray, k: int, device: str) -> tuple[np.ndarray, np.ndarray]:
