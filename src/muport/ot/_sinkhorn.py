@@ -29,7 +29,7 @@ _LOG_SWEEPS = 2  # log-domain sweeps after a kernel under- or overflowed
 _MAX_SHIFT = 20.0  # largest log-scaling kept outside the kernel: beyond it, it is absorbed
 _MAX_LOG = 40.0  # largest |log| of a kernel sum: far inside float32, so that underflowed terms are negligible
 #: Cost entries solved together: two float32 kernels fit into a last-level cache, or into the memory of a GPU.
-_CHUNK = {"cpu": 2**18, "cuda": 2**28}
+_CHUNK = {"cpu": 2**20, "cuda": 2**28}
 
 
 @dataclass(frozen=True)
@@ -339,6 +339,7 @@ def sinkhorn(
     eps_scaling: float | None = None,
     max_iter: int = 2000,
     tol: float | None = None,
+    chunk_size: int | None = None,
 ) -> Potentials:
     """Solve a batch of balanced or unbalanced entropic transport problems; the inputs are not checked.
 
@@ -375,6 +376,9 @@ def sinkhorn(
         Largest number of sweeps.
     tol
         Largest change of a potential, divided by eps, at convergence; by default 1e-5 in float32 and 1e-9 in float64.
+    chunk_size
+        Number of problems solved together: fewer take less memory and more time. By default as many as have 2**20
+        costs (2**28 on a GPU).
 
     Returns
     -------
@@ -403,7 +407,7 @@ def sinkhorn(
     a, b = a.expand(batch, n), b.expand(batch, m)
     solved_cost = _check_digits(cost, a, b, eps[:, 0])
     start = init if init is not None else (torch.zeros_like(a), torch.zeros_like(b))
-    size = max(1, _CHUNK.get(cost.device.type, _CHUNK["cpu"]) // max(n * m, 1))
+    size = chunk_size or max(1, _CHUNK.get(cost.device.type, _CHUNK["cpu"]) // max(n * m, 1))
     solved = []
     for low in range(0, batch, size):
         rows = slice(low, low + size)

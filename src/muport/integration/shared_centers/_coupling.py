@@ -29,6 +29,7 @@ __all__ = [
 EPSILON = 0.1  # entropic regularization, in units of the cost 2 - 2 cos
 _MOST_CENTERS = 100
 _CELLS_PER_CENTER = 30
+_COSTS_PER_CHUNK = 2**18  # solved together: more would take more memory than the cells themselves
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +164,7 @@ def _solve_groups(
         init=(torch.zeros(padded_mass.shape, device=device), torch.from_numpy(previous.log_scale * EPSILON).to(device)),
         max_iter=settings.max_iter,
         tol=settings.tol,
+        chunk_size=max(1, _COSTS_PER_CHUNK // cost[0].size) if device == "cpu" else None,
     )
     return (solution.g / EPSILON).cpu().numpy(), bool(solution.converged.all())
 
