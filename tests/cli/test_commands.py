@@ -156,9 +156,11 @@ def test_velocity_from_a_root(folder, tmp_path, capsys):
 def test_velocity_of_a_time_course(folder, tmp_path, capsys):
     cells = anndata.read_h5ad(folder / "moving.h5ad")
     cells.obs["day"] = [f"E{round(3 * time):g}" for time in cells.obs["time"]]
+    cells.obs["clone"] = [f"clone{i % 9}" for i in range(cells.n_obs)]
     cells.write(tmp_path / "days.h5ad")
     argv = ("velocity", "days.h5ad", "-o", str(tmp_path / "out.h5ad"), "--time", "day", "--steps", "20")
-    summary = run(tmp_path, capsys, *argv, "--predict-day", "1.5")
+    summary = run(tmp_path, capsys, *argv, "--predict-day", "1.5", "--growth", "--clone-key", "clone")
+    assert np.isfinite(anndata.read_h5ad(tmp_path / "out.h5ad").obs["velot_growth"]).all()
     predicted = anndata.read_h5ad(tmp_path / "out_day_1.5.h5ad")
     assert predicted.n_obs == summary["metrics"]["predicted_cells"] == 1000
     assert str(tmp_path / "out_day_1.5.h5ad") in summary["written"]

@@ -291,3 +291,21 @@ def test_fates_of_samples_and_their_test(model, adata):
         model.get_sample_fates("nothing", fates)
     with pytest.raises(ValueError, match="root"):
         model.get_sample_fates("donor", fates, population="root")
+
+
+def test_the_selection_by_held_out_days_is_kept_and_used(adata, tmp_path):
+    adata = adata[::3].copy()
+    selected = fit(adata, select="held_out")
+    table = selected.history_["held_out"]
+    assert list(table.columns) == ["reg_scale", "relaxation", "w1", "ratio"]
+    relaxation = selected.settings_["relaxation"]
+    assert (selected.settings_["reg_scale"], np.inf if relaxation is None else relaxation) == tuple(table.iloc[0, :2])
+    selected.save(tmp_path / "model")
+    loaded = Velocity.load(tmp_path / "model", adata=adata)
+    pd.testing.assert_frame_equal(loaded.history_["held_out"], table)
+    assert loaded.settings_ == selected.settings_
+    two = adata[adata.obs["day"].isin(["E0", "E1"])].copy()
+    with pytest.raises(ValueError, match="two times"):
+        fit(two, select="held_out")
+    with pytest.raises(ValueError, match="select='best'"):
+        fit(two, select="best")

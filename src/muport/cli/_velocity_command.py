@@ -41,7 +41,10 @@ def add_velocity(commands: Commands[argparse.ArgumentParser]) -> None:
         parser,
         labels_key=(None, "column with the type"),
         batch_key=(None, "column with the batch"),
+        clone_key=(None, "of a time course: column with the clone, or obsm key of a matrix of cells by clones"),
+        growth_key=(None, "of a time course: column with an expected growth rate"),
     )
+    parser.add_argument("--growth", action="store_true", help="of a time course: write growth rates per unit of time")
     parser.add_argument("--root", metavar="LABEL", help="type in which the process begins: computes a pseudotime")
     parser.add_argument("--basis", metavar="KEY", help="obsm key of an embedding to project the velocities to")
     parser.add_argument("--fates", action="store_true", help="write the probability of each fate")
@@ -100,10 +103,10 @@ def _add_pseudotime(data: Any, args: argparse.Namespace) -> None:
 def _train(data: Any, args: argparse.Namespace, report: Report) -> Any:
     from muport.velocity import Velocity
 
-    columns = {"time_key": args.time_key, "labels_key": args.labels_key, "batch_key": args.batch_key}
-    set_up(Velocity, data, args.use_rep, **columns)
+    names = ("time_key", "labels_key", "batch_key", "clone_key", "growth_key")
+    set_up(Velocity, data, args.use_rep, **{name: getattr(args, name) for name in names})
     model = Velocity(data)
-    model.train(n_steps=args.steps, random_state=args.seed, progress=report.progress)
+    model.train(n_steps=args.steps, growth=args.growth, random_state=args.seed, progress=report.progress)
     return model
 
 
@@ -113,7 +116,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ValueError("--plot needs --basis, the obsm key of the embedding to draw.")
     of_a_fit = {
         "--root": args.root, "--basis": args.basis, "--fates": args.fates or None, "--terminal": args.terminal,
-        "--predict-day": args.predict_day,
+        "--predict-day": args.predict_day, "--growth": args.growth or None, "--clone-key": args.clone_key,
+        "--growth-key": args.growth_key,
     }  # fmt: skip
     if args.load is not None and (given := [name for name, value in of_a_fit.items() if value is not None]):
         raise ValueError(f"{', '.join(given)}: not with --load, which evaluates the field at the cells of INPUT.")
@@ -130,6 +134,9 @@ def _write_results(data: Any, model: Any, args: argparse.Namespace, report: Repo
     data.obs["velot_confidence"] = model.get_confidence(data)
     data.obs["velot_uncertainty"] = model.get_uncertainty(data)
     report.add({"mean_confidence": float(data.obs["velot_confidence"].mean())})
+    if args.growth:
+        data.obs["velot_growth"] = model.get_growth()
+        report.add({"mean_growth": float(data.obs["velot_growth"].mean())})
     if args.basis is not None:
         key = f"velot_velocity_{args.basis.removeprefix('X_')}"
         data.obsm[key] = model.project_to_embedding(_embedding(data, args.basis))

@@ -14,6 +14,7 @@ In the order of reading:
 - ``_fitted_state``: what a fitted model keeps and saves
 - ``_inference``: methods after training that evaluate the field, or follow it
 - ``_fate_inference``: methods after training that read the Markov chain of cells
+- ``_perturbation_inference``: methods after training that change features of cells and follow them
 - ``_time_course_inference``: methods after training that follow populations between the measured days
 - ``_population_inference``: methods after training that predict the cells of times that were not measured
 - ``_model``: the model class, set-up and training
@@ -21,6 +22,7 @@ In the order of reading:
 """
 
 from muport.velocity._model import Velocity
+from muport.velocity._perturbation_inference import Perturbation
 from muport.velocity.dynamics._ode import integrate
 from muport.velocity.dynamics._path_clusters import Trajectories
 from muport.velocity.dynamics._paths import Paths
@@ -42,8 +44,8 @@ from muport.velocity.velot._velocity_steps import (
 )
 
 __all__ = [
-    "Coupling", "MetaStates", "Paths", "Trajectories", "Velocity", "build_windows", "cell_kernel", "committor",
-    "compute_ot_velocity", "compute_trajectories", "fate_probabilities", "gridsearch", "integrate", "meta_states",
-    "project_to_embedding", "project_to_umap", "query_velocity", "simulate", "simulate_flow", "smooth_velocity",
-    "terminal_states", "velocity",
+    "Coupling", "MetaStates", "Paths", "Perturbation", "Trajectories", "Velocity", "build_windows", "cell_kernel",
+    "committor", "compute_ot_velocity", "compute_trajectories", "fate_probabilities", "gridsearch", "integrate",
+    "meta_states", "project_to_embedding", "project_to_umap", "query_velocity", "simulate", "simulate_flow",
+    "smooth_velocity", "terminal_states", "velocity",
 ]  # fmt: skip

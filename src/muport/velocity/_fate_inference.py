@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     from numpy.typing import NDArray
 
-__all__ = ["FateInference"]
+__all__ = ["FateInference", "find_terminal_states", "has_label"]
 
 _CANDIDATES = 3  # labels that a warning names
 _ROUNDING = 1e-5  # by which probabilities and their sums may exceed 1, for example after a conversion to float32
@@ -77,7 +77,7 @@ class FateInference(VelocityInference):
         """
         cells = self._cells()
         matrix = _transition_matrix(cells, n_neighbors)
-        codes, names = _terminal_states(cells, matrix, terminal_states)
+        codes, names = find_terminal_states(cells, matrix, terminal_states)
         if terminal_states is None and len(names) == 1:
             _warn_of_one_end(cells, names[0])
         return pd.DataFrame(fate_probabilities(matrix, codes), index=cells.names, columns=names)
@@ -184,7 +184,7 @@ class FateInference(VelocityInference):
         weight = np.ones(len(cells.x))
         if population is not None:
             labels = [population] if isinstance(population, str) else list(population)
-            weight = np.logical_or.reduce([_has_label(cells, name) for name in labels]).astype(np.float64)
+            weight = np.logical_or.reduce([has_label(cells, name) for name in labels]).astype(np.float64)
         values = table.to_numpy(dtype=np.float64)
         shares, n_cells = sample_shares(values, weight, sample.codes, len(sample.names))
         if not n_cells.all():
@@ -226,7 +226,7 @@ class FateInference(VelocityInference):
             If no labels were set up.
         """
         cells = self._cells()
-        groups = [_has_label(cells, name) for name in (source, sink)]
+        groups = [has_label(cells, name) for name in (source, sink)]
         values = committor(_transition_matrix(cells, n_neighbors), *groups)
         return pd.Series(values, index=cells.names, name=f"{source} to {sink}")
 
@@ -358,7 +358,7 @@ def _transition_matrix(cells: FittedCells, n_neighbors: int) -> sp.csr_matrix:
     return cell_kernel(cells.x, cells.velocity, time=cells.time, k=n_neighbors)
 
 
-def _has_label(cells: FittedCells, name: str) -> NDArray[np.bool_]:
+def has_label(cells: FittedCells, name: str) -> NDArray[np.bool_]:
     """(n,) whether each cell has the label; KeyError if none has."""
     if cells.labels is None:
         raise ValueError(f"{name!r} names a label, but there are none: set the data up with a labels_key.")
@@ -368,7 +368,7 @@ def _has_label(cells: FittedCells, name: str) -> NDArray[np.bool_]:
     return has_label
 
 
-def _terminal_states(
+def find_terminal_states(
     cells: FittedCells, matrix: sp.csr_matrix, labels: Sequence[str] | None
 ) -> tuple[NDArray[np.int64], list[str]]:
     """(n,) code of each cell's terminal state, -1 elsewhere, and the names of the states."""
@@ -378,7 +378,7 @@ def _terminal_states(
             raise ValueError(f"terminal_states={names} must be at least one label, and each label once.")
         codes = np.full(len(cells.x), -1, np.int64)
         for code, name in enumerate(names):
-            codes[_has_label(cells, name)] = code
+            codes[has_label(cells, name)] = code
         return codes, names
     codes = terminal_states(matrix)
     if codes.max() < 0:

@@ -39,6 +39,7 @@ class VelocityHyperparameters:
     reg_scale: float = 0.5
     tau: float = 0.98
     relaxation: float | None = 0.5
+    select: Literal["held_out"] | None = None
     growth: bool = False
     growth_relaxation: float = 16.0
     lambda_time: float = 0.0
@@ -75,6 +76,7 @@ class VelocityHyperparameters:
         check_option("windows", self.windows, ("time", "spatial"))
         check_option("difference", self.difference, ("central", "forward"))
         check_option("tail_handling", self.tail_handling, ("force", "drop", "split"))
+        check_option("select", self.select, (None, "held_out"))
         check_flags(use_time=self.use_time, denoise=self.denoise, growth=self.growth)
         check_integers(0, **self._given(*_FROM_0))
         check_integers(1, **self._given(*_FROM_1))

@@ -211,6 +211,7 @@ class Velocity(PopulationInference):
         reg_scale: float = 0.5,
         tau: float = 0.98,
         relaxation: float | None = 0.5,
+        select: Literal["held_out"] | None = None,
         growth: bool = False,
         growth_relaxation: float = 16.0,
         lambda_time: float = 0.0,
@@ -256,6 +257,11 @@ class Velocity(PopulationInference):
             Of the couplings between days: cost of a change of mass, as a multiple of the median squared distance
             that cells are transported. Small values explain more of a difference between days by growth, and less by
             movement; None is balanced. The field uses `tau`.
+        select
+            ``"held_out"``: of a time course, select `reg_scale` and `relaxation` by the prediction of each inner day
+            from the other days, in place of their given values. ``history_["held_out"]`` then holds the distance W1
+            of each candidate, and ``settings_`` what was selected. The field uses the same `reg_scale`; its other
+            choices, such as `tau`, `window_fraction` and `k_smooth`, do not enter these predictions.
         growth
             Whether to estimate growth rates between the days of a time course as well, for :meth:`get_growth` and the
             masses of :meth:`simulate_flow`. The field is the same with it.
@@ -291,7 +297,8 @@ class Velocity(PopulationInference):
         ------
         ValueError
             If an argument is out of range, time has one value or too few cells for two windows, a window has fewer than
-            ten cells, or the model was loaded without data.
+            ten cells, or the model was loaded without data. With `select` or `growth`: if the cells are no time course;
+            with `select` also if it has two times.
 
         Warns
         -----
@@ -302,6 +309,7 @@ class Velocity(PopulationInference):
         hyperparameters = VelocityHyperparameters.from_arguments(asdict(self._hyperparameters) | locals())
         device = self._device(accelerator, devices)
         rows = self._rows()
+        hyperparameters, candidates = self._select_hyperparameters(rows, hyperparameters)
         growth_field = self._growth_field(rows, hyperparameters)
         cells = InputCells.from_rows(rows)
         warn_of_outliers(cells, rows.obs_names[rows.cell])
@@ -329,9 +337,20 @@ class Velocity(PopulationInference):
             "speed": float(speed.mean()),
         }
         self.history_ = {name: pd.DataFrame({name: values}).rename_axis("step") for name, values in fit.history.items()}
+        if candidates is not None:
+            self.history_["held_out"] = candidates.rename_axis("candidate")
+            _report_selection(candidates, hyperparameters)
         self.settings_ = asdict(hyperparameters)
         self.is_trained_ = True
         self.to_device(device)
+
+
+def _report_selection(candidates: pd.DataFrame, selected: VelocityHyperparameters) -> None:
+    """Say what was selected, and how much better it predicts held-out days than the given values."""
+    logger.info(
+        "select=%r: reg_scale=%g and relaxation=%s; W1 of the held-out days is %.3g times that of the given values.",
+        selected.select, selected.reg_scale, selected.relaxation, candidates["ratio"].min(),
+    )  # fmt: skip
 
 
 def _report_steps(taken: int, asked: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +12,13 @@ from muport._checks import check_integers, check_numbers, check_seed
 from muport._keys import UNLABELED_CATEGORY
 from muport.data import joined_column
 from muport.velocity._course_columns import read_clones, read_growth
-from muport.velocity._fate_inference import FateInference
 from muport.velocity._fitted_state import check_landmarks
 from muport.velocity._hyperparameters import VelocityHyperparameters
+from muport.velocity._perturbation_inference import PerturbationInference
 from muport.velocity.timecourse._couplings import CouplingOptions, DayPlan, couple_days
 from muport.velocity.timecourse._days import Days
 from muport.velocity.timecourse._growth import GrowthField, GrowthOptions, fit_growth
+from muport.velocity.timecourse._held_out_days import HeldOutOptions, select_coupling
 from muport.velocity.timecourse._populations import Coupling, population_mass
 from muport.velocity.timecourse._transition_tables import Annotation, transition_table
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["TimeCourseInference"]
 
 _MAX_BOOTSTRAP_LEVEL = 0.999
+_SELECTION_CELLS = 1000  # cells of a day that candidates are compared on
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,7 @@ class _Course:
         return population_mass(population, cells, self.names, self.labels, float(self.days.times[day]))
 
 
-class TimeCourseInference(FateInference):
+class TimeCourseInference(PerturbationInference):
     """Methods of a trained model of a time course: couplings between its days, and populations followed in time."""
 
     #: The time course of the data, with a digest of the values it was made from.
@@ -335,6 +337,26 @@ class TimeCourseInference(FateInference):
         clones = None if setup.clone_key is None else read_clones(data, setup.clone_key)
         return Days(rows.to_cells(rows.x), rows.time, batch, growth, clones)
 
+    def _select_hyperparameters(
+        self, rows: Rows, options: VelocityHyperparameters
+    ) -> tuple[VelocityHyperparameters, pd.DataFrame | None]:
+        """Regularization and relaxation selected by held-out days, and the scores of all candidates.
+
+        ValueError unless the cells are a time course of three or more times.
+        """
+        if options.select is None:
+            return options, None
+        days = self._days(rows)
+        days.check()
+        if len(days.times) < 3:
+            raise ValueError(
+                f"select={options.select!r} needs a day between others to leave out, but there are two times, "
+                f"{days.times.tolist()}: leave select out."
+            )
+        held_out = HeldOutOptions(max_cells=_SELECTION_CELLS, random_state=options.random_state)
+        selected, table = select_coupling(days, _coupling_options(options), held_out)
+        return replace(options, reg_scale=selected.reg_scale, relaxation=selected.relaxation), table
+
     def _growth_field(self, rows: Rows, options: VelocityHyperparameters) -> GrowthField | None:
         """Growth rates, if they are asked for; ValueError unless the cells are a time course."""
         if not options.growth:
@@ -356,12 +378,16 @@ class TimeCourseInference(FateInference):
         if self._course_cache is None or self._course_cache[0] != digest:
             check_landmarks(rows, state.landmarks)
             days.check()
-            options = VelocityHyperparameters(**self.settings_)
-            coupling = CouplingOptions(options.reg_scale, options.relaxation, options.denoise, options.random_state)
+            coupling = _coupling_options(VelocityHyperparameters(**self.settings_))
             self._course_cache = digest, _Course(days, rows.obs_names, _label_names(rows), coupling)
         course = self._course_cache[1]
         # names and labels are not in the digest: they may change without a new plan
         return _Course(days, rows.obs_names, _label_names(rows), course.options, course.plans)
+
+
+def _coupling_options(options: VelocityHyperparameters) -> CouplingOptions:
+    """How the days are coupled, by the hyperparameters of the model."""
+    return CouplingOptions(options.reg_scale, options.relaxation, options.denoise, options.random_state)
 
 
 def _label_names(rows: Rows) -> NDArray[np.str_] | None:

@@ -12,6 +12,7 @@ from muport.velocity.timecourse._held_out_days import (
     compare_populations,
     held_out_table,
     mccann_interpolation,
+    select_coupling,
 )
 
 
@@ -75,3 +76,24 @@ def test_the_held_out_day_does_not_enter_its_prediction():
 def test_large_days_are_sampled():
     table = held_out_table(on_a_circle(), [2], CouplingOptions(), HeldOutOptions(max_cells=25))
     assert np.isfinite(table[["w1", "w2", "mmd", "mass_error"]].to_numpy()).all()
+
+
+def test_the_coupling_with_the_smallest_distance_is_selected():
+    rng = np.random.default_rng(0)
+    time = np.repeat(np.arange(3.0), 24)
+    # one branch grows from a tenth to nine tenths: nearly balanced plans cross between the branches
+    side = np.where(rng.random(len(time)) < 0.1 + 0.4 * time, 8.0, -8.0)
+    x = np.stack([4 * time, side], axis=1) + rng.normal(0, 0.3, (len(time), 2))
+    days, options = Days(x.astype(np.float32), time), HeldOutOptions()
+    nearly_balanced = CouplingOptions(relaxation=16.0)
+    selected, table = select_coupling(days, nearly_balanced, options)
+    assert selected.relaxation <= 1
+    assert len(table) == 10
+    assert table["ratio"].is_monotonic_increasing
+    assert table["ratio"][0] < 0.9
+    best = held_out_table(days, [1], selected).set_index("prediction")["w1"]
+    assert table["w1"][0] == pytest.approx(best["predicted"])
+    # options outside the grid are a candidate of their own, and win if all are equal
+    own = CouplingOptions(reg_scale=0.3)
+    still = Days(np.zeros((60, 2), np.float32), np.repeat(np.arange(3.0), 20))
+    assert select_coupling(still, own, options)[0] == own

@@ -15,7 +15,7 @@ from muport._schema_version import SCHEMA_VERSION, check_schema_version
 from muport.data._state_checks import check_state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import anndata
     from numpy.typing import NDArray
@@ -95,6 +95,23 @@ class ProjectionRecipe:
         width = int(max(self.link_column.max(initial=-1), self.used.max(initial=-1))) + 1
         parts = (self.link_weight, self.link_column, self.link_start)
         return sparse.csr_matrix(parts, shape=(len(self.features), width))
+
+    def loadings_of(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """(m, k) change of the coordinates by one unit of the transformed value of each feature.
+
+        Raises KeyError if a feature has no loading, and ValueError if coordinates are no linear function of features.
+        """
+        if self.unit_values or self.unit_coordinates or self.log_tfidf or len(self.link_start):
+            raise ValueError("the coordinates are no linear function of the features: pass loadings, or coordinates.")
+        rows = {self.features[column]: row for row, column in enumerate(self.used.tolist())}
+        if missing := [name for name in names if name not in rows]:
+            raise KeyError(
+                f"features {missing} have no loading: the representation was computed from {len(rows)} features, "
+                f"such as {list(rows)[:3]}."
+            )
+        order = [rows[name] for name in names]
+        change: NDArray[np.float64] = self.scale[order, None] * self.loadings[order].astype(np.float64)
+        return change
 
     @cached_property
     def fingerprint(self) -> str:

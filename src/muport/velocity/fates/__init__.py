@@ -7,6 +7,7 @@ In the order of reading:
 - ``_persistent_maxima``: local maxima that stand out from the paths between them
 - ``_terminal_states``: the sets of cells in which the flow ends
 - ``_fate_probabilities``: fate probabilities and committor
+- ``_perturbation``: fates of cells that are moved to another position
 - ``_condition_fates``: fates of samples, and their difference between two conditions
 - ``_macrostates``: macrostates of the chain and the directed graph between them
 - ``_drivers``: features that correlate with fates, and velocities of features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +16,48 @@ from muport.neighbors import as_points, knn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["as_transition_matrix", "cell_kernel", "in_kernel_order", "self_tuned_weights"]
+__all__ = ["CellKernel", "as_transition_matrix", "cell_kernel", "fit_kernel", "in_kernel_order", "self_tuned_weights"]
 
 _TINY = 1e-300
 _DEFAULT_STEP = 0.5  # median displacement of one step, in median distances to the k-th neighbor
 _ROW_SUM_TOLERANCE = 1e-5  # rows of a float32 matrix sum to 1 up to rounding
 _BALANCE_TOLERANCE = 1e-3  # change of the logarithm of a column factor in the last iteration
 _BALANCE_ITERATIONS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class CellKernel:
+    """Transition matrix between cells, and what the moves of a cell from any other position follow from.
+
+    - `x`: (n, d) float32 cells.
+    - `time`: (n,) times, or None.
+    - `k`: Number of cells to move to.
+    - `step`: Duration of one step, in units of time.
+    - `matrix`: (n, n) transition matrix.
+    - `factor`: (n,) weight of each cell as a target, from the balance of the columns.
+    - `time_scale`: Time over which moves to later cells get more weight; 0 without times.
+    """
+
+    x: NDArray[np.float32]
+    time: NDArray[np.float64] | None
+    k: int
+    step: float
+    matrix: sp.csr_matrix
+    factor: NDArray[np.float64]
+    time_scale: float
+
+    def moves_from(self, positions: NDArray[np.float32], velocity: NDArray[np.float32]) -> sp.csr_matrix:
+        """(n, n) probabilities of the moves of each cell, if it were at another position with another velocity.
+
+        At the positions and velocities of the fit they are the transition matrix.
+        """
+        indices, weight = _moves(self.x, positions + np.float32(self.step) * velocity, self.k)
+        if self.time is not None:
+            weight = weight * _time_weights(self.time, indices, self.time_scale)
+        rows = _as_matrix(indices, weight)
+        scaled = sp.csr_matrix(sp.diags(1 / (rows @ self.factor)) @ rows @ sp.diags(self.factor))
+        scaled.sort_indices()
+        return scaled
 
 
 def cell_kernel(
@@ -80,6 +116,13 @@ def cell_kernel(
     >>> cell_kernel(x, np.ones_like(x), k=1, step=2.0).indices.tolist()
     [2, 3, 4, 5, 5, 4]
     """
+    return fit_kernel(x, velocity, time=time, k=k, step=step, balance=balance).matrix
+
+
+def fit_kernel(
+    x: Any, velocity: Any, *, time: Any | None = None, k: int = 15, step: float | None = None, balance: float = 0.95
+) -> CellKernel:
+    """The transition matrix of :func:`cell_kernel`, with what the moves from other positions need."""
     x, velocity, time = rows_in_one_order(x=x, velocity=velocity, time=time)
     points, arrows = as_points(x, "x"), as_points(velocity, "velocity")
     if arrows.shape != points.shape:
@@ -95,14 +138,31 @@ def cell_kernel(
         raise ValueError(f"step={step} must be a positive, finite duration.")
     if not 0 <= balance < 1:
         raise ValueError(f"balance={balance} must be at least 0 and below 1.")
-    neighbors = knn(points, k + 1, query=points + np.float32(duration) * arrows).without_self()
-    weight = self_tuned_weights(neighbors.distances)
+    indices, weight = _moves(points, points + np.float32(duration) * arrows, k)
+    times, scale = None, 0.0
     if time is not None:
-        weight = weight * _time_weights(time, neighbors.indices)
-    weight = normalize_rows(weight)
-    matrix = sp.csr_matrix((weight.ravel(), neighbors.indices.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
+        times = _check_times(time, n)
+        scale = float(np.median(times[indices].std(axis=1)))
+        weight = weight * _time_weights(times, indices, scale)
+    matrix, factor = _balance_columns(_as_matrix(indices, weight), balance)
+    return CellKernel(points, times, k, duration, matrix, factor, scale)
+
+
+def _moves(
+    x: NDArray[np.float32], positions: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(n, k) cells nearest to each position, without the cell of that row, and their weights."""
+    neighbors = knn(x, k + 1, query=positions).without_self()
+    return neighbors.indices, self_tuned_weights(neighbors.distances)
+
+
+def _as_matrix(indices: NDArray[np.int64], weight: NDArray[np.float64]) -> sp.csr_matrix:
+    """(n, n) row-stochastic matrix of targets (n, k) and their weights."""
+    n, k = indices.shape
+    entries = normalize_rows(weight).ravel(), indices.ravel(), np.arange(0, n * k + 1, k)
+    matrix = sp.csr_matrix(entries, shape=(n, n))
     matrix.sort_indices()
-    return _balance_columns(matrix, balance)
+    return matrix
 
 
 def _default_step(x: NDArray[np.float32], velocity: NDArray[np.float32], k: int) -> float:
@@ -124,26 +184,30 @@ def self_tuned_weights(distances: NDArray[np.float32]) -> NDArray[np.float64]:
     return weight
 
 
-def _time_weights(time: Any, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(n, k) logistic weights of moves from each cell to its neighbors, larger for moves to later cells."""
-    dtype, n = np.asarray(time).dtype, len(indices)
+def _check_times(time: Any, n: int) -> NDArray[np.float64]:
+    """(n,) float64 times; TypeError or ValueError for anything else."""
+    dtype = np.asarray(time).dtype
     if dtype.kind in "bcMm":
         raise TypeError(f"time must be numbers, not {dtype}: convert it, for example to days as float.")
     times = np.asarray(time, np.float64)
     if times.shape != (n,) or not np.isfinite(times).all():
         raise ValueError(f"time must be {n} finite numbers, one per cell; it has shape {times.shape} or NaN.")
-    scale = float(np.median(times[indices].std(axis=1)))
+    return times
+
+
+def _time_weights(times: NDArray[np.float64], indices: NDArray[np.int64], scale: float) -> NDArray[np.float64]:
+    """(n, k) logistic weights of moves from each cell to its neighbors, larger for moves to later cells."""
     difference = times[indices] - times[:, None]
     scaled = np.clip(difference / scale, -10, 10) if scale > 0 else np.zeros_like(difference)
     return 1 / (1 + np.exp(-scaled))
 
 
-def _balance_columns(kernel: sp.csr_matrix, balance: float) -> sp.csr_matrix:
-    """Scale the stored entries by unbalanced Sinkhorn iterations; rows sum to 1."""
-    if balance == 0:
-        return kernel
-    transposed = kernel.T.tocsr()
+def _balance_columns(kernel: sp.csr_matrix, balance: float) -> tuple[sp.csr_matrix, NDArray[np.float64]]:
+    """Scale the stored entries by unbalanced Sinkhorn iterations; rows sum to 1. Also the factors of the columns."""
     factor = np.ones(kernel.shape[0])
+    if balance == 0:
+        return kernel, factor
+    transposed = kernel.T.tocsr()
     for _ in range(_BALANCE_ITERATIONS):
         column = transposed @ (1 / (kernel @ factor))
         # a column without entries cannot be scaled
@@ -154,7 +218,7 @@ def _balance_columns(kernel: sp.csr_matrix, balance: float) -> sp.csr_matrix:
             break
     scaled = sp.csr_matrix(sp.diags(1 / (kernel @ factor)) @ kernel @ sp.diags(factor))
     scaled.sort_indices()
-    return scaled
+    return scaled, factor
 
 
 def in_kernel_order(kernel: Any, **tables: Any) -> tuple[Any, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
     type Floats = NDArray[np.float64]
 
-__all__ = ["HeldOutOptions", "compare_populations", "held_out_table", "mccann_interpolation"]
+__all__ = ["HeldOutOptions", "compare_populations", "held_out_table", "mccann_interpolation", "select_coupling"]
 
 _N_HALVES = 5  # splits of a day into halves, of which the mean is reported
 _KERNEL_CELLS = 2000  # cells from which the width of the kernel is computed
+_REG_SCALES, _RELAXATIONS = (0.25, 0.5, 1.0), (0.25, 0.5, 1.0)  # values among which a coupling is selected
 _TINY = float(np.finfo(np.float32).tiny)  # width where all cells are equal
 
 
@@ -73,6 +75,41 @@ def held_out_table(
         rows += [{"time": float(days.times[day]), "n_cells": n} | row for row in found]
     columns = ["time", "prediction", "n_cells", "w1", "w2", "mmd", "mass_error"]
     return pd.DataFrame(rows)[columns]
+
+
+def select_coupling(
+    days: Days, coupling: CouplingOptions, options: HeldOutOptions = HeldOutOptions()
+) -> tuple[CouplingOptions, pd.DataFrame]:
+    """Select the regularization and the relaxation by the prediction of held-out days.
+
+    Every inner day is predicted from the days on both sides, as in :func:`held_out_table`, with half, once and twice
+    the default regularization and relaxation, and with `coupling` itself, which wins ties. Each score of a day
+    is divided by that of `coupling`, so that all days count alike, and the smallest mean is selected.
+
+    Returns the selected options, and a table with one row for each candidate, best first: ``reg_scale``,
+    ``relaxation`` (infinite: balanced), the mean score, by the name of the metric, and ``ratio``, the mean over the
+    days of the score relative to that of `coupling`. The scores of the selected options are smaller than those that new
+    days would have, since they were selected by them.
+    """
+    grid = [replace(coupling, reg_scale=reg, relaxation=lam) for reg, lam in product(_REG_SCALES, _RELAXATIONS)]
+    candidates = [coupling, *(candidate for candidate in grid if candidate != coupling)]
+    inner = range(1, len(days.times) - 1)
+    scores = np.array([[_score(days, day, candidate, options) for day in inner] for candidate in candidates])
+    ratio = (scores / scores[0].clip(min=_TINY)).mean(axis=1)
+    columns = {
+        "reg_scale": [candidate.reg_scale for candidate in candidates],
+        "relaxation": [np.inf if candidate.relaxation is None else candidate.relaxation for candidate in candidates],
+        options.metric: scores.mean(axis=1),
+        "ratio": ratio,
+    }
+    table = pd.DataFrame(columns).sort_values("ratio", kind="stable", ignore_index=True)
+    return candidates[int(ratio.argmin())], table
+
+
+def _score(days: Days, day: int, coupling: CouplingOptions, options: HeldOutOptions) -> float:
+    """Distance of the prediction of a day, from the days on both sides, to its cells."""
+    x, _, _ = _predict(days.without(day), float(days.times[day]), coupling, options)
+    return compare_populations(x, _at_most(days.cells(day).astype(np.float64), options))[options.metric]
 
 
 def compare_populations(x: Floats, y: Floats, weight: Floats | None = None) -> dict[str, float]:
