@@ -53,7 +53,6 @@ def test_digits_are_kept_far_from_the_origin() -> None:
     assert np.allclose(far.distances, 1.0, atol=1e-2)
 
 
-@pytest.mark.slow
 def test_approximate_finds_most_neighbors_and_is_seeded() -> None:
     exact, first, second = knn(X, 10), knn(X, 10, method="approximate"), knn(X, 10, method="approximate")
     recall = np.mean([len(set(i) & set(j)) / 10 for i, j in zip(exact.indices, first.indices, strict=True)])
@@ -63,7 +62,23 @@ def test_approximate_finds_most_neighbors_and_is_seeded() -> None:
     assert query.indices.shape == (40, 10)
 
 
-@pytest.mark.slow
+def test_approximate_among_many_points() -> None:
+    points = RNG.normal(size=(20_000, 10)) * np.arange(1, 11) ** -0.5 + 1000
+    query = points[:500]
+    exact, found = (knn(points, 15, query=query, method=method) for method in ("exact", "approximate"))
+    recall = np.mean([len(set(i) & set(j)) / 15 for i, j in zip(exact.indices, found.indices, strict=True)])
+    assert 0.97 <= recall < 1
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 300])
+def test_approximate_finds_as_many_neighbors_as_are_asked_for(n: int) -> None:
+    """The parts that are searched may hold fewer points."""
+    points = np.vstack([X[: n - 1], X[:1] + 1000])
+    exact, found = knn(points, n - 1), knn(points, n - 1, method="approximate")
+    assert np.allclose(found.distances, exact.distances, atol=1e-3)
+    assert (np.sort(found.indices) == np.sort(exact.indices)).all()
+
+
 @pytest.mark.promise("Read-only arrays are accepted")
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_approximate_neighbors_are_nearest_first_in_any_container(metric: Any, record_property: Any) -> None:

@@ -1,4 +1,4 @@
-"""Nearest neighbors and k-means of arrays, by faiss, pynndescent and torch.
+"""Nearest neighbors and k-means of arrays, by faiss and torch.
 
 In reading order:
 
