@@ -15,9 +15,9 @@ __all__ = ["Neighbors", "knn"]
 
 _EXACT_UP_TO = 5e11  # largest number of multiplications (points x queries x coordinates) of "auto" for an exact search
 _BLOCK = 2**26  # number of distances computed together by the torch search
-# The approximate search compares a query with the points of the nearest 32 of 2 sqrt(n) parts. Among 100,000 and 200,000
-# simulated points of 10 to 50 coordinates it finds 97 to 100 % of the neighbors, pynndescent 90 to 100 % in a like time;
-# both find 65 % where 30 coordinates are independent and of equal variance.
+# The approximate search compares a query with the points of the nearest 32 of 2 sqrt(n) parts. Among 100,000 and
+# 200,000 simulated points of 10 to 50 coordinates it finds 97 to 100 % of the neighbors, pynndescent 90 to 100 % in a
+# like time; both find 65 % where 30 coordinates are independent and of equal variance.
 _PARTS_PER_ROOT, _PARTS_SEARCHED = 2, 32
 
 

@@ -122,9 +122,8 @@ def test_the_distance_is_the_sum_over_all_eigenvectors(monkeypatch, kind, up_to)
     assert spearmanr(found, expected)[0] > rank
 
 
-@pytest.mark.slow
 @pytest.mark.promise("Read-only arrays are accepted")
-def test_read_only_cells_above_the_size_of_the_exact_search():
+def test_read_only_cells_above_the_size_of_the_exact_search_of_scanpy():
     adata = line(9000, noise=0.3)
     adata.obsm["X_pca"] = np.hstack([adata.obsm["X_pca"], np.random.default_rng(0).normal(size=(9000, 3)) / 3])
     adata.obsm["X_pca"].flags.writeable = False

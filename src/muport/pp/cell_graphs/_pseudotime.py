@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
+#: Number of cells up to which the neighbors are exact.
+_EXACT_UP_TO = 50_000
 #: Number of cells up to which all eigenvectors are computed.
 _ALL_EIGENVECTORS_UP_TO = 500
 #: Above it, this many leading eigenvectors are exact, and the sum over the others is estimated from this many random
@@ -147,12 +149,14 @@ def _neighbor_graph(x: NDArray[np.float32], n_neighbors: int, random_state: int)
     import anndata
     import scanpy as sc
 
-    # scanpy's approximate search does not accept the read-only array that the reader returns
+    # scanpy's approximate search does not accept the read-only array that the reader returns, and its first call takes
+    # longer (it is compiled) than the exact search of this many cells
     representation: Any = x.copy()
+    transformer = "sklearn" if len(x) <= _EXACT_UP_TO else None
     names = pd.RangeIndex(len(x)).astype(str)
     work: Any = anndata.AnnData(obs=pd.DataFrame(index=names), obsm={"rep": representation})
     with preserve_generators():
-        sc.pp.neighbors(work, n_neighbors, use_rep="rep", random_state=random_state)
+        sc.pp.neighbors(work, n_neighbors, use_rep="rep", random_state=random_state, transformer=transformer)
     return sparse.csr_array(work.obsp["connectivities"], dtype=np.float64)
 
 
