@@ -28,6 +28,9 @@ MODULES = {
     "velocity": "velocity.fields",
     "held_out_days": "velocity.held_out_days",
     "cohort": "patients.cohort",
+    "grid": "patients.grid",
+    "abundance": "patients.abundance",
+    "representations": "patients.representations",
 }
 
 

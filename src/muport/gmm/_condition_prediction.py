@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from muport._checks import check_integers, check_seed
+from muport.gmm._cohort_structure import CohortStructure
 from muport.gmm._fitted_state import check_confounding, fit_new_patients, labeled_patients, make_fitter
 from muport.gmm._inference import PACKAGE, row_samples, row_types, row_weights
 from muport.gmm._outcome_columns import read_outcome
-from muport.gmm._sample_tables import SampleTables
 from muport.gmm.metric._log_ratios import CellCounts
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.mixtures._component_number import SelectionSettings
@@ -47,7 +47,7 @@ _METRIC_OPTIONS = ("bures", "method", "mix", "n_comps", "n_states", "offset", "r
 _DEFAULT_GRID = {"n_comps": (1, 2, 5)}
 
 
-class ConditionPrediction(SampleTables):
+class ConditionPrediction(CohortStructure):
     """Prediction of conditions, cross-validation, and the choice of options."""
 
     def predict(self, mdata: Data | None = None, soft: bool = False) -> pd.Series | pd.DataFrame:

@@ -13,12 +13,14 @@ import pandas as pd
 from muport._checks import check_columns, check_integers, check_option, check_seed
 from muport.data import holds_numbers, joined_column, joined_numbers
 from muport.gmm._fitted_state import check_confounding, label_samples
-from muport.gmm._inference import PACKAGE, CohortInference, Distance
+from muport.gmm._inference import PACKAGE, CohortInference, Distance, row_samples, row_weights
 from muport.gmm.interpretation._abundance import Covariate, abundance_effects
 from muport.gmm.interpretation._cell_types import sum_by_group
+from muport.gmm.interpretation._neighborhood_abundance import count_neighbors, neighborhood_effects
 from muport.gmm.interpretation._state_effects import state_effects
 from muport.gmm.metric._log_ratios import centered_log_ratios
 from muport.gmm.metric._nuisance import CovariateCode
+from muport.neighbors import knn
 from muport.pp.samples._pseudobulk import to_pseudobulk
 
 if TYPE_CHECKING:
@@ -94,31 +96,41 @@ class SampleTables(CohortInference):
 
     def test_abundance(
         self,
-        by: Literal["types", "components"] | None = None,
+        by: Literal["types", "components", "neighborhoods"] | None = None,
         covariate_keys: Sequence[str] = (),
         groups: ComponentGroups | None = None,
         random_state: int = 0,
+        n_neighbors: int | None = None,
     ) -> pd.DataFrame:
-        """Test which types or components are more or less frequent in a condition; samples are the replicates.
+        """Test which types, components or neighborhoods are more or less frequent in a condition.
+
+        The samples are the replicates, not the cells.
 
         Parameters
         ----------
         by
-            ``"types"``: the annotated types of the set-up. ``"components"``: the matched components. By default the
-            types if there are any.
+            ``"types"``: the annotated types of the set-up. ``"components"``: the matched components.
+            ``"neighborhoods"``: the nearest cells of each cell, which also finds changes inside a type. By default the
+            types if there are any, else the components.
         covariate_keys
             Columns of the cells, with one value in each sample, whose effects are removed: numbers, or categories such
             as the batch. With the person as covariate, samples of one person are compared with each other.
         groups
             Result of :meth:`match_components`; computed by default.
         random_state
-            Seed of the matching.
+            Seed of the matching, and of an approximate search of neighbors.
+        n_neighbors
+            Number of cells in a neighborhood, with the cell itself; by default five for each sample, at least 30 and at
+            most a fifth of all cells.
 
         Returns
         -------
         One row for each type or component and each condition but the first, in the order of the names: ``effect``, the
         natural logarithm of the fold change against most others, ``se``, ``t``, ``p``, and ``q`` of Benjamini and
-        Hochberg over all rows; mean shares in the condition and in the first one (``reference``).
+        Hochberg over all rows; mean shares in the condition and in the first one (``reference``). Of neighborhoods: one
+        row for each cell and condition, by the name of the cell, with ``F`` and ``dispersion`` in place of ``se`` and
+        ``t``, and ``q`` weighted as in Milo; with two conditions, ``adata.obs["abundance"] = table["effect"]`` colors
+        a map of the cells.
 
         Raises
         ------
@@ -131,16 +143,19 @@ class SampleTables(CohortInference):
         References
         ----------
         Zhou et al. (2022), LinDA: linear models for differential abundance analysis of microbiome compositional data,
-        Genome Biology 23, 95.
+        Genome Biology 23, 95. Dann et al. (2022), Differential abundance testing on single-cell data using k-nearest
+        neighbor graphs, Nature Biotechnology 40, 245.
         """
         state: GMMState = self._fitted()
-        by_types = _counts_types(by, state)
+        by_types = by != "neighborhoods" and _counts_types(by, state, "neighborhoods")
         known = self._known_patients()
         if isinstance(covariate_keys, str):
             raise TypeError(
                 f"covariate_keys={covariate_keys!r} must be a list of columns, such as [{covariate_keys!r}]."
             )
         covariates = {key: self._read_covariate(key, known) for key in covariate_keys}
+        if by == "neighborhoods":
+            return self._neighborhood_table(known, covariates, n_neighbors, random_state)
         if state.counts is None:
             raise ValueError("this model was saved by an earlier version: fit it again.")
         if not by_types:
@@ -155,6 +170,27 @@ class SampleTables(CohortInference):
         ratios = centered_log_ratios(shares, total)
         fractions = shares / shares.sum(axis=1, keepdims=True)
         return abundance_effects(ratios, fractions, state.condition[known], state.conditions, names, covariates)
+
+    def _neighborhood_table(
+        self, known: NDArray[np.int64], covariates: dict[str, Covariate], n_neighbors: int | None, random_state: int
+    ) -> pd.DataFrame:
+        """Test the neighborhoods of all cells, between patients of known condition."""
+        state: GMMState = self._fitted()
+        check_seed(random_state)
+        rows = self._fitted_rows()
+        sample, weight, n = row_samples(rows), row_weights(rows), len(rows.x)
+        size = min(max(5 * len(state.samples), 30), max(n // 5, 2)) if n_neighbors is None else n_neighbors
+        check_integers(2, n_neighbors=size)
+        if size > n:
+            raise ValueError(f"n_neighbors={size} must be at most {n}, the number of cells.")
+        neighbors = knn(rows.x, size - 1, include_self=False, random_state=random_state)
+        members = np.hstack([np.arange(n)[:, None], neighbors.indices])
+        counts = count_neighbors(members, sample, len(state.samples), weight)[:, known]
+        total = np.bincount(sample, weight, len(state.samples))[known]
+        return neighborhood_effects(
+            counts, total, state.condition[known], state.conditions, list(rows.obs_names[rows.cell]), covariates,
+            neighbors.distances[:, -1].astype(np.float64),
+        )  # fmt: skip
 
     def test_state(
         self,
@@ -356,9 +392,9 @@ class SampleTables(CohortInference):
         return table
 
 
-def _counts_types(by: str | None, state: GMMState) -> bool:
-    """Whether `by` means the annotated types, the default if there are any, and not the components."""
-    check_option("by", by, (None, "types", "components"))
+def _counts_types(by: str | None, state: GMMState, *others: str) -> bool:
+    """Whether `by` means the annotated types, the default if there are any, and not the components or `others`."""
+    check_option("by", by, (None, "types", "components", *others))
     if by == "types" and not state.types:
         raise ValueError("by='types' needs annotated types: set up a cell_type_key, or pass by='components'.")
     return by != "components" and bool(state.types)

@@ -9,6 +9,9 @@ In the order of reading:
 - ``_condition_effects``: tests of matched components between conditions
 - ``_state_effects``: tests of the mean and covariance of matched components, with covariates
 - ``_abundance``: tests of shares between conditions, with covariates
+- ``_neighborhood_abundance``: the same for neighborhoods of cells
+- ``_mixture_barycenter``: the mean mixture of a group of patients
+- ``_patient_trajectory``: the order of patients along a trajectory, and what changes along it
 
 Symbols: P patients, K components of a patient, M groups of matched components, C conditions, g features, r axes.
 """

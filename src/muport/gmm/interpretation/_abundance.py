@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Covariate", "abundance_effects"]
+__all__ = ["Covariate", "abundance_effects", "check_design"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def abundance_effects(
     names = [conditions[code] for code in present]
     contrasts = (condition[:, None] == present[1:]).astype(np.float64)
     nuisance = [np.ones((len(condition), 1)), *(covariate.columns() for covariate in covariates.values())]
-    _check_design(contrasts, np.hstack(nuisance), names, list(covariates))
+    check_design(contrasts, np.hstack(nuisance), names, list(covariates))
     design = np.hstack([contrasts, *nuisance])
     rank = int(np.linalg.matrix_rank(design))
     inverse = np.linalg.pinv(design)
@@ -99,7 +99,7 @@ def abundance_effects(
     return table
 
 
-def _check_design(
+def check_design(
     contrasts: NDArray[np.float64], nuisance: NDArray[np.float64], names: Sequence[str], covariates: Sequence[str]
 ) -> None:
     """Raise a ValueError unless each condition differs from the first beyond what the covariates say."""

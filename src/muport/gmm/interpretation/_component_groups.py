@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from muport.gmm.mixtures._mixtures import Mixtures
 
-__all__ = ["ComponentGroups", "compute_barycenters", "match_components"]
+__all__ = ["ComponentGroups", "compute_barycenters", "fixed_point_step", "group_weights", "match_components"]
 
 _MIN_EIGENVALUE = 1e-12  # of the largest eigenvalue: smaller ones are rounding errors
 _MAX_ROUNDS = 50  # assignments of components to barycenters
@@ -116,10 +116,10 @@ def compute_barycenters(mean: Tensor, covariance: Tensor, mass: Tensor, label: T
 
     Returns means (M, d) and covariances (M, d, d).
     """
-    weights = _group_weights(mass, label)
+    weights = group_weights(mass, label)
     center = torch.einsum("mn,nij->mij", weights, covariance)
     for _ in range(_MAX_STEPS):
-        before, center = center, _fixed_point_step(center, covariance, weights, label)
+        before, center = center, fixed_point_step(center, covariance, weights, label)
         if (center - before).norm() <= _TOLERANCE * center.norm():
             break
     return weights @ mean, center
@@ -128,7 +128,7 @@ def compute_barycenters(mean: Tensor, covariance: Tensor, mass: Tensor, label: T
 def _order_by_mass(mean: Tensor, mass: Tensor, label: Tensor) -> Tensor:
     """The same groups, numbered from the largest mass on; among equal masses by the coordinates of the mean."""
     total = torch.zeros(int(label.max()) + 1, dtype=mass.dtype).index_add(0, label, mass)
-    center = (_group_weights(mass, label) @ mean).numpy()
+    center = (group_weights(mass, label) @ mean).numpy()
     rounded = np.round(total.numpy() / float(total.sum()), 9)
     order = np.lexsort((*center.T[::-1], -rounded))
     return torch.from_numpy(np.argsort(order))[label]
@@ -143,30 +143,30 @@ def _start_labels(mean: Tensor, covariance: Tensor, mass: Tensor, n_groups: int,
 
 def _alternate(mean: Tensor, covariance: Tensor, mass: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Labels (N,) without gaps, and squared distances (N,) from the barycenters."""
-    weights = _group_weights(mass, label)
+    weights = group_weights(mass, label)
     center = torch.einsum("mn,nij->mij", weights, covariance)
     for _ in range(_MAX_ROUNDS):
-        center = _fixed_point_step(center, covariance, weights, label)
+        center = fixed_point_step(center, covariance, weights, label)
         nearest = pair_costs_of(mean, covariance, weights @ mean, center).argmin(dim=1)
         kept, nearest = torch.unique(nearest, return_inverse=True)
         stable = len(kept) == len(center) and bool((nearest == label).all())
         label, center = nearest, center[kept]
-        weights = _group_weights(mass, label)
+        weights = group_weights(mass, label)
         if stable:
             break
     cost = pair_costs_of(mean, covariance, *compute_barycenters(mean, covariance, mass, label))
     return label, cost.gather(1, label[:, None])[:, 0]
 
 
-def _group_weights(mass: Tensor, label: Tensor) -> Tensor:
+def group_weights(mass: Tensor, label: Tensor) -> Tensor:
     """(M, N) mass of each member relative to its group, rows sum to 1."""
     member = torch.zeros(int(label.max()) + 1, len(label), dtype=mass.dtype)
     member[label, torch.arange(len(label))] = mass
     return member / member.sum(1, keepdim=True)
 
 
-def _fixed_point_step(center: Tensor, covariance: Tensor, weights: Tensor, label: Tensor) -> Tensor:
-    """S <- S^-1/2 (sum_n a_n (S^1/2 S_n S^1/2)^1/2)^2 S^-1/2."""
+def fixed_point_step(center: Tensor, covariance: Tensor, weights: Tensor, label: Tensor) -> Tensor:
+    """S <- S^-1/2 (sum_n a_n (S^1/2 S_n S^1/2)^1/2)^2 S^-1/2, for groups of weights a (M, N) and labels (N,)."""
     values, vectors = torch.linalg.eigh(center)
     values = values.clamp(min=_MIN_EIGENVALUE * float(values.max()) or _MIN_EIGENVALUE)
     root = (vectors * values.sqrt()[:, None]) @ vectors.mT

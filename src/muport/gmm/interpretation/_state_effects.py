@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from muport.gmm.interpretation._component_groups import ComponentGroups
     from muport.gmm.mixtures._mixtures import Mixtures
 
-__all__ = ["state_effects"]
+__all__ = ["merge_groups", "state_coordinates", "state_effects"]
 
 _MIN_EIGENVALUE = 1e-9
 
@@ -54,7 +54,7 @@ def state_effects(
     coordinates of two conditions, in standard deviations of its cells, with ``p`` and ``q`` of Benjamini and Hochberg
     over the groups; and the same of the mean (``mean_``) and of the covariance (``covariance_``) alone.
     """
-    mean, root, present = _coordinates(mixtures, groups)
+    mean, root, present = state_coordinates(mixtures, groups)
     labels = permute_conditions(np.unique(condition, return_inverse=True)[1], n_permutations, random_state, strata)
     parts = {"": np.concatenate([mean, root], axis=2), "mean_": mean, "covariance_": root}
     table = pd.DataFrame({"n_samples": present.sum(axis=0)}, index=pd.Index(items, name="item"))
@@ -65,12 +65,12 @@ def state_effects(
     return table
 
 
-def _coordinates(
+def state_coordinates(
     mixtures: Mixtures, groups: ComponentGroups
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """(P, M, d) means and (P, M, d d) roots of covariances less I, whitened; (P, M) which groups a sample has."""
     present = groups.shares > 0
-    mean, covariance = _merge(mixtures, groups, present)
+    mean, covariance = merge_groups(mixtures, groups, present)
     values, vectors = np.linalg.eigh(groups.covariances)
     scale = np.sqrt(np.maximum(values, _MIN_EIGENVALUE * values[:, -1:] + 1e-300))
     whitener = vectors / scale[:, None]
@@ -82,7 +82,7 @@ def _coordinates(
     return np.where(inside, white, 0.0), np.where(inside, root.reshape(*present.shape, -1), 0.0), present
 
 
-def _merge(
+def merge_groups(
     mixtures: Mixtures, groups: ComponentGroups, present: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean (P, M, d) and covariance (P, M, d, d) of all components of a sample that are in one group."""
