@@ -11,6 +11,7 @@ from scipy import sparse
 
 from muport._checks import check_flags, check_integers, check_seed
 from muport._parallel import single_threaded
+from muport.gmm._inference import row_samples
 from muport.gmm._sample_tables import SampleTables
 from muport.gmm.distances._mixture_wasserstein import compute_plans, pair_costs
 from muport.gmm.interpretation._component_groups import match_components
@@ -189,7 +190,7 @@ class CohortStructure(SampleTables):
                 times[kept, m] = time_from(_diffusion(rest, n_neighbors, random_state), start)
         times[position] = np.nan
         mean, spread, present = state_coordinates(mixtures, matched)
-        odds = log_odds(matched.shares, np.bincount(self._fitted_rows().sample).astype(np.float64))
+        odds = log_odds(matched.shares, np.bincount(row_samples(self._fitted_rows())).astype(np.float64))
         table = component_programs(
             odds, np.concatenate([mean, spread], axis=2), present, times, items, n_permutations, random_state
         )

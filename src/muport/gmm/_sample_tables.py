@@ -186,7 +186,7 @@ class SampleTables(CohortInference):
         neighbors = knn(rows.x, size - 1, include_self=False, random_state=random_state)
         members = np.hstack([np.arange(n)[:, None], neighbors.indices])
         counts = count_neighbors(members, sample, len(state.samples), weight)[:, known]
-        total = np.bincount(sample, weight, len(state.samples))[known]
+        total = np.bincount(sample, weight, len(state.samples)).astype(np.float64)[known]
         return neighborhood_effects(
             counts, total, state.condition[known], state.conditions, list(rows.obs_names[rows.cell]), covariates,
             neighbors.distances[:, -1].astype(np.float64),

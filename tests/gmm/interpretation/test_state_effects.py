@@ -8,7 +8,7 @@ import torch
 
 from muport.gmm.distances._bures import roots
 from muport.gmm.interpretation._component_groups import ComponentGroups
-from muport.gmm.interpretation._state_effects import _coordinates, state_effects
+from muport.gmm.interpretation._state_effects import state_coordinates, state_effects
 from muport.gmm.mixtures._mixtures import Mixtures
 
 D = 3
@@ -30,7 +30,7 @@ def cohort(p: int = 12, seed: int = 0, **change: float) -> tuple[Mixtures, Compo
 
 def test_coordinates_have_the_wasserstein_distance_as_norm():
     mix, groups, _ = cohort(spread=1.0)
-    mean, root, present = _coordinates(mix, groups)
+    mean, root, present = state_coordinates(mix, groups)
     assert present.all()
     inverse = np.linalg.inv(np.linalg.cholesky(groups.covariances[0]))
     white = inverse @ mix.covariances[:, 0] @ inverse.T
