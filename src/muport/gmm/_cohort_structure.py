@@ -130,7 +130,7 @@ class CohortStructure(SampleTables):
             Whether distances are those in the learned subspace. The conditions enter it, so that the pseudotime then
             follows them by construction.
         n_neighbors
-            The distance of a patient from this neighbor is its unit.
+            The distance of a patient from this neighbor is its unit; at most a quarter of the patients.
         loadings, features
             Loadings and names of features, as for :meth:`rank_features`; without them, only components are tested.
         groups

@@ -20,6 +20,7 @@ from muport.gmm.interpretation._neighborhood_abundance import count_neighbors, n
 from muport.gmm.interpretation._state_effects import state_effects
 from muport.gmm.metric._log_ratios import centered_log_ratios
 from muport.gmm.metric._nuisance import CovariateCode
+from muport.gmm.mixtures._mixtures import responsibilities
 from muport.neighbors import knn
 from muport.pp.samples._pseudobulk import to_pseudobulk
 
@@ -155,7 +156,8 @@ class SampleTables(CohortInference):
             )
         covariates = {key: self._read_covariate(key, known) for key in covariate_keys}
         if by == "neighborhoods":
-            return self._neighborhood_table(known, covariates, n_neighbors, random_state)
+            matched = groups if groups is not None else self.match_components(random_state=random_state)
+            return self._neighborhood_table(known, covariates, matched, n_neighbors, random_state)
         if state.counts is None:
             raise ValueError("this model was saved by an earlier version: fit it again.")
         if not by_types:
@@ -172,7 +174,12 @@ class SampleTables(CohortInference):
         return abundance_effects(ratios, fractions, state.condition[known], state.conditions, names, covariates)
 
     def _neighborhood_table(
-        self, known: NDArray[np.int64], covariates: dict[str, Covariate], n_neighbors: int | None, random_state: int
+        self,
+        known: NDArray[np.int64],
+        covariates: dict[str, Covariate],
+        groups: ComponentGroups,
+        n_neighbors: int | None,
+        random_state: int,
     ) -> pd.DataFrame:
         """Test the neighborhoods of all cells, between patients of known condition."""
         state: GMMState = self._fitted()
@@ -187,9 +194,10 @@ class SampleTables(CohortInference):
         members = np.hstack([np.arange(n)[:, None], neighbors.indices])
         counts = count_neighbors(members, sample, len(state.samples), weight)[:, known]
         total = np.bincount(sample, weight, len(state.samples)).astype(np.float64)[known]
+        states = sum_by_group(responsibilities(rows.x, state.cohort.mixtures, sample), sample, groups)
         return neighborhood_effects(
             counts, total, state.condition[known], state.conditions, list(rows.obs_names[rows.cell]), covariates,
-            neighbors.distances[:, -1].astype(np.float64),
+            neighbors.distances[:, -1].astype(np.float64), states,
         )  # fmt: skip
 
     def test_state(

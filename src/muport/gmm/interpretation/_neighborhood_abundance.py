@@ -25,6 +25,7 @@ __all__ = ["count_neighbors", "neighborhood_effects", "weighted_fdr"]
 
 _BLOCK = 2**20  # counts that are computed or fitted at once
 _MAX_STEPS = 25
+_MIN_STATES = 4  # of fewer, the median may be that of a changed one
 _TOLERANCE = 1e-6  # change of a linear predictor at which the steps end
 _MAX_LOG = 20.0  # largest absolute linear predictor, against overflow where a condition has no cell
 #: Precision of the prior of effects around 0: a standard deviation of 5 in natural logarithms, so that the effect of a
@@ -63,13 +64,15 @@ def neighborhood_effects(
     cells: Sequence[str],
     covariates: Mapping[str, Covariate],
     radius: NDArray[np.float64],
+    states: NDArray[np.float64] | None = None,
 ) -> pd.DataFrame:
     r"""Test which neighborhoods hold more or fewer cells of a condition than of the first one.
 
     The counts of a neighborhood have a quasi-Poisson model, :math:`\log \mathrm E\, y_i = \log n_i + x_i' \beta`, with
     a dispersion of its own (at least 1, from Pearson's residuals), so that one odd sample makes a neighborhood
     uncertain and not different. The test is the F test of the deviance. A population that grows lowers the shares of
-    all others alike: the hypothesis is that the effect equals the median effect, as for types. Neighborhoods overlap,
+    all others alike: the hypothesis is that the effect equals the median effect, as for types. A median over cells
+    would follow a population that has grown to half of them, so each state counts once. Neighborhoods overlap,
     and there are more of them where cells are dense; the false discovery rate is weighted by 1 / `radius`, as in Milo
     (Dann et al. 2022).
 
@@ -79,6 +82,8 @@ def neighborhood_effects(
     - `conditions`, `cells`: Names of the conditions, and of the cells at the centers.
     - `covariates`: Name -> covariate.
     - `radius`: (N,) distance of the farthest neighbor.
+    - `states`: (N, M) probabilities of the states of the cells at the centers; with fewer than four, and by default,
+      the median is that over cells.
 
     Returns one row per neighborhood and condition but the first. ``effect``: natural logarithm of the fold change
     against most other neighborhoods. Raises ValueError as :func:`abundance_effects`.
@@ -93,7 +98,7 @@ def neighborhood_effects(
     offset = np.log(total)
     coefficient, mean = _fit(counts, design, offset, n_contrasts)
     dispersion = np.maximum(((counts - mean) ** 2 / mean).sum(axis=1) / freedom, 1.0)
-    center = np.median(coefficient[:, :n_contrasts], axis=0)
+    center = _median_effect(coefficient[:, :n_contrasts], states)
     deviance = _deviance(counts, mean)
     share = counts / total
     tables = []
@@ -117,6 +122,15 @@ def neighborhood_effects(
     weight = 1 / np.maximum(radius, 1e-6 * max(float(radius.max()), 1e-300))
     table["q"] = weighted_fdr(table["p"].to_numpy(), np.tile(weight, n_contrasts))
     return table
+
+
+def _median_effect(effects: NDArray[np.float64], states: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Median (c,) over states of their mean effects (N, c), or over cells."""
+    if states is None or states.shape[1] < _MIN_STATES:
+        return np.asarray(np.median(effects, axis=0))
+    mass = states.sum(axis=0)
+    kept = mass > 0
+    return np.asarray(np.median(states[:, kept].T @ effects / mass[kept, None], axis=0))
 
 
 def weighted_fdr(p: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:

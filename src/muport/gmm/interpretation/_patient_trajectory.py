@@ -66,11 +66,13 @@ def patient_affinities(distances: NDArray[np.float64], n_neighbors: int) -> NDAr
     r"""Compute affinities of patients, :math:`\exp(-D_{ij}^2 / (\sigma_i \sigma_j))`, at least 1e-6.
 
     - `distances`: (P, P).
-    - `n_neighbors`: :math:`\sigma_i` is the distance of patient i from this neighbor (Zelnik-Manor and Perona 2004).
+    - `n_neighbors`: :math:`\sigma_i` is the distance of patient i from this neighbor (Zelnik-Manor and Perona 2004), at
+      most from that of a quarter of the patients.
 
     Returns (P, P), symmetric, with a diagonal of 0.
     """
-    scale = np.sort(distances, axis=1)[:, min(n_neighbors, len(distances) - 1)]
+    # in a small cohort the fifth neighbor may be at the other end
+    scale = np.sort(distances, axis=1)[:, max(1, min(n_neighbors, len(distances) // 4))]
     # patients that are alike have a scale of 0
     scale = np.maximum(scale, 1e-9 * max(float(distances.max()), 1e-300))
     affinity = np.maximum(np.exp(-np.square(distances) / np.outer(scale, scale)), _MIN_AFFINITY)
