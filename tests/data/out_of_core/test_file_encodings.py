@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 
 import anndata
@@ -45,12 +46,13 @@ REPRESENTATIONS = {
 PROMISE = pytest.mark.promise("A file is read as anndata reads it, whatever wrote it")
 
 
-def cells() -> anndata.AnnData:
+def cells(columns=COLUMNS, representations=REPRESENTATIONS) -> anndata.AnnData:
     adata = anndata.AnnData(np.zeros((60, 1), np.float32))
     adata.obs_names = [f"c{i}" for i in range(60)]
-    for name, values in COLUMNS.items():
-        adata.obs[name] = values
-    for name, values in REPRESENTATIONS.items():
+    for name in columns:
+        adata.obs[name] = COLUMNS[name]
+    for name in representations:
+        values = REPRESENTATIONS[name]
         adata.obsm[name] = values.set_axis(adata.obs_names) if isinstance(values, pd.DataFrame) else values
     return adata
 
@@ -153,10 +155,16 @@ def test_old_versions(tmp_path, version, out):
     assert result.obs_names.tolist() == [f"c{i}" for i in range(60)]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "a.zarr"
+    cells(["category", "integer", "nullable integer"], ["dense"]).write_zarr(path)
+    return path
+
+
 @pytest.fixture
-def damaged(tmp_path):
-    adata = cells()
-    adata.write_zarr(tmp_path / "a.zarr")
+def damaged(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "a.zarr")
     root = zarr.open_group(tmp_path / "a.zarr", mode="r+", use_consolidated=False)
     return tmp_path / "a.zarr", root
 
@@ -198,10 +206,9 @@ def test_damaged_files_are_refused(damaged, damage, record_property):
 
 def in_pieces(path, shards=None, zeros=0):
     """A zarr of which the representation has chunks of 5 rows, and the first rows are zero."""
-    adata = cells()
     values = X.copy() + 1
     values[:zeros] = 0
-    adata.write_zarr(path)
+    cells(["text"], ["dense"]).write_zarr(path)
     root = zarr.open_group(path, mode="r+", use_consolidated=False)
     attributes = dict(root["obsm/dense"].attrs)
     del root["obsm/dense"]
