@@ -124,7 +124,7 @@ def test_two_by_two_case_of_pot_711(reg: float, reg_m: float) -> None:
     """POT's stabilised unbalanced solver is wrong here; its plain scaling, in float64, is right."""
     a, b, cost = np.array([0.3, 0.7]), np.array([0.7, 0.3]), np.array([[0.0, 1.0], [1.0, 0.0]])
     expected = ot.unbalanced.sinkhorn_knopp_unbalanced(
-        a, b, cost, reg, reg_m, reg_type="entropy", numItermax=200_000, stopThr=1e-15
+        a, b, cost, reg, reg_m, reg_type="entropy", numItermax=200_000, stopThr=1e-11
     )
     for dtype, tolerance in ((np.float64, 1e-6), (np.float32, 1e-4)):
         result = solve(cost=cost.astype(dtype), a=a, b=b, reg=reg, reg_m=reg_m, reg_type="entropy")
