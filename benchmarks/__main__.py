@@ -27,6 +27,7 @@ MODULES = {
     "atlas": "atlas.centroids",
     "velocity": "velocity.fields",
     "held_out_days": "velocity.held_out_days",
+    "growth": "velocity.growth",
     "cohort": "patients.cohort",
     "grid": "patients.grid",
     "abundance": "patients.abundance",

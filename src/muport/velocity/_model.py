@@ -266,8 +266,8 @@ class Velocity(PopulationInference):
             Whether to estimate growth rates between the days of a time course as well, for :meth:`get_growth` and the
             masses of :meth:`simulate_flow`. The field is the same with it.
         growth_relaxation
-            Of these rates: cost of a change of mass, as a multiple of the median squared distance that cells are
-            transported.
+            Of these rates: cost of a change of mass, as a multiple of the median squared distance that is left between
+            the days once cells have moved with their neighborhood.
         lambda_time, lambda_knn
             Additional cost, as a fraction of the largest, of a transport backward in time, and between cells that are
             not neighbors.

@@ -32,6 +32,16 @@ def test_the_rate_of_a_branch_that_divides_is_known_within_15_percent(rate):
     assert abs(got[~first].mean()) < 0.15 * rate
 
 
+def test_close_branches_keep_their_rates_although_they_move_farther_than_they_are_apart():
+    days, first = branches(0.5)
+    close = Days(
+        days.x + np.where(first, -4, 4)[:, None].astype(np.float32) * np.eye(5, dtype=np.float32)[1], days.time
+    )
+    got, _ = fit_growth(close, FAST).evaluate(close.x, close.time)
+    assert got[first].mean() == pytest.approx(0.5, rel=0.15)
+    assert abs(got[~first].mean()) < 0.075
+
+
 def test_rates_are_per_unit_of_time():
     days, _ = branches(0.5, n=60)
     hours, _ = branches(0.5, n=60, unit=24.0)
