@@ -73,7 +73,7 @@ _DATASETS = (
         "hsc_young_old_unioncom", "hsc_young_old_unioncom.h5ad",
         "d9148f7712af26501371aa50191f2068cb1b9d5900914c3ca20cdd8ce5807242", "1,022 x 1,446",
         "caokai1073/UnionCom", "MIT",
-        "Cao et al. 2020, Bioinformatics 36:i48, doi:10.1093/bioinformatics/btaa443", {"": "log"},
+        "Kowalczyk et al. 2015, Genome Research 25:1860, doi:10.1101/gr.192237.115", {"": "log"},
     ),
     DatasetInfo(
         "mesc_scmerge", "mesc_scmerge.h5ad",
@@ -194,7 +194,8 @@ _DATASETS = (
     DatasetInfo(
         "gene_circuit_5times", "gene_circuit_5times.h5ad",
         "a69f637404609c39ad8ec2724daadac22681b7bbdee9fb982d5193f7abf29228", "3,031 x 2 features, simulated",
-        "QiangweiPeng/WFR-FM", "none stated", "the source repository",
+        "QiangweiPeng/WFR-FM", "none stated",
+        "Zhang et al. 2025, International Conference on Learning Representations, arXiv:2410.00844",
         {"": "features"}, batch=None, labels=None,
     ),
     DatasetInfo(
