@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muport._arrays import normalize_rows
-from muport.neighbors import knn
 from muport.pl.drawing._axes import add_legend, check_legend_loc
 from muport.pl.drawing._colors import color_categories
+from muport.pl.drawing._embedded_paths import embed_paths
 from muport.pl.drawing._finished_figure import Output
 from muport.pl.drawing._palettes import parse_palette
 from muport.pl.drawing._panels import draw_panels, split_options
+from muport.pl.drawing._places_with_cells import PlacesWithCells
 from muport.pl.drawing._values import get_coordinates
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["flow", "trajectories", "windows"]
 
 _CELL_GRAY = "0.85"  # of cells behind paths
-_N_NEIGHBORS = 15  # cells whose positions in the embedding are averaged for a point of a path
+_N_GRID = 60  # a gap between cells is wider than the range of the embedding divided by this
 _END_COLOR = "#d1495b"
 _WINDOW = "velot_spatial_cluster"  # column with the time bin or region of each cell
 
@@ -50,8 +50,9 @@ def trajectories(
 ) -> Axes | Any:
     """Draw paths over the cells.
 
-    A point of a path is drawn at the weighted mean position of the cells nearest to it in the representation, on the
-    island of the embedding where most of these cells are.
+    A point of a path is drawn at the mean position of cells near it in the representation. Where these lie in several
+    places of the embedding, those near the rest of the path are taken. A line is interrupted where it would cross a gap
+    between the cells.
 
     Parameters
     ----------
@@ -92,14 +93,14 @@ def trajectories(
     ids = np.arange(len(drawn.x)) if trajectory_ids is None else np.asarray(trajectory_ids)
     if len(ids) and (ids.min() < 0 or ids.max() >= len(drawn.x)):
         raise ValueError(f"trajectory_ids={list(ids)} must be ids between 0 and {len(drawn.x) - 1}.")
-    lines, length = _embed_points(data, drawn.x[ids], basis, use_rep, style.modality), drawn.length[ids]
-    ends = lines[np.arange(len(lines)), length - 1]
+    lines = _draw_lines(data, drawn.select(ids), basis, use_rep, style.modality)
+    starts, ends = (np.array([line[i] for line in lines]).reshape(-1, 2) for i in (0, -1))
 
     def draw_paths(axes: Axes) -> None:
-        for line, n in zip(lines, length, strict=True):
-            axes.plot(*line[:n].T, color="0.1", lw=1.2, alpha=0.8, zorder=3)
-        axes.scatter(lines[:, 0, 0], lines[:, 0, 1], color="white", edgecolor="0.1", s=25, zorder=4)
-        axes.scatter(ends[:, 0], ends[:, 1], color=_END_COLOR, marker="*", s=60, linewidths=0, zorder=5)
+        for line in lines:
+            axes.plot(*line.T, color="0.1", lw=1.2, alpha=0.8, zorder=3)
+        axes.scatter(*starts.T, color="white", edgecolor="0.1", s=25, zorder=4)
+        axes.scatter(*ends.T, color=_END_COLOR, marker="*", s=60, linewidths=0, zorder=5)
 
     return draw_panels(data, basis, color, ax, output, style, draw_paths)
 
@@ -145,16 +146,16 @@ def flow(
     output, style = Output(show, save, return_fig), split_options(kwargs, no_color=_CELL_GRAY)
     check_legend_loc(legend_loc)
     drawn = _get_paths(data, paths, use_rep)
-    lines = _embed_points(data, drawn.x, basis, use_rep, style.modality)
+    lines = _draw_lines(data, drawn, basis, use_rep, style.modality)
     names = np.unique(drawn.terminal)
     shades = None if palette is None else parse_palette(palette, names.tolist(), "terminal cluster")
     categories = color_categories(drawn.terminal, shades)
-    ends = lines[np.arange(len(lines)), drawn.length - 1]
+    ends = np.array([line[-1] for line in lines]).reshape(-1, 2)
 
     def draw_particles(axes: Axes) -> None:
-        for line, n, color in zip(lines, drawn.length, categories.colors, strict=True):
-            axes.plot(*line[:n].T, color=color, lw=0.7, alpha=0.5, zorder=3)
-        axes.scatter(ends[:, 0], ends[:, 1], c=categories.colors, s=9, linewidths=0, zorder=4)
+        for line, color in zip(lines, categories.colors, strict=True):
+            axes.plot(*line.T, color=color, lw=0.7, alpha=0.5, zorder=3)
+        axes.scatter(*ends.T, c=categories.colors, s=9, linewidths=0, zorder=4)
         fractions = [(f"{name} {np.mean(drawn.terminal == name):.0%}", color) for name, color in categories.legend]
         add_legend(axes, fractions, legend_loc)
 
@@ -222,6 +223,9 @@ class _DrawnPaths:
     length: NDArray[Any]
     terminal: NDArray[Any]
 
+    def select(self, ids: NDArray[np.int64]) -> _DrawnPaths:
+        return _DrawnPaths(self.x[ids], self.length[ids], self.terminal[ids])
+
 
 def _get_paths(data: Data, paths: Trajectories | str, use_rep: str) -> _DrawnPaths:
     if not isinstance(paths, str):
@@ -236,39 +240,23 @@ def _get_paths(data: Data, paths: Trajectories | str, use_rep: str) -> _DrawnPat
     return _DrawnPaths(np.asarray(stored[f"paths_{use_rep.removeprefix('X_')}"]), table["length"].to_numpy(), terminal)
 
 
-def _embed_points(
-    data: Data, points: NDArray[Any], basis: str, use_rep: str, modality: str | None
-) -> NDArray[np.float64]:
-    """(n, points, 2) positions in the embedding of points (n, points, d) of the representation."""
+def _draw_lines(
+    data: Data, paths: _DrawnPaths, basis: str, use_rep: str, modality: str | None
+) -> list[NDArray[np.float64]]:
+    """(m, 2) positions in the embedding along each path, with NaN where it would cross a gap between the cells."""
     xy, _ = get_coordinates(data, basis, modality)
     if use_rep not in data.obsm:
         raise KeyError(f"use_rep={use_rep!r} is not in obsm, which has {sorted(data.obsm.keys())}.")
     x = np.asarray(data.obsm[use_rep])
-    if x.shape[1] != points.shape[2]:
-        raise ValueError(f"the paths have {points.shape[2]} coordinates, but use_rep={use_rep!r} has {x.shape[1]}.")
+    if x.shape[1] != paths.x.shape[2]:
+        raise ValueError(f"the paths have {paths.x.shape[2]} coordinates, but use_rep={use_rep!r} has {x.shape[1]}.")
     finite = np.isfinite(xy).all(axis=1) & np.isfinite(x).all(axis=1)
     if not finite.any():
         raise ValueError(f"basis={basis!r}: no cell has a finite position, nothing can be drawn.")
     xy, x = xy[finite], x[finite]
-    neighbors = knn(x, min(_N_NEIGHBORS, len(x)), query=points.reshape(-1, points.shape[2]))
-    width = np.maximum(neighbors.distances.mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    weight = normalize_rows(np.exp(-0.5 * np.square(neighbors.distances / width)))
-    return _mean_near_medoid(xy[neighbors.indices], weight).reshape(*points.shape[:2], 2)
-
-
-def _mean_near_medoid(positions: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, 2) weighted mean of the positions (n, k, 2) that are close to their weighted medoid.
-
-    Neighbors in the representation can lie on several islands of a UMAP; their mean would lie between the islands,
-    where no cell is.
-    """
-    apart = np.linalg.norm(positions[:, :, None] - positions[:, None], axis=3)
-    medoid = (apart * weight[:, None]).sum(axis=2).argmin(axis=1)
-    distance = np.take_along_axis(apart, medoid[:, None, None], axis=1)[:, 0]
-    width = np.maximum(np.quantile(distance, 0.25, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    near = normalize_rows(weight * np.exp(-0.5 * np.square(distance / width)))
-    mean: NDArray[np.float64] = np.einsum("nk,nkc->nc", near, positions)
-    return mean
+    places = PlacesWithCells.of(xy, float(np.ptp(xy, axis=0).mean()) / _N_GRID)
+    positions = embed_paths(x, xy, paths.x, paths.length, places.limit)
+    return [places.interrupt(line[:n]) for line, n in zip(positions, paths.length, strict=True)]
 
 
 def _mean_positions(xy: NDArray[np.float64], windows: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide
 from muport.pl.drawing._colors import palette as default_palette
 from muport.pl.drawing._finished_figure import Output
 from muport.pl.drawing._panels import draw_panels, split_options
+from muport.pl.drawing._places_with_cells import PlacesWithCells
 from muport.pl.drawing._values import get_coordinates
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ _N_NEIGHBORS, _MAX_NEIGHBORS = 50, 200  # cells whose velocities are averaged at
 _CELLS_PER_NEIGHBOR = 50  # one more of these for as many cells
 _LONGEST_ARROW = 1.6  # in mean lengths: longer ones would cover others
 _MARGIN = 0.02  # of the grid beyond the cells, as a fraction of their range
-_N_DENSITY = 10  # the distance to the nearest cells of this number measures their density
-_DENSITY_QUANTILE = 0.9  # of these distances over the cells: a point that is farther from the cells has no velocity
 # least such distance, in spacings of the grid: lines need no gaps between the points of dense cells
 _LINE_RADIUS, _ARROW_RADIUS = 1.0, 0.5
 _MIN_LENGTH = 0.04  # of a streamline, as a fraction of the axes; matplotlib's 0.1 leaves narrow branches empty
@@ -330,22 +329,18 @@ class _Grid:
 
 
 def _average_on_grid(xy: NDArray[np.float64], v: NDArray[np.float64], n: int, least_radius: float) -> _Grid:
-    """Average velocities with Gaussian weights, as wide as the spacing of the grid or of the cells nearby.
-
-    A point has cells if the distance to its nearest cells is one that the cells themselves have between each other.
-    """
+    """Average velocities with Gaussian weights, as wide as the spacing of the grid or of the cells nearby."""
     low, high = xy.min(axis=0), xy.max(axis=0)
     margin = _MARGIN * (high - low)
     x, y = (np.linspace(a, b, n) for a, b in zip(low - margin, high + margin, strict=True))
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     tiny = float(np.finfo(np.float32).tiny)
     spacing = max(float(np.mean((high - low) / n)), tiny)
-    near = min(_N_DENSITY, len(xy))
-    between = knn(xy, near, query=xy).distances[:, -1]
-    limit = max(float(np.quantile(between, _DENSITY_QUANTILE)), least_radius * spacing)
+    places = PlacesWithCells.of(xy, least_radius * spacing)
     neighbors = knn(xy, min(max(_N_NEIGHBORS, len(xy) // _CELLS_PER_NEIGHBOR), _MAX_NEIGHBORS, len(xy)), query=points)
-    width = np.maximum(neighbors.distances[:, [near - 1]], spacing)
+    nearest = neighbors.distances[:, [places.n_near - 1]]
+    width = np.maximum(nearest, spacing)
     weight = normalize_rows(np.exp(-0.5 * np.square(neighbors.distances / width)))
     mean = np.einsum("nk,nkc->nc", weight, v[neighbors.indices])
-    mean[neighbors.distances[:, near - 1] > limit] = np.nan
+    mean[nearest[:, 0] > places.limit] = np.nan
     return _Grid(x, y, mean.T.reshape(2, n, n))
