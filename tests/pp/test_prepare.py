@@ -14,6 +14,7 @@ from scipy import sparse
 from scipy.stats import spearmanr
 
 from muport import pp
+from muport.pp import _peaks_and_proteins
 
 DATA = Path(os.environ.get("MUPORT_DATA", "/nonexistent"))
 QUICK = {"n_top_genes": 60, "n_comps": 8, "n_neighbors": 15, "umap": False}
@@ -149,6 +150,18 @@ def test_refused_with_reason_and_untouched(counts, fingerprint, case):
     assert fingerprint(adata) == before
     with pytest.raises(ValueError, match=r"anndata\.copy\(\)"):
         pp.prepare(adata[:50])
+
+
+@pytest.mark.parametrize("wrong", ["rna", "prot", "root"])
+def test_everything_is_checked_before_peaks_are_reduced(counts, monkeypatch, wrong):
+    monkeypatch.setattr(_peaks_and_proteins, "iterative_lsi", lambda *_, **__: pytest.fail("the peaks were reduced"))
+    mdata = MuData({"atac": counted(200, 20, 1), "rna": counts.copy(), "prot": counted(200, 15, 2)})
+    if wrong != "root":
+        logged(mdata[wrong])
+    arguments = {"root_cluster": "x"} if wrong == "root" else {}
+    with pytest.raises(ValueError, match="'x' has no cells" if wrong == "root" else "not a count"):
+        pp.prepare(mdata, modalities={"atac": "atac", "rna": "rna", "prot": "protein"}, **arguments, **QUICK)
+    assert not mdata["atac"].obsm
 
 
 @pytest.mark.slow

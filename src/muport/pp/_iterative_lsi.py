@@ -220,7 +220,8 @@ def _fit_rounds(
     sample, depth = read_rows_sorted(counts, rows), n_peaks[rows]
     columns = _top_columns(n_cells[allowed], allowed, settings.n_features)
     fit = _decompose(sample, depth, columns, settings, rng)
-    for _ in range(settings.n_iter - 1):
+    # no later round has other peaks if all fit into the first
+    for _ in range(settings.n_iter - 1 if len(columns) < len(allowed) else 0):
         variance = variance_between_clusters(sample, fit.transform(sample), settings)
         next_columns = _top_columns(variance[allowed], allowed, settings.n_features)
         if np.array_equal(next_columns, columns):
@@ -284,6 +285,8 @@ def chance_singular_value(
     """Return the largest singular value that does not correlate with depth after a permutation of the entries."""
     columns = rng.permutation(counts.indices)
     permuted = sparse.csr_matrix((counts.data.copy(), columns, counts.indptr.copy()), shape=counts.shape)
+    # through CSC, rows are sorted in linear time
+    permuted = permuted.tocsc().tocsr()
     permuted.sum_duplicates()
     u, s, _ = truncated_svd(apply_tfidf(permuted, idf, _TFIDF), _CHANCE_COMPS, rng)
     eligible = np.abs(depth_correlation(u, depth)) <= max_correlation

@@ -69,51 +69,100 @@ class PendingResults:
             self.values |= {(name, attribute, key): mapping[key] for key in mapping if key is not None}
 
 
-def prepare_others(
+@dataclass(frozen=True)
+class ModalityPlan:
+    """What is prepared in a MuData.
+
+    - `types`: Recognized modality -> ``"rna"``, ``"atac"`` or ``"protein"``.
+    - `requested`: Modalities that must be prepared, so that a reason not to prepare them is an error.
+    """
+
+    types: dict[str, str]
+    requested: frozenset[str]
+
+    def names(self, assay: str) -> list[str]:
+        """Return the modalities of a type."""
+        return [name for name, known in self.types.items() if known == assay]
+
+    @property
+    def rna(self) -> str | None:
+        """The RNA modality, if any."""
+        return next(iter(self.names("rna")), None)
+
+    def is_computed(self, data: mudata.MuData, name: str) -> bool:
+        """Whether the representation of a modality other than RNA is computed."""
+        key = _REPRESENTATIONS.get(self.types[name])
+        return key is not None and (name in self.requested or key not in data.mod[name].obsm)
+
+
+def plan_modalities(
     data: mudata.MuData,
     rna: str,
     modalities: Mapping[str, str] | None,
     annotation: str | Path | pd.DataFrame | None,
+) -> ModalityPlan:
+    """Return what is prepared; see :func:`prepare`. The counts of requested peaks and proteins are checked.
+
+    Raises KeyError, TypeError or ValueError if a modality in `modalities` cannot be preprocessed, several modalities
+    are RNA, or the annotation has no use.
+    """
+    plan = ModalityPlan(*classify_modalities(data, rna, modalities))
+    n_rna = len(plan.names("rna"))
+    if n_rna > 1:
+        raise ValueError(f"modalities={dict(plan.types)}: at most one may be 'rna'; {n_rna} are.")
+    if annotation is not None and (len(plan.names("atac")) != 1 or not n_rna):
+        raise ValueError(
+            f"an annotation needs RNA and one modality of peaks; the data have {plan.types}: name them in modalities."
+        )
+    for name in sorted(plan.requested - {plan.rna}):
+        try:
+            get_counts(data.mod[name], counts_layer(data.mod[name]))
+        except ValueError as error:
+            raise ValueError(f"modality {name!r}: {error}") from error
+    return plan
+
+
+def prepare_others(
+    data: mudata.MuData,
+    plan: ModalityPlan,
+    annotation: str | Path | pd.DataFrame | None,
     n_comps: int,
     random_state: int,
     show: Callable[[str], None],
-) -> tuple[str | None, PendingResults]:
-    """Return the name of the RNA modality, if any, and the results for all other modalities. See :func:`prepare`.
+) -> PendingResults:
+    """Return the results for all modalities other than RNA. See :func:`prepare`.
 
     - `show`: Shows the name of a step.
-
-    Raises KeyError, TypeError or ValueError if a modality in `modalities` cannot be preprocessed, or several modalities
-    are RNA.
     """
-    types, requested = classify_modalities(data, rna, modalities)
-    rna_names, peak_names = ([name for name, assay in types.items() if assay == key] for key in ("rna", "atac"))
-    if len(rna_names) > 1:
-        raise ValueError(f"modalities={dict(types)}: at most one may be 'rna'; {len(rna_names)} are.")
     results = PendingResults()
-    for name in rna_names:
-        results.descriptions[name] = "RNA: log values in X, counts in layers['counts'], X_pca, neighbors"
-    for name, assay in types.items():
+    rna, peak_names = plan.rna, plan.names("atac") if plan.rna else []
+    if rna is not None:
+        results.descriptions[rna] = "RNA: log values in X, counts in layers['counts'], X_pca, neighbors"
+    # an annotation that does not fit is refused before the peaks are reduced
+    activity = None
+    if annotation is not None:
+        show(f"gene activity of {peak_names[0]}")
+        activity = _compute_activity(data, str(rna), peak_names[0], annotation, results)
+    for name, assay in plan.types.items():
         key = _REPRESENTATIONS.get(assay)
-        if key in data.mod[name].obsm and name not in requested:
+        if key is not None and not plan.is_computed(data, name):
             results.descriptions[name] = f"{assay}: left as it is: it has {key}"
         elif key is not None:
             show(f"{key} of {name}")
             try:
                 _represent(data.mod[name], name, assay, n_comps, random_state, results)
             except ValueError as error:
-                if name in requested:
+                if name in plan.requested:
                     raise ValueError(f"modality {name!r}: {error}") from error
                 results.descriptions[name] = f"{assay}: left as it is: {error}"
-    if annotation is not None and (len(peak_names) != 1 or not rna_names):
-        raise ValueError(
-            f"an annotation needs RNA and one modality of peaks; the data have {dict(types)}: name them in modalities."
-        )
-    for name in peak_names if rna_names else ():
-        show(f"shared space of {rna_names[0]} and {name}")
-        _add_shared_space(data, rna_names[0], name, annotation, random_state, results)
+    for name in peak_names:
+        show(f"shared space of {rna} and {name}")
+        _add_shared_space(data, str(rna), name, activity, random_state, results)
     for name in data.mod:
         results.descriptions.setdefault(name, "left as it is: not recognized; name it in modalities")
-    return (rna_names[0] if rna_names else None), results
+    if activity is not None:
+        results.descriptions["gene_activity"] = f"activity of {len(activity.genes)} genes near their peaks"
+    return results
 
 
 def prepare_alone(
@@ -170,21 +219,16 @@ def _add_shared_space(
     data: mudata.MuData,
     rna: str,
     atac: str,
-    annotation: str | Path | pd.DataFrame | None,
+    activity: GeneActivity | None,
     random_state: int,
     results: PendingResults,
 ) -> None:
-    """Add the shared space and, with an annotation, gene activity. Without one, missing activity is not an error."""
-    peaks = data.mod[atac]
-    if annotation is not None:
-        activity = _compute_activity(peaks, atac, annotation, results)
-        match_genes(np.asarray(data.mod[rna].var_names, dtype=str), activity.genes)
+    """Add the shared space. If no activity is given and none is in the data, this is no error."""
     try:
-        if annotation is None:
-            activity = read_activity(data, peaks, None)
-        space = compute_shared_space(data.mod[rna], activity, "pca", _SHARED_COMPS, _SHARED_GENES, random_state)
+        found = read_activity(data, data.mod[atac], None) if activity is None else activity
+        space = compute_shared_space(data.mod[rna], found, "pca", _SHARED_COMPS, _SHARED_GENES, random_state)
     except (KeyError, ValueError) as error:
-        if annotation is not None:
+        if activity is not None:
             raise
         results.descriptions[atac] += f"; no shared space: {error}"
         return
@@ -197,9 +241,13 @@ def _add_shared_space(
 
 
 def _compute_activity(
-    peaks: anndata.AnnData, name: str, annotation: str | Path | pd.DataFrame, results: PendingResults
+    data: mudata.MuData, rna: str, name: str, annotation: str | Path | pd.DataFrame, results: PendingResults
 ) -> GeneActivity:
-    """Compute the activity of genes near their peaks, and add it and the links to the results."""
+    """Compute the activity of genes near the peaks, and add it and the links to the results.
+
+    Raises ValueError if these are not genes of the RNA.
+    """
+    peaks = data.mod[name]
     counts = get_counts(peaks, counts_layer(peaks), (1, 1))
     work = mudata.MuData({name: anndata.AnnData(counts, pd.DataFrame(index=peaks.obs_names), peaks.var)})
     gene_activity(work, annotation, modality=name)
@@ -207,6 +255,6 @@ def _compute_activity(
     results.activity = activity
     results.values[name, "varm", "gene_link"] = linked.varm["gene_link"]
     results.values[name, "uns", "gene_link_genes"] = linked.uns["gene_link_genes"]
-    results.descriptions["gene_activity"] = f"activity of {activity.n_vars} genes near their peaks"
     weights, genes = read_gene_links(linked, "gene_link")
+    match_genes(np.asarray(data.mod[rna].var_names, dtype=str), genes)
     return GeneActivity(activity.X, genes, weights, np.asarray(peaks.var_names, dtype=str))

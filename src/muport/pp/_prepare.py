@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mudata
@@ -18,7 +19,7 @@ from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.data.reading._count_matrix import first_invalid_count, get_values
 from muport.pp._counts import get_modality
 from muport.pp._modality_types import assay_of_anndata
-from muport.pp._peaks_and_proteins import PendingResults, prepare_alone, prepare_others
+from muport.pp._peaks_and_proteins import plan_modalities, prepare_alone, prepare_others
 from muport.pp.cell_graphs._pseudotime import diffusion_time
 from muport.pp.cell_graphs._root_cell import read_root
 
@@ -29,8 +30,12 @@ if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
+    from muport.pp.cell_graphs._root_cell import Root
+
 #: Scaled values are clipped here, in standard deviations, so that a gene of a few cells does not form a component.
 _MAX_SCALED_VALUE = 10
+#: Cells up to which neighbors are searched exactly: the approximate search of scanpy is compiled first, for a minute.
+_EXACT_UP_TO = 50_000
 
 
 @accept_data_names
@@ -136,31 +141,24 @@ def prepare(
         raise ValueError("modalities and annotation are for a MuData; data is an AnnData.")
     roots: dict[str, Any] = {"cluster": root_cluster, "cell": root_cell, "marker": root_marker}
     is_rooted = any(value is not None for value in roots.values())
+    plan = plan_modalities(data, modality, modalities, annotation) if isinstance(data, mudata.MuData) else None
+    assay = "rna" if isinstance(data, mudata.MuData) else assay_of_anndata(data, modality)
+    name = plan.rna if plan is not None else modality if assay == "rna" else None
+    if name is None and is_rooted:
+        raise ValueError("a root needs RNA: call muport.pp.pseudotime afterwards, with use_rep.")
     with _step_display(progress) as show:
-        others: PendingResults | None = None
-        rna: str | None = modality
-        if isinstance(data, mudata.MuData):
-            rna, others = prepare_others(data, modality, modalities, annotation, n_comps, random_state, show)
-        elif (assay := assay_of_anndata(data, modality)) != "rna":
-            rna, others = None, prepare_alone(data, assay, n_comps, random_state, show)
-        if rna is None:
-            if is_rooted:
-                raise ValueError("a root needs RNA: call muport.pp.pseudotime afterwards, with use_rep.")
-        else:
-            adata = get_modality(data, rna) if isinstance(data, mudata.MuData) else data
-            show("log values")
-            _check_rna_counts(adata)
-            work, depth = _log_normalized(adata)
-            # the levels of a marker are read after normalization
-            root = read_root(data, adata, labels_key, rna, expression=work, **roots) if is_rooted else None
-            recipe = _reduce(work, depth, n_top_genes, n_comps, n_neighbors, umap, random_state, show)
-            if root is not None:
-                show("pseudotime")
-                values, position = diffusion_time(work.obsm["X_pca"], root, adata.obs_names, n_neighbors, random_state)
-                work.obs["pseudotime"], work.uns["pseudotime_root"] = values, str(adata.obs_names[position])
-            mark_graph(work)
-            _write(adata, work)
-            store_recipe(adata, "X_pca", recipe)
+        show("log values")
+        # the RNA is checked before peaks are reduced, which takes longest
+        rna = None if name is None else _normalize(data, name, labels_key, roots if is_rooted else None)
+        others = None
+        if plan is not None:
+            others = prepare_others(data, plan, annotation, n_comps, random_state, show)
+        elif rna is None:
+            others = prepare_alone(data, assay, n_comps, random_state, show)
+        if rna is not None:
+            recipe = _reduce(rna, n_top_genes, n_comps, n_neighbors, umap, random_state, show)
+            _write(rna.adata, rna.work)
+            store_recipe(rna.adata, "X_pca", recipe)
         if others is not None:
             others.write(data)
     return data if copy else None
@@ -200,23 +198,44 @@ def _check_rna_counts(adata: anndata.AnnData) -> None:
         )
 
 
-def _log_normalized(adata: anndata.AnnData) -> tuple[anndata.AnnData, float]:
-    """Return an AnnData with log-normalized values and names only, and the counts of a cell after normalization."""
+@dataclass(frozen=True)
+class _NormalizedRNA:
+    """RNA after the first step.
+
+    - `adata`: The data of the user.
+    - `work`: Log-normalized values and names only.
+    - `depth`: Counts of a cell after normalization.
+    - `root`: Root of the pseudotime, if any.
+    """
+
+    adata: anndata.AnnData
+    work: anndata.AnnData
+    depth: float
+    root: Root | None
+
+
+def _normalize(
+    data: anndata.AnnData | mudata.MuData, name: str, labels_key: str, root: dict[str, Any] | None
+) -> _NormalizedRNA:
+    """Check and normalize the counts of the RNA modality, and find the root, if any."""
     import anndata
     import scanpy as sc
 
+    adata = get_modality(data, name) if isinstance(data, mudata.MuData) else data
+    _check_rna_counts(adata)
     values = get_values(adata, None).astype(np.float32)
     work = anndata.AnnData(values, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names))
     # to the median: with a target far above it, log values would reflect mainly whether a gene was detected
     depth = float(np.median(np.asarray(values.sum(axis=1)).ravel()))
     sc.pp.normalize_total(work, target_sum=depth)
     sc.pp.log1p(work)
-    return work, depth
+    # the levels of a marker are read after normalization
+    found = None if root is None else read_root(data, adata, labels_key, name, expression=work, **root)
+    return _NormalizedRNA(adata, work, depth, found)
 
 
 def _reduce(
-    work: anndata.AnnData,
-    depth: float,
+    rna: _NormalizedRNA,
     n_top_genes: int,
     n_comps: int,
     n_neighbors: int,
@@ -224,13 +243,13 @@ def _reduce(
     random_state: int,
     show: Callable[[str], None],
 ) -> ProjectionRecipe:
-    """Add the components, the graph and the UMAP to `work`; return how new cells get the components.
+    """Add the components, the graph, the UMAP and the pseudotime; return how new cells get the components.
 
-    - `depth`: Counts of a cell after normalization.
     - `show`: Shows the name of a step.
     """
     import scanpy as sc
 
+    work = rna.work
     with preserve_generators():
         show("variable genes")
         if work.n_vars > n_top_genes:
@@ -245,21 +264,28 @@ def _reduce(
         sc.pp.pca(genes, min(n_comps, min(genes.shape) - 1), mask_var=None, random_state=random_state)
         _copy_components(work, genes, selected)
         show("neighbors")
-        sc.pp.neighbors(work, min(n_neighbors, work.n_obs - 1), use_rep="X_pca", random_state=random_state)
+        search: Any = "sklearn" if work.n_obs <= _EXACT_UP_TO else None
+        k = min(n_neighbors, work.n_obs - 1)
+        sc.pp.neighbors(work, k, use_rep="X_pca", random_state=random_state, transformer=search)
         if umap:
             show("UMAP")
             sc.tl.umap(work, random_state=random_state)
-    values: Any = genes.X
+    if rna.root is not None:
+        show("pseudotime")
+        values, cell = diffusion_time(work.obsm["X_pca"], rna.root, work.obs_names, n_neighbors, random_state)
+        work.obs["pseudotime"], work.uns["pseudotime_root"] = values, str(work.obs_names[cell])
+    mark_graph(work)
+    scaled: Any = genes.X
     loadings: NDArray[np.float32] = np.asarray(genes.varm["PCs"], np.float32)
     return ProjectionRecipe(
         transform="log",
         features=tuple(map(str, work.var_names)),
         used=np.flatnonzero(selected),
         scale=1 / np.asarray(genes.var["std"], np.float64),
-        mean=np.asarray(values.mean(axis=0), np.float64).ravel(),
+        mean=np.asarray(scaled.mean(axis=0), np.float64).ravel(),
         loadings=loadings,
         offset=np.zeros(loadings.shape[1]),
-        target=depth,
+        target=rna.depth,
         largest=float(_MAX_SCALED_VALUE),
     )
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _LARGEST_OF_ARPACK = 10_000_000
 #: Rows of a matrix that are multiplied together: 64 float32 vectors of this length fit into the cache of a core.
 _ROWS_OF_BLOCK = 2_000
-#: Vectors beside those asked for, and blocks of vectors: chosen on simulated peaks without structure,
-#: the slowest case, where singular values agree to .5 %.
-_OVERSAMPLING, _KRYLOV_BLOCKS = 20, 6
+#: Vectors beside those asked for, blocks of vectors, and smallest number of vectors in all blocks: chosen on simulated
+#: peaks without structure, the slowest case, where 52 singular values agree to 1 % and the first four to .3 %.
+_OVERSAMPLING, _KRYLOV_BLOCKS, _FEWEST_VECTORS = 20, 6, 96
 #: Part of a product of the matrix, beside the directions found before, that float32 still resolves.
 _RELATIVE_RANK = 1e-4
 
@@ -120,7 +120,8 @@ def truncated_svd(
     k = min(k, min(matrix.shape) - 1)
     # threads would only wait for each other in the small products of the solver
     with single_threaded():
-        several = _KRYLOV_BLOCKS * (k + _OVERSAMPLING) <= min(matrix.shape)
+        width, n_blocks = _krylov_size(k)
+        several = width * n_blocks <= min(matrix.shape)
         if sparse.issparse(matrix) and matrix.nnz > _LARGEST_OF_ARPACK and several:
             u, s, vt = _block_krylov_svd(matrix, k, rng)
         else:
@@ -129,6 +130,12 @@ def truncated_svd(
             u, s, vt = u[:, ::-1].astype(np.float64), s[::-1].astype(np.float64), vt[::-1].astype(np.float64)
     u, vt = svd_flip(u, vt, u_based_decision=False)
     return u, s, vt.T
+
+
+def _krylov_size(k: int) -> tuple[int, int]:
+    """Return the number of vectors in a block, and of blocks. Few vectors converge in more, smaller blocks."""
+    width = k + min(k, _OVERSAMPLING)
+    return width, max(_KRYLOV_BLOCKS, _FEWEST_VECTORS // width)
 
 
 def _block_krylov_svd(
@@ -141,11 +148,12 @@ def _block_krylov_svd(
     the cache.
     """
     blocks = [matrix[i : i + _ROWS_OF_BLOCK].tocsc() for i in range(0, matrix.shape[0], _ROWS_OF_BLOCK)]
-    start = rng.normal(size=(matrix.shape[1], min(k + _OVERSAMPLING, *matrix.shape))).astype(matrix.dtype)
+    width, n_blocks = _krylov_size(k)
+    start = rng.normal(size=(matrix.shape[1], min(width, *matrix.shape))).astype(matrix.dtype)
     basis = np.empty((matrix.shape[0], 0), matrix.dtype)
     images: list[NDArray[Any]] = []
     image = start
-    for _ in range(_KRYLOV_BLOCKS):
+    for _ in range(n_blocks):
         new = np.concatenate([block @ image for block in blocks])
         smallest = _RELATIVE_RANK * np.linalg.norm(new, axis=0).max()
         for _ in range(2):  # once leaves rounding errors
