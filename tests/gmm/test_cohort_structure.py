@@ -124,3 +124,18 @@ def test_bad_options_of_a_trajectory_are_refused(model, options, error, match):
 def test_bad_options_of_a_barycenter_are_refused(model, options, error, match):
     with pytest.raises(error, match=match):
         model.get_barycenter(**options)
+
+
+def test_nearest_patients_are_those_of_the_matrix(model):
+    table = model.get_sample_neighbors(4, learnt=False, n_candidates=11)
+    matrix = model.get_sample_distances("mw2", learnt=False)
+    for name, rows in table.groupby("sample"):
+        expected = matrix.loc[name].drop(name).nsmallest(4)
+        np.testing.assert_allclose(rows["distance"], expected, rtol=1e-4)
+    linear = model.get_sample_distances("linear", learnt=False)
+    assert np.corrcoef(linear.to_numpy().ravel(), matrix.to_numpy().ravel())[0, 1] > 0.8
+    assert model.get_sample_embedding(2, "linear").shape == (12, 2)
+    with pytest.raises(ValueError, match="below 12"):
+        model.get_sample_neighbors(12)
+    with pytest.raises(ValueError, match="n_candidates=3"):
+        model.get_sample_neighbors(4, n_candidates=3)

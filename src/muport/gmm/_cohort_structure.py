@@ -1,4 +1,4 @@
-"""The methods that describe a cohort: the mean mixture of a group of patients, and trajectories of patients."""
+"""The methods that describe a cohort: nearest patients, the mean mixture of a group, and trajectories of patients."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from muport._parallel import single_threaded
 from muport.gmm._inference import row_samples
 from muport.gmm._sample_tables import SampleTables
 from muport.gmm.distances._mixture_wasserstein import compute_plans, pair_costs
+from muport.gmm.distances._nearest_patients import nearest_patients
 from muport.gmm.interpretation._component_groups import match_components
 from muport.gmm.interpretation._features import axis_loadings
 from muport.gmm.interpretation._mixture_barycenter import fit_barycenter
@@ -97,6 +98,50 @@ class CohortStructure(SampleTables):
         mixtures = state.cohort.mixtures.subset(patients)
         groups = match_components(mixtures, n_components, random_state=random_state)
         return fit_barycenter(mixtures, groups, [state.samples[i] for i in patients])
+
+    def get_sample_neighbors(
+        self, n_neighbors: int = 15, learnt: bool = True, n_candidates: int | None = None, random_state: int = 0
+    ) -> pd.DataFrame:
+        """Return the nearest patients of each patient in MW2 distance, without the distances of all pairs.
+
+        Candidates are the nearest patients by ``get_sample_distances("linear")``; their distances are exact. For large
+        cohorts: the matrix of all pairs takes a time quadratic in the number of patients.
+
+        Parameters
+        ----------
+        n_neighbors
+            Number of neighbors, below the number of patients.
+        learnt
+            Whether distances are those in the learned subspace, if there is one.
+        n_candidates
+            Number of candidates for each patient; by default twice the number of neighbors.
+        random_state
+            Seed of the candidates.
+
+        Returns
+        -------
+        One row per patient and neighbor, nearest first: ``sample``, ``neighbor``, ``distance``.
+
+        Raises
+        ------
+        ValueError
+            If a number is out of range.
+        """
+        state: GMMState = self._fitted()
+        check_flags(learnt=learnt)
+        check_integers(n_neighbors=n_neighbors)
+        check_seed(random_state)
+        if n_candidates is not None:
+            check_integers(n_neighbors, n_candidates=n_candidates)
+        if n_neighbors >= (n := len(state.samples)):
+            raise ValueError(f"n_neighbors={n_neighbors} must be below {n}, the number of patients.")
+        w = state.predictor.metric.w if learnt and state.predictor is not None else None
+        found = nearest_patients(
+            state.cohort.mixtures, n_neighbors, w, n_candidates=n_candidates, random_state=random_state
+        )  # fmt: skip
+        names = np.array(state.samples, dtype=object)
+        columns = {"sample": np.repeat(names, n_neighbors), "neighbor": names[found.indices.ravel()]}
+        return pd.DataFrame({**columns, "distance": found.distances.ravel()})
 
     @single_threaded()
     def get_trajectory(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.distance import cdist
 
 from muport._checks import check_option, check_seed
 from muport._tables import take_cells
@@ -16,6 +17,7 @@ from muport.gmm._fitted_state import label_samples
 from muport.gmm.distances._cell_distances import exact_wasserstein, sliced_wasserstein
 from muport.gmm.distances._classical_scaling import embed_distances
 from muport.gmm.distances._mixture_wasserstein import mixture_wasserstein
+from muport.gmm.distances._nearest_patients import linear_coordinates
 from muport.gmm.interpretation._cell_types import component_types, sum_by_group
 from muport.gmm.interpretation._component_groups import match_components
 from muport.gmm.interpretation._condition_effects import condition_effects
@@ -50,7 +52,7 @@ __all__ = [
 
 PACKAGE = str(Path(__file__).parents[1])
 
-type Distance = Literal["mw2", "sliced", "emd", "learnt"]
+type Distance = Literal["mw2", "sliced", "emd", "linear", "learnt"]
 
 
 class CohortInference(MuDataModel):
@@ -119,10 +121,12 @@ class CohortInference(MuDataModel):
         metric
             ``"mw2"``: Wasserstein distance between mixtures, with means and covariances. ``"sliced"``: sliced
             Wasserstein distance between the cells, over random directions. ``"emd"``: exact Wasserstein distance
-            between at most 250 cells of each patient. ``"learnt"``: the learned distance of the smallest held-out loss
-            among those with a state distance; it combines the distance of states and that of compositions.
+            between at most 250 cells of each patient. ``"linear"``: linearized transport of the mixtures, which
+            approximates ``"mw2"`` in a time that is nearly linear in the number of patients. ``"learnt"``: the learned
+            distance of the smallest held-out loss among those with a state distance; it combines the distance of states
+            and that of compositions.
         learnt
-            Whether the first three are computed in the learned subspace, if there is one.
+            Whether the first four are computed in the learned subspace, if there is one.
         random_state
             Seed of directions and of the choice of cells.
 
@@ -136,11 +140,14 @@ class CohortInference(MuDataModel):
             If the metric is unknown, or ``"learnt"`` before `train_gmm`.
         """
         check_seed(random_state)
-        check_option("metric", metric, ("mw2", "sliced", "emd", "learnt"))
+        check_option("metric", metric, ("mw2", "sliced", "emd", "linear", "learnt"))
         state: GMMState = self._fitted()
         w = state.predictor.metric.w if learnt and state.predictor is not None else None
         if metric == "mw2":
             values = mixture_wasserstein(state.cohort.mixtures, w=w)
+        elif metric == "linear":
+            coordinates = linear_coordinates(state.cohort.mixtures, w, random_state)
+            values = cdist(coordinates, coordinates)
         elif metric == "learnt":
             if state.predictor is None:
                 raise ValueError("metric='learnt' needs a metric: set up a labels_key, and call train_gmm.")

@@ -4,6 +4,7 @@ In the order of reading:
 
 - ``_bures``: Bures distances between covariances
 - ``_mixture_wasserstein``: transport of components between two mixtures (MW2)
+- ``_nearest_patients``: the nearest patients in large cohorts, with a linearized distance first
 - ``_cell_distances``: sliced and exact Wasserstein distances between cells
 - ``_classical_scaling``: coordinates of patients from their distances
 

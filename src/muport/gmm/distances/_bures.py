@@ -7,7 +7,7 @@ from torch import Tensor
 
 from muport._parallel import parallel_map
 
-__all__ = ["bures_squared", "roots"]
+__all__ = ["bures_squared", "fidelities", "roots"]
 
 _BLOCK = 2**21  # matrix entries of the pairs that are decomposed at once, 16 MiB
 
@@ -51,7 +51,7 @@ def bures_squared(a: Tensor, b: Tensor | None = None) -> Tensor:
         rows, columns = torch.triu_indices(len(a), len(a), 1, device=a.device)
     else:
         rows, columns = torch.cartesian_prod(*(torch.arange(len(x), device=a.device) for x in (a, b))).unbind(1)
-    cross = _fidelities(roots(a), other, rows, columns)
+    cross = fidelities(roots(a), other, rows, columns)
     trace = [x.diagonal(dim1=-2, dim2=-1).sum(-1) for x in (a, other)]
     values = (trace[0][rows] + trace[1][columns] - 2 * cross).clamp(min=0)
     out = a.new_zeros(len(a), len(other))
@@ -61,7 +61,7 @@ def bures_squared(a: Tensor, b: Tensor | None = None) -> Tensor:
     return out
 
 
-def _fidelities(root: Tensor, covariance: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def fidelities(root: Tensor, covariance: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Compute tr (R S R)^1/2 of the listed pairs of a root R and a covariance S, in blocks of bounded memory."""
     if not len(rows):
         return root.new_zeros(0)
