@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NOTE = """\
-No method sees a condition, a batch or a person. muport.GMM: `fit_gmm` and
-`get_sample_distances("mw2")`; sliced: `get_sample_distances("sliced")`. Pseudobulk: Euclidean distances of the mean
-coordinates. Composition: Euclidean distances of the centered log-ratios of the shares of annotated types. Information:
-F1 score of the vote of the 5 nearest samples, averaged over the categories, or the rank correlation of numbers. Batch
-removal: 1 is what unrelated samples have, 0 that neighbors are of one batch. Trajectory: rank correlation of a
-diffusion pseudotime with a known order. Replicates: the cells of each sample are split at random in two halves, of
-which the other one must be nearest. melanoma has some 29 cells a sample, 14 in a half. simulated order: 40 samples of
-200 cells, with a score that moves two of five states by up to four standard deviations and changes the odds of a third
-by a factor of up to e^2; two batches that move all cells by half a standard deviation on each axis.
+No method sees a condition, a batch or a person. muport.GMM: `fit_gmm` and `get_sample_distances("mw2")`; sliced:
+`get_sample_distances("sliced")`. Pseudobulk: Euclidean distances of the mean coordinates. Composition: Euclidean
+distances of the centered log-ratios of the shares of annotated types. Information: F1 score of the vote of the 5
+nearest samples, averaged over the categories, or the rank correlation of numbers. Batch removal: 1 is what unrelated
+samples have, 0 that neighbors are of one batch. Trajectory: rank correlation of a diffusion pseudotime with a known
+order. Replicates: the cells of each sample are split at random in two halves, of which the other one must be nearest.
+melanoma has some 29 cells a sample, 14 in a half; kang has six samples, of which the five neighbors are all others, so
+that its information is 0. simulated order: 40 samples of 200 cells, with a score that moves two of five states by up to
+four standard deviations and changes the odds of a third by a factor of up to e^2; two batches that move all cells by
+half a standard deviation on each axis.
 """
 
 
