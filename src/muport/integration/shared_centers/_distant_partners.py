@@ -141,40 +141,45 @@ def find_distant_partners(
     shift = np.zeros((n_classes, *parts[0].mean.shape))
     weight, gain = np.zeros((n_classes, proportions.shape[1])), 0.0
     for a, b in combinations(range(n_classes), 2):
-        pair = [_find_candidates(parts[i], parts[j], full_agreement) for i, j in ((a, b), (b, a))]
-        if pair[0] is None or pair[1] is None:
+        one = _find_candidates(parts[a], parts[b], full_agreement)
+        two = _find_candidates(parts[b], parts[a], full_agreement)
+        if one is None or two is None:
             continue
-        certainty = _compare(pair[0].parts, pair[1].parts, (typical[a] + typical[b]) / 2, ridge)
-        for i, j, sure in _select(pair[0], pair[1], certainty):
-            between = pair[0].parts.mean[i] - pair[1].parts.mean[j]
-            for code, other, sign, members in ((a, b, 1, pair[0].members[i]), (b, a, -1, pair[1].members[j])):
-                shift[code] += sign * n_groups[other] / len(of_class) * members[:, None] * between
-                weight[code] = np.maximum(weight[code], sure * members)
-            mass = min(pair[0].parts.mass[i], pair[1].parts.mass[j])
-            gain += 2 * mass * n_groups[a] * n_groups[b] / len(of_class) ** 2
+        certainty = _compare(one.parts, two.parts, (typical[a] + typical[b]) / 2, ridge)
+        fraction = n_groups[[a, b]] / len(of_class)
+        for i, j, sure in _select(one, two, certainty):
+            between = one.parts.mean[i] - two.parts.mean[j]
+            # the barycenter of all groups
+            shift[a] += fraction[1] * one.members[i][:, None] * between
+            shift[b] -= fraction[0] * two.members[j][:, None] * between
+            weight[a] = np.maximum(weight[a], sure * one.members[i])
+            weight[b] = np.maximum(weight[b], sure * two.members[j])
+            gain += 2 * float(min(one.parts.mass[i], two.parts.mass[j]) * fraction.prod())
     if gain == 0:
         return None
-    class_of_prototype, plan = of_class[prototypes.group], transport.coupling.plan
-    displacement = np.einsum("pk,pkd->pd", plan, shift[class_of_prototype])
-    of_prototype = np.einsum("pk,pk->p", plan, weight[class_of_prototype])
-    without = np.einsum("pk,pk->p", plan, (weight == 0)[class_of_prototype])
-    of_prototype += without * weight.max()
-    return DistantPartners(displacement.astype(np.float32), of_prototype.astype(np.float32), gain)
+    weight[weight == 0] = weight.max()
+    displacement, of_prototype = np.zeros_like(prototypes.position), np.zeros_like(prototypes.mass)
+    for code in range(n_classes):
+        rows = np.flatnonzero(of_class[prototypes.group] == code)
+        plan = transport.coupling.plan[rows]
+        displacement[rows], of_prototype[rows] = plan @ shift[code], plan @ weight[code]
+    return DistantPartners(displacement, np.clip(of_prototype, 0, 1), gain)
 
 
 def _lack(own: NDArray[np.float64], other: NDArray[np.float64], full_agreement: float) -> NDArray[np.float64]:
     """How far the other proportions (..., K) lack what the own have: 0 where they agree, 1 where they are 0."""
-    ratio = np.divide(np.minimum(own, other), own, out=np.ones_like(own), where=own > 0)
+    smaller = np.minimum(own, other)
+    ratio = np.divide(smaller, own, out=np.ones_like(smaller), where=np.broadcast_to(own > 0, smaller.shape))
     return 1 - np.minimum(1, ratio / full_agreement)
 
 
 def _classify_groups(proportions: NDArray[np.float64], full_agreement: float) -> NDArray[np.int64]:
     """(B,) classes of groups that have few centers which the others in the class lack (average linkage)."""
     n_groups = len(proportions)
-    if n_groups == 2:
-        return np.arange(2)
-    own = np.broadcast_to(proportions[:, None], (n_groups, *proportions.shape))
-    lacking = (own * _lack(own, np.broadcast_to(proportions, own.shape), full_agreement)).sum(axis=-1)
+    if n_groups <= 2:
+        return np.arange(n_groups)
+    # one group at a time, so that memory grows with the square of the number of groups only
+    lacking = np.stack([(own * _lack(own[None], proportions, full_agreement)).sum(axis=1) for own in proportions])
     # a type that only one of two groups has makes them no less alike: it has no partner at any distance
     distance = np.minimum(lacking, lacking.T)
     np.fill_diagonal(distance, 0)
@@ -199,7 +204,7 @@ def _summarize_classes(
     x = cells.x[rows] - transport.translation.of_prototypes(prototypes.group)[near]
     # every group has the same weight
     mass = 1 / np.bincount(group, minlength=len(of_class))[group]
-    values, vectors = np.linalg.eigh(np.cov(x.T, aweights=mass))
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x.T, aweights=mass)))
     axes = vectors[:, ::-1][:, :_DIMENSIONS]
     z = x @ axes
     n_groups, parts = np.bincount(of_class), []
@@ -209,10 +214,12 @@ def _summarize_classes(
         total = np.maximum(plan.sum(axis=0), 1e-12)
         outer = (z[own][:, :, None] * z[own][:, None, :]).reshape(own.sum(), -1)
         moment = (plan.T @ outer / total[:, None]).reshape(-1, axes.shape[1], axes.shape[1])
-        centered = x[own] - np.average(x[own], axis=0, weights=mass[own])
-        distance = float(np.sqrt(2 * np.average(np.square(centered).sum(axis=1), weights=mass[own])))
+        # a class of few cells may have none in the sample
+        fraction = mass[own] / max(mass[own].sum(), 1e-12)
+        centered = x[own] - fraction @ x[own]
+        distance = float(np.sqrt(2 * fraction @ np.square(centered).sum(axis=1)))
         parts.append(_Parts(plan.sum(axis=0), plan.T @ x[own] / total[:, None], moment, axes, distance, int(own.sum())))
-    return parts, _RIDGE * float(values[::-1][: axes.shape[1]].mean())
+    return parts, _RIDGE * float(values[::-1][: axes.shape[1]].mean()) + 1e-12
 
 
 def _typical_unlikeness(part: _Parts, ridge: float) -> float:
