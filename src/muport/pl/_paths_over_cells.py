@@ -99,8 +99,8 @@ def trajectories(
     def draw_paths(axes: Axes) -> None:
         for line in lines:
             axes.plot(*line.T, color="0.1", lw=1.2, alpha=0.8, zorder=3)
-        axes.scatter(*starts.T, color="white", edgecolor="0.1", s=25, zorder=4)
-        axes.scatter(*ends.T, color=_END_COLOR, marker="*", s=60, linewidths=0, zorder=5)
+        axes.scatter(starts[:, 0], starts[:, 1], color="white", edgecolor="0.1", s=25, zorder=4)
+        axes.scatter(ends[:, 0], ends[:, 1], color=_END_COLOR, marker="*", s=60, linewidths=0, zorder=5)
 
     return draw_panels(data, basis, color, ax, output, style, draw_paths)
 
@@ -155,7 +155,7 @@ def flow(
     def draw_particles(axes: Axes) -> None:
         for line, color in zip(lines, categories.colors, strict=True):
             axes.plot(*line.T, color=color, lw=0.7, alpha=0.5, zorder=3)
-        axes.scatter(*ends.T, c=categories.colors, s=9, linewidths=0, zorder=4)
+        axes.scatter(ends[:, 0], ends[:, 1], c=categories.colors, s=9, linewidths=0, zorder=4)
         fractions = [(f"{name} {np.mean(drawn.terminal == name):.0%}", color) for name, color in categories.legend]
         add_legend(axes, fractions, legend_loc)
 
