@@ -25,6 +25,11 @@ def test_a_dict_gives_the_same_recipe_back():
     assert np.array_equal(second.links.toarray(), [[1, 0, 0], [0, 0, 0], [0, 0, 1]])
 
 
+def test_features_that_are_linked_to_nothing_have_no_weight():
+    nothing = {"link_weight": np.ones(0), "link_column": np.empty(0, np.int64), "link_start": np.zeros(4, np.int64)}
+    assert recipe(**nothing).links.toarray().tolist() == [[0, 0, 0]] * 3
+
+
 @pytest.mark.parametrize(
     "changes", [{"scale": np.full(2, 2.0)}, {"features": ("a", "b", "d")}, {"target": 2.0}, {"unit_values": True}]
 )
