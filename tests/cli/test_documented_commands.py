@@ -63,6 +63,7 @@ def files(tmp_path, monkeypatch):
     mudata.MuData({"rna": counted(2, "e"), "atac": atac}).write("multiome.h5mu")
     days = datasets.simulated_dynamics("linear", n_cells=200, n_dims=5, random_state=0)
     days.obs["day"] = (np.ceil(days.obs["time"] * 4).clip(lower=1) * 2 - 1).astype(float)
+    days.obsm["X_clone"] = np.arange(200)[:, None] % 20 == np.arange(20)
     days.write("days.h5ad")
     days[::4].copy().write("new_days.h5ad")
     cohort = datasets.simulated_cohort(n_patients=9, n_cells=40, n_dims=4, random_state=0)

@@ -19,6 +19,7 @@ from muport.data import (
     write_results,
 )
 from muport.integration._inference import IntegrationInference, check_prediction, choose_labels
+from muport.neighbors._graph_search import graph_search
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,8 +92,9 @@ class ResultWriting(IntegrationInference):
             Weight of each modality in each cell, if the model has several; see :meth:`get_modality_weights`. The
             name is that of ``mu.pp.neighbors``.
         ``obsp["distances"]``, ``obsp["connectivities"]``, ``uns["neighbors"]``
-            The graph that ``sc.pp.neighbors(mdata, n_neighbors, use_rep=key)`` computes. With `key_added`,
-            ``obsp[f"{key_added}_distances"]``, ``obsp[f"{key_added}_connectivities"]`` and ``uns[key_added]``.
+            The graph that ``sc.pp.neighbors(mdata, n_neighbors, use_rep=key)`` computes, of exact neighbors up to
+            50,000 cells. With `key_added`, ``obsp[f"{key_added}_distances"]``, ``obsp[f"{key_added}_connectivities"]``
+            and ``uns[key_added]``.
 
         Raises
         ------
@@ -213,7 +215,8 @@ def _compute_graph(
     names = pd.RangeIndex(len(latent)).astype(str)
     work: Any = anndata.AnnData(obs=pd.DataFrame(index=names))
     work.obsm[key] = latent
+    options: Any = {"random_state": random_state, "key_added": key_added, "transformer": graph_search(len(latent))}
     with preserve_generators():
-        sc.pp.neighbors(work, int(n_neighbors), use_rep=key, random_state=random_state, key_added=key_added)
+        sc.pp.neighbors(work, int(n_neighbors), use_rep=key, **options)
     mark_graph(work, key_added or _DEFAULT_GRAPH)
     return {"obsp": dict(work.obsp), "uns": dict(work.uns)}

@@ -17,6 +17,7 @@ from muport._global_state import preserve_generators
 from muport.data import accept_data_names, check_writable, mark_graph
 from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.data.reading._count_matrix import first_invalid_count, get_values
+from muport.neighbors._graph_search import graph_search
 from muport.pp._counts import get_modality
 from muport.pp._modality_types import assay_of_anndata
 from muport.pp._peaks_and_proteins import plan_modalities, prepare_alone, prepare_others
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 #: Scaled values are clipped here, in standard deviations, so that a gene of a few cells does not form a component.
 _MAX_SCALED_VALUE = 10
-#: Cells up to which neighbors are searched exactly: the approximate search of scanpy is compiled first, for a minute.
-_EXACT_UP_TO = 50_000
 
 
 @accept_data_names
@@ -264,7 +263,7 @@ def _reduce(
         sc.pp.pca(genes, min(n_comps, min(genes.shape) - 1), mask_var=None, random_state=random_state)
         _copy_components(work, genes, selected)
         show("neighbors")
-        search: Any = "sklearn" if work.n_obs <= _EXACT_UP_TO else None
+        search: Any = graph_search(work.n_obs)
         k = min(n_neighbors, work.n_obs - 1)
         sc.pp.neighbors(work, k, use_rep="X_pca", random_state=random_state, transformer=search)
         if umap:

@@ -16,6 +16,7 @@ from muport._checks import check_integers, check_seed
 from muport._global_state import preserve_generators
 from muport._parallel import single_threaded
 from muport.data import Setup, accept_data_names, check_writable, is_joint, read_rows
+from muport.neighbors._graph_search import graph_search
 from muport.pp._counts import get_modality
 from muport.pp.cell_graphs._root_cell import Root, find_root, read_root
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
-#: Number of cells up to which the neighbors are exact.
-_EXACT_UP_TO = 50_000
 #: Number of cells up to which all eigenvectors are computed.
 _ALL_EIGENVECTORS_UP_TO = 500
 #: Above it, this many leading eigenvectors are exact, and the sum over the others is estimated from this many random
@@ -149,14 +148,13 @@ def _neighbor_graph(x: NDArray[np.float32], n_neighbors: int, random_state: int)
     import anndata
     import scanpy as sc
 
-    # scanpy's approximate search does not accept the read-only array that the reader returns, and its first call takes
-    # longer (it is compiled) than the exact search of this many cells
+    # scanpy's approximate search does not accept the read-only array that the reader returns
     representation: Any = x.copy()
-    transformer = "sklearn" if len(x) <= _EXACT_UP_TO else None
+    search: Any = graph_search(len(x))
     names = pd.RangeIndex(len(x)).astype(str)
     work: Any = anndata.AnnData(obs=pd.DataFrame(index=names), obsm={"rep": representation})
     with preserve_generators():
-        sc.pp.neighbors(work, n_neighbors, use_rep="rep", random_state=random_state, transformer=transformer)
+        sc.pp.neighbors(work, n_neighbors, use_rep="rep", random_state=random_state, transformer=search)
     return sparse.csr_array(work.obsp["connectivities"], dtype=np.float64)
 
 
