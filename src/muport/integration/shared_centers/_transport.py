@@ -75,10 +75,7 @@ class Transport:
 
 
 def fit_transport(
-    problem: TransportProblem,
-    coupling: Coupling,
-    progress: Callable[[str], None] = lambda _: None,
-    start: NDArray[np.float32] | None = None,
+    problem: TransportProblem, coupling: Coupling, progress: Callable[[str], None] = lambda _: None
 ) -> Transport:
     """Alternate coupling and displacement until the displacements no longer change.
 
@@ -87,12 +84,10 @@ def fit_transport(
 
     - `problem`: What to transport, and how.
     - `coupling`: Centers, masses and potentials to start from.
-    - `start`: (P, d) displacements to start from; 0 by default.
     """
     prototypes, hyperparameters, options = problem.prototypes, problem.hyperparameters, problem.options
     frozen = problem.fitted_centers is not None
-    smoothing, penalty = compute_smoothing(prototypes), None
-    shift = np.zeros_like(prototypes.position) if start is None else start
+    smoothing, penalty, shift = compute_smoothing(prototypes), None, np.zeros_like(prototypes.position)
     history: list[tuple[float, float, float]] = []
     for iteration in range(options.max_iter):
         progress("transport")
