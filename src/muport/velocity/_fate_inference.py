@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     from numpy.typing import NDArray
 
-__all__ = ["FateInference", "find_terminal_states", "has_label"]
+__all__ = ["FateInference", "find_terminal_states", "has_label_of"]
 
 _CANDIDATES = 3  # labels that a warning names
 _ROUNDING = 1e-5  # by which probabilities and their sums may exceed 1, for example after a conversion to float32
@@ -183,8 +183,7 @@ class FateInference(VelocityInference):
         table = self.get_fates() if fates is None else _check_fates(fates, data.obs_names)
         weight = np.ones(len(cells.x))
         if population is not None:
-            labels = [population] if isinstance(population, str) else list(population)
-            weight = np.logical_or.reduce([has_label(cells, name) for name in labels]).astype(np.float64)
+            weight = has_label_of(cells, population).astype(np.float64)
         values = table.to_numpy(dtype=np.float64)
         shares, n_cells = sample_shares(values, weight, sample.codes, len(sample.names))
         if not n_cells.all():
@@ -366,6 +365,12 @@ def has_label(cells: FittedCells, name: str) -> NDArray[np.bool_]:
     if not has_label.any():
         raise KeyError(f"{name!r} is not a label: there are {sorted(set(cells.labels))}.")
     return has_label
+
+
+def has_label_of(cells: FittedCells, population: str | Sequence[str]) -> NDArray[np.bool_]:
+    """(n,) whether each cell has the label, or one of the labels, of a population."""
+    names = [population] if isinstance(population, str) else list(population)
+    return np.logical_or.reduce([has_label(cells, name) for name in names])
 
 
 def find_terminal_states(

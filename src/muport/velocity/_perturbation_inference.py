@@ -14,7 +14,7 @@ from muport._checks import check_integers, check_numbers, check_seed
 from muport._tables import rows_by_name
 from muport.neighbors import as_points, knn
 from muport.velocity._course_columns import complete_column
-from muport.velocity._fate_inference import FateInference, find_terminal_states, has_label
+from muport.velocity._fate_inference import FateInference, find_terminal_states, has_label_of
 from muport.velocity.estimation._field import evaluate
 from muport.velocity.fates._perturbation import mean_change, perturbed_fates
 from muport.velocity.fates._transition_matrix import fit_kernel
@@ -155,8 +155,7 @@ class PerturbationInference(FateInference):
         shift = self._shift(features, amount, loadings, cells.x.shape[1])
         in_population = np.full(len(cells.x), True)
         if population is not None:
-            labels = [population] if isinstance(population, str) else list(population)
-            in_population = np.logical_or.reduce([has_label(cells, name) for name in labels])
+            in_population = has_label_of(cells, population)
         group = self._bootstrap_groups(sample_key, len(cells.x))
         positions = (cells.x + shift).astype(np.float32)
         distance = _distance_to_cells(cells.x, positions)

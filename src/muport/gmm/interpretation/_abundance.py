@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Covariate", "abundance_effects", "check_design"]
+__all__ = ["Covariate", "abundance_effects", "design_columns"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +65,7 @@ def abundance_effects(
     """
     present = np.unique(condition)
     names = [conditions[code] for code in present]
-    contrasts = (condition[:, None] == present[1:]).astype(np.float64)
-    nuisance = [np.ones((len(condition), 1)), *(covariate.columns() for covariate in covariates.values())]
-    check_design(contrasts, np.hstack(nuisance), names, list(covariates))
-    design = np.hstack([contrasts, *nuisance])
+    contrasts, design = design_columns(condition, names, covariates)
     rank = int(np.linalg.matrix_rank(design))
     inverse = np.linalg.pinv(design)
     coefficient = inverse @ ratios
@@ -99,7 +96,20 @@ def abundance_effects(
     return table
 
 
-def check_design(
+def design_columns(
+    condition: NDArray[np.int64], names: Sequence[str], covariates: Mapping[str, Covariate]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Indicators (P, C - 1) of the conditions but the first, and the design: these, a constant, and the covariates.
+
+    Raises ValueError as :func:`abundance_effects`.
+    """
+    contrasts = (condition[:, None] == np.unique(condition)[1:]).astype(np.float64)
+    nuisance = np.hstack([np.ones((len(condition), 1)), *(covariate.columns() for covariate in covariates.values())])
+    _check_design(contrasts, nuisance, names, list(covariates))
+    return contrasts, np.hstack([contrasts, nuisance])
+
+
+def _check_design(
     contrasts: NDArray[np.float64], nuisance: NDArray[np.float64], names: Sequence[str], covariates: Sequence[str]
 ) -> None:
     """Raise a ValueError unless each condition differs from the first beyond what the covariates say."""

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.special import xlogy
 from scipy.stats import f as fisher
 
-from muport.gmm.interpretation._abundance import check_design
+from muport.gmm.interpretation._abundance import design_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,10 +90,7 @@ def neighborhood_effects(
     """
     present = np.unique(condition)
     names = [conditions[code] for code in present]
-    contrasts = (condition[:, None] == present[1:]).astype(np.float64)
-    nuisance = np.hstack([np.ones((len(condition), 1)), *(covariate.columns() for covariate in covariates.values())])
-    check_design(contrasts, nuisance, names, list(covariates))
-    design = np.hstack([contrasts, nuisance])
+    contrasts, design = design_columns(condition, names, covariates)
     n_contrasts, freedom = contrasts.shape[1], len(design) - int(np.linalg.matrix_rank(design))
     offset = np.log(total)
     coefficient, mean = _fit(counts, design, offset, n_contrasts)

@@ -15,11 +15,11 @@ from muport.velocity.fates._transition_matrix import as_transition_matrix, in_ke
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Absorption", "solve_absorption"]
+__all__ = ["MIN_REACH", "Absorption", "solve_absorption"]
 
 _FACTORIZE_UP_TO = 4_000  # transient cells; the factor of a larger system has too many non-zero entries
 _PLAIN_ITERATIONS = 500  # of BiCGSTAB without a preconditioner
-_MIN_REACH = 1e-3  # a cell with a smaller probability to be absorbed counts as reaching no terminal set
+MIN_REACH = 1e-3  # a cell with a smaller probability to be absorbed counts as reaching no terminal set
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def solve_absorption(kernel: Any, terminal: Any, *, tol: float = 1e-8, max_iter:
     solution, residual, n_iter = _solve(rows[:, transient], rows @ q, tol, max_iter)
     q[transient] = np.clip(solution, 0, 1)
     reach = q.sum(axis=1)
-    reached = reach >= _MIN_REACH
+    reached = reach >= MIN_REACH
     probabilities = np.divide(q, reach[:, None], out=np.zeros_like(q), where=reached[:, None])
     return Absorption(probabilities, np.minimum(reach, 1), reached, residual, n_iter, residual <= tol)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport.velocity.fates._absorption import solve_absorption
+from muport.velocity.fates._absorption import MIN_REACH, solve_absorption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     type Ints = NDArray[np.int64]
 
 __all__ = ["mean_change", "perturbed_fates"]
-
-_MIN_REACH = 1e-3  # as for absorption: a smaller probability to reach an end counts as none
 
 
 def perturbed_fates(
@@ -37,7 +35,7 @@ def perturbed_fates(
     absorption = solve_absorption(kernel.matrix, terminal)
     reached = kernel.moves_from(positions, velocity) @ (absorption.probabilities * absorption.reach[:, None])
     total = reached.sum(axis=1, keepdims=True)
-    after = np.divide(reached, total, out=np.zeros_like(reached), where=total >= _MIN_REACH)
+    after = np.divide(reached, total, out=np.zeros_like(reached), where=total >= MIN_REACH)
     after[terminal >= 0] = absorption.probabilities[terminal >= 0]
     return absorption.probabilities, after
 
