@@ -370,7 +370,8 @@ def has_label(cells: FittedCells, name: str) -> NDArray[np.bool_]:
 def has_label_of(cells: FittedCells, population: str | Sequence[str]) -> NDArray[np.bool_]:
     """(n,) whether each cell has the label, or one of the labels, of a population."""
     names = [population] if isinstance(population, str) else list(population)
-    return np.logical_or.reduce([has_label(cells, name) for name in names])
+    inside: NDArray[np.bool_] = np.logical_or.reduce([has_label(cells, name) for name in names])
+    return inside
 
 
 def find_terminal_states(
