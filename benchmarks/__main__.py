@@ -17,6 +17,7 @@ MODULES = {
     "identity": "integration.identity",
     "shift": "integration.known_shift",
     "batch_variables": "integration.batch_variables",
+    "openproblems": "openproblems.run_component",
     "labels": "integration.labels",
     "refine": "integration.refine",
     "corrected_expression": "integration.corrected_expression",

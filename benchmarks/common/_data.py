@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,17 +22,23 @@ BATCH_FILES = {
     "kang": "kang_distinct_3donor",
     "asap": "asap_pbmc_protein_4batch",
 }
+N_VARIABLE = 2_000
 KIND = {"pancreas_wang_xin": "log", "hsc": "log", "asap": "protein"}
 
 
 @dataclass(frozen=True)
 class Cells:
-    """``X`` (n, d) float32, ``batch`` and ``label`` (n,) of str."""
+    """``X`` (n, d) float32, ``batch`` and ``label`` (n,) of str.
+
+    ``log`` (n, g): the log values of which ``X`` are the principal components; ``counts`` (n, g): of the same features.
+    """
 
     name: str
     X: NDArray[np.float32]
     batch: NDArray[np.str_]
     label: NDArray[np.str_]
+    log: NDArray[np.float32] | None = None
+    counts: NDArray[np.float32] | None = None
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Cells:
         return Cells(self.name, np.ascontiguousarray(self.X[rows]), self.batch[rows], self.label[rows])
@@ -46,9 +52,32 @@ def _cells(name: str, adata: anndata.AnnData, batch: str) -> Cells:
     return Cells(name, X, column(batch), column("cell_type"))
 
 
-def load_cells(name: str) -> Cells:
-    """One of ``BATCH_FILES`` with its real batches."""
-    return _cells(name, datasets.load(BATCH_FILES[name]), "batch")
+def load_cells(name: str, *, features: bool = False) -> Cells:
+    """One of ``BATCH_FILES`` with its real batches, and the values of its features if asked for."""
+    adata = datasets.load(BATCH_FILES[name])
+    cells = _cells(name, adata, "batch")
+    return replace(cells, **_feature_values(adata, KIND.get(name, "counts"))) if features else cells
+
+
+def _feature_values(adata: anndata.AnnData, kind: str) -> dict[str, NDArray[np.float32]]:
+    """The log values of at most 2,000 variable features by the recipe of ``datasets.represent``, and RNA's counts."""
+    import scanpy as sc
+
+    log = adata.copy()
+    if kind == "protein":
+        values = np.log1p(_dense(log))
+        return {"log": values - values.mean(1, keepdims=True)}
+    if kind == "counts":
+        sc.pp.normalize_total(log)
+        sc.pp.log1p(log)
+    if log.n_vars > N_VARIABLE:
+        sc.pp.highly_variable_genes(log, n_top_genes=N_VARIABLE, subset=True)
+    counts = {"counts": _dense(adata[:, log.var_names])} if kind == "counts" else {}
+    return {"log": _dense(log)} | counts
+
+
+def _dense(adata: anndata.AnnData) -> NDArray[np.float32]:
+    return np.asarray(adata.to_df().to_numpy(), np.float32)
 
 
 def largest_batch(name: str) -> Cells:

@@ -12,13 +12,14 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
+from benchmarks.common._methods import inputs
 
 if TYPE_CHECKING:
     from benchmarks.common._data import Cells
     from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[2]
-SCBIOT = ROOT / ".venv-scbiot"
+OWN_ENVIRONMENT = frozenset({"concord", "harmony1", "scanorama", "scbiot"})
 N_THREADS = 2
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -42,12 +43,13 @@ def make_environment(peer: str, folder: Path) -> None:
 
 
 def interpreter(method: str) -> str:
-    """The Python of the method's environment; scBIOT's is built at its first use."""
-    if method != "scbiot":
+    """The Python of the method's environment; one of its own is built at its first use."""
+    if method not in OWN_ENVIRONMENT:
         return sys.executable
-    python = SCBIOT / "bin" / "python"
+    folder = ROOT / f".venv-{method}"
+    python = folder / "bin" / "python"
     if not python.exists():
-        make_environment("scbiot", SCBIOT)
+        make_environment(method, folder)
     return str(python)
 
 
@@ -58,9 +60,12 @@ def _pin() -> None:
 
 def measure(method: str, cells: Cells, timeout: float = 3600) -> Measure:
     """Run ``method`` on ``cells``; a failure is a result too and stands in ``error``."""
+    seen = {key: getattr(cells, key) for key in inputs(method)}
+    if missing := [key for key, values in seen.items() if values is None]:
+        return Measure(method, error=f"{cells.name} has no {missing[0]}")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.npz", Path(folder) / "out.npz"
-        np.savez(source, X=cells.X, batch=cells.batch)
+        np.savez(source, **seen)
         try:
             command = [interpreter(method), "-W", "ignore", "-m", "benchmarks.common._worker", method, source, target]
             env = os.environ | dict.fromkeys(POOLS, str(N_THREADS))

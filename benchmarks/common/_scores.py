@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from benchmarks.common._data import Cells
     from numpy.typing import NDArray
 
+MIN_CELLS = 30  # of a type, for its iLISI
+
 
 def scib(cells: Cells, embeddings: Mapping[str, NDArray[np.float32]]) -> pd.DataFrame:
     """Ten scores and three aggregates (columns) of each embedding (rows), not min-max scaled."""
@@ -33,6 +35,26 @@ def scib(cells: Cells, embeddings: Mapping[str, NDArray[np.float32]]) -> pd.Data
         bench.benchmark()
         scores = bench.get_results(min_max_scale=False)
     return scores.loc[list(embeddings)].astype(float)
+
+
+def cilisi(cells: Cells, Z: NDArray[np.float32], k: int = 90) -> float:
+    """Mean over the cells of scib-metrics' iLISI among the cells of the same type (types in one batch are left out).
+
+    0: each cell's neighbors are of one batch; 1: of all batches alike. Mixing types does not raise it.
+    """
+    from scib_metrics import ilisi_knn
+    from scib_metrics.nearest_neighbors import NeighborsResults
+
+    scores, sizes = [], []
+    for name in np.unique(cells.label):
+        rows = np.flatnonzero(cells.label == name)
+        batch = np.unique(cells.batch[rows], return_inverse=True)[1]
+        if batch.max() == 0 or len(rows) < MIN_CELLS:
+            continue
+        found = NearestNeighbors(n_neighbors=min(k, len(rows))).fit(Z[rows]).kneighbors(Z[rows])
+        scores.append(float(ilisi_knn(NeighborsResults(indices=found[1], distances=found[0]), batch)))
+        sizes.append(len(rows))
+    return float(np.average(scores, weights=sizes)) if scores else float("nan")
 
 
 def neighbours(X: NDArray[np.float32], k: int = 15) -> NDArray[np.int64]:

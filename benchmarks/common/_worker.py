@@ -14,6 +14,15 @@ from pathlib import Path
 import numpy as np
 from benchmarks.common import _methods
 
+DISTRIBUTION = {
+    "combat": "scanpy",
+    "harmony": "harmonypy",
+    "harmony1": "harmonypy",
+    "scvi": "scvi-tools",
+    "scanvi": "scvi-tools",
+    "concord": "concord-sc",
+}
+
 
 def reset_peak() -> None:
     """Forget the peak of the resident memory so far, where the kernel allows it."""
@@ -32,18 +41,25 @@ def peak_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def warm_up(run: object, n_cells: int = 600) -> float:
+def warm_up(method: str, n_cells: int = 600) -> float:
     """Seconds of a first call on a few random cells: lazy imports, thread pools and compilers settle here."""
-    X = np.random.default_rng(0).normal(size=(n_cells, 20)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    values = {
+        "X": rng.normal(size=(n_cells, 20)).astype(np.float32),
+        "log": rng.random((n_cells, 20)).astype(np.float32),
+        "counts": rng.poisson(2, (n_cells, 20)).astype(np.float32),
+        "batch": np.repeat(["a", "b", "c"], n_cells // 3),
+        "label": np.tile(["a", "b"], n_cells // 2),
+    }
     start = time.perf_counter()
-    run(X, np.repeat(["a", "b", "c"], n_cells // 3))
+    _methods.load(method)(**{key: values[key] for key in _methods.inputs(method)})
     return time.perf_counter() - start
 
 
 def version(method: str) -> str:
     """The version of the method's package, if it is an installed one."""
     try:
-        return metadata.version({"harmony": "harmonypy"}.get(method, method))
+        return metadata.version(DISTRIBUTION.get(method, method))
     except metadata.PackageNotFoundError:
         return ""
 
@@ -51,13 +67,13 @@ def version(method: str) -> str:
 def main(method: str, source: str, target: str) -> None:
     """Measure ``method``; the memory counts from before the input is read."""
     run = _methods.load(method)
-    first = warm_up(run)
+    first = warm_up(method)
     reset_peak()
     base = peak_bytes()
     with np.load(source) as data:
-        X, batch = data["X"], data["batch"]
+        seen = {key: data[key] for key in _methods.inputs(method)}
     start = time.perf_counter()
-    Z = run(X, batch)
+    Z = run(**seen)
     seconds = time.perf_counter() - start
     peak = peak_bytes() - base
     np.savez(target, Z=Z, seconds=seconds, first=first, peak=peak, version=version(method))

@@ -3,10 +3,13 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$here/../..
-case ${1:?name one of: ggmlot glue mofa scbiot velot} in
+case ${1:?name one of: concord ggmlot glue harmony1 mofa scanorama scbiot velot} in
+  concord) modules="concord" package=concord-sc ;;
   ggmlot) modules="ggml_ot" package=ggml-ot ;;
   glue) modules="scglue" package=scglue ;;
+  harmony1) modules="harmonypy" package=harmonypy ;;
   mofa) modules="mofapy2" package=mofapy2 ;;
+  scanorama) modules="scanorama" package=scanorama ;;
   scbiot) modules="scbiot.ot" package=scbiot ;;
   velot) modules="velot, scvelo, cellrank" package=velot ;;
   *) echo "no peer is called $1" >&2; exit 2 ;;
