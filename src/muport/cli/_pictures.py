@@ -18,16 +18,16 @@ def draw_cells(data: Any, key: str, colors: list[str], folder: Path, report: Rep
     import scanpy as sc
 
     from muport import pl
-    from muport.data import joined_column
-    from muport.neighbors._graph_search import graph_search
+    from muport.data import compute_graph, joined_column
 
     work = anndata.AnnData(obs=data.obs[[]].copy(), obsm={key: data.obsm[key]})
     for name in colors:
         column = joined_column(data, name)
         values = [*column.names, None]
         work.obs[name] = [values[code] for code in column.codes]
-    search: Any = graph_search(work.n_obs)
-    sc.pp.neighbors(work, min(15, work.n_obs - 1), use_rep=key, transformer=search)
+    graph = compute_graph(work.obsm[key], min(15, work.n_obs - 1), key)
+    work.obsp.update(graph["obsp"])
+    work.uns.update(graph["uns"])
     sc.tl.umap(work)
     _save(report, folder, "cells", lambda path: pl.embedding(work, "X_umap", colors or None, save=path))
     if "prediction_confidence" in data.obs:

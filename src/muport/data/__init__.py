@@ -15,7 +15,7 @@ In the order of reading:
 - ``_model_files``: the files of a saved model
 - ``_saved_data``: the cells that are saved with a model
 - ``_result_writing``: results written to the user's object, all or none
-- ``_graph_marks``: neighbor graphs that muport wrote, which it may replace
+- ``_cell_graph``: neighbor graphs as scanpy writes them, which muport may replace where it wrote them
 - ``_durable_files``: files that are complete or absent, also after a crash, and that one process at a time writes
 - ``out_of_core``: cells read in chunks from a file, and results written in chunks to a file
 
@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from muport.data._base_model import MuDataModel
+    from muport.data._cell_graph import compute_graph, is_own_graph
     from muport.data._data_argument import accept_data_names
-    from muport.data._graph_marks import is_own_graph, mark_graph
     from muport.data._result_writing import check_names_free, check_writable, write_results
     from muport.data._serialization import pack, unpack
     from muport.data.reading._categories import category_name, match_names
@@ -68,6 +68,7 @@ __all__ = [
     "check_writable",
     "choose_batch_key",
     "compare_pairs",
+    "compute_graph",
     "expand_use_rep",
     "holds_numbers",
     "is_joint",
@@ -75,7 +76,6 @@ __all__ = [
     "joined_column",
     "joined_numbers",
     "layer_of",
-    "mark_graph",
     "match_names",
     "ordered_names",
     "pack",
@@ -100,7 +100,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "reading._rows": ("Rows", "read_rows"),
     "registration._setup": ("Setup", "choose_batch_key", "is_joint", "expand_use_rep", "select_modalities"),
     "_data_argument": ("accept_data_names",),
-    "_graph_marks": ("is_own_graph", "mark_graph"),
+    "_cell_graph": ("compute_graph", "is_own_graph"),
     "_result_writing": ("check_names_free", "check_writable", "write_results"),
     "_serialization": ("pack", "unpack"),
 }

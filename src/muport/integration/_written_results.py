@@ -5,28 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from muport._checks import check_flags, check_integers, check_seed
-from muport._global_state import preserve_generators
 from muport._keys import RESULT_KEYS
 from muport.data import (
     check_names_free,
     check_writable,
+    compute_graph,
     is_own_graph,
-    mark_graph,
     select_modalities,
     write_results,
 )
 from muport.integration._inference import IntegrationInference, check_prediction, choose_labels
-from muport.neighbors._graph_search import graph_search
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import anndata
     import mudata
-    from numpy.typing import NDArray
+    import pandas as pd
 
     from muport.data import Setup
     from muport.integration._fitted_state import IntegrationState
@@ -137,7 +134,11 @@ class ResultWriting(IntegrationInference):
         integrated = self._integrate(mdata)
         latent = np.require(self._latent(integrated), requirements=["C", "W"])
         obs = {**self._label_columns(mdata, integrated, threshold), **self._weight_columns(integrated)}
-        graph = {} if n_neighbors is None else _compute_graph(latent, key, n_neighbors, key_added, random_state)
+        graph = (
+            {}
+            if n_neighbors is None
+            else compute_graph(latent, int(n_neighbors), key, key_added=key_added, random_state=random_state)
+        )
         write_results(data, {"obsm": {key: latent}, "obs": obs, **graph})
 
     def _result_names(self, key: str, key_added: str | None, graph: bool) -> dict[str, list[str]]:
@@ -203,20 +204,3 @@ def _strings(value: Any) -> Iterator[str]:
         yield value
     elif value is not None:
         yield from value.values() if hasattr(value, "values") else value
-
-
-def _compute_graph(
-    latent: NDArray[np.float32], key: str, n_neighbors: int, key_added: str | None, random_state: int
-) -> dict[str, dict[str, Any]]:
-    """Return the ``obsp`` and ``uns`` that scanpy writes for the graph of the coordinates (n_obs, d)."""
-    import anndata
-    import scanpy as sc
-
-    names = pd.RangeIndex(len(latent)).astype(str)
-    work: Any = anndata.AnnData(obs=pd.DataFrame(index=names))
-    work.obsm[key] = latent
-    options: Any = {"random_state": random_state, "key_added": key_added, "transformer": graph_search(len(latent))}
-    with preserve_generators():
-        sc.pp.neighbors(work, int(n_neighbors), use_rep=key, **options)
-    mark_graph(work, key_added or _DEFAULT_GRAPH)
-    return {"obsp": dict(work.obsp), "uns": dict(work.uns)}

@@ -4,7 +4,7 @@ In reading order:
 
 - ``_points``: checks and conversion of points.
 - ``_knn``: k nearest neighbors, exact or approximate.
-- ``_graph_search``: exact or approximate search for graphs that scanpy computes.
+- ``_fuzzy_graph``: the neighbor graph of scanpy and UMAP.
 - ``_kmeans``: k-means of one set of points, by faiss.
 - ``_batched_kmeans``: k-means of many small sets of points at once, by torch.
 """

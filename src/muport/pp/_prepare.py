@@ -14,10 +14,9 @@ from scipy import sparse
 
 from muport._checks import check_integers, check_seed
 from muport._global_state import preserve_generators
-from muport.data import accept_data_names, check_writable, mark_graph
+from muport.data import accept_data_names, check_writable, compute_graph
 from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.data.reading._count_matrix import first_invalid_count, get_values
-from muport.neighbors._graph_search import graph_search
 from muport.pp._counts import get_modality
 from muport.pp._modality_types import assay_of_anndata
 from muport.pp._peaks_and_proteins import plan_modalities, prepare_alone, prepare_others
@@ -263,9 +262,10 @@ def _reduce(
         sc.pp.pca(genes, min(n_comps, min(genes.shape) - 1), mask_var=None, random_state=random_state)
         _copy_components(work, genes, selected)
         show("neighbors")
-        search: Any = graph_search(work.n_obs)
         k = min(n_neighbors, work.n_obs - 1)
-        sc.pp.neighbors(work, k, use_rep="X_pca", random_state=random_state, transformer=search)
+        graph = compute_graph(work.obsm["X_pca"], k, "X_pca", random_state=random_state)
+        work.obsp.update(graph["obsp"])
+        work.uns.update(graph["uns"])
         if umap:
             show("UMAP")
             sc.tl.umap(work, random_state=random_state)
@@ -273,7 +273,6 @@ def _reduce(
         show("pseudotime")
         values, cell = diffusion_time(work.obsm["X_pca"], rna.root, work.obs_names, n_neighbors, random_state)
         work.obs["pseudotime"], work.uns["pseudotime_root"] = values, str(work.obs_names[cell])
-    mark_graph(work)
     scaled: Any = genes.X
     loadings: NDArray[np.float32] = np.asarray(genes.varm["PCs"], np.float32)
     return ProjectionRecipe(

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mudata
 import numpy as np
-import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
 
 from muport._arrays import canonical_order
 from muport._checks import check_integers, check_seed
-from muport._global_state import preserve_generators
 from muport._parallel import single_threaded
 from muport.data import Setup, accept_data_names, check_writable, is_joint, read_rows
-from muport.neighbors._graph_search import graph_search
+from muport.neighbors._fuzzy_graph import fuzzy_graph
 from muport.pp._counts import get_modality
 from muport.pp.cell_graphs._root_cell import Root, find_root, read_root
 
 if TYPE_CHECKING:
     import anndata
+    import pandas as pd
     from numpy.typing import NDArray
 
 #: Number of cells up to which all eigenvectors are computed.
@@ -134,28 +133,14 @@ def diffusion_time(
         raise ValueError(f"the data have {len(x)} cells: a pseudotime needs at least 4.")
     if not np.ptp(x, axis=0).any():
         raise ValueError("all cells have the same coordinates: the representation defines no order.")
-    graph = _neighbor_graph(x, min(n_neighbors, len(x) - 1), random_state)
+    connectivities = fuzzy_graph(x, min(n_neighbors, len(x) - 1), random_state).connectivities
+    graph = sparse.csr_array(connectivities, dtype=np.float64)
     _check_connected(graph, obs_names, n_neighbors)
     with single_threaded():
         coordinates = diffusion_coordinates(graph, canonical_order(x), random_state)
         position = find_root(root, coordinates, graph)
         values = np.linalg.norm(coordinates - coordinates[position], axis=1)
     return values / values.max(), position
-
-
-def _neighbor_graph(x: NDArray[np.float32], n_neighbors: int, random_state: int) -> sparse.csr_array:
-    """Return scanpy's symmetric connectivities of cells (n_cells, d)."""
-    import anndata
-    import scanpy as sc
-
-    # scanpy's approximate search does not accept the read-only array that the reader returns
-    representation: Any = x.copy()
-    search: Any = graph_search(len(x))
-    names = pd.RangeIndex(len(x)).astype(str)
-    work: Any = anndata.AnnData(obs=pd.DataFrame(index=names), obsm={"rep": representation})
-    with preserve_generators():
-        sc.pp.neighbors(work, n_neighbors, use_rep="rep", random_state=random_state, transformer=search)
-    return sparse.csr_array(work.obsp["connectivities"], dtype=np.float64)
 
 
 def _check_connected(graph: sparse.csr_array, obs_names: pd.Index, n_neighbors: int) -> None:
