@@ -28,6 +28,20 @@ def test_new_patients_are_fitted_by_the_prior_of_the_cohort(cells):
     assert np.allclose(new.means[0], cohort.mixtures.means[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("k", [3, [2, 3]])
+def test_the_order_of_cells_does_not_matter(k):
+    rng = np.random.default_rng(0)
+    # components overlap, so that EM has several solutions
+    x, sample = rng.normal(size=(180, 3)).astype(np.float32), np.repeat(np.arange(6), 30)
+    weight, order = rng.uniform(0.5, 2, 180), rng.permutation(180)
+    for settings in (SelectionSettings(k_comps=k), SelectionSettings(k_comps=k, shrinkage=False)):
+        first, _ = fit_cohort(x, sample, settings, weight)
+        again, _ = fit_cohort(x[order], sample[order], settings, weight[order])
+        assert np.array_equal(first.mixtures.means, again.mixtures.means)
+        new = [fit_new_patients(first, x[i], sample[i], settings, weight[i]) for i in (slice(None), order)]
+        assert np.array_equal(new[0].means, new[1].means)
+
+
 def test_number_of_components_of_new_patients_is_one_of_the_cohort(cells):
     x, sample = cells
     cohort, _ = fit_cohort(x, sample, SelectionSettings(k_comps=[1, 4]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import mudata
 import numpy as np
+import pandas as pd
 import pytest
 
+import muport
 from muport import GMM
 
 
@@ -115,3 +118,21 @@ def test_a_moved_state_is_found(drawn, set_up):
         model.test_state(["same"])
     with pytest.raises(ValueError, match="n_permutations=0"):
         model.test_state(n_permutations=0)
+
+
+def test_columns_of_a_modality_are_those_of_the_patients(drawn):
+    adata = drawn(6, 30)
+    adata.X = np.ones(adata.shape, np.float32)
+    order = np.random.default_rng(0).permutation(adata.n_obs)
+    expected, found = {}, {}
+    for tables, data in ((expected, adata.copy()), (found, mudata.MuData({"rna": adata[order].copy()}))):
+        setup = muport.GMM.setup_mudata if isinstance(data, mudata.MuData) else muport.GMM.setup_anndata
+        setup(data, sample_key="sample", labels_key="condition")
+        model = muport.GMM(data)
+        model.fit_gmm(k_comps=2, verbose=False)
+        tables |= {"patients": model.to_adata(), "sums": model.to_pseudobulk("components", min_cells=1)}
+        with pytest.raises(KeyError, match="'atac'" if hasattr(data, "mod") else "nope"):
+            model.to_pseudobulk(**({"modality": "atac"} if hasattr(data, "mod") else {"layer": "nope"}))
+    for name, table in expected.items():
+        pd.testing.assert_frame_equal(found[name].obs[list(table.obs)], table.obs)
+        assert np.array_equal(found[name].X, table.X)

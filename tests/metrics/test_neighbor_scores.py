@@ -7,7 +7,7 @@ import pytest
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-from muport.metrics import batch_mixing, knn_labels
+from muport.metrics import batch_mixing, confusion_counts, iccoh, knn_labels, label_transfer
 
 
 @pytest.fixture
@@ -69,3 +69,12 @@ def test_one_batch_has_no_mixing():
 def test_lengths_must_agree(score):
     with pytest.raises(ValueError, match=r"shape \(2,\), but x has 3 cells"):
         score(np.zeros((3, 1)), ["a", "b"])
+
+
+def test_categories_that_differ_in_type_are_refused():
+    x, mixed = np.arange(8.0)[:, None], [1, "1"] * 4
+    for score in (lambda: batch_mixing(x, mixed), lambda: knn_labels(x, mixed), lambda: iccoh(x, x, mixed)):
+        with pytest.raises(ValueError, match="holds 1"):
+            score()
+    assert label_transfer([1, 2, 2], [1.0, 2.0, None]).accuracy == pytest.approx(2 / 3)
+    assert confusion_counts([1, 2], ["1", "2"]).to_numpy().tolist() == [[1, 0], [0, 1]]

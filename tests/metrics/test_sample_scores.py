@@ -78,3 +78,53 @@ def test_replicates_find_each_other():
 def test_bad_inputs_are_refused(distances, values, error, match):
     with pytest.raises(error, match=match):
         sample_information(distances, values)
+
+
+SCORES = {
+    "values": lambda distances, column: sample_information(distances, column),
+    "batch": lambda distances, column: sample_batch_removal(distances, column, n_permutations=5),
+    "person": lambda distances, column: replicate_retrieval(distances, column),
+}
+LEVEL = pd.Series(np.where(POINTS[:, 0] > 0, 2, 1), NAMES)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_values_are_one_category_in_every_spelling(name):
+    score, text = SCORES[name], LEVEL.astype(str)
+    expected = score(TABLE, text)
+    for column in (
+        LEVEL.astype("category"), LEVEL.astype(float).astype("category"), text.to_dict(), text.astype("string"),
+        text.sample(frac=1, random_state=0), LEVEL == 2, text.astype(pd.CategoricalDtype(["3", "2", "1"])),
+    ):  # fmt: skip
+        assert score(TABLE, column) == expected
+    # numbers beside None are still numbers
+    numbers = LEVEL.astype(object)
+    numbers.iloc[3] = None
+    assert score(TABLE, numbers) == score(TABLE, LEVEL.where(numbers.notna()))
+    mixed = LEVEL.astype(object)
+    mixed.iloc[::2] = text.iloc[::2]
+    with pytest.raises(ValueError, match=f"{name} holds"):
+        score(TABLE, mixed)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_tables_that_are_no_distances_are_refused(name):
+    score = SCORES[name]
+    order = RNG.permutation(40)
+    assert score(TABLE.iloc[order, RNG.permutation(40)], LEVEL) == score(TABLE, LEVEL)
+    asymmetric, repeated = BETWEEN + np.triu(np.ones((40, 40))), ["S0", *NAMES[:-1]]
+    for wrong in (-BETWEEN, asymmetric, BETWEEN + 1j, TABLE.astype(str) + "x"):
+        with pytest.raises((TypeError, ValueError), match="distances"):
+            score(wrong, LEVEL.to_numpy())
+    with pytest.raises(ValueError, match="'S0'"):
+        score(pd.DataFrame(BETWEEN, repeated, repeated), LEVEL)
+    with pytest.raises(ValueError, match="'S0'"):
+        score(TABLE, pd.concat([LEVEL, LEVEL.iloc[:1]]))
+
+
+def test_an_order_is_finite_numbers():
+    for order in (pd.Series(POINTS[:, 0], NAMES).replace(POINTS[0, 0], np.inf), LEVEL.astype(str) + "x"):
+        with pytest.raises((TypeError, ValueError), match="order"):
+            sample_trajectory(TABLE, order)
+    with pytest.raises(KeyError, match="root"):
+        sample_trajectory(TABLE, LEVEL, root=["S0"])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from muport.neighbors import as_points, knn
+from muport.neighbors import as_points, kmeans, knn
 
 RNG = np.random.default_rng(0)
 X, Q = RNG.normal(size=(300, 8)), RNG.normal(size=(40, 8))
@@ -194,3 +194,23 @@ def test_importing_neighbors_does_not_import_faiss_or_torch() -> None:
     code = "import sys, muport.neighbors; print(sorted({'faiss', 'torch', 'pynndescent'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("scale", [2.0**90, 2.0**-90])
+def test_numbers_whose_squares_leave_the_range_of_float32(metric, scale):
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    expected, found = knn(x, 4, metric=metric), knn(x * np.float32(scale), 4, metric=metric)
+    assert np.array_equal(found.indices, expected.indices)
+    assert np.allclose(found.distances / (scale if metric == "euclidean" else 1), expected.distances, rtol=1e-5)
+    if metric == "euclidean":
+        clusters = kmeans(x, 3).centers, kmeans(x * np.float32(scale), 3).centers / np.float32(scale)
+        assert np.allclose(*clusters, rtol=1e-5)
+
+
+def test_differences_that_float32_loses_are_refused():
+    x = np.random.default_rng(0).normal(size=(40, 3)) + 1e9
+    for search in (lambda: knn(x, 4), lambda: kmeans(x, 3)):
+        with pytest.raises(ValueError, match="subtract the mean"):
+            search()
+    assert knn(np.full((5, 2), 1e9), 2).distances.max() == 0

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from anndata import AnnData
 from mudata import MuData
+from scipy import sparse
 
 import muport
 from muport import velocity as vl
 from muport.velocity import Velocity
+from muport.velocity._course_columns import read_clones
 
 CPU = {"accelerator": "cpu", "progress": False}
 WRONG = (KeyError, ValueError, TypeError)
@@ -217,3 +219,17 @@ def test_an_unfitted_model_says_so(cells):
                  model.compute_trajectories, lambda: model.query_velocity(np.zeros((1, 8)))):  # fmt: skip
         with pytest.raises(ValueError, match=r"train\(\)"):
             call()
+
+
+def test_a_clone_matrix_is_read_once_and_left_as_it_is():
+    dense = np.eye(6)[[0, 1, 2, 0, 1, 2], :3]
+    rows, columns = dense.nonzero()
+    # repeated entries, and an explicit zero
+    indptr = np.append(np.arange(0, 12, 2), 13)
+    data, indices = np.append(np.ones(12), 0.0), np.append(np.repeat(columns, 2), 0)
+    for array in (data, indices, indptr):
+        array.setflags(write=False)
+    adata = AnnData(np.ones((6, 1)))
+    adata.obsm["clones"] = sparse.csr_matrix((data, indices, indptr), shape=(6, 3))
+    assert np.array_equal(read_clones(adata, "clones").toarray(), dense)
+    assert adata.obsm["clones"].nnz == 13

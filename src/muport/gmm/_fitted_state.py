@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from muport._arrays import canonical_order
 from muport.gmm.metric._log_ratios import CellCounts  # noqa: TC001 - the saved state is read by its annotations
 from muport.gmm.metric._nuisance import CovariateCode, explained_fraction
 from muport.gmm.mixtures._component_number import SelectedMixtures, select_mixtures
@@ -112,7 +113,8 @@ def fit_cohort(
     weight: NDArray[np.float64] | None = None,
     names: Sequence[str] | None = None,
 ) -> tuple[Cohort, SelectedMixtures]:
-    """Fit the mixtures of a cohort; arguments as for :func:`select_mixtures`."""
+    """Fit the mixtures of a cohort; arguments as for :func:`select_mixtures`; their order does not matter."""
+    x, sample, weight = _sort_cells(x, sample, weight)
     selected = select_mixtures(x, sample, settings, weight=weight, names=names)
     priors = {str(k): prior for k, prior in selected.prior.items()}
     fit = selected.fit
@@ -133,6 +135,7 @@ def fit_new_patients(
 
     Without shared components the number of components is about the median of the cohort's.
     """
+    x, sample, weight = _sort_cells(x, sample, weight)
     if cohort.sharing == "global":
         shared = cohort.mixtures.subset(0)
         mean_weights = cohort.mixtures.weights.mean(axis=0, keepdims=True)
@@ -150,6 +153,14 @@ def fit_new_patients(
     k = int(cohort.best_k[np.abs(cohort.best_k - k).argmin()])
     prior = cohort.priors.get(str(k))
     return fit_mixtures(x, sample, k, settings.em, weight=weight, prior=prior, names=names).mixtures
+
+
+def _sort_cells(
+    x: NDArray[np.floating], sample: NDArray[np.int64], weight: NDArray[np.float64] | None
+) -> tuple[NDArray[np.floating], NDArray[np.int64], NDArray[np.float64] | None]:
+    """Sort cells by patient and coordinates: starts of EM and the held-out cells are drawn by position."""
+    order = canonical_order(x, sample)
+    return x[order], sample[order], None if weight is None else weight[order]
 
 
 def make_fitter(settings: SelectionSettings) -> Fitter:

@@ -297,7 +297,10 @@ class SampleTables(CohortInference):
         state: GMMState = self._fitted()
         by_types = _counts_types(by, state)
         rows, data = self._fitted_rows(), self.adata
-        adata = data if isinstance(data, anndata.AnnData) else data.mod[modality]
+        mods = {modality: data} if isinstance(data, anndata.AnnData) else data.mod
+        if modality not in mods:
+            raise KeyError(f"modality={modality!r} is not in the data, which has {list(mods)}.")
+        adata = mods[modality]
         sample = cast("NDArray[np.int64]", rows.sample)
         if not by_types:
             matched = groups if groups is not None else self.match_components(random_state=random_state)
@@ -311,7 +314,8 @@ class SampleTables(CohortInference):
             key: pd.Categorical.from_codes(code, names),
         }
         own = pd.DataFrame(columns, index=rows.obs_names).loc[adata.obs_names]
-        obs = data.obs.loc[adata.obs_names].drop(columns=own.columns, errors="ignore").join(own)
+        obs = pd.DataFrame(_named_columns(data, adata)).loc[adata.obs_names]
+        obs = obs.drop(columns=own.columns, errors="ignore").join(own)
         layers = {} if layer is None or layer not in adata.layers else {layer: adata.layers[layer]}
         cells = anndata.AnnData(adata.X, obs=obs, var=adata.var, layers=layers)
         return to_pseudobulk(cells, str(self._setup.sample_key), key, layer, min_cells)
@@ -393,11 +397,21 @@ class SampleTables(CohortInference):
         sample = cast("NDArray[np.int64]", rows.sample)
         first = np.unique(sample, return_index=True)[1]
         table = pd.DataFrame({"n_cells": np.bincount(sample)}, index=list(rows.samples))
-        for name, values in self.adata.obs.items():
+        for name, values in _named_columns(self.adata, *getattr(self.adata, "mod", {}).values()).items():
             codes = pd.factorize(values)[0]
-            if str(name) != "n_cells" and not str(name).startswith("_scvi_") and (codes == codes[first][sample]).all():
-                table[str(name)] = values.iloc[first].array
+            if name != "n_cells" and (codes == codes[first][sample]).all():
+                table[name] = values.iloc[first].array
         return table
+
+
+def _named_columns(data: Data, *modalities: anndata.AnnData) -> dict[str, pd.Series]:
+    """Columns of all cells, by name: those of the object, and of some of its modalities where it has no such column."""
+    columns: dict[str, pd.Series] = {}
+    for part in (data, *modalities):
+        for name, values in part.obs.items():
+            if not str(name).startswith("_scvi_") and str(name) not in columns:
+                columns[str(name)] = values if part is data else values.reindex(data.obs_names)
+    return columns
 
 
 def _counts_types(by: str | None, state: GMMState, *others: str) -> bool:

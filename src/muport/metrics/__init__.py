@@ -3,6 +3,7 @@
 In reading order:
 
 - ``_cell_names``: tables matched by the names of their rows.
+- ``_checked_values``: categories and numbers of cells or samples.
 - ``_neighbor_scores``: labels and batches of the nearest neighbors.
 - ``_foscttm``: distance of true matches between two modalities.
 - ``_label_transfer_scores``: predicted labels against true ones.

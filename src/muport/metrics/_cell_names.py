@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -10,13 +11,15 @@ import pandas as pd
 def match_rows(**values: Any) -> list[Any]:
     """Return the values with the rows of all tables in the order of the first table.
 
-    Series and DataFrames whose index is not a plain range carry names. Arrays, lists and other tables are by position.
+    Series and DataFrames whose index is not a plain range carry names, and so do dicts. Arrays, lists and other tables
+    are by position.
 
     Raises ValueError if a table repeats a name, or two tables have other names.
     """
     names: pd.Index | None = None
     first, matched = "", []
     for key, value in values.items():
+        value = pd.Series(value) if isinstance(value, Mapping) else value
         is_table = isinstance(value, pd.Series | pd.DataFrame) and not isinstance(value.index, pd.RangeIndex)
         if is_table and names is None:
             first, names = key, value.index

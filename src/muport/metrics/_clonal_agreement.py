@@ -10,7 +10,9 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from muport._arrays import normalize_rows, sum_repeats
+from muport.data.reading._categories import category_name
 from muport.metrics._cell_names import match_rows
+from muport.metrics._checked_values import category_codes, finite_numbers, real_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +80,9 @@ def clonal_agreement(
     >>> clonal_agreement(fates, clones, ["stem", "stem", "B", "T"], [2, 2, 6, 6])["auroc"].tolist()
     [1.0, 1.0]
     """
-    columns = [str(name) for name in (fates.columns if names is None and hasattr(fates, "columns") else names or ())]
+    columns = [
+        category_name(name) for name in (fates.columns if names is None and hasattr(fates, "columns") else names or ())
+    ]
     fates, clones, labels, day = match_rows(fates=fates, clones=clones, labels=labels, day=day)
     probability, member, types, time = _check_inputs(fates, clones, labels, day, columns)
     start = time.min() if early is None else early
@@ -93,7 +97,7 @@ def clonal_agreement(
     cells = first[scored]
     p = normalize_rows(probability[cells])
     positive = proportions[scored] > threshold
-    late_clones = np.asarray(member[last[np.isin(types[last], columns)]].sum(axis=0)).ravel() > 0
+    late_clones = np.asarray(member[last[[name in columns for name in types[last]]]].sum(axis=0)).ravel() > 0
     n_clones = int(((np.asarray(member[cells].sum(axis=0)).ravel() > 0) & late_clones).sum())
     table = {
         "auroc": [
@@ -109,8 +113,8 @@ def clonal_agreement(
 
 def _check_inputs(
     fates: Any, clones: Any, labels: Any, day: Any, columns: list[str]
-) -> tuple[NDArray[np.float64], sparse.csr_array, NDArray[np.str_], NDArray[np.float64]]:
-    probability = np.asarray(fates, dtype=np.float64)
+) -> tuple[NDArray[np.float64], sparse.csr_array, NDArray[np.object_], NDArray[np.float64]]:
+    probability = real_numbers(fates, "fates")
     if probability.ndim != 2 or probability.shape[1] != len(columns):
         raise ValueError(
             f"fates has shape {probability.shape}, but {len(columns)} names: give names, one for each column."
@@ -118,7 +122,10 @@ def _check_inputs(
     if not (np.isfinite(probability) & (probability >= 0)).all():
         raise ValueError("fates must be finite and not negative: give probabilities.")
     member = sparse.csr_array(sum_repeats(sparse.csr_array(clones)) != 0, dtype=np.float64)
-    types, time = np.asarray(labels).astype(str), np.asarray(day, dtype=np.float64)
+    names, codes = category_codes(labels, "labels")
+    # a missing type is no fate
+    types = np.array([*names, None], dtype=object)[codes]
+    time = finite_numbers(day, "day")
     for name, shape in (("clones", member.shape[:1]), ("labels", types.shape), ("day", time.shape)):
         if shape != (len(probability),):
             raise ValueError(f"{name} has {shape} rows, but fates has {len(probability)} cells: give one for each.")
@@ -126,9 +133,9 @@ def _check_inputs(
 
 
 def _clone_proportions(
-    first: sparse.csr_array, last: sparse.csr_array, types: NDArray[np.str_], columns: list[str]
+    first: sparse.csr_array, last: sparse.csr_array, types: NDArray[np.object_], columns: list[str]
 ) -> NDArray[np.float64]:
     """Proportions (n_early, f) of the fates among the late cells of the clones of each early cell; 0 without any."""
-    is_fate = (types[:, None] == np.array(columns)).astype(np.float64)
+    is_fate = (types[:, None] == np.array(columns, dtype=object)).astype(np.float64)
     count = np.asarray(first @ (last.T @ is_fate))
     return count / np.maximum(count.sum(axis=1, keepdims=True), 1)

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from muport._keys import UNLABELED_CATEGORY
+from muport.data.reading._categories import category_name, match_names
+from muport.metrics._checked_values import category_codes
 
 
 @dataclass(frozen=True)
@@ -116,16 +118,15 @@ def _known_labels(truth: Any, prediction: Any, unlabeled_category: str) -> tuple
         if len(missing):
             raise KeyError(f"prediction lacks {len(missing)} cells of truth, for example {missing[0]!r}.")
         prediction = prediction.loc[truth.index]
-    true, predicted = (_as_text(values, unlabeled_category) for values in (truth, prediction))
-    if true.ndim != 1 or true.shape != predicted.shape:
-        raise ValueError(
-            f"truth has shape {true.shape} and prediction {predicted.shape}: give one label for each cell."
-        )
-    known = true != unlabeled_category
+    columns = [category_codes(truth, "truth"), category_codes(prediction, "prediction")]
+    shapes = [codes.shape for _, codes in columns]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"truth has shape {shapes[0]} and prediction {shapes[1]}: give one label for each cell.")
+    # a type may be written 1 in one column and 1.0 in the other
+    unlabeled = category_name(unlabeled_category)
+    matched = match_names([names.tolist() for names, _ in columns], known=(unlabeled,))
+    true, predicted = (
+        np.array([*names, unlabeled])[codes] for names, (_, codes) in zip(matched, columns, strict=True)
+    )  # fmt: skip
+    known = true != unlabeled
     return true[known], predicted[known]
-
-
-def _as_text(values: Any, unlabeled_category: str) -> Any:
-    objects = np.array(values, dtype=object)
-    objects[pd.isna(objects)] = unlabeled_category
-    return objects.astype(str)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from muport.metrics._cell_names import match_rows
+from muport.metrics._checked_values import category_codes
 from muport.neighbors import knn
 
 if TYPE_CHECKING:
@@ -96,14 +96,12 @@ def batch_mixing(x: Any, batch: Any, *, k: int = 15) -> float:
 
 def as_codes(values: Any, n: int, name: str) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """Sorted distinct values as text, and the code (n,) of each cell."""
-    texts = np.asarray(values).astype(str)
-    if texts.shape != (n,):
-        raise ValueError(f"{name} has shape {texts.shape}, but x has {n} cells: give one value for each.")
-    n_missing = int(pd.isna(np.asarray(values)).sum())
-    if n_missing:
+    names, codes = category_codes(values, name)
+    if codes.shape != (n,):
+        raise ValueError(f"{name} has shape {codes.shape}, but x has {n} cells: give one value for each.")
+    if n_missing := int((codes < 0).sum()):
         raise ValueError(f"{name} has {n_missing} missing values: give each cell one, or leave these cells out.")
-    names, code = np.unique(texts, return_inverse=True)
-    return names, code.astype(np.int64)
+    return names, codes
 
 
 def _count_codes(codes: NDArray[np.int64], n_names: int) -> NDArray[np.int64]:

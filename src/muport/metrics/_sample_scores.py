@@ -5,6 +5,7 @@ The four scores are those of SPARE (Shitov et al. 2025): information, removal of
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.stats import spearmanr
 from muport._checks import check_integers, check_seed
 from muport._tables import same_row_and_column_order
 from muport.gmm.interpretation._patient_trajectory import patient_affinities, time_from
+from muport.metrics._checked_values import category_codes, finite_numbers
 from muport.pp.cell_graphs._pseudotime import diffusion_coordinates
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["replicate_retrieval", "sample_batch_removal", "sample_information", "sample_trajectory"]
 
 _N_NEIGHBORS = 5
+_ROUNDING = 1e-5  # relative difference of two distances that are equal but for their digits, of float32
 
 
 def sample_information(distances: Any, values: Any, *, k: int = _N_NEIGHBORS) -> float:
@@ -46,7 +49,7 @@ def sample_information(distances: Any, values: Any, *, k: int = _N_NEIGHBORS) ->
     Raises
     ------
     ValueError
-        If the distances are not square, or there is not a value for each sample.
+        If the distances are not square, symmetric and finite, or there is not a value for each sample.
     KeyError
         If a sample is not in the Series.
 
@@ -58,13 +61,15 @@ def sample_information(distances: Any, values: Any, *, k: int = _N_NEIGHBORS) ->
     """
     matrix, covariate = _matched(distances, values, "values")
     if pd.api.types.is_numeric_dtype(covariate) and not pd.api.types.is_bool_dtype(covariate):
-        number = covariate.to_numpy(dtype=np.float64)
+        number = finite_numbers(covariate.to_numpy(), "values")
+        # a power of two leaves the digits as they are, and the sums finite
+        number = np.ldexp(number, -np.frexp(np.abs(number).max())[1])
         if len(np.unique(number)) < 2:
             return float("nan")
         predicted = number[_neighbors(matrix, k)].mean(axis=1)
         return float(spearmanr(number, predicted).statistic) if np.ptp(predicted) else 0.0
-    code, names = pd.factorize(covariate.astype(str), sort=True)
-    return float("nan") if len(names) < 2 else _f1(matrix, code.astype(np.int64), k)
+    names, code = category_codes(covariate, "values")
+    return float("nan") if len(names) < 2 else _f1(matrix, code, k)
 
 
 def sample_batch_removal(
@@ -104,12 +109,12 @@ def sample_batch_removal(
     check_integers(n_permutations=n_permutations)
     check_seed(random_state)
     matrix, covariate = _matched(distances, batch, "batch")
-    code, names = pd.factorize(covariate.astype(str), sort=True)
+    names, code = category_codes(covariate, "batch")
     if len(names) < 2:
         return float("nan")
     rng = np.random.default_rng(random_state)
-    found = _f1(matrix, code.astype(np.int64), k)
-    chance = float(np.mean([_f1(matrix, rng.permutation(code).astype(np.int64), k) for _ in range(n_permutations)]))
+    found = _f1(matrix, code, k)
+    chance = float(np.mean([_f1(matrix, rng.permutation(code), k) for _ in range(n_permutations)]))
     return float(np.clip(1 - (found - chance) / max(1 - chance, 1e-12), 0, 1))
 
 
@@ -147,13 +152,13 @@ def sample_trajectory(
     """
     check_integers(n_neighbors=n_neighbors)
     matrix, covariate = _matched(distances, order, "order")
-    number = pd.to_numeric(covariate).to_numpy(dtype=np.float64)
+    number = finite_numbers(covariate.to_numpy(), "order")
     if len(np.unique(number)) < 2 or len(number) < 4 or not matrix.any():
         return float("nan")
     if root is None:
         lowest = np.flatnonzero(number == number.min())
         start = int(lowest[matrix[np.ix_(lowest, lowest)].sum(axis=1).argmin()])
-    elif root not in covariate.index:
+    elif not isinstance(root, Hashable) or root not in covariate.index:
         raise KeyError(f"root={root!r} is no sample with a value.")
     else:
         start = int(covariate.index.get_indexer([root])[0])
@@ -189,7 +194,7 @@ def replicate_retrieval(distances: Any, person: Any) -> float:
     1.0
     """
     matrix, covariate = _matched(distances, person, "person")
-    code = pd.factorize(covariate.astype(str))[0]
+    code = category_codes(covariate, "person")[1]
     repeated = np.bincount(code)[code] > 1
     if not repeated.any():
         return float("nan")
@@ -199,24 +204,35 @@ def replicate_retrieval(distances: Any, person: Any) -> float:
 
 def _matched(distances: Any, values: Any, name: str) -> tuple[NDArray[np.float64], pd.Series]:
     """Distances between the samples that have a value, and these values."""
-    matrix = np.asarray(same_row_and_column_order(distances, "distances", "sample"), dtype=np.float64)
+    matrix = finite_numbers(same_row_and_column_order(distances, "distances", "sample"), "distances")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
         raise ValueError(f"distances has shape {matrix.shape}: a square matrix of two or more samples is needed.")
-    if not np.isfinite(matrix).all():
-        raise ValueError("distances are not all finite.")
+    largest = float(np.abs(matrix).max())
+    if matrix.min() < -_ROUNDING * largest or np.abs(matrix - matrix.T).max() > _ROUNDING * largest:
+        raise ValueError("distances must be symmetric and not negative: pass distances, not similarities.")
     index = distances.index if isinstance(distances, pd.DataFrame) else pd.RangeIndex(len(matrix))
+    values = pd.Series(values) if isinstance(values, Mapping) else values
     if isinstance(values, pd.Series) and isinstance(distances, pd.DataFrame):
         if absent := [sample for sample in index if sample not in values.index]:
             raise KeyError(f"{name}: sample {absent[0]!r} (and {len(absent) - 1} more) is not in the Series.")
-        column = values.loc[index]
+        column = values
     else:
         if len(values) != len(matrix):
             raise ValueError(f"{name} has {len(values)} entries for {len(matrix)} samples: give each sample one.")
-        column = pd.Series(np.asarray(values), index=index)
+        if len(np.shape(values)) > 1:
+            raise ValueError(f"{name} has shape {np.shape(values)}: give each sample one value.")
+        column = pd.Series(values.array if isinstance(values, pd.Series) else values, index=index)
+    for what, names in (("distances", index), (name, column.index)):
+        if not names.is_unique:
+            raise ValueError(f"{what} has several rows of the name {names[names.duplicated()][0]!r}: make it unique.")
+    # equally near samples are taken in the order of their names
+    order = np.argsort(index.to_numpy(), kind="stable")
+    column, matrix = column.loc[index[order]], matrix[np.ix_(order, order)]
     known = column.notna().to_numpy()
     if known.sum() < 2:
         raise ValueError(f"{name} is known for {int(known.sum())} samples: at least two are needed.")
-    return matrix[np.ix_(known, known)], column[known]
+    # numbers beside None are a column of objects
+    return matrix[np.ix_(known, known)], column[known].infer_objects()
 
 
 def _neighbors(matrix: NDArray[np.float64], k: int) -> NDArray[np.int64]:

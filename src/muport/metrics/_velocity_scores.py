@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from muport._arrays import unit_rows
+from muport.data.reading._categories import category_name
 from muport.metrics._cell_names import match_rows
+from muport.metrics._checked_values import real_numbers
 from muport.metrics._neighbor_scores import as_codes
 from muport.neighbors import as_points, knn
 
@@ -96,7 +98,7 @@ def cbdir(
     x, velocity, labels = match_rows(x=x, velocity=velocity, labels=labels)
     points, velocities = _check_vectors(x=x, velocity=velocity)
     names, code = as_codes(labels, len(points), "labels")
-    transitions = [(str(a), str(b)) for a, b in edges]
+    transitions = [(category_name(a), category_name(b)) for a, b in edges]
     if not transitions:
         raise ValueError("edges is empty: give at least one pair of groups.")
     unknown = sorted({name for edge in transitions for name in edge} - set(names))
@@ -247,7 +249,7 @@ def velocity_error(velocity: Any, truth: Any) -> VelocityError:
 
 def _check_vectors(**arrays: Any) -> list[NDArray[np.float64]]:
     """Convert two named arrays to float64; raise a ValueError unless both are finite and of the same shape (n, d)."""
-    vectors = {name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()}
+    vectors = {name: real_numbers(values, name) for name, values in arrays.items()}
     (first, x), (second, y) = vectors.items()
     if x.ndim != 2 or x.shape != y.shape:
         raise ValueError(f"{first} has shape {x.shape} and {second} {y.shape}: both must be (n, d).")

@@ -12,7 +12,7 @@ import numpy as np
 
 from muport._checks import check_integers
 from muport.neighbors._knn import knn
-from muport.neighbors._points import as_points, faiss_threads
+from muport.neighbors._points import as_points, check_digits, faiss_threads, range_exponent
 
 if TYPE_CHECKING:
     from muport.neighbors._points import Points
@@ -86,6 +86,9 @@ def kmeans(
     [0.5, 5.5]
     """
     points = as_points(x, "x")
+    check_digits(x, points, "x")
+    if exponent := range_exponent(points):
+        points = np.ldexp(points, -exponent)
     mass = _check_weights(weights, len(points))
     check_integers(k=k, n_iter=n_iter)
     used = np.flatnonzero(mass > 0)
@@ -99,7 +102,7 @@ def kmeans(
     labels = _nearest(points, centers, n_threads)
     # Centers without points are dropped, so that callers never divide by the size of an empty cluster.
     used_centers, labels = np.unique(labels, return_inverse=True)
-    return KMeansResult(np.ascontiguousarray(centers[used_centers]), labels.astype(np.int64))
+    return KMeansResult(np.ascontiguousarray(np.ldexp(centers[used_centers], exponent)), labels.astype(np.int64))
 
 
 def _check_weights(weights: Any | None, n: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from muport._arrays import unit_rows
 from muport._checks import check_option
-from muport.neighbors._points import as_points, faiss_threads
+from muport.neighbors._points import as_points, check_digits, faiss_threads, range_exponent
 
 __all__ = ["Neighbors", "knn"]
 
@@ -106,8 +106,14 @@ def knn(
         device = str(x.device)
     points = as_points(x, "x")
     queries = points if query is None else as_points(query, "query")
+    check_digits(x, points, "x")
     drop_self = query is None and not include_self
     _check_k(k, points, queries, drop_self)
+    exponent = range_exponent(points)
+    if exponent:
+        same = queries is points
+        points = np.ldexp(points, -exponent)
+        queries = points if same else np.ldexp(queries, -exponent)
     if metric == "cosine":
         queries = unit_rows(queries)
         points = queries if query is None else unit_rows(points)
@@ -116,6 +122,8 @@ def knn(
         distances, indices = _self_first(distances, indices, keep=include_self)
     if metric == "cosine":
         distances = _cosine_distance(distances, points, queries, indices)
+    elif exponent:
+        distances = np.ldexp(distances, exponent)
     return Neighbors(np.ascontiguousarray(distances, np.float32), np.ascontiguousarray(indices, np.int64))
 
 

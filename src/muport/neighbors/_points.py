@@ -10,7 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["as_points", "faiss_threads"]
+__all__ = ["as_points", "check_digits", "faiss_threads", "range_exponent"]
+
+_MIN_DIGITS = 1_000  # roundings of float32 that the range of the points must be
+_SAFE_EXPONENT = 40  # numbers from 1e-12 to 1e12
+_NOISE = 1e-12  # range, as a fraction of the values, that is rounding of a constant in float64
 
 type Points = np.ndarray | Any
 
@@ -64,6 +68,26 @@ def as_points(x: Points, name: str = "x") -> np.ndarray:
         if len(bad):
             raise ValueError(f"{name} has a NaN or infinite entry at {tuple(bad[0].tolist())} ({len(bad)} in all).")
     return points
+
+
+def check_digits(x: Any, points: np.ndarray, name: str) -> None:
+    """Raise a ValueError if the differences between the points `x` are lost in float32, `points`, far from 0."""
+    if getattr(x, "dtype", None) == np.float32 or not len(points):
+        return
+    given = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, dtype=np.float64)
+    spread, size = np.ptp(given, axis=0), np.abs(points).max(axis=0).astype(np.float64)
+    total, magnitude = float(np.linalg.norm(spread)), float(np.linalg.norm(size))
+    if _NOISE * magnitude < total < _MIN_DIGITS * magnitude * np.finfo(np.float32).eps / 2:
+        raise ValueError(
+            f"{name} varies by {total:.3g} around values up to {size.max():.3g}, which float32 cannot hold: subtract "
+            "the mean of each column first."
+        )
+
+
+def range_exponent(points: np.ndarray) -> int:
+    """Power of two by which points must be divided for their squares to be in the range of float32; 0 if they are."""
+    exponent = int(np.frexp(max(float(points.max()), -float(points.min())))[1])
+    return exponent if abs(exponent) > _SAFE_EXPONENT else 0
 
 
 @contextmanager

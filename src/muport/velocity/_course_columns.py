@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from muport._arrays import sum_repeats
 from muport._tables import rows_by_name
 from muport.data import joined_column, joined_numbers
 
@@ -84,6 +85,7 @@ def read_clones(data: Any, key: str) -> sp.csr_array:
     entries = matrix.data.astype(np.float64)
     if not (np.isfinite(entries) & (entries >= 0)).all():
         raise ValueError(f"clone_key={key!r}: the matrix has negative, NaN or infinite entries: use 0 and 1.")
-    matrix.eliminate_zeros()
-    matrix.sort_indices()
-    return sp.csr_array((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)
+    # a copy: the matrix of the user stays as it is; repeated entries are one membership
+    members = sp.csr_array(sum_repeats(matrix) != 0, dtype=np.float64)
+    members.sort_indices()
+    return members

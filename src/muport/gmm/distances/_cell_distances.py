@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 
+from muport._arrays import canonical_order
 from muport._parallel import parallel_map, single_threaded
 from muport.ot import solve
 
@@ -103,6 +104,9 @@ def exact_wasserstein(
     """
     cells, code, weights = _check_patients(x, sample, weight, w)
     rng = np.random.default_rng(random_state)
+    # the choice does not depend on the order of the cells
+    rows = canonical_order(cells, code)
+    cells, code, weights = cells[rows], code[rows], weights[rows]
     order = np.lexsort((rng.random(len(code)), code))
     patients = np.split(order, np.searchsorted(code[order], np.arange(1, int(code.max()) + 1)))
     patients = [np.sort(rows[:n_cells]) for rows in patients]
