@@ -33,6 +33,7 @@ MODULES = {
     "grid": "patients.grid",
     "abundance": "patients.abundance",
     "representations": "patients.representations",
+    "large_cohort": "patients.large_cohort",
 }
 
 

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NOTE = """\
-No method sees a condition, a batch or a person. muport.GMM: `fit_gmm` and `get_sample_distances("mw2")`; sliced:
-`get_sample_distances("sliced")`. Pseudobulk: Euclidean distances of the mean coordinates. Composition: Euclidean
-distances of the centered log-ratios of the shares of annotated types. Information: F1 score of the vote of the 5
-nearest samples, averaged over the categories, or the rank correlation of numbers. Batch removal: 1 is what unrelated
-samples have, 0 that neighbors are of one batch. Trajectory: rank correlation of a diffusion pseudotime with a known
-order. Replicates: the cells of each sample are split at random in two halves, of which the other one must be nearest.
+No method sees a condition, a batch or a person. muport.GMM: `fit_gmm` and `get_sample_distances("mw2")`; moments,
+sliced: `get_sample_distances("moments")` and `"sliced"`. Pseudobulk: Euclidean distances of the mean coordinates.
+Composition: Euclidean distances of the centered log-ratios of the shares of annotated types. Information: F1 score of
+the vote of the 5 nearest samples, averaged over the categories, or the rank correlation of numbers. Batch removal: 1 is
+what unrelated samples have, 0 that neighbors are of one batch. Trajectory: rank correlation of a diffusion pseudotime
+with a known order. Replicates: the cells of each sample are split at random in two halves, of which the other one must
+be nearest. MW2 misses them since it grows with the root of a difference in composition: with equal weights of the
+components in all samples, halves of covid find each other in .975, with equal covariances in .525; shrinkage of the
+mixtures by 200 to 5,000 cells gives .525 to .600.
 melanoma has some 29 cells a sample, 14 in a half; kang has six samples, of which the five neighbors are all others, so
 that its information is 0. simulated order: 40 samples of 200 cells, with a score that moves two of five states by up to
 four standard deviations and changes the odds of a third by a factor of up to e^2; two batches that move all cells by
@@ -80,6 +83,7 @@ def distances(adata: ad.AnnData, sample: str, types: str, k: int) -> dict[str, p
     counts = pd.crosstab(adata.obs[sample].astype(str), adata.obs[types].astype(str)).loc[names].to_numpy(np.float64)
     return {
         "muport.GMM": own.get_sample_distances("mw2"),
+        "muport.GMM, moments": own.get_sample_distances("moments"),
         "muport.GMM, sliced": own.get_sample_distances("sliced"),
         "pseudobulk": _table(mean, names),
         "composition": _table(log_ratios(counts), names),
@@ -115,7 +119,11 @@ def main() -> None:
             rows += [[name, method, what, *values] for what, values in scores(name, between, samples).items()]
             rows.append([name, method, "replicates", found])
             print(*rows[-1], flush=True)
-    lines = [verdict(f"{name}: replicates of muport.GMM", replicates[name, "muport.GMM"], 0.98) for name in COHORTS]
+    lines = [
+        verdict(f"{name}: replicates of {method}", replicates[name, method], 0.98)
+        for method in ("muport.GMM, moments", "muport.GMM")
+        for name in COHORTS
+    ]
     page = [NOTE, setting("numpy", "scikit-learn", "scanpy"), "## Targets\n", *lines, "\n## Figures\n",
             table(["cohort", "distance", "score", "value"], rows)]  # fmt: skip
     report("representations", "Patients: distances between samples", page, write=True)

@@ -11,7 +11,7 @@ from scipy.spatial.distance import pdist, squareform
 from muport.gmm import ComponentGroups
 from muport.gmm.distances._mixture_wasserstein import mixture_wasserstein
 
-KINDS = ("mw2", "sliced", "emd", "learnt")
+KINDS = ("mw2", "sliced", "emd", "moments", "learnt")
 
 
 @pytest.mark.parametrize("learnt", [True, False], ids=["learnt", "plain"])

@@ -285,7 +285,7 @@ def test_same_seed_same_bits_and_the_global_generators_stay(cohort, set_up, mode
     again = set_up(cohort.copy())
     again.fit_gmm(k_comps=3, refit="full", verbose=False)
     again.train_gmm(n_comps=2, ridge=(0.01, 0.1, 1.0))
-    for metric in ("mw2", "sliced", "emd", "learnt"):
+    for metric in ("mw2", "sliced", "emd", "moments", "learnt"):
         assert np.array_equal(again.get_sample_distances(metric), model.get_sample_distances(metric))
     assert np.array_equal(again.predict(soft=True), model.predict(soft=True))
     assert np.array_equal(again.get_sample_embedding(), model.get_sample_embedding())
@@ -345,7 +345,7 @@ def test_patient_of_one_cell_and_many_components(small, set_up):
     model = set_up(tiny)
     model.train(k_comps=8, n_comps=2, progress=False)
     assert np.isfinite(model.predict(soft=True)).all(axis=None)
-    for metric in ("mw2", "sliced", "emd", "learnt"):
+    for metric in ("mw2", "sliced", "emd", "moments", "learnt"):
         assert np.isfinite(model.get_sample_distances(metric)).all(axis=None)
     assert np.isfinite(model.predict(tiny[:1].copy(), soft=True)).all(axis=None)
 
@@ -365,7 +365,7 @@ def test_weights_are_repeated_cells(small, set_up):
         model.train_gmm(2)
     assert np.allclose(means(one), means(two), atol=1e-6)
     assert not np.allclose(means(plain), means(two), atol=1e-3)
-    for metric in ("mw2", "sliced", "emd", "learnt"):
+    for metric in ("mw2", "sliced", "emd", "moments", "learnt"):
         assert np.allclose(one.get_sample_distances(metric), two.get_sample_distances(metric), rtol=1e-5, atol=1e-5)
     assert np.allclose(one.predict(repeated, soft=True), two.predict(weighted, soft=True), atol=1e-6)
     left = [model.cross_validate(n_folds=3).probabilities for model in (one, two, plain)]
@@ -436,7 +436,7 @@ def test_rows_in_another_order_than_cells(cohort, set_up):
 def test_saved_and_loaded(cohort, model, tmp_path):
     model.save(tmp_path / "m")
     again = GMM.load(tmp_path / "m", adata=cohort.copy(), accelerator="cpu")
-    for metric in ("mw2", "sliced", "emd", "learnt"):
+    for metric in ("mw2", "sliced", "emd", "moments", "learnt"):
         assert np.array_equal(again.get_sample_distances(metric), model.get_sample_distances(metric))
     assert np.array_equal(again.predict(soft=True), model.predict(soft=True))
     assert again.metrics_ == model.metrics_
