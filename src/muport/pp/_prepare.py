@@ -222,14 +222,25 @@ def _normalize(
     adata = get_modality(data, name) if isinstance(data, mudata.MuData) else data
     _check_rna_counts(adata)
     values = get_values(adata, None).astype(np.float32)
-    work = anndata.AnnData(values, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names))
+    depth = np.asarray(values.sum(axis=1)).ravel()
     # to the median: with a target far above it, log values would reflect mainly whether a gene was detected
-    depth = float(np.median(np.asarray(values.sum(axis=1)).ravel()))
-    sc.pp.normalize_total(work, target_sum=depth)
+    target = float(np.median(depth))
+    values = _divide_rows(values, depth / target)
+    work = anndata.AnnData(values, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names))
     sc.pp.log1p(work)
     # the levels of a marker are read after normalization
     found = None if root is None else read_root(data, adata, labels_key, name, expression=work, **root)
-    return _NormalizedRNA(adata, work, depth, found)
+    return _NormalizedRNA(adata, work, target, found)
+
+
+def _divide_rows(values: Any, divisor: NDArray[np.float32]) -> Any:
+    """Return the counts divided by one number for each cell, as ``scanpy.pp.normalize_total``, which is compiled."""
+    factor = 1 / divisor.astype(np.float32)
+    if not sparse.issparse(values):
+        return values * factor[:, None]
+    scaled = values.tocsr()
+    scaled.data *= np.repeat(factor, np.diff(scaled.indptr))
+    return scaled
 
 
 def _reduce(

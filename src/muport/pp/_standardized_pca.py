@@ -10,11 +10,9 @@ from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils.extmath import svd_flip
 
-from muport._parallel import single_threaded
+from muport._parallel import count_cores, parallel_map, single_threaded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 #: Entries up to which the solver is ARPACK, which is exact; above, it takes minutes.
@@ -147,14 +145,15 @@ def _block_krylov_svd(
     Algorithm 2). A block of vectors takes a fourth of the time of as many single ones, if a block of rows of A stays in
     the cache.
     """
-    blocks = [matrix[i : i + _ROWS_OF_BLOCK].tocsc() for i in range(0, matrix.shape[0], _ROWS_OF_BLOCK)]
+    starts = range(0, matrix.shape[0], _ROWS_OF_BLOCK)
+    blocks = parallel_map(lambda start: matrix[start : start + _ROWS_OF_BLOCK].tocsc(), starts)
     width, n_blocks = _krylov_size(k)
     start = rng.normal(size=(matrix.shape[1], min(width, *matrix.shape))).astype(matrix.dtype)
     basis = np.empty((matrix.shape[0], 0), matrix.dtype)
     images: list[NDArray[Any]] = []
     image = start
     for _ in range(n_blocks):
-        new = np.concatenate([block @ image for block in blocks])
+        new = _product(blocks, image)
         smallest = _RELATIVE_RANK * np.linalg.norm(new, axis=0).max()
         for _ in range(2):  # once leaves rounding errors
             new -= basis @ (basis.T @ new)
@@ -162,7 +161,7 @@ def _block_krylov_svd(
         new = new[:, np.abs(np.diag(triangle)) > smallest]
         if not new.shape[1]:  # the matrix has no further directions
             break
-        image = sum((block.T @ part for block, part in _pairs(blocks, new)), start=np.zeros((1, 1), matrix.dtype))
+        image = _transposed_product(blocks, new)
         basis, images = np.hstack([basis, new]), [*images, image]
     projected = np.hstack(images).T.astype(np.float64)  # basis' A
     values, vectors = np.linalg.eigh(projected @ projected.T)
@@ -171,9 +170,19 @@ def _block_krylov_svd(
     return basis.astype(np.float64) @ vectors, values, right
 
 
-def _pairs(blocks: list[Any], vectors: NDArray[Any]) -> Iterator[tuple[Any, NDArray[Any]]]:
-    """Yield each block of rows of a matrix with these rows of the vectors."""
-    first = 0
-    for block in blocks:
-        yield block, vectors[first : first + block.shape[0]]
-        first += block.shape[0]
+def _product(blocks: list[Any], vectors: NDArray[Any]) -> NDArray[Any]:
+    """Return the product of a matrix, given by blocks of rows, with vectors (p, k): (n, k)."""
+    return np.concatenate(parallel_map(lambda block: block @ vectors, blocks))
+
+
+def _transposed_product(blocks: list[Any], vectors: NDArray[Any]) -> NDArray[Any]:
+    """Return the product of the transposed matrix with vectors (n, k): (p, k)."""
+    ends = np.cumsum([block.shape[0] for block in blocks])
+    pairs = list(zip(blocks, np.split(vectors, ends[:-1]), strict=True))
+    total = np.zeros((blocks[0].shape[1], vectors.shape[1]), vectors.dtype)
+    n = count_cores()
+    # one product for each core at a time; the order of the sum does not depend on the number of cores
+    for first in range(0, len(pairs), n):
+        for product in parallel_map(lambda pair: pair[0].T @ pair[1], pairs[first : first + n]):
+            total += product
+    return total
