@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.velocity import Perturbation, Velocity
+from muport.velocity._perturbation_inference import _check_amounts
 
 FORK = {"population": "trunk", "terminal_states": ["A", "B"], "n_members": 2, "n_bootstrap": 20}
 
@@ -98,6 +99,10 @@ def test_genes_are_found_in_the_recipe_of_the_representation(fitted, kit):
         ({"features": [0, "side"], "amount": 1}, TypeError, "names of features"),
         ({"features": 0, "amount": np.nan}, ValueError, "finite"),
         ({"features": 0, "amount": "much"}, ValueError, "finite"),
+        ({"features": 0, "amount": "1"}, ValueError, "finite"),
+        ({"features": 0, "amount": True}, ValueError, "finite"),
+        ({"features": 0, "amount": 1e30}, ValueError, "smaller amount"),
+        ({"features": [0, 0], "amount": 1}, ValueError, "twice"),
         ({"features": [0, 1], "amount": [1, 2, 3]}, ValueError, "2 features"),
         ({"features": 0, "amount": 1, "population": "C"}, KeyError, "not a label"),
         ({"features": 0, "amount": 1, "sample_key": "nothing"}, KeyError, "nothing"),
@@ -121,3 +126,10 @@ def test_bad_inputs_are_named(fitted, arguments, error, match):
 def test_cells_far_from_the_data_are_counted(fitted):
     with pytest.warns(UserWarning, match="more than 10 nearest-neighbor distances"):
         fitted.perturb(0, 1e3, **FORK)
+
+
+def test_amounts_are_matched_by_name():
+    for given in ({"b": 2.0, "a": 1.0}, pd.Series({"b": 2.0, "a": 1.0}), [1.0, 2.0]):
+        assert _check_amounts(given, ["a", "b"]).tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match="amount"):
+        _check_amounts({"a": 1.0, "c": 1.0}, ["a", "b"])

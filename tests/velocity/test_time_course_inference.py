@@ -309,3 +309,36 @@ def test_the_selection_by_held_out_days_is_kept_and_used(adata, tmp_path):
         fit(two, select="held_out")
     with pytest.raises(ValueError, match="select='best'"):
         fit(two, select="best")
+
+
+def test_draws_do_not_depend_on_the_order_of_the_cells(model, adata, tmp_path):
+    model.save(tmp_path / "model")
+    shuffled = adata[np.random.default_rng(1).permutation(adata.n_obs)].copy()
+    again = Velocity.load(tmp_path / "model", adata=shuffled)
+
+    def answers(course: Velocity) -> list[np.ndarray]:
+        population = course.predict_population(3.0, n_cells=20)
+        table = course.get_transition_table("fate", source_time=FORK, target_time=LATE, n_bootstrap=10)
+        halves = course.validate_held_out([FORK]).set_index("prediction").loc["halves"]
+        measured = course.predict_population(FORK, n_cells=7).obs["origin"].to_numpy()
+        assert set(measured) <= set(adata.obs_names[adata.obs["day"] == "E1"])
+        return [
+            np.sort(population.obsm["X_pca"], axis=0),
+            table[["lower", "upper"]].to_numpy(),
+            halves["mmd"],
+            measured,
+        ]
+
+    for expected, found in zip(answers(model), answers(again), strict=True):
+        if isinstance(expected, np.ndarray) and expected.dtype == object:
+            assert np.array_equal(found, expected)
+        else:
+            np.testing.assert_allclose(np.asarray(found, float), np.asarray(expected, float), atol=1e-4)
+
+
+def test_coordinates_of_other_cells_are_refused(model, adata, tmp_path):
+    model.save(tmp_path / "model")
+    other = adata.copy()
+    other.obsm["X_pca"] = other.obsm["X_pca"][::-1].copy()
+    with pytest.raises(ValueError, match="in another order"):
+        Velocity.load(tmp_path / "model", adata=other).get_coupling(EARLY, FORK)

@@ -79,9 +79,10 @@ def read_clones(data: Any, key: str) -> sp.csr_array:
         return sp.csr_array(entries, shape=(data.n_obs, len(column.names)))
     values = rows_by_name(data.obsm[key], data.obs_names, "clone_key")
     values = values.to_numpy() if hasattr(values, "to_numpy") else values
-    matrix = sp.csr_array(values if sp.issparse(values) else np.asarray(values))
-    if matrix.dtype.kind not in "biuf":
-        raise TypeError(f"clone_key={key!r}: the matrix is {matrix.dtype}: it must hold numbers, cells by clones.")
+    values = values if sp.issparse(values) else np.asarray(values)
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"clone_key={key!r}: the matrix is {values.dtype}: it must hold numbers, cells by clones.")
+    matrix = sp.csr_array(values)
     entries = matrix.data.astype(np.float64)
     if not (np.isfinite(entries) & (entries >= 0)).all():
         raise ValueError(f"clone_key={key!r}: the matrix has negative, NaN or infinite entries: use 0 and 1.")

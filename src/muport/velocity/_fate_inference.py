@@ -246,6 +246,10 @@ class FateInference(VelocityInference):
         Memberships, chain, flux and roles (initial, terminal, branching, cycling, transient), in the order of the flow.
         """
         cells = self._cells()
+        if n_states is not None:
+            check_integers(n_states=n_states)
+            if n_states > len(cells.x):
+                raise ValueError(f"n_states={n_states} must be at most {len(cells.x)}, the number of cells.")
         states = meta_states(_transition_matrix(cells, n_neighbors), cells.x, n_states, random_state=random_state)
         return replace(states, names=cells.names.to_numpy())
 
@@ -354,6 +358,7 @@ def _check_fates(fates: Any, cells: pd.Index) -> pd.DataFrame:
 
 
 def _transition_matrix(cells: FittedCells, n_neighbors: int) -> sp.csr_matrix:
+    check_integers(n_neighbors=n_neighbors)
     return cell_kernel(cells.x, cells.velocity, time=cells.time, k=n_neighbors)
 
 

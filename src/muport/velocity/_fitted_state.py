@@ -137,6 +137,14 @@ def check_landmarks(rows: Rows, landmarks: Landmarks) -> None:
                 f"{n_absent} of {len(sample)} cells of the fit have a value of {argument} that the data lack: load the "
                 "model with the cells it was trained on, or use kind='smooth'."
             )
+    if rows.time is None:
+        return
+    fitted, present = landmarks.x[:, 0] + 1j * landmarks.time, rows.x[:, 0] + 1j * rows.time[rows.cell]
+    if n_absent := int((~np.isin(fitted, present)).sum()):
+        raise ValueError(
+            f"{n_absent} of {len(fitted)} cells of the fit have other coordinates at their time: use_rep or time_key "
+            "have changed, or are in another order. Call train() again, or use kind='smooth'."
+        )
 
 
 def sample_landmarks(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from muport._checks import check_option
+from muport._checks import check_flags, check_option
 from muport._keys import UNLABELED_CATEGORY
 from muport._tables import rows_by_name, take_cells
 from muport.data import MuDataModel
@@ -229,6 +229,7 @@ class VelocityInference(MuDataModel):
         ValueError
             If the model was not trained with ``growth=True``; or as :meth:`query_velocity`.
         """
+        check_flags(return_std=return_std)
         landmarks = self._fitted().landmarks
         x, time = check_query(positions, pseudotime_values, landmarks.x.shape[1], float(np.median(landmarks.time)))
         rate, sd = self._growth().evaluate(x, time)
@@ -280,6 +281,7 @@ class VelocityInference(MuDataModel):
         ValueError
             If the positions have another width than the model, or there is neither one time nor one for each.
         """
+        check_flags(return_std=return_std)
         state: VelocityState = self._fitted()
         landmarks = state.landmarks
         x, time = check_query(positions, pseudotime_values, landmarks.x.shape[1], float(np.median(landmarks.time)))

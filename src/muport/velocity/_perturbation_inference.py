@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Perturbation", "PerturbationInference"]
 
 _FAR = 10.0  # nearest-neighbor distances from any cell: as far as paths may leave the data
+_LARGEST = 1e12  # change of a coordinate; squares of larger ones leave the range of float32
 _MAX_LEVEL = 0.999
 
 
@@ -63,7 +64,7 @@ class PerturbationInference(FateInference):
     def perturb(
         self,
         features: str | int | Sequence[str] | Sequence[int],
-        amount: float | Sequence[float],
+        amount: float | Sequence[float] | Mapping[str, float] | pd.Series,
         loadings: Any = None,
         population: str | Sequence[str] | None = None,
         terminal_states: Sequence[str] | None = None,
@@ -94,7 +95,7 @@ class PerturbationInference(FateInference):
         amount
             Change of each, added to all cells: of coordinates in their own unit, of features on the scale that the
             loadings belong to, such as log counts for a representation of :func:`muport.pp.prepare`. One number, or one
-            for each.
+            for each; a dict or a Series is matched by name.
         loadings
             Of named features: a table (features, d), or an array in the order of the features of the data, such as
             ``adata.varm["PCs"]``. By default those of the representation, if :func:`muport.pp.prepare` computed it.
@@ -157,6 +158,8 @@ class PerturbationInference(FateInference):
         if population is not None:
             in_population = has_label_of(cells, population)
         group = self._bootstrap_groups(sample_key, len(cells.x))
+        if np.abs(shift).max() > _LARGEST:
+            raise ValueError(f"amount={amount!r} moves cells by {np.abs(shift).max():.3g}: pass a smaller amount.")
         positions = (cells.x + shift).astype(np.float32)
         distance = _distance_to_cells(cells.x, positions)
         velocities = _velocities(cells, positions, n_members)
@@ -207,7 +210,9 @@ class PerturbationInference(FateInference):
         chosen = [features] if single else list(features)
         if not chosen:
             raise ValueError("features is empty: name at least one feature, or the position of a coordinate.")
-        amounts = _check_amounts(amount, len(chosen))
+        if repeated := [name for i, name in enumerate(chosen) if name in chosen[:i]]:
+            raise ValueError(f"features={features!r} name {repeated[0]!r} twice: add up its amounts.")
+        amounts = _check_amounts(amount, chosen)
         if all(isinstance(name, str) for name in chosen):
             directions = self._loadings_of(chosen, loadings, width)
         elif all(isinstance(name, (int, np.integer)) and not isinstance(name, bool) for name in chosen):
@@ -248,12 +253,17 @@ class PerturbationInference(FateInference):
         return table
 
 
-def _check_amounts(amount: Any, n: int) -> NDArray[np.float64]:
-    """(n,) finite amounts, from one number or one for each feature."""
-    try:
-        amounts = np.asarray(amount, dtype=np.float64)
-    except (TypeError, ValueError):
-        amounts = np.full((), np.nan)
+def _check_amounts(amount: Any, features: list[Any]) -> NDArray[np.float64]:
+    """(n,) finite amounts, from one number or one for each feature; by name from a Series or dict."""
+    n, given = len(features), pd.Series(amount) if isinstance(amount, Mapping) else amount
+    if isinstance(given, pd.Series) and (isinstance(amount, Mapping) or not isinstance(given.index, pd.RangeIndex)):
+        given = rows_by_name(given, pd.Index(features), "amount", row="feature")
+    amounts = np.full((), np.nan)
+    if np.asarray(given).dtype.kind in "iufO":
+        try:
+            amounts = np.asarray(given, dtype=np.float64)
+        except (TypeError, ValueError):
+            pass
     if amounts.shape not in ((), (n,)) or not np.isfinite(amounts).all():
         raise ValueError(f"amount={amount!r} must be one finite number, or one for each of {n} features.")
     return np.broadcast_to(amounts, n)

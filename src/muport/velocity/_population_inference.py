@@ -158,6 +158,8 @@ class PopulationInference(TimeCourseInference):
             if times is None
             else [days.position(time, "times") for time in np.atleast_1d(np.asarray(times))]
         )
+        if not positions:
+            raise ValueError("times is empty: name at least one measured time, or pass None for all.")
         for day in {0, last} & set(positions):
             raise ValueError(f"times: {days.times[day]:g} is the first or the last time: it is between no two others.")
         return held_out_table(days, positions, course.options, HeldOutOptions(metric, max_cells, random_state))

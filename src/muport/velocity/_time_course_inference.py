@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from muport._arrays import canonical_order
 from muport._checks import check_integers, check_numbers, check_seed
 from muport._keys import UNLABELED_CATEGORY
 from muport.data import joined_column
@@ -309,7 +310,8 @@ class TimeCourseInference(PerturbationInference):
                     f"sample_key={sample_key!r}: {int((sample < 0).sum())} cells of time {course.days.times[day]:g} "
                     "have no sample (NaN): give them one, or leave them out."
                 )
-        return Annotation(position[code], tuple(column.names[i] for i in present), sample)
+        order = canonical_order(course.days.cells(day))
+        return Annotation(position[code], tuple(column.names[i] for i in present), sample, order)
 
     def _followed(self, population: Any, time: float, *, forward: bool) -> pd.Series:
         """Mass of a population at one time, and of its descendants or ancestors at the times after or before it."""

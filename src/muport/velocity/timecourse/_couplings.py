@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from muport._arrays import canonical_order
 from muport.neighbors import knn
 from muport.ot import solve
 from muport.velocity.timecourse._clones import clonal_affinity
@@ -156,8 +157,14 @@ def split_days(
     for left_cells, right_cells in groups:
         n_blocks = max(1, round(np.sqrt(len(left_cells) * len(right_cells)) / _BLOCK_CELLS))
         n_blocks = min(n_blocks, len(left_cells), len(right_cells))
-        shuffled = (rng.permutation(cells) if n_blocks > 1 else cells for cells in (left_cells, right_cells))
-        blocks += list(zip(*(np.array_split(cells, n_blocks) for cells in shuffled), strict=True))
+        sides = [left_cells, right_cells]
+        if n_blocks > 1:
+            # from an order that does not depend on that of the data
+            sides = [
+                rng.permutation(cells[canonical_order(days.x[side[cells]])])
+                for cells, side in zip(sides, (rows, columns), strict=True)
+            ]
+        blocks += list(zip(*(np.array_split(cells, n_blocks) for cells in sides), strict=True))
     return blocks
 
 

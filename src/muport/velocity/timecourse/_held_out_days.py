@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from muport._arrays import canonical_order
 from muport.ot import solve
 from muport.velocity.timecourse._couplings import couple_days
 from muport.velocity.timecourse._interpolation import population_at
@@ -170,6 +171,7 @@ def _predict(
 def _compare_halves(y: Floats, options: HeldOutOptions) -> dict[str, float]:
     """Mean scores of one half of the cells against the other."""
     rng = np.random.default_rng(options.random_state)
+    y = y[canonical_order(y)]
     scores = []
     for _ in range(_N_HALVES):
         order = rng.permutation(len(y))
@@ -181,4 +183,5 @@ def _at_most(x: Floats, options: HeldOutOptions) -> Floats:
     """The cells, or a sample of the largest number that is compared."""
     if len(x) <= options.max_cells:
         return x
-    return x[np.random.default_rng(options.random_state).choice(len(x), options.max_cells, replace=False)]
+    chosen = np.random.default_rng(options.random_state).choice(len(x), options.max_cells, replace=False)
+    return x[canonical_order(x)][chosen]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muport._arrays import canonical_order
 from muport.neighbors import knn
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def population_at(
 
 def _measured(rows: Ints, days: Days, n_cells: int | None, rng: np.random.Generator) -> Population:
     """The measured cells, or a sample of them."""
-    taken = rows if n_cells is None else rows[_systematic(np.ones(len(rows)), n_cells, rng)]
+    taken = rows if n_cells is None else rows[_draw_cells(days.x[rows], n_cells, rng)]
     return Population(days.x[taken], np.full(len(taken), len(rows) / len(taken)), taken, taken)
 
 
@@ -107,11 +108,15 @@ def _between(
     n, m = days.n_cells[day : day + 2].astype(np.float64)
     total = n ** (1 - alpha) * m**alpha
     plan = plans(day)
-    pairs = plan.plan.tocoo()
-    mass = pairs.data * np.maximum(plan.growth, _MIN_GROWTH)[pairs.row] ** (alpha - 1)
+    # pairs are drawn in an order that does not depend on that of the cells
+    first, second = canonical_order(days.cells(day)), canonical_order(days.cells(day + 1))
+    ordered = plan.plan[first][:, second]
+    ordered.sort_indices()
+    pairs = ordered.tocoo()
+    mass = pairs.data * np.maximum(plan.growth, _MIN_GROWTH)[first][pairs.row] ** (alpha - 1)
     count = max(_MIN_DRAWN, round(total)) if n_cells is None else n_cells
     drawn = _systematic(mass, count, rng)
-    i, j = pairs.row[drawn].astype(np.int64), pairs.col[drawn].astype(np.int64)
+    i, j = first[pairs.row[drawn]], second[pairs.col[drawn]]
     before, after = (days.cells(side).astype(np.float64) for side in (day, day + 1))
     slope = (after[j] - before[i]) / h
     curvature = np.zeros_like(slope)
@@ -142,10 +147,15 @@ def _beyond(days: Days, plans: Plans, time: float, n_cells: int | None, rng: np.
     x = own + fraction * displacement[neighbors].mean(axis=1)
     total = days.n_cells[last] * (days.n_cells[last] / days.n_cells[previous]) ** fraction
     rows = days.members[last]
-    taken = np.arange(len(rows)) if n_cells is None else _systematic(np.ones(len(rows)), n_cells, rng)
+    taken = np.arange(len(rows)) if n_cells is None else _draw_cells(own, n_cells, rng)
     absent = np.full(len(taken), -1, np.int64)
     ends = (rows[taken], absent) if forward else (absent, rows[taken])
     return Population(x[taken].astype(np.float32), np.full(len(taken), float(total) / len(taken)), *ends)
+
+
+def _draw_cells(x: NDArray[np.floating], n: int, rng: np.random.Generator) -> Ints:
+    """(n,) positions of cells drawn evenly by systematic sampling, in an order that does not depend on the data."""
+    return canonical_order(x)[_systematic(np.ones(len(x)), n, rng)]
 
 
 def _systematic(mass: Floats, n: int, rng: np.random.Generator) -> Ints:

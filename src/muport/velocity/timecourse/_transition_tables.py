@@ -25,11 +25,13 @@ class Annotation:
     - `code`: (n,) int64 positions in `names`; -1 for a cell without a value.
     - `names`: Names of the values.
     - `sample`: (n,) int64 sample of each cell, or None.
+    - `order`: (n,) int64 cells in an order that does not depend on that of the data, in which they are drawn.
     """
 
     code: NDArray[np.int64]
     names: tuple[str, ...]
     sample: NDArray[np.int64] | None = None
+    order: NDArray[np.int64] | None = None
 
     @property
     def indicators(self) -> NDArray[np.float64]:
@@ -40,7 +42,10 @@ class Annotation:
     def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """(n,) how often each cell is drawn when cells, or samples, are drawn with replacement."""
         if self.sample is None:
-            return rng.multinomial(len(self.code), np.full(len(self.code), 1 / len(self.code))).astype(np.float64)
+            times = rng.multinomial(len(self.code), np.full(len(self.code), 1 / len(self.code))).astype(np.float64)
+            if self.order is not None:
+                times[self.order] = times.copy()
+            return times
         n_samples = int(self.sample.max()) + 1
         present = np.unique(self.sample)
         count = np.zeros(n_samples)
