@@ -33,6 +33,7 @@ MODULES = {
     "grid": "patients.grid",
     "abundance": "patients.abundance",
     "representations": "patients.representations",
+    "first_call": "first_call",
     "large_cohort": "patients.large_cohort",
 }
 
