@@ -14,12 +14,11 @@ from benchmarks.common._measure import ROOT
 from benchmarks.common._tables import report, setting, table, verdict
 from benchmarks.common._worker import peak_bytes, reset_peak
 
-SIZES, N_CELLS, N_DIMS, K, N_NEIGHBORS = (250, 500, 1000), 500, 30, 8, 50
+SIZES, N_CELLS, N_DIMS, K, N_NEIGHBORS = (200, 1000), 500, 30, 8, 50
 NOTE = f"""\
 Simulated patients of {N_CELLS} cells in {N_DIMS} dimensions, {K} components each. mixtures: `fit_gmm`; neighbors:
 `get_sample_neighbors({N_NEIGHBORS})`, of MW2 distances; embedding: `get_sample_embedding(metric="linear")`. Memory is
 the peak of the process above the imports and the cells.
-
 """
 
 

@@ -18,6 +18,8 @@ from muport.gmm.distances._mixture_wasserstein import solve_transport
 from muport.neighbors import Neighbors, kmeans, knn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
@@ -112,30 +114,78 @@ def nearest_patients(
     pairs = np.sort(np.column_stack([first, candidates.ravel()]), axis=1)
     unique, position = np.unique(pairs, axis=0, return_inverse=True)
     own = _components(mixtures, w)
-    parts = [torch.from_numpy(unique[low : low + _BLOCK]) for low in range(0, len(unique), _BLOCK)]
-    squared = torch.cat([_pair_distances(own, *part.unbind(1)) for part in parts]).numpy()
+    squared = _nearest_squared(own, unique, position.reshape(p, number), n_neighbors)
     distance = np.sqrt(np.maximum(squared, 0))[position.ravel()].reshape(p, number)
     order = np.argsort(distance, axis=1, kind="stable")[:, :n_neighbors]
     found = np.take_along_axis(distance, order, 1).astype(np.float32)
     return Neighbors(found, np.take_along_axis(candidates, order, 1))
 
 
-def _pair_distances(own: _Components, i: Tensor, j: Tensor) -> Tensor:
+def _nearest_squared(
+    own: _Components, pairs: NDArray[np.int64], position: NDArray[np.int64], n_neighbors: int
+) -> NDArray[np.float64]:
+    """Squared distances (N,) of the pairs (N, 2), infinite for pairs that cannot be among the nearest.
+
+    The candidates of the smallest lower bounds are solved first, then those whose bound is below the largest distance
+    among them.
+
+    - `position`: (P, c) pair of each patient and candidate.
+    """
+    first, second = torch.from_numpy(pairs).unbind(1)
+    bounds, plans = _in_blocks(lambda i, j: _lower_bounds(own, i, j), first, second)
+    bound = bounds.numpy()[position]
+    squared = np.full(len(pairs), np.inf)
+
+    def solve_pairs(wanted: NDArray[np.int64]) -> None:
+        rows = np.unique(wanted)
+        rows = rows[np.isinf(squared[rows])]
+        if len(rows):
+            chosen = (array[torch.from_numpy(rows)] for array in (first, second, plans))
+            exact = _in_blocks(lambda *block: (_pair_distances(own, *block),), *chosen)[0]
+            squared[rows] = exact.numpy()
+
+    solve_pairs(np.take_along_axis(position, np.argsort(bound, axis=1, kind="stable")[:, :n_neighbors], 1))
+    farthest = np.sort(squared[position], axis=1)[:, n_neighbors - 1 : n_neighbors]
+    # bounds are sums in another order than distances
+    solve_pairs(position[bound <= farthest * (1 + _MASS)])
+    return squared
+
+
+def _in_blocks(function: Callable[..., tuple[Tensor, ...]], *arrays: Tensor) -> list[Tensor]:
+    """Results of a function of arrays over pairs, computed for a block of pairs at a time."""
+    blocks = zip(*(torch.split(array, _BLOCK) for array in arrays), strict=True)
+    found = [function(*block) for block in blocks]
+    return [torch.cat(values) for values in zip(*found, strict=True)]
+
+
+def _bound_costs(own: _Components, i: Tensor, j: Tensor) -> Tensor:
+    """Lower bounds (N, K, K) of the costs between components: |m - m'|^2 + |s - s'|^2, roots s of the eigenvalues."""
+    return torch.cdist(own.mean[i], own.mean[j]).square() + torch.cdist(own.scale[i], own.scale[j]).square()
+
+
+def _lower_bounds(own: _Components, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower bounds (N,) of the squared distances of the pairs (i, j), and their plans (N, K, K)."""
+    costs = _bound_costs(own, i, j)
+    plan = solve_transport(costs, own.weight[i], own.weight[j])
+    return (plan * costs).sum((1, 2)) / plan.sum((1, 2)), plan
+
+
+def _pair_distances(own: _Components, i: Tensor, j: Tensor, plan: Tensor) -> Tensor:
     """Squared MW2 distances (N,) of the pairs (i, j).
 
     Bures distances take most of the time, and most pairs of components are never matched. A plan is therefore solved
-    with a lower bound of the distances, |m - m'|^2 + |s - s'|^2 with the sorted roots s of the eigenvalues; those of
-    the components that it matches are replaced by exact ones, until it matches no other. The plan is then optimal:
-    its cost is exact, and no other plan costs less even at the lower bounds.
+    with lower bounds of the costs; those of the components that it matches are replaced by exact ones, until it matches
+    no other. The plan is then optimal: its cost is exact, and no other plan costs less even at the lower bounds.
+
+    - `plan`: (N, K, K) plans of :func:`_lower_bounds`; changed in place.
     """
     k = own.weight.shape[1]
-    costs = torch.cdist(own.mean[i], own.mean[j]).square() + torch.cdist(own.scale[i], own.scale[j]).square()
+    costs = _bound_costs(own, i, j)
     is_exact = torch.zeros(costs.shape, dtype=torch.bool)
     trace = own.scale.square().sum(-1)
     root, covariance = own.root.flatten(0, 1), own.covariance.flatten(0, 1)
-    plan, active = torch.zeros_like(costs), torch.arange(len(i))
+    active = torch.arange(len(i))
     while len(active):
-        plan[active] = solve_transport(costs[active], own.weight[i[active]], own.weight[j[active]])
         needed = (plan[active] > _MASS) & ~is_exact[active]
         pair, row, column = needed.nonzero().unbind(1)
         pair = active[pair]
@@ -145,4 +195,5 @@ def _pair_distances(own: _Components, i: Tensor, j: Tensor) -> Tensor:
         costs[pair, row, column] = between + bures
         is_exact[pair, row, column] = True
         active = torch.unique(pair)
+        plan[active] = solve_transport(costs[active], own.weight[i[active]], own.weight[j[active]])
     return (plan * costs).sum((1, 2)) / plan.sum((1, 2))
