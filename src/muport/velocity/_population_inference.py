@@ -32,10 +32,11 @@ class PopulationInference(TimeCourseInference):
         """Predict the cells of a time that was not measured.
 
         Between two measured times, cells of the earlier one move to cells of the later one, as their plan says, on
-        paths that the days on either side bend; their mass changes on the way. Beyond the measured times all cells of
-        the nearest day move on as they came, at most half as far as in the last interval. At a measured time the result
-        are its cells. The predicted cells are measured ones, moved: they average the noise of both ends, so that in the
-        middle of an interval they vary less within a type than measured cells do.
+        paths that the days on either side, and cells on the way, bend; their mass changes on the way. Beyond the
+        measured times all cells of the nearest day move on as they came, at most half as far as in the last interval,
+        and less the less they went on in the intervals before. At a measured time the result are its cells. The
+        predicted cells are measured ones, moved: they average the noise of both ends, so that in the middle of an
+        interval they vary less within a type than measured cells do; beyond the measured times they do so too.
 
         Parameters
         ----------

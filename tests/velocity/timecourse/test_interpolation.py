@@ -72,15 +72,32 @@ def test_cells_move_on_beyond_the_measured_days(time):
     days = on_curve([0, 1, 2, 3], line)
     found = predict(days, time)
     start, end = (line(np.array([at]))[0] for at in ((3, 4) if time > 0 else (0, -1)))
-    assert found.x.mean(axis=0) == pytest.approx(start + 0.5 * (1 - np.exp(-1)) * (end - start), abs=0.1)
+    persistence = (0.5 * 0.4 + 2) / 2.5  # of two intervals, and what is assumed
+    assert found.x.mean(axis=0) == pytest.approx(start + 0.5 * persistence * (1 - np.exp(-1)) * (end - start), abs=0.1)
     known, absent = (found.origin, found.destination) if time > 0 else (found.destination, found.origin)
     assert (absent == -1).all()
     assert (known >= 0).all()
 
 
-def test_far_beyond_they_stop_after_half_an_interval():
+def test_far_beyond_they_stop():
     days = on_curve([0, 1], line)
-    assert predict(days, 1e6).x.mean(axis=0) == pytest.approx(line(np.array([1.5]))[0], abs=0.1)
+    assert predict(days, 1e6).x.mean(axis=0) == pytest.approx(line(np.array([1.2]))[0], abs=0.1)
+
+
+@pytest.mark.parametrize("time", [-1.0, 4.0])
+def test_shifts_that_each_day_has_of_its_own_do_not_go_on(time):
+    """Days that go to and fro: what was seen in the last interval was reverted before."""
+    days = on_curve([0, 1, 2, 3], lambda time: np.stack([time % 2, 0 * time], axis=1))
+    last = days.cells(3 if time > 0 else 0)
+    assert predict(days, time).x.mean(axis=0) == pytest.approx(last.mean(axis=0), abs=0.02)
+
+
+def test_noise_is_reduced_beyond_the_measured_days_and_not_at_once():
+    rng = np.random.default_rng(0)
+    days = Days(rng.normal(size=(400, 30)).astype(np.float32), np.repeat([0.0, 1.0], 200))
+    spread = [predict(days, time).x.var(axis=0).sum() / days.cells(1).var(axis=0).sum() for time in (1.001, 20)]
+    assert spread[0] == pytest.approx(1, abs=0.01)
+    assert 0.45 < spread[1] < 0.75
 
 
 def test_measured_days_are_returned():

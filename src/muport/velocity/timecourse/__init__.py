@@ -8,6 +8,7 @@ In the order of reading:
 - ``_populations``: populations of cells followed through the plans
 - ``_transition_tables``: transitions between annotations of two days, with bootstrap intervals
 - ``_growth``: growth rates at any place and time, from unbalanced transport
+- ``_curved_paths``: paths between the cells of two days that pass through the cells in between
 - ``_interpolation``: the population at any time, from the plans between the measured days
 - ``_held_out_days``: measured days predicted without their cells, beside simpler predictions
 """
