@@ -144,7 +144,7 @@ BAD_ASKED = {
     "unknown setting": (lambda m: m.tune({"n_axes": [2]}), ValueError, "n_axes.*'n_comps'"),
     "a number as values": (lambda m: m.tune({"n_comps": 2}), TypeError, r"grid\['n_comps'\]=2"),
     "loadings": (lambda m: m.rank_features(np.eye(4), list("abcd")), ValueError, r"\(4, 4\)"),
-    "names": (lambda m: m.rank_features(np.eye(5), list("abc")), ValueError, "3 features"),
+    "names": (lambda m: m.rank_features(np.eye(5), list("abc")), ValueError, "3 names for 5 rows"),
     "of": (lambda m: m.rank_features(np.eye(5), list("abcde"), "cells"), ValueError, "of='cells'"),
     "by": (lambda m: m.rank_features(np.eye(5), list("abcde"), by="size"), ValueError, "by='size'"),
     "groups": (lambda m: m.match_components(0), ValueError, "n_groups=0"),

@@ -136,3 +136,30 @@ def test_columns_of_a_modality_are_those_of_the_patients(drawn):
     for name, table in expected.items():
         pd.testing.assert_frame_equal(found[name].obs[list(table.obs)], table.obs)
         assert np.array_equal(found[name].X, table.X)
+
+
+def test_columns_loadings_and_groups_are_those_of_the_model(drawn):
+    adata = drawn(8, 30)
+    sample = adata.obs["sample"].cat.codes.to_numpy()
+    adata.obs["age"] = np.array([40.0, 62, 51, 47, 70, 44, 58, 66])[sample]
+    muport.GMM.setup_anndata(adata, labels_key="condition")
+    model = muport.GMM(adata)
+    model.train(k_comps=2, n_comps=2, covariate_keys=["age"], progress=False)
+    for values in (adata.obs["age"].astype(str), adata.obs["age"].astype("category")):
+        new = adata.copy()
+        new.obs["age"] = values
+        with pytest.raises(TypeError, match="age"):
+            model.predict(new)
+    d = adata.obsm["X_pca"].shape[1]
+    loadings = pd.DataFrame(np.random.default_rng(0).normal(size=(3, d)), index=["a", "b", "c"])
+    ranked = [model.rank_features(table, ["a", "b", "c"]) for table in (loadings, loadings[::-1], loadings.to_numpy())]
+    pd.testing.assert_frame_equal(ranked[0], ranked[1])
+    pd.testing.assert_frame_equal(ranked[0], ranked[2])
+    for features in ("abc", ["a", "a", "b"]):
+        with pytest.raises((TypeError, ValueError), match="features"):
+            model.rank_features(loadings, features)
+    other = muport.GMM(model.adata)
+    other.fit_gmm(k_comps=3, verbose=False)
+    for call in (model.test_components, model.test_state, model.get_trajectory):
+        with pytest.raises(ValueError, match="groups"):
+            call(groups=other.match_components())

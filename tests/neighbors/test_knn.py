@@ -214,3 +214,11 @@ def test_differences_that_float32_loses_are_refused():
         with pytest.raises(ValueError, match="subtract the mean"):
             search()
     assert knn(np.full((5, 2), 1e9), 2).distances.max() == 0
+
+
+@pytest.mark.parametrize("option", [{"k": True}, {"k": 2.5}, {"k": 2, "random_state": -1}, {"k": 2, "n_threads": 0}])
+def test_options_that_are_no_integers_are_named(option):
+    with pytest.raises(ValueError, match=list(option)[-1]):
+        knn(np.eye(5), **option)
+    with pytest.raises(TypeError, match="complex"):
+        knn(np.eye(5) + 1j, 2)

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from muport._checks import check_flags, check_integers, check_seed
 from muport._parallel import single_threaded
-from muport.gmm._inference import row_samples
+from muport.gmm._inference import order_loadings, row_samples
 from muport.gmm._sample_tables import SampleTables
 from muport.gmm.distances._mixture_wasserstein import compute_plans, pair_costs
 from muport.gmm.distances._nearest_patients import nearest_patients
@@ -225,7 +225,7 @@ class CohortStructure(SampleTables):
             raise ValueError("all patients have the same mixture: there is no order of them.")
         coordinates = _diffusion(distances, n_neighbors, random_state)
         position = self._find_root(root, coordinates, distances)
-        matched = groups if groups is not None else match_components(mixtures, random_state=random_state)
+        matched = self._component_groups(groups, random_state)
         items = [f"component {i}" for i in range(len(matched))]
         times = np.full(matched.shares.shape, np.nan)
         for m in range(len(items)):
@@ -241,9 +241,8 @@ class CohortStructure(SampleTables):
         )
         by_feature = None
         if loadings is not None and features is not None:
+            loadings = order_loadings(loadings, features)
             axis_loadings(mixtures.means[0], loadings)
-            if len(loadings) != len(features):
-                raise ValueError(f"features has {len(features)} names for {len(loadings)} rows of loadings.")
             raw = merge_groups(mixtures, matched, present)[0]
             by_feature = feature_programs(
                 raw, present, times, np.asarray(loadings, dtype=np.float64), features, items

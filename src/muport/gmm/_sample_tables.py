@@ -150,18 +150,17 @@ class SampleTables(CohortInference):
         state: GMMState = self._fitted()
         by_types = by != "neighborhoods" and _counts_types(by, state, "neighborhoods")
         known = self._known_patients()
-        if isinstance(covariate_keys, str):
-            raise TypeError(
-                f"covariate_keys={covariate_keys!r} must be a list of columns, such as [{covariate_keys!r}]."
-            )
+        check_seed(random_state)
+        if not isinstance(covariate_keys, Sequence) or covariate_keys:
+            check_columns("covariate_keys", covariate_keys, "() for no covariates")
         covariates = {key: self._read_covariate(key, known) for key in covariate_keys}
         if by == "neighborhoods":
-            matched = groups if groups is not None else self.match_components(random_state=random_state)
+            matched = self._component_groups(groups, random_state)
             return self._neighborhood_table(known, covariates, matched, n_neighbors, random_state)
         if state.counts is None:
             raise ValueError("this model was saved by an earlier version: fit it again.")
         if not by_types:
-            matched = groups if groups is not None else self.match_components(random_state=random_state)
+            matched = self._component_groups(groups, random_state)
             shares, total = matched.shares[known], state.counts.total[known]
             names = [f"component {i}" for i in range(len(matched))]
         else:
@@ -252,7 +251,7 @@ class SampleTables(CohortInference):
         strata = None
         if strata_key is not None:
             strata = self._read_groups(strata_key, self._fitted_rows(), "strata_key", "stratum")
-        matched = groups if groups is not None else self.match_components(random_state=random_state)
+        matched = self._component_groups(groups, random_state)
         return state_effects(
             state.cohort.mixtures.subset(known), matched.subset(known), state.condition[known],
             [f"component {i}" for i in range(len(matched))], columns=columns,
@@ -303,7 +302,7 @@ class SampleTables(CohortInference):
         adata = mods[modality]
         sample = cast("NDArray[np.int64]", rows.sample)
         if not by_types:
-            matched = groups if groups is not None else self.match_components(random_state=random_state)
+            matched = self._component_groups(groups, random_state)
             code = sum_by_group(self.get_responsibilities(), sample, matched).argmax(axis=1).astype(np.int64)
             names, key = [f"component {i}" for i in range(len(matched))], "component"
         else:
@@ -386,6 +385,11 @@ class SampleTables(CohortInference):
         """Columns (Q, q) of the covariates of the fit for the samples of some cells; None without covariates."""
         columns = []
         for code in self._fitted().covariates:
+            if not code.levels and not holds_numbers(data, code.key):
+                raise TypeError(
+                    f"covariate_keys={code.key!r} holds numbers in the fit, but text or categories in these cells: "
+                    "convert the column with .astype(float)."
+                )
             values, _ = self._read_sample_values(code.key, rows, data, code.levels)
             self._check_values(code.key, values)
             columns.append(code.columns(values))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muport._checks import check_integers
+from muport._checks import check_integers, check_seed
 from muport.neighbors._knn import knn
 from muport.neighbors._points import as_points, check_digits, faiss_threads, range_exponent
 
@@ -91,6 +91,7 @@ def kmeans(
         points = np.ldexp(points, -exponent)
     mass = _check_weights(weights, len(points))
     check_integers(k=k, n_iter=n_iter)
+    check_seed(random_state)
     used = np.flatnonzero(mass > 0)
     if len(used) <= k:
         centers = np.unique(points[used], axis=0)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from muport._arrays import unit_rows
-from muport._checks import check_option
+from muport._checks import check_integers, check_option, check_seed
 from muport.neighbors._points import as_points, check_digits, faiss_threads, range_exponent
 
 __all__ = ["Neighbors", "knn"]
@@ -102,6 +102,10 @@ def knn(
         ("metric", metric, ("euclidean", "cosine")),
     ):
         check_option(name, value, options)
+    check_integers(0, k=k)
+    check_seed(random_state)
+    if n_threads is not None:
+        check_integers(n_threads=n_threads)
     if device is None and getattr(x, "is_cuda", False):
         device = str(x.device)
     points = as_points(x, "x")

@@ -51,6 +51,8 @@ def as_points(x: Points, name: str = "x") -> np.ndarray:
         raise TypeError(f"{name} is sparse: pass a dense embedding, e.g. its principal components.")
     if hasattr(x, "detach"):
         x = x.detach().cpu().numpy()
+    if getattr(getattr(x, "dtype", None), "kind", "f") in "cmM":
+        raise TypeError(f"{name} holds {x.dtype}: pass real numbers.")
     try:
         with np.errstate(over="ignore"):
             points = np.ascontiguousarray(x, dtype=np.float32)

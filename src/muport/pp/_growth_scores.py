@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import anndata
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from muport._checks import check_positive, check_seed
 from muport.data import layer_of
@@ -78,6 +79,10 @@ def score_growth(
     >>> bool(adata.obs["growth"].between(0, np.log(2)).all())
     True
     """
+    if not isinstance(adata, anndata.AnnData):
+        raise TypeError(f"adata is {type(adata).__name__}: pass an AnnData, such as mdata['rna'].")
+    if not adata.var_names.is_unique:
+        raise ValueError(f"var_names has {adata.var_names[adata.var_names.duplicated()][0]!r} twice: make them unique.")
     check_positive(max_divisions=max_divisions, max_deaths=max_deaths)
     check_seed(random_state)
     rate = max_divisions * _scored(adata, proliferation_genes, "proliferation_genes", layer, random_state)
@@ -98,6 +103,11 @@ def _scored(
     if not present:
         raise KeyError(f"{argument}: none of {list(genes)[:5]} is in var_names, for example {adata.var_names[0]!r}.")
     values = layer_of(adata, layer)
+    if adata.isbacked:
+        values = values[:]
+    entries = values.data if sparse.issparse(values) else values
+    if not bool(np.isfinite(entries).all()):
+        raise ValueError(f"layer={layer!r} (None is X) holds NaN or infinite values: leave these cells or genes out.")
     cells = anndata.AnnData(values, pd.DataFrame(index=adata.obs_names), pd.DataFrame(index=adata.var_names))
     if len(present) == adata.n_vars:
         raise ValueError(f"{argument} are all genes of the data: scores need others, with which they are compared.")

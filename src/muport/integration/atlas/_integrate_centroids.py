@@ -211,6 +211,8 @@ def integrate_centroids(
         max_iter=max_iter,
     )
     check_option("ot_backend", ot_backend, _BACKENDS)
+    if not isinstance(out_key, str) or not out_key or "/" in out_key or out_key == obsm_key:
+        raise ValueError(f"out_key={out_key!r} must be a name without '/', other than obsm_key={obsm_key!r}.")
     check_seed(random_state)
     check_integers(0, gpu_device=gpu_device)
     batch_keys, covariate_keys = _check_keys(batch_key, continuous_covariate_keys)

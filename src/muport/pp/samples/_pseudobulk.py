@@ -80,6 +80,9 @@ def to_pseudobulk(
     """
     check_integers(min_cells=min_cells)
     adata = get_modality(data, modality) if isinstance(data, mudata.MuData) else data
+    if not adata.obs_names.is_unique:
+        repeated = adata.obs_names[adata.obs_names.duplicated()][0]
+        raise ValueError(f"several cells have the name {repeated!r}: call obs_names_make_unique().")
     table = _read_keys(data, adata, sample_key, groups_key)
     keys = list(table.columns)
     rows = table.dropna().groupby(keys, observed=True, sort=True).size().rename("n_cells").reset_index()
