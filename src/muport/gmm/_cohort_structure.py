@@ -11,12 +11,12 @@ from scipy import sparse
 
 from muport._checks import check_flags, check_integers, check_seed
 from muport._parallel import single_threaded
-from muport.gmm._inference import order_loadings, row_samples
+from muport.gmm._inference import row_samples
 from muport.gmm._sample_tables import SampleTables
 from muport.gmm.distances._mixture_wasserstein import compute_plans, pair_costs
 from muport.gmm.distances._nearest_patients import nearest_patients
-from muport.gmm.interpretation._component_groups import match_components
-from muport.gmm.interpretation._features import axis_loadings
+from muport.gmm.interpretation._component_groups import find_groups, match_components
+from muport.gmm.interpretation._features import axis_loadings, order_loadings
 from muport.gmm.interpretation._mixture_barycenter import fit_barycenter
 from muport.gmm.interpretation._patient_trajectory import (
     PatientTrajectory,
@@ -225,7 +225,7 @@ class CohortStructure(SampleTables):
             raise ValueError("all patients have the same mixture: there is no order of them.")
         coordinates = _diffusion(distances, n_neighbors, random_state)
         position = self._find_root(root, coordinates, distances)
-        matched = self._component_groups(groups, random_state)
+        matched = find_groups(groups, self._fitted().cohort.mixtures, random_state)
         items = [f"component {i}" for i in range(len(matched))]
         times = np.full(matched.shares.shape, np.nan)
         for m in range(len(items)):

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 
 from muport._checks import check_flags, check_integers, check_option, check_seed
-from muport._tables import rows_by_name, take_cells
+from muport._tables import take_cells
 from muport.data import MuDataModel, Setup, joined_column, read_rows
 from muport.gmm._fitted_state import label_samples
 from muport.gmm.distances._cell_distances import exact_wasserstein, sliced_wasserstein
@@ -21,10 +21,10 @@ from muport.gmm.distances._mixture_wasserstein import mixture_wasserstein
 from muport.gmm.distances._moment_distances import moment_coordinates
 from muport.gmm.distances._nearest_patients import linear_coordinates
 from muport.gmm.interpretation._cell_types import component_types, sum_by_group
-from muport.gmm.interpretation._component_groups import ComponentGroups, match_components
+from muport.gmm.interpretation._component_groups import find_groups, match_components
 from muport.gmm.interpretation._condition_effects import condition_effects
 from muport.gmm.interpretation._enrichment import enrichment
-from muport.gmm.interpretation._features import axis_loadings, component_shifts, rank_features
+from muport.gmm.interpretation._features import axis_loadings, component_shifts, order_loadings, rank_features
 from muport.gmm.metric._ground_metric import metric_distances
 from muport.gmm.mixtures._em_settings import EMSettings
 from muport.gmm.mixtures._mixtures import responsibilities
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from muport.data import Rows
     from muport.gmm._fitted_state import GMMState
     from muport.gmm.interpretation._cell_types import ComponentTypes
+    from muport.gmm.interpretation._component_groups import ComponentGroups
     from muport.gmm.mixtures._mixtures import Mixtures
 
     type Data = mudata.MuData | anndata.AnnData
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 __all__ = [
     "PACKAGE",
     "CohortInference",
-    "order_loadings",
     "read_cell_types",
     "row_samples",
     "row_types",
@@ -247,7 +247,7 @@ class CohortInference(MuDataModel):
         ValueError
             If no cell has a type.
         """
-        matched = self._component_groups(groups, random_state)
+        matched = find_groups(groups, self._fitted().cohort.mixtures, random_state)
         sample = self._fitted_rows().sample
         code, types = self._read_labels(types_key)
         r = sum_by_group(self.get_responsibilities(), cast("NDArray[np.int64]", sample), matched)
@@ -293,7 +293,7 @@ class CohortInference(MuDataModel):
         strata = None
         if strata_key is not None:
             strata = self._read_groups(strata_key, self._fitted_rows(), "strata_key", "stratum")
-        matched = self._component_groups(groups, random_state)
+        matched = find_groups(groups, self._fitted().cohort.mixtures, random_state)
         return condition_effects(
             state.cohort.mixtures.subset(known), matched.subset(known), state.condition[known],
             n_permutations=n_permutations, random_state=random_state, strata=None if strata is None else strata[known],
@@ -383,19 +383,6 @@ class CohortInference(MuDataModel):
         shifts = component_shifts(groups.means, groups.shares.mean(axis=0))
         return axis_loadings(shifts, loadings), [f"component {i}" for i in range(len(shifts))]
 
-    def _component_groups(self, groups: ComponentGroups | None, random_state: int) -> ComponentGroups:
-        """The groups that the user passed, which must be of these patients, or those that are computed by default."""
-        if groups is None:
-            return self.match_components(random_state=random_state)
-        shape = self._fitted().cohort.mixtures.weights.shape
-        if not isinstance(groups, ComponentGroups) or groups.group.shape != shape:
-            found = getattr(getattr(groups, "group", None), "shape", type(groups).__name__)
-            raise ValueError(
-                f"groups are of {found}, not of the {shape} patients and components of this model: pass "
-                "model.match_components(), or None."
-            )
-        return groups
-
     def _metric(self, problem: str) -> NDArray[np.float64]:
         """The learned metric W; if there is none, the error starts with `problem`."""
         state: GMMState = self._fitted()
@@ -459,23 +446,6 @@ class CohortInference(MuDataModel):
         if (group < 0).any():
             raise ValueError(f"{argument}={key!r}: {int((group < 0).sum())} samples have no {what}: give them one.")
         return group
-
-
-def order_loadings(loadings: Any, features: Sequence[str]) -> Any:
-    """Loadings (g, d) in the order of the features; a table is matched by name.
-
-    Raises TypeError if the features are one string; ValueError if names repeat or are not those of the loadings.
-    """
-    if isinstance(features, str):
-        raise TypeError(f"features={features!r} is one string: pass a list of names.")
-    names = pd.Index(list(features))
-    if not names.is_unique:
-        raise ValueError(f"features names {names[names.duplicated()][0]!r} twice: make the names unique.")
-    if isinstance(loadings, pd.DataFrame) and not isinstance(loadings.index, pd.RangeIndex):
-        loadings = rows_by_name(loadings, names, "loadings", row="feature")
-    if len(loadings) != len(names):
-        raise ValueError(f"features has {len(names)} names for {len(loadings)} rows of loadings.")
-    return loadings
 
 
 def read_cell_types(

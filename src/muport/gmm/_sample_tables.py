@@ -16,6 +16,7 @@ from muport.gmm._fitted_state import check_confounding, label_samples
 from muport.gmm._inference import PACKAGE, CohortInference, Distance, row_samples, row_weights
 from muport.gmm.interpretation._abundance import Covariate, abundance_effects
 from muport.gmm.interpretation._cell_types import sum_by_group
+from muport.gmm.interpretation._component_groups import find_groups
 from muport.gmm.interpretation._neighborhood_abundance import count_neighbors, neighborhood_effects
 from muport.gmm.interpretation._state_effects import state_effects
 from muport.gmm.metric._log_ratios import centered_log_ratios
@@ -155,12 +156,12 @@ class SampleTables(CohortInference):
             check_columns("covariate_keys", covariate_keys, "() for no covariates")
         covariates = {key: self._read_covariate(key, known) for key in covariate_keys}
         if by == "neighborhoods":
-            matched = self._component_groups(groups, random_state)
+            matched = find_groups(groups, self._fitted().cohort.mixtures, random_state)
             return self._neighborhood_table(known, covariates, matched, n_neighbors, random_state)
         if state.counts is None:
             raise ValueError("this model was saved by an earlier version: fit it again.")
         if not by_types:
-            matched = self._component_groups(groups, random_state)
+            matched = find_groups(groups, self._fitted().cohort.mixtures, random_state)
             shares, total = matched.shares[known], state.counts.total[known]
             names = [f"component {i}" for i in range(len(matched))]
         else:
@@ -251,7 +252,7 @@ class SampleTables(CohortInference):
         strata = None
         if strata_key is not None:
             strata = self._read_groups(strata_key, self._fitted_rows(), "strata_key", "stratum")
-        matched = self._component_groups(groups, random_state)
+        matched = find_groups(groups, self._fitted().cohort.mixtures, random_state)
         return state_effects(
             state.cohort.mixtures.subset(known), matched.subset(known), state.condition[known],
             [f"component {i}" for i in range(len(matched))], columns=columns,
@@ -302,7 +303,7 @@ class SampleTables(CohortInference):
         adata = mods[modality]
         sample = cast("NDArray[np.int64]", rows.sample)
         if not by_types:
-            matched = self._component_groups(groups, random_state)
+            matched = find_groups(groups, self._fitted().cohort.mixtures, random_state)
             code = sum_by_group(self.get_responsibilities(), sample, matched).argmax(axis=1).astype(np.int64)
             names, key = [f"component {i}" for i in range(len(matched))], "component"
         else:

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
     from muport.gmm.mixtures._mixtures import Mixtures
 
-__all__ = ["ComponentGroups", "compute_barycenters", "fixed_point_step", "group_weights", "match_components"]
+__all__ = [
+    "ComponentGroups",
+    "compute_barycenters",
+    "fixed_point_step",
+    "group_weights",
+    "find_groups",
+    "match_components",
+]
 
 _MIN_EIGENVALUE = 1e-12  # of the largest eigenvalue: smaller ones are rounding errors
 _MAX_ROUNDS = 50  # assignments of components to barycenters
@@ -175,3 +182,17 @@ def fixed_point_step(center: Tensor, covariance: Tensor, weights: Tensor, label:
     summed = torch.einsum("mn,nij->mij", weights, inner)
     step: Tensor = inverse_root @ summed @ summed @ inverse_root
     return (step + step.mT) / 2
+
+
+def find_groups(groups: ComponentGroups | None, mixtures: Mixtures, random_state: int) -> ComponentGroups:
+    """The groups that a user passed, or those of :func:`match_components`; ValueError if they are of other mixtures."""
+    if groups is None:
+        return match_components(mixtures, random_state=random_state)
+    shape = mixtures.weights.shape
+    if not isinstance(groups, ComponentGroups) or groups.group.shape != shape:
+        found = getattr(getattr(groups, "group", None), "shape", type(groups).__name__)
+        raise ValueError(
+            f"groups are of {found}, not of the {shape} patients and components of this model: pass "
+            "model.match_components(), or None."
+        )
+    return groups

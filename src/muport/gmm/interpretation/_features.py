@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from muport._checks import check_option
+from muport._tables import rows_by_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["axis_loadings", "component_shifts", "rank_features"]
+__all__ = ["axis_loadings", "component_shifts", "order_loadings", "rank_features"]
 
 
 def axis_loadings(w: ArrayLike, loadings: ArrayLike) -> NDArray[np.float64]:
@@ -37,6 +38,23 @@ def axis_loadings(w: ArrayLike, loadings: ArrayLike) -> NDArray[np.float64]:
     if bad.any():
         raise ValueError(f"loadings have NaN or infinite entries for {int(bad.sum())} features: leave these out.")
     return matrix @ metric.T
+
+
+def order_loadings(loadings: Any, features: Sequence[str]) -> Any:
+    """Loadings (g, d) in the order of the features; a table is matched by name.
+
+    Raises TypeError if the features are one string; ValueError if names repeat or are not those of the loadings.
+    """
+    if isinstance(features, str):
+        raise TypeError(f"features={features!r} is one string: pass a list of names.")
+    names = pd.Index(list(features))
+    if not names.is_unique:
+        raise ValueError(f"features names {names[names.duplicated()][0]!r} twice: make the names unique.")
+    if isinstance(loadings, pd.DataFrame) and not isinstance(loadings.index, pd.RangeIndex):
+        loadings = rows_by_name(loadings, names, "loadings", row="feature")
+    if len(loadings) != len(names):
+        raise ValueError(f"features has {len(names)} names for {len(loadings)} rows of loadings.")
+    return loadings
 
 
 def component_shifts(means: ArrayLike, mass: ArrayLike) -> NDArray[np.float64]:
