@@ -32,7 +32,8 @@ MAX_CELLS = 1000
 ORDER = ("predicted", "forecast", "mccann", "day before", "day after", "halves")
 NOTE = f"""\
 Each inner day is left out, the other days are coupled again, and the day is predicted (`Velocity.validate_held_out`,
-all choices at their defaults, which were set on simulated courses). Figures are means over the inner days and
+all choices at their defaults, which were set on simulated courses, but with some of these courses in view: they are no
+blind test). Figures are means over the inner days and
 {len(SEEDS)} seeds, against all cells of the day (days above {MAX_CELLS:,} cells, in mouse_hematopoiesis only, are
 sampled). Coordinates are those of the file (`X_feat`), or the principal components of `muport.datasets.load` (at most
 50), the same for every row. W1 and W2: exact, Euclidean. MMD: Gaussian kernel. Mass error: relative error of the

@@ -233,7 +233,7 @@ def _normalize(
     return _NormalizedRNA(adata, work, target, found)
 
 
-def _divide_rows(values: Any, divisor: NDArray[np.float32]) -> Any:
+def _divide_rows(values: Any, divisor: NDArray[np.float32] | NDArray[np.float64]) -> Any:
     """Return the counts divided by one number for each cell, as ``scanpy.pp.normalize_total``, which is compiled."""
     factor = 1 / divisor.astype(np.float32)
     if not sparse.issparse(values):
