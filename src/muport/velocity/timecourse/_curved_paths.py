@@ -32,7 +32,7 @@ def bends_along_cells(x: Floats, y: Floats, i: Ints, j: Ints, alpha: float, rng:
     distance, Groisman et al. 2022), which prefers many short steps: it follows the cells, and is straight where there
     are none. With s the ratio of this sum to |y_j - x_i|^2, at most 1, the bend at the fraction alpha of the length of
     the path is multiplied by (1 - s)^2, which is small where noise makes all steps long, and averaged over 30 similar
-    pairs. This factor was compared with none and with a threshold on 15 simulated courses: curves and forks that overlap
+    pairs. The factor was compared with none and with a threshold on 15 simulated courses: curves and forks that overlap
     or do not, dispersal, and noise in 50 dimensions.
 
     Paths are computed for at most 500 pairs in a graph of at most 2,000 cells, so the time does not grow with the
