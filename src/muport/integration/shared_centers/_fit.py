@@ -17,8 +17,10 @@ from muport.integration.prototypes._prototypes import fit_prototypes
 from muport.integration.shared_centers._batch_effect_test import measure_batch_effect
 from muport.integration.shared_centers._coupling import initialize_coupling
 from muport.integration.shared_centers._diagnostics import compute_metrics
+from muport.integration.shared_centers._distant_partners import find_distant_partners
 from muport.integration.shared_centers._group_maps import (
     apply_maps,
+    blend_maps,
     fit_group_maps,
     keep_if_mixing_holds,
     map_prototypes,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from muport.integration._hyperparameters import FitOptions, Hyperparameters
     from muport.integration.batch_variables._variable_effects import VariableEffects
     from muport.integration.prototypes._standardized_cells import StandardizedCells
-    from muport.integration.shared_centers._transport import History
+    from muport.integration.shared_centers._transport import History, Transport
 
 __all__ = ["IntegrationFit", "fit_shared_centers"]
 
@@ -169,13 +171,50 @@ def _fit_maps(inputs: _MapInputs) -> _FittedMaps:
 
 
 def _transport_prototypes(inputs: _MapInputs) -> _FittedMaps:
-    """Transport the prototypes, and derive the maps. The plan, which is large, is not kept."""
-    cells, problem = inputs.cells, inputs.problem
+    """Transport the prototypes, and derive the maps; once more if types were left without partners they seem to have.
+
+    The maps of the second transport get the weight of the evidence for these partners, so they vary continuously with
+    the cells.
+    """
+    problem = inputs.problem
     prototypes, hyperparameters, options = problem.prototypes, problem.hyperparameters, problem.options
-    initial = initialize_coupling(prototypes, len(cells.x), hyperparameters.resolution, options.seed)
-    transport = fit_transport(problem, initial, inputs.progress)
-    coupling, centers = transport.coupling, transport.centers
-    maps, covariance = fit_group_maps(problem, transport, cells, inputs.nearest, inputs.batch_effect)
+    # A fixed group does not move, and the shapes of modalities say nothing about their types.
+    if inputs.batch_effect == 0 or options.fixed_groups or options.match_shapes or hyperparameters.full_agreement == 0:
+        return _derive_maps(inputs, _fit_transport(inputs))
+    # With more than the default strength types are also united by force, after which partners are hard to tell.
+    gentle = replace(problem, hyperparameters=replace(hyperparameters, strength=min(hyperparameters.strength, 0.5)))
+    first = _fit_transport(replace(inputs, problem=gentle))
+    partners = find_distant_partners(prototypes, first, inputs.cells, inputs.nearest, options.seed)
+    start = None if partners is None else partners.displacement + first.translation.of_prototypes(prototypes.group)
+    transported_mass = first.transported_mass
+    if hyperparameters.strength > 0.5:
+        first = _fit_transport(inputs)
+    fitted = _derive_maps(inputs, first)
+    if partners is None:
+        return fitted
+    del first
+    second = _derive_maps(inputs, _fit_transport(inputs, start))
+    gain = second.transport_metrics["transported_mass"] - transported_mass
+    weight = partners.weight * np.float32(np.clip(2 * gain / partners.expected_gain, 0, 1))
+    maps = blend_maps(fitted.maps, second.maps, weight, prototypes)
+    return replace(second if weight.max() >= 0.5 else fitted, maps=maps)
+
+
+def _fit_transport(inputs: _MapInputs, start: NDArray[np.float32] | None = None) -> Transport:
+    """Transport the prototypes, starting from displacements (P, d) of them."""
+    problem = inputs.problem
+    moved = problem.prototypes
+    if start is not None:
+        moved = replace(moved, position=moved.position - start)
+    resolution, seed = problem.hyperparameters.resolution, problem.options.seed
+    initial = initialize_coupling(moved, len(inputs.cells.x), resolution, seed)
+    return fit_transport(problem, initial, inputs.progress, start)
+
+
+def _derive_maps(inputs: _MapInputs, transport: Transport) -> _FittedMaps:
+    """Derive the maps from a transport. The plan, which is large, is not kept."""
+    cells, coupling, centers = inputs.cells, transport.coupling, transport.centers
+    maps, covariance = fit_group_maps(inputs.problem, transport, cells, inputs.nearest, inputs.batch_effect)
     # the prototypes are mapped, and landmarks are drawn, once the maps are final
     later = np.empty((0, cells.x.shape[1]), np.float32)
     reference = Reference(
@@ -187,10 +226,9 @@ def _transport_prototypes(inputs: _MapInputs) -> _FittedMaps:
         mapped_prototypes=later,
         landmarks=later,
     )
-    transported_mass = np.minimum(centers.proportions, centers.mean_proportions).sum(axis=1).mean()
     metrics = {
         "iteration": len(transport.history),
-        "transported_mass": float(transported_mass),
+        "transported_mass": transport.transported_mass,
         "converged": coupling.converged,
     }
     return _FittedMaps(maps, reference, metrics, transport.history, None, np.zeros(0))

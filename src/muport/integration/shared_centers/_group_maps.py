@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "apply_fractions",
     "apply_maps",
+    "blend_maps",
     "build_group_maps",
     "fit_group_maps",
     "keep_if_mixing_holds",
@@ -103,6 +104,25 @@ def build_group_maps(
         )
         for group, rows in enumerate(map(prototypes.of, range(prototypes.n_groups)))
     )
+
+
+def blend_maps(
+    before: tuple[GroupMap, ...], after: tuple[GroupMap, ...], weight: NDArray[np.float32], prototypes: Prototypes
+) -> tuple[GroupMap, ...]:
+    """Average two maps of every group: `weight` (P,) is that of the second at each prototype, from 0 to 1."""
+
+    def blend(one: GroupMap, two: GroupMap, of_group: NDArray[np.float32]) -> GroupMap:
+        column, largest = of_group[:, None], of_group.max()
+        return GroupMap(
+            one.position,
+            (1 - column) * one.shift + column * two.shift,
+            (1 - column) * one.anchor + column * two.anchor,
+            (1 - of_group) * one.agreement + of_group * two.agreement,
+            (1 - largest) * one.shape + largest * two.shape,
+        )
+
+    rows = map(prototypes.of, range(prototypes.n_groups))
+    return tuple(blend(one, two, weight[own]) for one, two, own in zip(before, after, rows, strict=True))
 
 
 def keep_if_mixing_holds(

@@ -73,9 +73,18 @@ class Transport:
     translation: Translation
     history: History
 
+    @property
+    def transported_mass(self) -> float:
+        """Fraction of the cells of a group, on average, at centers whose mean proportions have room for them."""
+        centers = self.centers
+        return float(np.minimum(centers.proportions, centers.mean_proportions).sum(axis=1).mean())
+
 
 def fit_transport(
-    problem: TransportProblem, coupling: Coupling, progress: Callable[[str], None] = lambda _: None
+    problem: TransportProblem,
+    coupling: Coupling,
+    progress: Callable[[str], None] = lambda _: None,
+    start: NDArray[np.float32] | None = None,
 ) -> Transport:
     """Alternate coupling and displacement until the displacements no longer change.
 
@@ -84,10 +93,12 @@ def fit_transport(
 
     - `problem`: What to transport, and how.
     - `coupling`: Centers, masses and potentials to start from.
+    - `start`: (P, d) displacements to start from; 0 by default.
     """
     prototypes, hyperparameters, options = problem.prototypes, problem.hyperparameters, problem.options
     frozen = problem.fitted_centers is not None
-    smoothing, penalty, shift = compute_smoothing(prototypes), None, np.zeros_like(prototypes.position)
+    smoothing, penalty = compute_smoothing(prototypes), None
+    shift = np.zeros_like(prototypes.position) if start is None else start
     history: list[tuple[float, float, float]] = []
     for iteration in range(options.max_iter):
         progress("transport")
