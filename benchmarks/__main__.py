@@ -16,6 +16,7 @@ MODULES = {
     "scale": "integration.scale",
     "identity": "integration.identity",
     "shift": "integration.known_shift",
+    "distant_types": "integration.distant_types",
     "batch_variables": "integration.batch_variables",
     "openproblems": "openproblems.run_component",
     "labels": "integration.labels",

@@ -8,6 +8,7 @@ In the order of reading:
 - ``_coupling``: transport of the prototypes of every group onto the shared centers
 - ``_label_penalty``: known labels as a penalty in the transport cost
 - ``_displacement``: from a coupling to a translation of every prototype and a shape of every group
+- ``_distant_partners``: types that are shifted so far in some groups that the transport found no partner for them
 - ``_group_maps``: one map per group, and what of it is kept
 - ``_mnn_refinement``: the remaining shift between mutual nearest prototypes of different groups
 - ``_sharpening``: cluster centers that cells are pulled toward, and the displacement that separates labeled types

@@ -149,9 +149,7 @@ def _cut_tree(sets: _Sets, n_leaves: int) -> NDArray[np.int64]:
     return np.array(taken)
 
 
-def _screen_pairs(
-    sets: _Sets, distance: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+def _screen_pairs(sets: _Sets, distance: float) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Pairs of sets (Q, 2) that occupancy, mass and distance allow, their certainty, and the mass they transport."""
     mass, n_groups = sets.occupancy.sum(axis=1), sets.occupancy.shape[1]
     level = np.square(sets.occupancy).sum(axis=1) / np.maximum(mass, 1e-12)
