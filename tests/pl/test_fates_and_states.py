@@ -33,6 +33,8 @@ def test_fate_summary_is_the_mean_of_groups(line):
         muport.pl.fate_summary(fates, groupby="clusters")
     with pytest.raises(KeyError, match="nothing"):
         muport.pl.fate_summary(fates, line, "nothing")
+    with pytest.raises(ValueError, match="1 cells have no finite probabilities, such as '3'"):
+        muport.pl.fate_summary(fates.replace(fates.loc["3", "A"], np.nan))
 
 
 def test_coarse_graph_places_states_at_their_cells(line):

@@ -66,6 +66,8 @@ def test_bad_input_is_named():
         components(None, np.zeros((1, 2)), np.ones((1, 2)), weights=[1, 1])
     with pytest.raises(ValueError, match=r"x has shape \(5, 1\)"):
         components(np.zeros((5, 1)), np.zeros((1, 2)), np.ones((1, 2)))
+    with pytest.raises(ValueError, match="both need the same axes"):
+        components(np.zeros((5, 3)), np.zeros((1, 4)), np.ones((1, 4)))
     table = pd.DataFrame({"item": ["a"], "feature": ["X"], "score": [1.0]})
     with pytest.raises(KeyError, match="item='c' is not in the table"):
         feature_ranking(table, "c")

@@ -79,6 +79,8 @@ def test_given_axes_many_patients_and_no_condition():
 def test_bad_input_is_named(xy, distances):
     with pytest.raises(ValueError, match="two columns"):
         patient_embedding(xy[[0]])
+    with pytest.raises(ValueError, match="patient 'P2' has coordinates that are not finite"):
+        patient_embedding(xy.mask(xy == xy.loc["P2"]))
     with pytest.raises(ValueError, match="5 entries for 6 patients"):
         patient_embedding(xy, list(CONDITION[:5]))
     with pytest.raises(KeyError, match="patient 'P0'"):

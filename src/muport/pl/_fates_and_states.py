@@ -75,7 +75,8 @@ def fate_summary(
     KeyError
         If the column does not exist.
     ValueError
-        If `groupby` is given without `data`, or a cell of `fates` is not in `data`; cells are matched by name.
+        If a probability is not finite, `groupby` is given without `data`, or a cell of `fates` is not in `data`; cells
+        are matched by name.
 
     Examples
     --------
@@ -86,6 +87,9 @@ def fate_summary(
     """
     output = Output(show, save, return_fig)
     check_legend_loc(legend_loc)
+    bad = fates.index[~np.isfinite(fates.to_numpy(np.float64)).all(axis=1)]
+    if len(bad):
+        raise ValueError(f"fates: {len(bad)} cells have no finite probabilities, such as {bad[0]!r}: leave them out.")
     if groupby is not None and data is None:
         raise ValueError(f"groupby={groupby!r} needs data: pass the cells that have this column.")
     if groupby is None or data is None:

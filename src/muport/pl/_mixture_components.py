@@ -98,6 +98,8 @@ def components(
     centers, shapes = _select_axes(np.asarray(means, np.float64), np.asarray(covariances, np.float64), dims)
     m, cells = len(centers), None if x is None else np.asarray(x, dtype=np.float64)
     mass = np.ones(m) if weights is None else np.asarray(weights, dtype=np.float64)
+    if cells is not None and (cells.ndim != 2 or cells.shape[1] != np.shape(means)[1]):
+        raise ValueError(f"x has shape {cells.shape}, means has {np.shape(means)}: both need the same axes.")
     if mass.shape != (m,):
         raise ValueError(f"weights has shape {mass.shape} for {m} components.")
     columns = [
@@ -217,8 +219,6 @@ def _as_text(values: Any | None, n: int, argument: str, items: str) -> pd.Series
 
 
 def _draw_cells(ax: Axes, x: NDArray[np.float64], colors: NDArray[np.float64], dims: tuple[int, int]) -> None:
-    if x.ndim != 2 or x.shape[1] <= max(dims):
-        raise ValueError(f"x has shape {x.shape}: dims={dims} needs at least {max(dims) + 1} columns.")
     order = np.random.default_rng(0).permutation(len(x))
     draw_dots(ax, x[order][:, list(dims)], colors[order])
 

@@ -65,7 +65,7 @@ def patient_embedding(
     Raises
     ------
     ValueError
-        If the embedding has fewer than two columns, or there is not a condition for each patient.
+        If the embedding has fewer than two columns or is not finite, or there is not a condition for each patient.
     KeyError
         If a patient is not in the Series of conditions.
 
@@ -80,6 +80,9 @@ def patient_embedding(
     if xy.ndim != 2 or xy.shape[1] < 2:
         raise ValueError(f"embedding has shape {xy.shape}: two columns are needed for a plot.")
     index = embedding.index if isinstance(embedding, pd.DataFrame) else pd.RangeIndex(len(xy))
+    bad = index[~np.isfinite(xy[:, :2]).all(axis=1)]
+    if len(bad):
+        raise ValueError(f"embedding: patient {bad[0]!r} has coordinates that are not finite: leave it out.")
     axes = get_axes(ax, 5, 4)
     categories = _color_patients(condition, index, palette)
     axes.scatter(xy[:, 0], xy[:, 1], color=categories.colors, s=60, edgecolors="white", linewidths=0.8)
