@@ -18,16 +18,14 @@ def draw_cells(data: Any, key: str, colors: list[str], folder: Path, report: Rep
     import scanpy as sc
 
     from muport import pl
-    from muport.data import compute_graph, joined_column
+    from muport.data import compute_graph, joined_column, write_results
 
     work = anndata.AnnData(obs=data.obs[[]].copy(), obsm={key: data.obsm[key]})
     for name in colors:
         column = joined_column(data, name)
         values = [*column.names, None]
         work.obs[name] = [values[code] for code in column.codes]
-    graph = compute_graph(work.obsm[key], min(15, work.n_obs - 1), key)
-    work.obsp.update(graph["obsp"])
-    work.uns.update(graph["uns"])
+    write_results(work, compute_graph(work.obsm[key], min(15, work.n_obs - 1), key))
     sc.tl.umap(work)
     _save(report, folder, "cells", lambda path: pl.embedding(work, "X_umap", colors or None, save=path))
     if "prediction_confidence" in data.obs:

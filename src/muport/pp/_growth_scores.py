@@ -107,7 +107,8 @@ def _scored(
         values = values[:]
     entries = values.data if sparse.issparse(values) else values
     if not bool(np.isfinite(entries).all()):
-        raise ValueError(f"layer={layer!r} (None is X) holds NaN or infinite values: leave these cells or genes out.")
+        place = "X" if layer is None else f"layer={layer!r}"
+        raise ValueError(f"{place} holds NaN or infinite values: leave these cells or genes out.")
     cells = anndata.AnnData(values, pd.DataFrame(index=adata.obs_names), pd.DataFrame(index=adata.var_names))
     if len(present) == adata.n_vars:
         raise ValueError(f"{argument} are all genes of the data: scores need others, with which they are compared.")

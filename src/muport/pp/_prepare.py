@@ -14,7 +14,7 @@ from scipy import sparse
 
 from muport._checks import check_integers, check_seed
 from muport._global_state import preserve_generators
-from muport.data import accept_data_names, check_writable, compute_graph
+from muport.data import accept_data_names, check_writable, compute_graph, write_results
 from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.data.reading._count_matrix import first_invalid_count, get_values
 from muport.pp._counts import get_modality
@@ -274,9 +274,7 @@ def _reduce(
         _copy_components(work, genes, selected)
         show("neighbors")
         k = min(n_neighbors, work.n_obs - 1)
-        graph = compute_graph(work.obsm["X_pca"], k, "X_pca", random_state=random_state)
-        work.obsp.update(graph["obsp"])
-        work.uns.update(graph["uns"])
+        write_results(work, compute_graph(work.obsm["X_pca"], k, "X_pca", random_state=random_state))
         if umap:
             show("UMAP")
             sc.tl.umap(work, random_state=random_state)

@@ -139,6 +139,7 @@ def check_landmarks(rows: Rows, landmarks: Landmarks) -> None:
             )
     if rows.time is None:
         return
+    # a coordinate and a time as one complex number, so that pairs of them are compared
     fitted, present = landmarks.x[:, 0] + 1j * landmarks.time, rows.x[:, 0] + 1j * rows.time[rows.cell]
     if n_absent := int((~np.isin(fitted, present)).sum()):
         raise ValueError(

@@ -132,7 +132,7 @@ def test_the_tree_has_all_centers_and_is_cut_into_disjoint_sets():
     tree = module._build_tree(proportions, rng.normal(size=(12, 4)))
     assert tree.members[-1].all()
     assert np.allclose(tree.occupancy[-1], 1)
-    cut = module._cut_tree(tree, 12)
+    cut = module._cut_tree(tree)
     assert len(cut) == 8
     assert (tree.members[cut].sum(axis=0) == 1).all()
 

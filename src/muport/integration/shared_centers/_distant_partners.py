@@ -91,13 +91,12 @@ def find_distant_partners(
     proportions = transport.centers.proportions.astype(np.float64)
     if min(proportions.shape) < 2:
         return None
-    sets, n_leaves = _build_tree(proportions, _mean_of_centers(transport, proportions)), proportions.shape[1]
-    distance = _cell_distance(cells, transport)
-    pairs, certainty, gain = _screen_pairs(sets, distance)
+    sets = _build_tree(proportions, _mean_of_centers(transport, proportions))
+    pairs, certainty, gain = _screen_pairs(sets, _cell_distance(cells, transport))
     if len(pairs) == 0:
         return None
     moments = _Moments.of_centers(prototypes, transport, cells, nearest, seed)
-    certainty = certainty * _compare_shapes(sets, pairs, moments, _cut_tree(sets, n_leaves))
+    certainty = certainty * _compare_shapes(sets, pairs, moments, _cut_tree(sets))
     selected = _select(sets, pairs, certainty, gain)
     if not selected:
         return None
@@ -136,9 +135,10 @@ def _build_tree(proportions: NDArray[np.float64], mean: NDArray[np.float64]) -> 
     return _Sets(members, members @ proportions.T, weight @ mean / np.maximum(weight.sum(axis=1), 1e-12)[:, None])
 
 
-def _cut_tree(sets: _Sets, n_leaves: int) -> NDArray[np.int64]:
+def _cut_tree(sets: _Sets) -> NDArray[np.int64]:
     """The sets into which the last joins of the tree divide the centers, `_TYPES` at most."""
     taken: list[int] = []
+    n_leaves = sets.members.shape[1]
     covered = np.zeros(n_leaves, bool)
     # a node stands after all nodes below it, so the last nodes but the joins of the cut come first
     last = len(sets.members) - min(_TYPES, n_leaves) + 1

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IntegrationFit", "fit_shared_centers"]
 
+_GENTLE = 0.5  # largest strength, the default one, at which partners are looked for
+
 
 @dataclass(frozen=True, eq=False)
 class IntegrationFit:
@@ -182,12 +184,12 @@ def _transport_prototypes(inputs: _MapInputs) -> _FittedMaps:
     if inputs.batch_effect == 0 or options.fixed_groups or options.match_shapes or hyperparameters.full_agreement == 0:
         return _derive_maps(inputs, _fit_transport(inputs))
     # With more than the default strength types are also united by force, after which partners are hard to tell.
-    gentle = replace(problem, hyperparameters=replace(hyperparameters, strength=min(hyperparameters.strength, 0.5)))
+    gentle = replace(problem, hyperparameters=replace(hyperparameters, strength=min(hyperparameters.strength, _GENTLE)))
     first = _fit_transport(replace(inputs, problem=gentle))
     partners = find_distant_partners(prototypes, first, inputs.cells, inputs.nearest, options.seed)
     start = None if partners is None else partners.displacement + first.translation.of_prototypes(prototypes.group)
     transported_mass = first.transported_mass
-    if hyperparameters.strength > 0.5:
+    if hyperparameters.strength > _GENTLE:
         first = _fit_transport(inputs)
     fitted = _derive_maps(inputs, first)
     if partners is None:

@@ -172,23 +172,26 @@ def _draw_cells(x: NDArray[np.floating], n: int, rng: np.random.Generator) -> In
 
 def _displacement(days: Days, plans: Plans, previous: int, day: int) -> Floats:
     """(n, d) displacement of the cells of a day since the day before, or the day after, means over neighbors."""
-    other, own = (days.denoised[days.members[side]].astype(np.float64) for side in (previous, day))
-    plan = plans(min(previous, day))
-    displacement = own - (plan.mean_source(other) if previous < day else plan.mean_target(other))
     z = days.denoised[days.members[day]]
+    displacement = z.astype(np.float64) - _mean_partner(days, plans, day, previous)
     neighbors = knn(z, min(_SMOOTHED, len(z) - 1), query=z).indices
     smoothed: Floats = displacement[neighbors].mean(axis=1)
     return smoothed
 
 
+def _mean_partner(days: Days, plans: Plans, day: int, other: int) -> Floats:
+    """(n, d) mean position of the cells of another day that each cell of a day is coupled with."""
+    plan, cells = plans(min(day, other)), days.denoised[days.members[other]].astype(np.float64)
+    return plan.mean_source(cells) if other < day else plan.mean_target(cells)
+
+
 def _persistence(days: Days, plans: Plans, previous: int, day: int, following: int) -> float:
     """How far cells went on as they came: slope of one displacement on the other, in [-1, 1]."""
     came = _displacement(days, plans, previous, day)
-    own, other = (days.denoised[days.members[side]].astype(np.float64) for side in (day, following))
-    plan = plans(min(day, following))
-    ends, weight = (plan.mean_target(other), plan.growth) if day < following else (plan.mean_source(other), None)
+    went = _mean_partner(days, plans, day, following) - days.denoised[days.members[day]]
+    weight = plans(day).growth if day < following else None
     gap, h = (abs(days.times[day] - days.times[side]) for side in (following, previous))
-    common = np.average(np.sum((ends - own) * came, axis=1), weights=weight)
+    common = np.average(np.sum(went * came, axis=1), weights=weight)
     length = np.average(np.square(came).sum(axis=1), weights=weight) * (1 - np.exp(-gap / h))
     return float(np.clip(common / length, -1, 1)) if length > 0 else 0.0
 
