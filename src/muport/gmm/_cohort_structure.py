@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from muport.gmm._fitted_state import GMMState
     from muport.gmm.interpretation._component_groups import ComponentGroups
     from muport.gmm.interpretation._mixture_barycenter import Barycenter
+    from muport.gmm.mixtures._mixtures import Mixtures
 
 __all__ = ["CohortStructure"]
 
@@ -217,38 +218,38 @@ class CohortStructure(SampleTables):
             raise ValueError("loadings and features must be given together.")
         if len(state.samples) < _MIN_PATIENTS:
             raise ValueError(f"a trajectory needs at least {_MIN_PATIENTS} patients, not {len(state.samples)}.")
-        mixtures = state.cohort.mixtures
-        costs = pair_costs(mixtures, w=self._metric("learnt=True needs a metric") if learnt else None)
-        squared = (compute_plans(mixtures, None, costs) * costs).sum((2, 3))
-        distances = np.sqrt(np.maximum((squared + squared.T) / 2, 0))
-        if not distances.any():
-            raise ValueError("all patients have the same mixture: there is no order of them.")
+        costs, distances = self._pair_distances(learnt)
         coordinates = _diffusion(distances, n_neighbors, random_state)
         position = self._find_root(root, coordinates, distances)
-        matched = find_groups(groups, self._fitted().cohort.mixtures, random_state)
-        items = [f"component {i}" for i in range(len(matched))]
-        times = np.full(matched.shares.shape, np.nan)
-        for m in range(len(items)):
-            rest, kept = distances_without(m, mixtures, matched, costs)
-            if kept[position] and len(rest) >= _MIN_PATIENTS and rest.any():
-                start = int(kept[:position].sum())
-                times[kept, m] = time_from(_diffusion(rest, n_neighbors, random_state), start)
-        times[position] = np.nan
+        mixtures = state.cohort.mixtures
+        matched = find_groups(groups, mixtures, random_state)
+        times = _times_without_components(mixtures, matched, costs, position, n_neighbors, random_state)
+        names = [f"component {i}" for i in range(len(matched))]
         mean, spread, present = state_coordinates(mixtures, matched)
         odds = log_odds(matched.shares, np.bincount(row_samples(self._fitted_rows())).astype(np.float64))
-        table = component_programs(
-            odds, np.concatenate([mean, spread], axis=2), present, times, items, n_permutations, random_state
+        by_component = component_programs(
+            odds, np.concatenate([mean, spread], axis=2), present, times, names, n_permutations, random_state
         )
         by_feature = None
         if loadings is not None and features is not None:
             loadings = order_loadings(loadings, features)
             axis_loadings(mixtures.means[0], loadings)
-            raw = merge_groups(mixtures, matched, present)[0]
+            means = merge_groups(mixtures, matched, present)[0]
             by_feature = feature_programs(
-                raw, present, times, np.asarray(loadings, dtype=np.float64), features, items
+                means, present, times, np.asarray(loadings, dtype=np.float64), features, names
             )  # fmt: skip
-        time = pd.Series(time_from(coordinates, position), index=list(state.samples), name="pseudotime")
-        return PatientTrajectory(time, state.samples[position], table, by_feature)
+        pseudotime = pd.Series(time_from(coordinates, position), index=list(state.samples), name="pseudotime")
+        return PatientTrajectory(pseudotime, state.samples[position], by_component, by_feature)
+
+    def _pair_distances(self, learnt: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Costs between the components of all pairs of patients, and the MW2 distances of the patients."""
+        mixtures = self._fitted().cohort.mixtures
+        costs = pair_costs(mixtures, w=self._metric("learnt=True needs a metric") if learnt else None)
+        squared = (compute_plans(mixtures, None, costs) * costs).sum((2, 3))
+        distances = np.sqrt(np.maximum((squared + squared.T) / 2, 0))
+        if not distances.any():
+            raise ValueError("all patients have the same mixture: there is no order of them.")
+        return costs, distances
 
     def _group_members(self, group: str | Sequence[str] | None) -> NDArray[np.int64]:
         """Positions of the patients of a condition, or of the named ones."""
@@ -299,3 +300,22 @@ def _diffusion(distances: NDArray[np.float64], n_neighbors: int, random_state: i
     """Diffusion coordinates of patients; they are in the order of their names."""
     graph = sparse.csr_array(patient_affinities(distances, n_neighbors))
     return diffusion_coordinates(graph, np.arange(len(distances)), random_state)
+
+
+def _times_without_components(
+    mixtures: Mixtures,
+    groups: ComponentGroups,
+    costs: NDArray[np.float64],
+    root: int,
+    n_neighbors: int,
+    random_state: int,
+) -> NDArray[np.float64]:
+    """(P, M) pseudotime of each patient without each component; NaN for the root and where it cannot be computed."""
+    times = np.full(groups.shares.shape, np.nan)
+    for m in range(len(groups)):
+        distances, kept = distances_without(m, mixtures, groups, costs)
+        if kept[root] and len(distances) >= _MIN_PATIENTS and distances.any():
+            start = int(kept[:root].sum())
+            times[kept, m] = time_from(_diffusion(distances, n_neighbors, random_state), start)
+    times[root] = np.nan
+    return times
