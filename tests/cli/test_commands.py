@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import anndata
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from muport import cli, datasets
+from muport.cli._velocity_command import _check_basis, _embedding
 from muport.integration import Integration
 
 
@@ -235,3 +237,16 @@ def test_without_json_the_summary_goes_to_stderr(folder, tmp_path, capsys):
     assert "240 cells" in printed.err
     assert cli.main(["integrate", str(folder / "batches.h5ad"), "-o", str(tmp_path / "b.h5ad"), "--quiet"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_an_embedding_of_a_modality_is_matched_by_name():
+    cells = anndata.AnnData(np.ones((3, 1), np.float32), pd.DataFrame(index=["a", "b", "c"]))
+    other = cells[::-1].copy()
+    other.var_names, other.obsm["X_umap"] = ["p"], np.array([[2.0, 0], [1, 0], [0, 0]])
+    mdata = mudata.MuData({"rna": cells, "atac": other})
+    table = _embedding(mdata, "X_umap")
+    assert table.loc[["a", "b", "c"], 0].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="--plot.*'X_umap' is in a modality only"):
+        _check_basis(mdata, argparse.Namespace(basis="X_umap", plot="folder"))
+    with pytest.raises(KeyError, match="no obsm of all cells"):
+        _check_basis(mdata, argparse.Namespace(basis="X_tsne", plot=None))

@@ -163,3 +163,16 @@ def test_files_of_the_folder_are_those_of_the_catalog():
     for name in datasets.available():
         info = datasets.info(name)
         assert hashlib.sha256((Path(os.environ["MUPORT_DATA"]) / info.file).read_bytes()).hexdigest() == info.sha256
+
+
+@pytest.mark.parametrize("kind", ["counts", "log", "protein", "peaks", "features"])
+def test_repeated_entries_are_summed_and_left_as_they_are(kind):
+    plain, repeated = counts(), counts()
+    x = repeated.X
+    halves = np.stack([x.data - 0.5, np.full(x.nnz, 0.5, np.float32)], axis=1).ravel()
+    repeated.X = sparse.csr_matrix((halves, x.indices.repeat(2), 2 * x.indptr), shape=x.shape)
+    datasets.represent(plain, kind, n_comps=3)
+    datasets.represent(repeated, kind, n_comps=3)
+    key = "X_lsi" if kind == "peaks" else "X_pca"
+    np.testing.assert_allclose(np.abs(repeated.obsm[key]), np.abs(plain.obsm[key]), atol=1e-3)
+    assert repeated.X.nnz == 2 * x.nnz

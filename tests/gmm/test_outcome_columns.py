@@ -10,6 +10,7 @@ import pytest
 from anndata import AnnData
 
 from muport import GMM
+from muport.gmm._outcome_columns import read_outcome
 
 EVENTS = np.array([1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 0])
 
@@ -152,3 +153,15 @@ def test_one_value_is_refused_before_the_mixtures(patients):
     with pytest.raises(ValueError, match="labels_key='score' has one value"):
         GMM(data).train(progress=False)
     assert time.process_time() - began < 1
+
+
+def test_events_as_text_are_the_numbers_they_read_as(patients):
+    values = []
+    for form in (int, float, bool, {0: "0.0", 1: "1.0"}, {0: "False", 1: "1"}):
+        data, events = patients.copy(), patients.obs["dead"].astype(int)
+        data.obs["dead"] = events.map(form) if isinstance(form, dict) else events.astype(form)
+        GMM.setup_anndata(data, labels_key="time", event_key="dead")
+        model = GMM(data)
+        values.append(read_outcome(data, model._rows(), np.arange(12), "survival", "time", "dead").event)
+    assert values[0].any()
+    assert all(np.array_equal(values[0], other) for other in values)

@@ -222,3 +222,23 @@ def test_options_that_are_no_integers_are_named(option):
         knn(np.eye(5), **option)
     with pytest.raises(TypeError, match="complex"):
         knn(np.eye(5) + 1j, 2)
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("size", [1e6, 1e10, 1e30])
+def test_far_points_and_queries_leave_the_others_exact(size: float, device: str | None) -> None:
+    """Nearest are the largest q.x - |x|^2 / 2, which float64 holds; |q|^2 is the same for all points."""
+    x, q = X.astype(np.float32), Q.astype(np.float32)
+    x[7] = q[3] = size
+    queries = q.astype(np.float64)
+    score = queries @ x.T - (x.astype(np.float64) ** 2).sum(axis=1) / 2
+    found = knn(x, 5, query=q, device=device)
+    assert np.array_equal(found.indices, np.argsort(-score, axis=1)[:, :5])
+    rest = np.delete(x, 7, axis=0)
+    assert np.array_equal(
+        np.delete(knn(x, 5, device=device).distances, 7, axis=0), knn(rest, 5, device=device).distances
+    )
+    assert knn(rest, 5, query=q[3:4]).distances == pytest.approx(np.sqrt(8) * size, rel=1e-3)
+    assert np.allclose(
+        knn(x, 5, query=q, metric="cosine").distances[3], knn(x, 5, query=q[3:4] / size, metric="cosine").distances
+    )

@@ -52,3 +52,10 @@ def test_bad_arguments_are_named(cells, options, error, message):
     with pytest.raises(error, match=message):
         prediction_confidence(cells, **options)
     assert not plt.get_fignums()
+
+
+def test_one_type_may_be_written_in_two_ways(cells):
+    """A column of numbers with a missing value is one of floats: 1.0 is the type "1" of the prediction."""
+    cells.obs["prediction"], cells.obs["truth"] = "1", np.where(np.arange(50) < 49, 1.0, np.nan)
+    histogram, _ = prediction_confidence(cells, "umap", truth="truth", n_bins=10)
+    assert [sum(bar.get_height() for bar in bars) for bars in histogram.containers] == [39, 0, 1]

@@ -197,3 +197,14 @@ def test_more_refusals(atac, gtf, tmp_path):
     atac.var_names = ["chr1:900-1100", "b", "c", "d", "e"]
     with pytest.raises(ValueError, match="4 of 5 features are not named like 'chr1:100-200', for example 'b'"):
         pp.gene_activity(atac, gtf)
+
+
+def test_chromosomes_are_matched_where_only_scaffolds_are_spelled_alike():
+    peaks = Intervals(np.array(["chr1", "chrM", "GL1.1"]), np.array([0, 0, 0]), np.array([9, 9, 9]))
+    for names in (["1", "MT", "GL1.1"], ["chr1", "chrM", "GL1.1"], ["Chr1", "chrMT", "chrGL1.1"]):
+        genes = Genes(
+            Intervals(np.array(names), *(np.full(3, i) for i in (5, 99))), np.array(["a", "m", "g"]), np.ones(3, bool)
+        )
+        weights, found = link_peaks_to_genes(peaks, genes, upstream=10, downstream=0, body=False, decay=None)
+        assert found.tolist() == ["a", "m", "g"]
+        assert weights.toarray().tolist() == np.eye(3).tolist()

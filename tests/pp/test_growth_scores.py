@@ -3,6 +3,8 @@
 import anndata
 import numpy as np
 import pytest
+import scanpy
+import torch
 
 from muport import pp
 
@@ -41,3 +43,14 @@ def test_dividing_cells_have_the_largest_rates_and_dying_ones_the_smallest(adata
 def test_bad_inputs_are_named(adata, arguments, error, text):
     with pytest.raises(error, match=text):
         pp.score_growth(adata, **arguments)
+
+
+def test_the_number_of_threads_is_restored(adata, monkeypatch):
+    def score(cells, *_, score_name, random_state):
+        cells.obs[score_name] = np.arange(cells.n_obs)
+        torch.set_num_threads(3)
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(scanpy.tl, "score_genes", score)
+    pp.score_growth(adata, ["g1"])
+    assert torch.get_num_threads() == before

@@ -146,3 +146,6 @@ def test_refusals(adata):
     reference.X = -reference.X
     with pytest.raises(ValueError, match="negative"):
         pp.lsi(reference)
+    reference.X = reference.X.toarray()
+    with pytest.raises(ValueError, match="negative"):
+        pp.lsi(reference)

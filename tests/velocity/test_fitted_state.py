@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from muport.velocity import _fitted_state as _state
 from muport.velocity._fitted_state import (
     Landmarks,
+    check_landmarks,
     check_query,
     estimate_time,
     sample_landmarks,
@@ -95,3 +98,21 @@ def test_one_time_serves_all_places(field):
 def test_bad_queries_are_named(positions, time, match):
     with pytest.raises(ValueError, match=match):
         check_query(positions, time, 4, 0.5)
+
+
+@pytest.mark.parametrize("change", ["coordinate", "time", "order", "fewer"])
+def test_cells_of_another_fit_are_refused(change):
+    x, time, label = cells(60)
+    known, kept, swapped = sample_landmarks(x, time, label, ()), np.arange(60), [1, 0, *range(2, 60)]
+    moved = x + np.eye(4, dtype=np.float32)[3]
+    others = {
+        "coordinate": (moved, time, kept), "time": (x, time + 1, kept), "order": (x, time[swapped], kept),
+        "fewer": (x, time, kept[1:]),
+    }[change]  # fmt: skip
+    check_landmarks(rows_of(x[::-1], time[::-1]), known)
+    with pytest.raises(ValueError, match="of 60 cells of the fit .*call train"):
+        check_landmarks(rows_of(others[0][others[2]], others[1][others[2]]), known)
+
+
+def rows_of(x: np.ndarray, time: np.ndarray) -> SimpleNamespace:
+    return SimpleNamespace(x=x, time=time, cell=np.arange(len(x)))

@@ -133,3 +133,16 @@ def test_amounts_are_matched_by_name():
         assert _check_amounts(given, ["a", "b"]).tolist() == [1.0, 2.0]
     with pytest.raises(ValueError, match="amount"):
         _check_amounts({"a": 1.0, "c": 1.0}, ["a", "b"])
+
+
+def test_answers_about_the_fit_are_refused_after_its_cells_changed(fitted):
+    adata, calls = fitted.adata, (lambda: fitted.get_fates(["A", "B"]), lambda: fitted.perturb(0, 0.1, **FORK))
+    before = adata.obsm["X_pca"].copy()
+    try:
+        adata.obsm["X_pca"][0, 4] += 1e-3
+        for call in calls:
+            with pytest.raises(ValueError, match="use_rep.*call train"):
+                call()
+    finally:
+        adata.obsm["X_pca"] = before
+    assert fitted.get_fates(["A", "B"]).shape == (400, 2)

@@ -266,10 +266,12 @@ def test_clones_as_a_column_or_a_matrix_give_the_same_plan(adata):
         ("clone_key", 3, TypeError, "clone_key"),
         ("growth_key", "nowhere", KeyError, "nowhere"),
         ("growth_key", "fate", ValueError, "fate"),
+        ("growth_key", "huge", ValueError, r"cell 'c?\w+' has the rate 1e\+308.*at most"),
     ],
 )
 def test_bad_columns_are_named_and_nothing_is_written(adata, key, value, error, text):
     cells = course()
+    cells.obs["huge"] = 1e308
     with pytest.raises(error, match=text):
         Velocity.setup_anndata(cells, use_rep="X_pca", time_key="day", **{key: value})
     assert not any("scvi" in str(name) for name in (*cells.obs, *cells.uns))

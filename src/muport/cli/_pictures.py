@@ -49,7 +49,6 @@ def draw_velocity(data: Any, basis: str, color: str | None, folder: Path, report
     """Draw the velocities as streamlines over an embedding."""
     from muport import pl
 
-    basis = f"X_{basis.removeprefix('X_')}"
     key = f"velot_velocity_{basis.removeprefix('X_')}"
     _save(report, folder, "velocity", lambda path: pl.velocity_stream(data, basis, key, color=color, save=path))
 

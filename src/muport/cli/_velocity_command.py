@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
+    import pandas as pd
+
 __all__ = ["add_velocity"]
 
 
@@ -69,6 +71,8 @@ def _velocity(args: argparse.Namespace) -> None:
         if args.root is not None:
             _add_pseudotime(data, args)
         report.cells = data.n_obs
+        if args.basis is not None:
+            _check_basis(data, args)
         model = _train(data, args, report) if args.load is None else _load(data, args)
         _write_results(data, model, args, report)
         if args.predict_day is not None:
@@ -123,6 +127,13 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(given)}: not with --load, which evaluates the field at the cells of INPUT.")
 
 
+def _check_basis(data: Any, args: argparse.Namespace) -> None:
+    """Raise an error, before anything is computed, if there is no such embedding, or it cannot be drawn."""
+    _embedding(data, args.basis)
+    if args.plot is not None and args.basis not in data.obsm:
+        raise ValueError(f"--plot: --basis {args.basis!r} is in a modality only: copy it to the obsm of the MuData.")
+
+
 def _load(data: Any, args: argparse.Namespace) -> Any:
     from muport.velocity import Velocity
 
@@ -151,8 +162,12 @@ def _write_results(data: Any, model: Any, args: argparse.Namespace, report: Repo
         report.add({f"fate {name}": float(mean) for name, mean in fates.mean().items()})
 
 
-def _embedding(data: Any, key: str) -> Any:
+def _embedding(data: Any, key: str) -> pd.DataFrame:
+    """The embedding in the object, or in a modality that has all cells, whose order may be another."""
+    import numpy as np
+    import pandas as pd
+
     for holder in (data, *getattr(data, "mod", {}).values()):
         if key in holder.obsm and holder.n_obs == data.n_obs:
-            return holder.obsm[key]
+            return pd.DataFrame(np.asarray(holder.obsm[key]), index=holder.obs_names)
     raise KeyError(f"--basis {key!r} is in no obsm of all cells; the keys are {sorted(map(str, data.obsm))}.")

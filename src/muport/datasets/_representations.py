@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import sparse
 
+from muport._arrays import sum_repeats
+
 if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
@@ -37,16 +39,17 @@ def represent(adata: anndata.AnnData, kind: Kind, n_comps: int = 50, n_top: int 
     ValueError
         If `kind` is unknown.
     """
+    x = sum_repeats(adata.X)
     if kind == "peaks":
-        adata.obsm["X_lsi"] = _lsi(adata.X, n_comps, random_state)
+        adata.obsm["X_lsi"] = _lsi(x, n_comps, random_state)
     elif "X_pca" in adata.obsm:
         adata.obsm["X_pca"] = np.asarray(adata.obsm["X_pca"], dtype=np.float32)
     elif kind == "features":
-        adata.obsm["X_pca"] = np.array(adata.X, dtype=np.float32)
+        adata.obsm["X_pca"] = np.array(_dense(x))
     elif kind == "protein":
-        adata.obsm["X_pca"] = _pca(_centered_log_ratio(adata.X), n_comps, random_state)
+        adata.obsm["X_pca"] = _pca(_centered_log_ratio(x), n_comps, random_state)
     elif kind in ("counts", "log"):
-        adata.obsm["X_pca"] = _pca(_select_variable_genes(adata.X, kind == "counts", n_top), n_comps, random_state)
+        adata.obsm["X_pca"] = _pca(_select_variable_genes(x, kind == "counts", n_top), n_comps, random_state)
     else:
         raise ValueError(f"kind={kind!r} must be 'counts', 'log', 'protein', 'peaks' or 'features'.")
 

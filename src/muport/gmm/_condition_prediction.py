@@ -131,8 +131,8 @@ class ConditionPrediction(CohortStructure):
         KeyError
             If there is no such column.
         ValueError
-            If a condition has no patient outside a fold, outcomes outside a fold do not differ, or samples have no
-            person or stratum.
+            If there are more folds than patients, a condition has no patient outside a fold, outcomes outside a fold
+            do not differ, or samples have no person or stratum.
         """
         check_seed(random_state)
         check_integers(0, n_permutations=n_permutations)
@@ -167,7 +167,8 @@ class ConditionPrediction(CohortStructure):
             prefix ``"fitter__"`` (``"fitter__k_comps"``). All other options are those of the last calls of these two
             methods. By default ``{"n_comps": (1, 2, 5)}``.
         n_folds, n_inner
-            Numbers of outer and inner folds; the choice of an outer fold does not use its patients.
+            Numbers of outer and inner folds; the choice of an outer fold does not use its patients. If there are fewer
+            than `n_inner` patients outside a fold, they are held out one by one.
         group_key, random_state
             As for :meth:`cross_validate`.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["find_kind", "read_outcome"]
 
-_EVENTS = {"1": 1, "True": 1, "0": 0, "False": 0}
+_EVENTS = {"True": 1, "False": 0}
 
 logger = logging.getLogger("muport")
 
@@ -120,11 +120,21 @@ def _read_events(data: Data, rows: Rows, key: str, known: NDArray[np.bool_]) -> 
     """(P,) whether the event happened; 0 for a sample without a time."""
     column = joined_column(data, key)
     what = f"event_key={key!r}"
-    if wrong := [name for name in column.names if name not in _EVENTS]:
-        raise ValueError(f"{what} holds {wrong[0]!r}: it must hold 1 or True where the event happened, and 0 or False.")
+    events = [_event(name, what) for name in column.names]
     sample = cast("NDArray[np.int64]", rows.sample)
     codes = label_samples(sample, column.codes, rows.samples, column.names, what, "value")
     if (missing := known & (codes < 0)).any():
         raise ValueError(f"{what}: {int(missing.sum())} samples with a time have no value: give them one.")
-    lookup = np.array([_EVENTS[name] for name in column.names] + [0], dtype=np.int64)
+    lookup = np.array([*events, 0], dtype=np.int64)
     return np.where(known, lookup[codes], 0)
+
+
+def _event(name: str, what: str) -> int:
+    """1 or 0 of a value of the column; text such as "1.0" counts as the number it is."""
+    try:
+        value = float(_EVENTS.get(name, name))
+    except ValueError:
+        value = float("nan")
+    if value not in (0, 1):
+        raise ValueError(f"{what} holds {name!r}: it must hold 1 or True where the event happened, and 0 or False.")
+    return int(value)

@@ -113,6 +113,13 @@ def confusion_counts(truth: Any, prediction: Any, unlabeled_category: str = UNLA
 
 def _known_labels(truth: Any, prediction: Any, unlabeled_category: str) -> tuple[Any, Any]:
     """True and predicted labels of the cells with a true label, as text; missing ones are `unlabeled_category`."""
+    true, predicted = matched_labels(truth, prediction, unlabeled_category)
+    known = true != category_name(unlabeled_category)
+    return true[known], predicted[known]
+
+
+def matched_labels(truth: Any, prediction: Any, unlabeled_category: str) -> tuple[Any, Any]:
+    """True and predicted labels of all cells as text, equal where they are; missing ones are `unlabeled_category`."""
     if isinstance(truth, pd.Series) and isinstance(prediction, pd.Series):
         missing = truth.index.difference(prediction.index)
         if len(missing):
@@ -128,5 +135,4 @@ def _known_labels(truth: Any, prediction: Any, unlabeled_category: str) -> tuple
     true, predicted = (
         np.array([*names, unlabeled])[codes] for names, (_, codes) in zip(matched, columns, strict=True)
     )  # fmt: skip
-    known = true != unlabeled
-    return true[known], predicted[known]
+    return true, predicted

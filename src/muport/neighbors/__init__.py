@@ -3,6 +3,7 @@
 In reading order:
 
 - ``_points``: checks and conversion of points.
+- ``_far_points``: points far from all others, whose neighbors are computed in float64.
 - ``_knn``: k nearest neighbors, exact or approximate.
 - ``_fuzzy_graph``: the neighbor graph of scanpy and UMAP.
 - ``_kmeans``: k-means of one set of points, by faiss.

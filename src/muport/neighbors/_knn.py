@@ -9,6 +9,7 @@ import numpy as np
 
 from muport._arrays import unit_rows
 from muport._checks import check_integers, check_option, check_seed
+from muport.neighbors._far_points import find_far_points, search_in_float64
 from muport.neighbors._points import as_points, check_digits, faiss_threads, range_exponent
 
 __all__ = ["Neighbors", "knn"]
@@ -113,21 +114,15 @@ def knn(
     check_digits(x, points, "x")
     drop_self = query is None and not include_self
     _check_k(k, points, queries, drop_self)
-    exponent = range_exponent(points)
-    if exponent:
-        same = queries is points
-        points = np.ldexp(points, -exponent)
-        queries = points if same else np.ldexp(queries, -exponent)
     if metric == "cosine":
-        queries = unit_rows(queries)
-        points = queries if query is None else unit_rows(points)
-    distances, indices = _search(points, queries, k + drop_self, method, device, random_state, n_threads)
+        queries = _directions(queries)
+        points = queries if query is None else _directions(points)
+    options = _SearchOptions(method, device, random_state, n_threads)
+    distances, indices = _near_and_far(points, queries, k + drop_self, options)
     if query is None:
         distances, indices = _self_first(distances, indices, keep=include_self)
     if metric == "cosine":
         distances = _cosine_distance(distances, points, queries, indices)
-    elif exponent:
-        distances = np.ldexp(distances, exponent)
     return Neighbors(np.ascontiguousarray(distances, np.float32), np.ascontiguousarray(indices, np.int64))
 
 
@@ -145,10 +140,52 @@ def _cosine_distance(distances: np.ndarray, points: np.ndarray, queries: np.ndar
     return np.where(is_zero, 1.0, distances**2 / 2)
 
 
-def _search(
-    points: np.ndarray, queries: np.ndarray, k: int, method: str, device: str | None, seed: int, n_threads: int | None
+@dataclass(frozen=True)
+class _SearchOptions:
+    """Arguments of :func:`knn` by which neighbors are searched."""
+
+    method: str
+    device: str | None
+    random_state: int
+    n_threads: int | None
+
+
+def _directions(x: np.ndarray) -> np.ndarray:
+    """Unit vectors (n, d) of rows of any size; a zero vector stays zero."""
+    exponent = np.frexp(np.abs(x).max(axis=1, keepdims=True))[1]
+    return unit_rows(np.ldexp(x, -exponent))
+
+
+def _near_and_far(
+    points: np.ndarray, queries: np.ndarray, k: int, options: _SearchOptions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Euclidean distances (q, k) and indices (q, k), nearest first."""
+    """Euclidean distances (q, k) and indices (q, k), nearest first; in float64 for queries far from most points."""
+    far = find_far_points(points, queries, k)
+    if far is None:
+        return _in_range(points, queries, k, options)
+    distances, indices = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    distances[far.queries], indices[far.queries] = search_in_float64(points, queries[far.queries], k)
+    if not far.queries.all():
+        near = np.flatnonzero(~far.points)
+        distances[~far.queries], position = _in_range(points[near], queries[~far.queries], k, options)
+        indices[~far.queries] = near[position]
+    return distances, indices
+
+
+def _in_range(
+    points: np.ndarray, queries: np.ndarray, k: int, options: _SearchOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances and indices of points whose squares may be out of the range of float32."""
+    exponent = range_exponent(points)
+    if not exponent:
+        return _search(points, queries, k, options)
+    same, points = queries is points, np.ldexp(points, -exponent)
+    distances, indices = _search(points, points if same else np.ldexp(queries, -exponent), k, options)
+    return np.ldexp(distances, exponent), indices
+
+
+def _search(points: np.ndarray, queries: np.ndarray, k: int, options: _SearchOptions) -> tuple[np.ndarray, np.ndarray]:
+    method, device, n_threads = options.method, options.device, options.n_threads
     if method == "auto":
         method = "exact" if device or points.size * len(queries) <= _EXACT_UP_TO else "approximate"
     if device:
@@ -156,7 +193,7 @@ def _search(
         same, points = queries is points, np.require(points, requirements="W")
         queries = points if same else np.require(queries, requirements="W")
     if method == "approximate":
-        return _approximate(points, queries, k, seed, n_threads)
+        return _approximate(points, queries, k, options.random_state, n_threads)
     return _torch(points, queries, k, device) if device else _faiss(points, queries, k, n_threads)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from muport._checks import check_integers, check_numbers
-from muport._keys import RESULT_KEYS
+from muport._keys import RESULT_KEYS, UNLABELED_CATEGORY
+from muport.metrics._label_transfer_scores import matched_labels
 from muport.pl.drawing._axes import add_legend, check_legend_loc, hide_frame
 from muport.pl.drawing._colors import MISSING
 from muport.pl.drawing._colors import palette as default_palette
@@ -122,8 +123,8 @@ def _compare(data: Data, prediction: str, truth: str, cells: pd.Index, modality:
     """Kind (n,) of each cell: 0 right, 1 wrong, 2 without a true label."""
     predicted = get_values(data, prediction, cells, modality=modality, argument="prediction").values
     true = get_values(data, truth, cells, modality=modality, argument="truth").values
-    same = predicted.astype(str).to_numpy() == true.astype(str).to_numpy()
-    return np.where(true.isna().to_numpy(), 2, np.where(same, 0, 1))
+    names = matched_labels(true, predicted, UNLABELED_CATEGORY)
+    return np.where(true.isna().to_numpy(), 2, np.where(names[0] == names[1], 0, 1))
 
 
 def _draw_histogram(

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from muport._checks import check_positive, check_seed
+from muport._parallel import single_threaded_torch
 from muport.data import layer_of
 
 if TYPE_CHECKING:
@@ -112,7 +113,9 @@ def _scored(
     cells = anndata.AnnData(values, pd.DataFrame(index=adata.obs_names), pd.DataFrame(index=adata.var_names))
     if len(present) == adata.n_vars:
         raise ValueError(f"{argument} are all genes of the data: scores need others, with which they are compared.")
-    sc.tl.score_genes(cells, present, score_name="score", random_state=seed)
+    # numba, which scanpy uses for sparse matrices, may share its OpenMP with torch and set the number of threads
+    with single_threaded_torch():
+        sc.tl.score_genes(cells, present, score_name="score", random_state=seed)
     score = np.asarray(cells.obs["score"], np.float64)
     z = (score - np.median(score)) / max(float(score.std()), _MIN_SPREAD)
     logistic: NDArray[np.float64] = 1 / (1 + np.exp(-2 * z))

@@ -259,7 +259,8 @@ def _build_lsi_recipe(adata: anndata.AnnData) -> ProjectionRecipe:
 def _svd_by_muon(values: Any, k: int, random_state: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     import muon
 
-    if sparse.issparse(values) and values.nnz and values.data.min() < 0:
+    entries = values.data if sparse.issparse(values) else np.asarray(values)
+    if entries.size and entries.min() < 0:
         raise ValueError("values are negative: LSI needs TF-IDF values; call muport.pp.tfidf on the counts first.")
     work = anndata.AnnData(values.astype(np.float32))
     # muon draws the initial vector from NumPy's global generator

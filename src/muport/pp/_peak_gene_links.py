@@ -54,11 +54,13 @@ def link_peaks_to_genes(
 
 
 def _chromosomes(peaks: NDArray[np.str_], genes: NDArray[np.str_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return codes of chromosomes, common to peaks and genes."""
-    if not np.isin(np.unique(peaks), np.unique(genes)).any():
-        peaks, genes = _strip_prefix(peaks), _strip_prefix(genes)
-    names, code = np.unique(np.concatenate([peaks, genes]), return_inverse=True)
-    if not np.isin(np.unique(peaks), np.unique(genes)).any():
+    """Return codes of chromosomes, common to peaks and genes.
+
+    Prefixes are removed also where some names agree: scaffolds have the same names in both spellings.
+    """
+    first, second = _strip_prefix(peaks), _strip_prefix(genes)
+    names, code = np.unique(np.concatenate([first, second]), return_inverse=True)
+    if not np.isin(np.unique(first), np.unique(second)).any():
         raise ValueError(
             f"no chromosome is in both: the peaks have {np.unique(peaks)[:3].tolist()}, the annotation "
             f"{np.unique(genes)[:3].tolist()}."

@@ -12,6 +12,7 @@ from muport._tables import rows_by_name
 from muport.data import joined_column, joined_numbers
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from muport.data import Column
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["check_course_columns", "complete_column", "read_clones", "read_growth"]
 
 _NAMED = 3  # clones that a message names
+_MAX_LOG_GROWTH = 80.0  # logarithm of the largest ratio of masses that float32 holds
 
 
 def check_course_columns(data: Any, time_key: str, growth_key: str | None, clone_key: str | None) -> None:
-    """Read the columns before anything is written; ValueError if no clone has cells at two times."""
+    """Read the columns before anything is written; ValueError for rates out of range, or clones at one time only."""
     if growth_key is not None:
-        read_growth(data, growth_key)
+        growth, time = read_growth(data, growth_key), joined_numbers(data, time_key, "time_key")
+        check_growth(growth, time, growth_key, data.obs_names)
     if clone_key is not None:
         clones, time = read_clones(data, clone_key), joined_numbers(data, time_key, "time_key")
         check_clones_meet(clones, time, clone_key)
@@ -50,6 +53,20 @@ def check_clones_meet(clones: sp.csr_array, time: NDArray[np.float64], clone_key
         raise ValueError(
             f"clone_key={clone_key!r}: no clone has cells at two times (clones {positions}, for example, are at times "
             f"{first[positions].tolist()} only), so clones couple no days: leave clone_key out."
+        )
+
+
+def check_growth(growth: NDArray[np.float64], time: NDArray[np.float64], growth_key: str, names: pd.Index) -> None:
+    """Raise a ValueError if the mass of a cell changes by more than float32 holds between two days."""
+    gap = float(np.diff(np.unique(time)).max(initial=0))
+    with np.errstate(over="ignore"):
+        change = np.abs(growth) * gap
+    if len(change) and not change.max() <= _MAX_LOG_GROWTH:
+        cell = int(change.argmax())
+        raise ValueError(
+            f"growth_key={growth_key!r}: cell {names[cell]!r} has the rate {growth[cell]:.3g}, with which its mass "
+            f"changes by exp({change[cell]:.3g}) in {gap:g} units of time: rates are logarithmic changes of mass per "
+            f"unit of time (0.69 is one division), here of at most {_MAX_LOG_GROWTH / gap:.3g}."
         )
 
 

@@ -126,26 +126,38 @@ def _digest_inputs(rows: Rows, order: NDArray[np.int64]) -> dict[str, bytes]:
 
 def check_landmarks(rows: Rows, landmarks: Landmarks) -> None:
     """Raise a ValueError if these are not the cells of a fit, of which the landmarks are a sample."""
+    advice = "give the model the cells and values that it was trained on, or call train() again."
     pairs: dict[str, tuple[Any, Any]] = {
-        "use_rep": (landmarks.x[:, 0], rows.x[:, 0]),
+        "use_rep": (_row_codes(landmarks.x), _row_codes(rows.x)),
         "time_key": (landmarks.time, rows.time),
     }
     for argument, (sample, values) in pairs.items():
         n_absent = int((~np.isin(sample, values)).sum())
         if n_absent:
             raise ValueError(
-                f"{n_absent} of {len(sample)} cells of the fit have a value of {argument} that the data lack: load the "
-                "model with the cells it was trained on, or use kind='smooth'."
+                f"{n_absent} of {len(sample)} cells of the fit have a value of {argument} that the data lack: {advice}"
             )
     if rows.time is None:
         return
-    # a coordinate and a time as one complex number, so that pairs of them are compared
-    fitted, present = landmarks.x[:, 0] + 1j * landmarks.time, rows.x[:, 0] + 1j * rows.time[rows.cell]
+    fitted = _row_codes(landmarks.x, landmarks.time)
+    present = _row_codes(rows.x, rows.time[rows.cell])
     if n_absent := int((~np.isin(fitted, present)).sum()):
         raise ValueError(
             f"{n_absent} of {len(fitted)} cells of the fit have other coordinates at their time: use_rep or time_key "
-            "have changed, or are in another order. Call train() again, or use kind='smooth'."
+            f"have changed, or are in another order: {advice}"
         )
+
+
+def _row_codes(x: NDArray[np.float32], time: NDArray[np.float64] | None = None) -> NDArray[np.uint64]:
+    """(n,) hash of the coordinates (n, d) of each row, and of its time, by which rows are compared bit by bit."""
+    columns = [x[:, i].astype(np.float64) for i in range(x.shape[1])] + ([] if time is None else [time])
+    factors = np.random.default_rng(0).integers(0, 2**63, len(columns), dtype=np.uint64) * 2 + 1
+    codes = np.zeros(len(x), np.uint64)
+    for column, factor in zip(columns, factors, strict=True):
+        # the upper bits of a float hold most of its value, and a product moves them out: they are mixed in first
+        bits = (column + 0.0).view(np.uint64)
+        codes += (bits ^ (bits >> np.uint64(32))) * factor
+    return codes
 
 
 def sample_landmarks(

@@ -450,6 +450,7 @@ class VelocityInference(MuDataModel):
         return state.growth
 
     def _cells(self) -> FittedCells:
+        """The cells of the fit; ValueError if the data are others, or their coordinates or times have changed."""
         state: VelocityState = self._fitted()
         if self.adata is None:
             landmarks = state.landmarks
@@ -457,6 +458,7 @@ class VelocityInference(MuDataModel):
             names = pd.Index([f"landmark_{i}" for i in range(len(x))])
         else:
             rows = self._rows()
+            check_landmarks(rows, state.landmarks)
             assert rows.time is not None  # for mypy; the set-up requires a time  # nosec B101
             x, time = rows.x[np.argsort(rows.cell, kind="stable")], rows.time
             label, labels, names = rows.label, rows.labels, rows.obs_names

@@ -12,7 +12,7 @@ from muport._arrays import canonical_order
 from muport._checks import check_integers, check_numbers, check_seed
 from muport._keys import UNLABELED_CATEGORY
 from muport.data import joined_column
-from muport.velocity._course_columns import read_clones, read_growth
+from muport.velocity._course_columns import check_growth, read_clones, read_growth
 from muport.velocity._fitted_state import check_landmarks
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity._perturbation_inference import PerturbationInference
@@ -335,7 +335,10 @@ class TimeCourseInference(PerturbationInference):
             batch = np.zeros(rows.n_cells, np.int64)
             batch[rows.cell] = rows.batch
         data, setup = self._own_data("load it with its data"), self._setup
-        growth = None if setup.growth_key is None else read_growth(data, setup.growth_key)
+        growth = None
+        if setup.growth_key is not None:
+            growth = read_growth(data, setup.growth_key)
+            check_growth(growth, rows.time, setup.growth_key, rows.obs_names)
         clones = None if setup.clone_key is None else read_clones(data, setup.clone_key)
         return Days(rows.to_cells(rows.x), rows.time, batch, growth, clones)
 

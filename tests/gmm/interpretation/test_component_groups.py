@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import ot
 import pytest
 import torch
 
-from muport.gmm.interpretation._component_groups import compute_barycenters, match_components
+from muport.gmm.interpretation._component_groups import compute_barycenters, find_groups, match_components
 from muport.gmm.mixtures._mixtures import Mixtures
 
 
@@ -96,3 +98,15 @@ def test_same_seed_same_groups_and_bad_number():
     assert (first.covariances == second.covariances).all()
     with pytest.raises(ValueError, match="n_groups=0"):
         match_components(mixed(), 0)
+
+
+def test_groups_of_other_mixtures_of_equal_size_are_refused():
+    mixtures = mixed()
+    groups = match_components(mixtures, 3)
+    assert find_groups(groups, mixtures, 0) is groups
+    moved = replace(mixtures, means=mixtures.means + 0.1)
+    permuted = replace(mixtures, weights=mixtures.weights[::-1], means=mixtures.means[::-1])
+    for other in (mixed(seed=1), moved, permuted):
+        assert other.weights.shape == mixtures.weights.shape
+        with pytest.raises(ValueError, match="groups are of other mixtures"):
+            find_groups(groups, other, 0)

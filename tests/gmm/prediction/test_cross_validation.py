@@ -213,7 +213,9 @@ def test_bad_input():
         ({"sample": sample[:-1]}, "one row per cell"),
         ({"sample": sample * 2}, "integer codes"),
         ({"group": np.arange(5)}, "group has"),
-        ({"n_folds": 1}, "n_folds"),
+        ({"n_folds": 1}, "n_folds=1"),
+        ({"n_folds": 7}, "n_folds=7 is more than the 6 patients"),
+        ({"n_folds": 6, "group": np.arange(6) // 2}, "at most 3"),
         ({"condition": np.array([0, 0, 0, 0, 0, 1])}, "no patient left"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -31,6 +31,8 @@ def test_an_unknown_time_lists_the_times():
         days(0, 1, 5).position(2, "target_time")
     with pytest.raises(KeyError, match="'day'"):
         days(0, 1, 5).position("day", "time")
+    with pytest.raises(KeyError, match="time=True"):
+        days(0, 1, 5).position(True, "time")
 
 
 @pytest.mark.parametrize(

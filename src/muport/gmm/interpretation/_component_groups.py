@@ -32,6 +32,7 @@ __all__ = [
 _MIN_EIGENVALUE = 1e-12  # of the largest eigenvalue: smaller ones are rounding errors
 _MAX_ROUNDS = 50  # assignments of components to barycenters
 _MAX_STEPS = 200  # fixed-point steps of a barycenter
+_SAME = 1e-6  # by which shares and means of the same components may differ, for example after they were stored
 _TOLERANCE = 1e-8  # relative change of the covariances at which the fixed-point steps end
 
 
@@ -110,8 +111,7 @@ def match_components(mixtures: Mixtures, n_groups: int | None = None, *, random_
     center_mean, center_covariance = compute_barycenters(mean, covariance, mass, label)
     group, distance = np.full(has_mass.shape, -1), np.zeros(has_mass.shape)
     group[has_mass], distance[has_mass] = label.numpy(), np.sqrt(cost.numpy())
-    shares = np.zeros((len(has_mass), len(center_mean)))
-    np.add.at(shares, (has_mass.nonzero()[0], group[has_mass]), mixtures.weights[has_mass])
+    shares = group_shares(mixtures, group, len(center_mean))
     return ComponentGroups(group, center_mean.numpy(), center_covariance.numpy(), shares, distance)
 
 
@@ -195,4 +195,32 @@ def find_groups(groups: ComponentGroups | None, mixtures: Mixtures, random_state
             f"groups are of {found}, not of the {shape} patients and components of this model: pass "
             "model.match_components(), or None."
         )
+    if not _are_of(groups, mixtures):
+        raise ValueError(
+            "groups are of other mixtures: their shares or means are not those of the components of this model. Pass "
+            "model.match_components() of this fit, or None."
+        )
     return groups
+
+
+def _are_of(groups: ComponentGroups, mixtures: Mixtures) -> bool:
+    """Whether the shares, and the means, of the groups are those of these mixtures."""
+    has_mass, n = mixtures.weights > 0, len(groups.means)
+    if groups.means.shape[1:] != mixtures.means.shape[2:] or groups.shares.shape != (len(has_mass), n):
+        return False
+    label = groups.group[has_mass]
+    if (groups.group[~has_mass] != -1).any() or not np.array_equal(np.unique(label), np.arange(n)):
+        return False
+    shares = group_shares(mixtures, groups.group, n)
+    weights = group_weights(torch.from_numpy(mixtures.weights[has_mass]), torch.from_numpy(label)).numpy()
+    means = weights @ mixtures.means[has_mass]
+    size = np.abs(means).max(initial=0)
+    return np.allclose(shares, groups.shares, atol=_SAME) and np.allclose(means, groups.means, atol=_SAME * size)
+
+
+def group_shares(mixtures: Mixtures, group: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:
+    """(P, M) mass of each patient in each group, of groups (P, K) of the components."""
+    has_mass = mixtures.weights > 0
+    shares = np.zeros((len(has_mass), n_groups))
+    np.add.at(shares, (has_mass.nonzero()[0], group[has_mass]), mixtures.weights[has_mass])
+    return shares

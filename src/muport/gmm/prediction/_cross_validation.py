@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muport._arrays import describe_fields
+from muport._checks import check_integers
 from muport.gmm.metric._kernel_ridge import balanced_loss, inner_folds
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.metric._pair_scatters import CohortPlans
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     type FoldMixtures = tuple[Mixtures, Mixtures]
 
 __all__ = [
-    "CrossValidation", "bootstrap_intervals", "columns_of", "cross_validate", "fit_fold", "make_folds", "number_folds",
-    "permutation_p_values", "permute_within", "predict_folds", "score_predictions", "summarize",
+    "CrossValidation", "bootstrap_intervals", "check_number_of_folds", "columns_of", "cross_validate", "fit_fold",
+    "make_folds", "number_folds", "permutation_p_values", "permute_within", "predict_folds", "score_predictions",
+    "summarize",
 ]  # fmt: skip
 
 _N_BOOTSTRAP = 1000
@@ -129,7 +131,7 @@ def cross_validate(
     - `strata`: (P,) codes; conditions are permuted within strata.
     - `random_state`: Seed of the permutations and of the bootstrap.
 
-    Raises ValueError if a condition has no patient outside a fold.
+    Raises ValueError if a condition has no patient outside a fold, or there are more folds than groups.
     """
     folds = make_folds(cells, n_folds)
     mixtures = [fit_fold(cells, rows, fitter) for rows in folds]
@@ -191,15 +193,31 @@ class _PairScores:
         return float(recall.mean()), float(areas.mean()) if len(areas) else float("nan")
 
 
+def check_number_of_folds(group: NDArray[np.int64], default: str, **numbers: int) -> None:
+    """Raise a ValueError unless each number of folds is from 2 to that of the groups (P,) held out together.
+
+    - `default`: What None stands for, for messages.
+    - `numbers`: Number of folds by the name of its argument.
+    """
+    n_groups = len(np.unique(group))
+    for name, value in numbers.items():
+        check_integers(2, **{name: value})
+        if value > n_groups:
+            raise ValueError(
+                f"{name}={value} is more than the {n_groups} patients, or groups of them, that are held out: pass at "
+                f"most {n_groups}, or None for {default}."
+            )
+
+
 def make_folds(cells: LabeledCells, n_folds: int | None) -> list[NDArray[np.int64]]:
     """Return the patients of each fold, with the conditions distributed evenly.
 
     None makes as many folds as the rarest condition has groups, so that each has a group of every condition, but five
     if there are as many groups.
     """
-    if n_folds is not None and n_folds < 2:
-        raise ValueError(f"n_folds={n_folds} must be at least 2, or None for a group of each condition in each fold.")
-    if n_folds is None:
+    if n_folds is not None:
+        check_number_of_folds(cells.group, "a patient of each condition in each fold", n_folds=n_folds)
+    else:
         rarest = min(len(np.unique(cells.group[cells.condition == c])) for c in np.unique(cells.condition))
         n_folds = max(rarest, min(_MIN_FOLDS, int(cells.group.max()) + 1))
     folds = inner_folds(cells.condition, cells.group, n_folds)

@@ -17,6 +17,7 @@ from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.metric._pair_scatters import CohortPlans
 from muport.gmm.prediction._cross_validation import (
     bootstrap_intervals,
+    check_number_of_folds,
     columns_of,
     fit_fold,
     number_folds,
@@ -131,10 +132,11 @@ def validate_outcome(
       fewer.
     - `strata`: (P,) codes; outcomes are permuted within strata.
 
-    Raises ValueError if `n_folds` is less than 2, or the patients outside a fold have no outcomes that differ.
+    Raises ValueError if `n_folds` is less than 2 or more than the groups, or the patients outside a fold have no
+    outcomes that differ.
     """
-    if n_folds is not None and n_folds < 2:
-        raise ValueError(f"n_folds={n_folds} must be at least 2, or None for {_N_FOLDS}.")
+    if n_folds is not None:
+        check_number_of_folds(cells.group, f"{_N_FOLDS}, or fewer if there are fewer patients", n_folds=n_folds)
     folds = outcome_folds(outcome, cells.group, _N_FOLDS if n_folds is None else n_folds)
     for rows in folds:
         outcome.subset(np.setdiff1d(np.arange(len(cells)), rows)).check_variation("the outcome outside a fold")

@@ -12,6 +12,7 @@ import pandas as pd
 from muport._arrays import describe_fields
 from muport.gmm.prediction._cross_validation import (
     CrossValidation,
+    check_number_of_folds,
     cross_validate,
     fit_fold,
     make_folds,
@@ -105,12 +106,15 @@ def tune(
 
     def choose(part: LabeledCells) -> tuple[dict[str, Any], list[CrossValidation]]:
         """The best combination among some patients, and the cross-validations of all combinations."""
+        # a training part has fewer patients than the cohort
+        n_folds = min(n_inner, len(np.unique(part.group)))
         results = [
-            cross_validate(part, *build(options), n_folds=n_inner, random_state=random_state)
+            cross_validate(part, *build(options), n_folds=n_folds, random_state=random_state)
             for options in combinations
         ]  # fmt: skip
         return combinations[int(np.argmin([result.log_loss for result in results]))], results
 
+    check_number_of_folds(cells.group, "the default, 5", n_inner=n_inner)
     folds = make_folds(cells, n_folds)
     p, families, chosen = np.zeros((len(cells), int(cells.condition.max()) + 1)), [], []
     for rows in folds:

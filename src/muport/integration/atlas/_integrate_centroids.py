@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from muport._checks import check_columns, check_integers, check_option, check_seed
 from muport._keys import UNLABELED_CATEGORY
 from muport.data import accept_data_names, match_names
-from muport.data._durable_files import claimed
+from muport.data._durable_files import claimed, clear, partial_folder
 from muport.data.out_of_core._cell_chunks import CellChunks, open_chunks
 from muport.data.out_of_core._fingerprint import HashedRows, describe_columns
 from muport.data.out_of_core._result_obs import add_obs, read_obs
@@ -378,7 +378,11 @@ def _run_to_file(
         sink.begin(earlier.job)
     if fit is None:
         rows = HashedRows(call.cells, sink.piece)
-        fit = _fit(call, rows.read, bar)
+        try:
+            fit = _fit(call, rows.read, bar)
+        except ValueError:  # the cells are refused, so there is nothing to continue
+            clear(partial_folder(sink.path))
+            raise
         sink.keep("fit", fit)
         sink.describe({**earlier.job, "coordinates": rows.digest()})
     metrics = _map_chunks(_build_job(call, sink, fit.state, sink.piece), fit, remaining, output, bar, begin)

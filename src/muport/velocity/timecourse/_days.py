@@ -64,10 +64,12 @@ class Days:
 
     def position(self, time: Any, argument: str) -> int:
         """Position of a measured time among the days; KeyError if no cell has it."""
+        found = np.zeros(0, np.int64)
         try:
-            found = np.flatnonzero(self.times == float(time))
+            if not isinstance(time, bool | np.bool_):
+                found = np.flatnonzero(self.times == float(time))
         except (TypeError, ValueError):
-            found = np.zeros(0, np.int64)
+            pass
         if len(found) == 0:
             value = time.item() if isinstance(time, np.generic) else time
             raise KeyError(f"{argument}={value!r} is not a measured time: the times are {self.times.tolist()}.")
