@@ -117,8 +117,8 @@ def knn(
     if metric == "cosine":
         queries = _directions(queries)
         points = queries if query is None else _directions(points)
-    options = _SearchOptions(method, device, random_state, n_threads)
-    distances, indices = _near_and_far(points, queries, k + drop_self, options)
+    how = _SearchOptions(method, device, random_state, n_threads)
+    distances, indices = _near_and_far(points, queries, k + drop_self, how)
     if query is None:
         distances, indices = _self_first(distances, indices, keep=include_self)
     if metric == "cosine":

@@ -281,11 +281,13 @@ def test_bad_arguments_are_told(cells, kwargs, error, text):
         integrate_centroids(cells.copy(), **{"verbose": False, **kwargs})
 
 
-def test_cells_that_are_not_finite_are_told(cells):
+def test_cells_that_are_not_finite_are_told_and_nothing_is_left(cells, tmp_path):
     data = cells.copy()
     data.obsm["X_pca"][311, 2] = np.nan
-    with pytest.raises(ValueError, match="first in row 311"):
-        integrate_centroids(data, **QUIET)
+    for path in (None, tmp_path / "out.npy"):
+        with pytest.raises(ValueError, match="first in row 311"):
+            integrate_centroids(data, tmp_path=path, **QUIET)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_public_name_is_there():
