@@ -42,7 +42,9 @@ class _SharedLimits:
     """
 
     def __init__(self) -> None:
-        self.lock, self.depth, self.torch = Lock(), 0, 1
+        self.lock, self.depth = Lock(), 0
+        #: torch's own number; None if torch was not imported
+        self.torch: int | None = None
         self.numbers: _Numbers = {}
 
     def forget_other_threads(self) -> None:
@@ -94,24 +96,23 @@ def single_threaded_torch(when: bool = True) -> Iterator[None]:
 
 
 def _enter() -> None:
-    import torch
-
+    # what runs without torch does not wait two seconds for its import
+    torch = sys.modules.get("torch")
     with _shared.lock:
         if not _shared.depth:
-            _shared.torch = torch.get_num_threads()
+            _shared.torch = None if torch is None else torch.get_num_threads()
         if not _thread.depth:
             # torch's number is one of the process, but it also changes that of OpenMP in this thread
             for pool in _find_thread_pools(len(sys.modules)).lib_controllers:
                 if pool.user_api == "openmp":
                     _thread.numbers[pool.filepath] = pool, pool.get_num_threads()
             _shared.depth += 1
-            torch.set_num_threads(1)
+            if torch is not None:
+                torch.set_num_threads(1)
         _thread.depth += 1
 
 
 def _leave() -> None:
-    import torch
-
     with _shared.lock:
         _thread.depth -= 1
         if _thread.depth:
@@ -119,7 +120,8 @@ def _leave() -> None:
         _shared.depth -= 1
         if not _shared.depth:
             _restore(_shared.numbers)
-            torch.set_num_threads(_shared.torch)
+            if _shared.torch is not None:
+                sys.modules["torch"].set_num_threads(_shared.torch)
         _restore(_thread.numbers)
 
 
@@ -177,9 +179,9 @@ def _limit_worker() -> None:
     """Limit a new thread for its life. It counts as inside a context, so that no context in it raises the numbers."""
     # OpenMP keeps a number of threads for each calling thread, and a new thread starts with the default.
     import faiss
-    import torch
 
     faiss.omp_set_num_threads(1)
     _thread.depth = 1
-    if torch.get_num_threads() != 1:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from muport.pp import _standardized_pca
+from muport.pp import _row_blocks, _standardized_pca
+from muport.pp._row_blocks import RowBlocks
 from muport.pp._standardized_pca import truncated_svd
 
 
@@ -18,10 +19,10 @@ def structured() -> sparse.csr_matrix:
 
 @pytest.mark.parametrize("rows", [7, 100, 2_000])
 def test_the_block_solver_agrees_with_the_exact_one(structured, monkeypatch, rows):
-    u, s, v = truncated_svd(structured, 12, np.random.default_rng(0))
+    u, s, v = truncated_svd(RowBlocks.of(structured), 12, np.random.default_rng(0))
     monkeypatch.setattr(_standardized_pca, "_LARGEST_OF_ARPACK", 0)
-    monkeypatch.setattr(_standardized_pca, "_ROWS_OF_BLOCK", rows)
-    found_u, found_s, found_v = truncated_svd(structured, 12, np.random.default_rng(0))
+    monkeypatch.setattr(_row_blocks, "_ROWS_OF_BLOCK", rows)
+    found_u, found_s, found_v = truncated_svd(RowBlocks.of(structured), 12, np.random.default_rng(0))
     np.testing.assert_allclose(found_s, s, rtol=5e-3)
     np.testing.assert_allclose(found_s[:6], s[:6], rtol=1e-4)
     for found, exact in ((found_u, u), (found_v, v)):
@@ -33,6 +34,6 @@ def test_the_block_solver_takes_a_matrix_of_low_rank(monkeypatch):
     monkeypatch.setattr(_standardized_pca, "_LARGEST_OF_ARPACK", 0)
     rng = np.random.default_rng(0)
     low = sparse.csr_matrix((rng.normal(size=(200, 8)) @ rng.normal(size=(8, 220))).astype(np.float32))
-    u, s, v = truncated_svd(low, 5, rng)
+    u, s, v = truncated_svd(RowBlocks.of(low), 5, rng)
     np.testing.assert_allclose(s, np.linalg.svd(low.toarray())[1][:5], rtol=1e-4)
     np.testing.assert_allclose(low @ v, u * s, atol=1e-2)

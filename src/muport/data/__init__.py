@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from muport.data._base_model import MuDataModel
-    from muport.data._cell_graph import compute_graph, is_own_graph
+    from muport.data._cell_graph import compute_graph, describe_graph, is_own_graph
     from muport.data._data_argument import accept_data_names
     from muport.data._result_writing import check_names_free, check_writable, write_results
     from muport.data._serialization import pack, unpack
@@ -69,6 +69,7 @@ __all__ = [
     "choose_batch_key",
     "compare_pairs",
     "compute_graph",
+    "describe_graph",
     "expand_use_rep",
     "holds_numbers",
     "is_joint",
@@ -100,7 +101,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "reading._rows": ("Rows", "read_rows"),
     "registration._setup": ("Setup", "choose_batch_key", "is_joint", "expand_use_rep", "select_modalities"),
     "_data_argument": ("accept_data_names",),
-    "_cell_graph": ("compute_graph", "is_own_graph"),
+    "_cell_graph": ("compute_graph", "describe_graph", "is_own_graph"),
     "_result_writing": ("check_names_free", "check_writable", "write_results"),
     "_serialization": ("pack", "unpack"),
 }

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import mudata
     from numpy.typing import NDArray
 
-__all__ = ["compute_graph", "is_own_graph"]
+    from muport.neighbors._fuzzy_graph import FuzzyGraph
+
+__all__ = ["compute_graph", "describe_graph", "is_own_graph"]
 
 _MARK = "muport_checksum"
 
@@ -29,6 +31,13 @@ def compute_graph(
     - `use_rep`: Their key in ``obsm``.
     """
     graph = fuzzy_graph(x, n_neighbors, random_state)
+    return describe_graph(graph, use_rep, key_added=key_added, random_state=random_state)
+
+
+def describe_graph(
+    graph: FuzzyGraph, use_rep: str, *, key_added: str | None = None, random_state: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Return the ``obsp`` and ``uns`` of a graph; see :func:`compute_graph`."""
     prefix = "" if key_added is None else f"{key_added}_"
     keys = {f"{name}_key": f"{prefix}{name}" for name in ("connectivities", "distances")}
     params = {"n_neighbors": graph.n_neighbors, "method": "umap", "random_state": random_state, "metric": "euclidean"}

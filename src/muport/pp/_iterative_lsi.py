@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import mudata
@@ -25,6 +26,7 @@ from muport.pp._lsi import (
     select_components,
     store_lsi_recipe,
 )
+from muport.pp._row_blocks import RowBlocks
 from muport.pp._standardized_pca import truncated_svd
 
 if TYPE_CHECKING:
@@ -83,10 +85,15 @@ class _LSIFit:
     correlation: NDArray[np.float64]
     chance: float
 
+    @property
+    def scaled_loadings(self) -> NDArray[np.float32]:
+        """(p, k) weights of the TF-IDF values in the coordinates, before these get length 1."""
+        scaled: NDArray[np.float32] = self.loadings / self.scale.astype(np.float32)
+        return scaled
+
     def transform(self, counts: Any) -> NDArray[np.float32]:
         """Return the coordinates of cells, of length 1: (n, k)."""
-        scaled = self.loadings / self.scale.astype(np.float32)
-        return unit_rows(project_counts(counts, self.columns, self.idf, scaled, _TFIDF))
+        return unit_rows(project_counts(counts, self.columns, self.idf, self.scaled_loadings, _TFIDF))
 
 
 @accept_data_names
@@ -186,8 +193,11 @@ def iterative_lsi(
     counts = get_counts(adata, layer)
     n_peaks, n_cells = count_nonzero(counts)
     warn_of_empty_cells(n_peaks, adata.obs_names, modality if isinstance(data, mudata.MuData) else "the data")
-    fit = _fit_rounds(counts, n_peaks, _allowed_columns(adata, n_cells, mask_var), n_cells, settings)
-    _write(adata, fit, fit.transform(counts))
+    allowed = _allowed_columns(adata, n_cells, mask_var)
+    rng = np.random.default_rng(random_state)
+    rows = _choose_cells(n_peaks, settings.n_fit_cells, rng)
+    fit, z = _fit_rounds(read_rows_sorted(counts, rows), n_peaks[rows], allowed, n_cells, settings, rng)
+    _write(adata, fit, _scatter(z, rows, len(n_peaks)) if len(rows) == (n_peaks > 0).sum() else fit.transform(counts))
     return data if copy else None
 
 
@@ -203,32 +213,43 @@ def _allowed_columns(adata: anndata.AnnData, n_cells: NDArray[np.int64], mask_va
     return np.flatnonzero(allowed)
 
 
-def _fit_rounds(
-    counts: Any,
-    n_peaks: NDArray[np.int64],
-    allowed: NDArray[np.int64],
-    n_cells: NDArray[np.int64],
-    settings: LSISettings,
-) -> _LSIFit:
-    rng = np.random.default_rng(settings.random_state)
+def _choose_cells(n_peaks: NDArray[np.int64], n_fit_cells: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the rows of the cells of the fit, in ascending order."""
     rows = np.flatnonzero(n_peaks > 0)
     if len(rows) < 4:
         raise ValueError(f"{len(rows)} cells have counts: LSI needs at least 4.")
-    n_fit_cells = max(settings.n_fit_cells, 4)
-    if len(rows) > n_fit_cells:
-        rows = np.sort(rng.choice(rows, n_fit_cells, replace=False))
-    sample, depth = read_rows_sorted(counts, rows), n_peaks[rows]
+    if len(rows) <= max(n_fit_cells, 4):
+        return rows
+    return np.sort(rng.choice(rows, max(n_fit_cells, 4), replace=False))
+
+
+def _scatter(z: NDArray[np.float32], rows: NDArray[np.int64], n: int) -> NDArray[np.float32]:
+    """Return the coordinates of n cells; those that are not in `rows` lie at the origin."""
+    everywhere = np.zeros((n, z.shape[1]), np.float32)
+    everywhere[rows] = z
+    return everywhere
+
+
+def _fit_rounds(
+    sample: sparse.csr_matrix,
+    depth: NDArray[np.int64],
+    allowed: NDArray[np.int64],
+    n_cells: NDArray[np.int64],
+    settings: LSISettings,
+    rng: np.random.Generator,
+) -> tuple[_LSIFit, NDArray[np.float32]]:
+    """Return the fit to cells with counts `sample` and their number of peaks `depth`, and their coordinates."""
     columns = _top_columns(n_cells[allowed], allowed, settings.n_features)
-    fit = _decompose(sample, depth, columns, settings, rng)
+    fit, z = _decompose(sample, depth, columns, settings, rng)
     # no later round has other peaks if all fit into the first
     for _ in range(settings.n_iter - 1 if len(columns) < len(allowed) else 0):
-        variance = variance_between_clusters(sample, fit.transform(sample), settings)
+        variance = variance_between_clusters(sample, z, settings)
         next_columns = _top_columns(variance[allowed], allowed, settings.n_features)
         if np.array_equal(next_columns, columns):
             break
         columns = next_columns
-        fit = _decompose(sample, depth, columns, settings, rng)
-    return fit
+        fit, z = _decompose(sample, depth, columns, settings, rng)
+    return fit, z
 
 
 def _top_columns(score: NDArray[Any], columns: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -255,12 +276,15 @@ def _decompose(
     columns: NDArray[np.int64],
     settings: LSISettings,
     rng: np.random.Generator,
-) -> _LSIFit:
-    counts = counts[:, columns] if len(columns) < counts.shape[1] else counts.copy()
+) -> tuple[_LSIFit, NDArray[np.float32]]:
+    """Return the fit of one round, and the coordinates of its cells."""
+    if len(columns) < counts.shape[1]:
+        counts = counts[:, columns]
     total = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
     idf = inverse_document_frequency(total, counts.shape[0])
     chance = chance_singular_value(counts, depth, idf, settings.max_depth_correlation, rng)
-    u, s, v = truncated_svd(apply_tfidf(counts, idf, _TFIDF), settings.n_comps + _EXTRA_COMPS, rng)
+    weighted = RowBlocks.of(counts, partial(apply_tfidf, idf=idf, settings=_TFIDF))
+    u, s, v = truncated_svd(weighted, settings.n_comps + _EXTRA_COMPS, rng)
     correlation = depth_correlation(u, depth)
     selected = select_components(correlation, settings.max_depth_correlation, settings.n_comps)
     # the rank of the matrix may be lower than the number of components
@@ -272,7 +296,8 @@ def _decompose(
     singular = s[selected]
     chance = min(chance, float(singular[-1]) * (1 - 1e-3))
     scale = singular / np.sqrt(singular**2 - chance**2)
-    return _LSIFit(columns, idf, v[:, selected].astype(np.float32), singular, scale, correlation, chance)
+    fit = _LSIFit(columns, idf, v[:, selected].astype(np.float32), singular, scale, correlation, chance)
+    return fit, unit_rows(weighted.dot(fit.scaled_loadings))
 
 
 def chance_singular_value(
@@ -284,11 +309,9 @@ def chance_singular_value(
 ) -> float:
     """Return the largest singular value that does not correlate with depth after a permutation of the entries."""
     columns = rng.permutation(counts.indices)
-    permuted = sparse.csr_matrix((counts.data.copy(), columns, counts.indptr.copy()), shape=counts.shape)
-    # through CSC, rows are sorted in linear time
-    permuted = permuted.tocsc().tocsr()
-    permuted.sum_duplicates()
-    u, s, _ = truncated_svd(apply_tfidf(permuted, idf, _TFIDF), _CHANCE_COMPS, rng)
+    permuted = sparse.csr_matrix((counts.data, columns, counts.indptr), shape=counts.shape)
+    weighted = RowBlocks.of(permuted, partial(apply_tfidf, idf=idf, settings=_TFIDF))
+    u, s, _ = truncated_svd(weighted, _CHANCE_COMPS, rng)
     eligible = np.abs(depth_correlation(u, depth)) <= max_correlation
     # the first component is the mean, which any data have
     eligible[0] = False

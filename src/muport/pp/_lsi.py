@@ -129,14 +129,17 @@ def inverse_document_frequency(total: NDArray[np.float64], n: int, log: bool = T
     return (np.log1p(idf) if log else idf).astype(np.float32)
 
 
-def apply_tfidf(block: sparse.csr_matrix, idf: NDArray[np.float32], settings: dict[str, Any]) -> sparse.csr_matrix:
+def apply_tfidf[Matrix: (sparse.csr_matrix, sparse.csc_matrix)](
+    block: Matrix, idf: NDArray[np.float32], settings: dict[str, Any]
+) -> Matrix:
     """Return the TF-IDF values of a block of cells for given weights, by the formula of muon. Changes `block`."""
     depth = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
     rate = np.divide(settings["scale_factor"], depth, out=np.zeros(len(depth)), where=depth > 0).astype(np.float32)
-    block.data *= np.repeat(rate, np.diff(block.indptr))
+    by_row = block.format == "csr"
+    block.data *= np.repeat(rate, np.diff(block.indptr)) if by_row else rate[block.indices]
     if settings["log_tf"]:
         np.log1p(block.data, out=block.data)
-    block.data *= idf[block.indices]
+    block.data *= idf[block.indices] if by_row else np.repeat(idf, np.diff(block.indptr))
     if settings["log_tfidf"]:
         np.log1p(block.data, out=block.data)
     return block

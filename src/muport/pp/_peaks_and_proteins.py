@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from muport._global_state import preserve_generators
 from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.data.reading._count_matrix import counts_layer, get_counts
 from muport.pp._counts import logger
 from muport.pp._gene_activity import add_modality, gene_activity, read_gene_links
 from muport.pp._iterative_lsi import iterative_lsi
 from muport.pp._modality_types import classify_modalities
+from muport.pp._principal_components import principal_components
 from muport.pp._shared_representation import GeneActivity, compute_shared_space, match_genes, read_activity
 
 if TYPE_CHECKING:
@@ -193,22 +193,20 @@ def _represent(
 
 def _reduce_proteins(work: anndata.AnnData, n_comps: int, random_state: int) -> int:
     """Add centered log-ratios and their principal components; return the number of components."""
-    import scanpy as sc
-
     x: Any = work.X
     log = np.log1p(np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float32))
     work.layers["clr"] = log - log.mean(axis=1, keepdims=True)
-    k = min(n_comps, min(work.shape) - 1)
-    with preserve_generators():
-        sc.pp.pca(work, k, layer="clr", random_state=random_state)
-    work.obsm["X_pca"] = np.asarray(work.obsm["X_pca"], dtype=np.float32)
+    components = principal_components(work.layers["clr"], n_comps, random_state)
+    work.obsm["X_pca"], work.varm["PCs"] = components.coordinates, components.loadings
+    work.uns["pca"] = components.describe(layer="clr")
+    k = int(components.loadings.shape[1])
     recipe = ProjectionRecipe(
         transform="clr",
         features=tuple(map(str, work.var_names)),
         used=np.arange(work.n_vars),
         scale=np.ones(work.n_vars),
         mean=np.asarray(work.layers["clr"], np.float64).mean(axis=0),
-        loadings=np.asarray(work.varm["PCs"], np.float32),
+        loadings=components.loadings,
         offset=np.zeros(k),
     )
     store_recipe(work, "X_pca", recipe)

@@ -14,12 +14,15 @@ from scipy import sparse
 
 from muport._checks import check_integers, check_seed
 from muport._global_state import preserve_generators
-from muport.data import accept_data_names, check_writable, compute_graph, write_results
+from muport.data import accept_data_names, check_writable, describe_graph, write_results
 from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.data.reading._count_matrix import first_invalid_count, get_values
+from muport.neighbors._fuzzy_graph import fuzzy_graph
 from muport.pp._counts import get_modality
 from muport.pp._modality_types import assay_of_anndata
 from muport.pp._peaks_and_proteins import plan_modalities, prepare_alone, prepare_others
+from muport.pp._principal_components import principal_components
+from muport.pp._variable_genes import highly_variable_genes, scale_columns
 from muport.pp.cell_graphs._pseudotime import diffusion_time
 from muport.pp.cell_graphs._root_cell import read_root
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
+    from muport.pp._principal_components import PrincipalComponents
     from muport.pp.cell_graphs._root_cell import Root
 
 #: Scaled values are clipped here, in standard deviations, so that a gene of a few cells does not form a component.
@@ -217,7 +221,6 @@ def _normalize(
 ) -> _NormalizedRNA:
     """Check and normalize the counts of the RNA modality, and find the root, if any."""
     import anndata
-    import scanpy as sc
 
     adata = get_modality(data, name) if isinstance(data, mudata.MuData) else data
     _check_rna_counts(adata)
@@ -225,21 +228,22 @@ def _normalize(
     depth = np.asarray(values.sum(axis=1)).ravel()
     # to the median: with a target far above it, log values would reflect mainly whether a gene was detected
     target = float(np.median(depth))
-    values = _divide_rows(values, depth / target)
+    values = _log_normalize(values, depth / target)
     work = anndata.AnnData(values, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names))
-    sc.pp.log1p(work)
+    work.uns["log1p"] = {"base": None}
     # the levels of a marker are read after normalization
     found = None if root is None else read_root(data, adata, labels_key, name, expression=work, **root)
     return _NormalizedRNA(adata, work, target, found)
 
 
-def _divide_rows(values: Any, divisor: NDArray[np.float32] | NDArray[np.float64]) -> Any:
-    """Return the counts divided by one number for each cell, as ``scanpy.pp.normalize_total``, which is compiled."""
+def _log_normalize(values: Any, divisor: NDArray[np.float32] | NDArray[np.float64]) -> Any:
+    """Return log(1 + counts / divisor of the cell), as scanpy, which compiles its ``normalize_total``."""
     factor = 1 / divisor.astype(np.float32)
     if not sparse.issparse(values):
-        return values * factor[:, None]
+        return np.log1p(values * factor[:, None])
     scaled = values.tocsr()
     scaled.data *= np.repeat(factor, np.diff(scaled.indptr))
+    np.log1p(scaled.data, out=scaled.data)
     return scaled
 
 
@@ -256,55 +260,65 @@ def _reduce(
 
     - `show`: Shows the name of a step.
     """
-    import scanpy as sc
-
     work = rna.work
     with preserve_generators():
         show("variable genes")
-        if work.n_vars > n_top_genes:
-            sc.pp.highly_variable_genes(work, n_top_genes=n_top_genes)
-        else:
-            work.var["highly_variable"] = True
-        selected = work.var["highly_variable"].to_numpy()
-        genes = work[:, selected].copy()
+        selected = _select_genes(work, n_top_genes)
         show("principal components of RNA")
         # PCA centers the values; without centering here a sparse matrix stays sparse
-        sc.pp.scale(genes, zero_center=False, max_value=_MAX_SCALED_VALUE)
-        sc.pp.pca(genes, min(n_comps, min(genes.shape) - 1), mask_var=None, random_state=random_state)
-        _copy_components(work, genes, selected)
+        values: Any = work.X
+        scaled, std = scale_columns(values[:, selected], _MAX_SCALED_VALUE)
+        components = principal_components(scaled, n_comps, random_state)
+        _add_components(work, components, selected, std)
         show("neighbors")
         k = min(n_neighbors, work.n_obs - 1)
-        write_results(work, compute_graph(work.obsm["X_pca"], k, "X_pca", random_state=random_state))
+        graph = fuzzy_graph(components.coordinates, k, random_state)
+        write_results(work, describe_graph(graph, "X_pca", random_state=random_state))
         if umap:
+            import scanpy as sc
+
             show("UMAP")
             sc.tl.umap(work, random_state=random_state)
     if rna.root is not None:
         show("pseudotime")
-        values, cell = diffusion_time(work.obsm["X_pca"], rna.root, work.obs_names, n_neighbors, random_state)
-        work.obs["pseudotime"], work.uns["pseudotime_root"] = values, str(work.obs_names[cell])
-    scaled: Any = genes.X
-    loadings: NDArray[np.float32] = np.asarray(genes.varm["PCs"], np.float32)
+        time, cell = diffusion_time(
+            components.coordinates, rna.root, work.obs_names, n_neighbors, random_state, graph.connectivities
+        )
+        work.obs["pseudotime"], work.uns["pseudotime_root"] = time, str(work.obs_names[cell])
     return ProjectionRecipe(
         transform="log",
         features=tuple(map(str, work.var_names)),
         used=np.flatnonzero(selected),
-        scale=1 / np.asarray(genes.var["std"], np.float64),
+        scale=1 / std,
         mean=np.asarray(scaled.mean(axis=0), np.float64).ravel(),
-        loadings=loadings,
-        offset=np.zeros(loadings.shape[1]),
+        loadings=components.loadings,
+        offset=np.zeros(components.loadings.shape[1]),
         target=rna.depth,
         largest=float(_MAX_SCALED_VALUE),
     )
 
 
-def _copy_components(work: Any, genes: Any, selected: NDArray[np.bool_]) -> None:
-    """Copy the PCA of the selected genes; the loadings of the other genes are 0."""
-    loadings = np.zeros((work.n_vars, genes.varm["PCs"].shape[1]), dtype=np.float32)
-    loadings[selected] = genes.varm["PCs"]
-    work.varm["PCs"] = loadings
-    work.obsm["X_pca"] = np.asarray(genes.obsm["X_pca"], dtype=np.float32)
-    work.uns["pca"] = genes.uns["pca"]
-    work.var["std"] = genes.var["std"].reindex(work.var_names)
+def _select_genes(work: anndata.AnnData, n_top_genes: int) -> NDArray[np.bool_]:
+    """Return which genes are used, and write this and the statistics of scanpy to ``var``."""
+    if work.n_vars <= n_top_genes:
+        work.var["highly_variable"] = True
+        return np.ones(work.n_vars, dtype=bool)
+    table = highly_variable_genes(work.X, n_top_genes)
+    for name, values in table.items():
+        work.var[name] = values
+    work.uns["hvg"] = {"flavor": "seurat"}
+    return table["highly_variable"]
+
+
+def _add_components(
+    work: anndata.AnnData, components: PrincipalComponents, selected: NDArray[np.bool_], std: NDArray[np.float64]
+) -> None:
+    """Write the PCA of the selected genes; the loadings of the other genes are 0."""
+    loadings = np.zeros((work.n_vars, components.loadings.shape[1]), dtype=np.float32)
+    loadings[selected] = components.loadings
+    work.varm["PCs"], work.obsm["X_pca"] = loadings, components.coordinates
+    work.uns["pca"] = components.describe()
+    work.var["std"] = pd.Series(std, work.var_names[selected]).reindex(work.var_names)
 
 
 def _write(adata: anndata.AnnData, work: anndata.AnnData) -> None:

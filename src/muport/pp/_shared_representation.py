@@ -19,6 +19,7 @@ from muport.data.reading._count_matrix import counts_layer, first_invalid_count,
 from muport.pp._counts import writable_modality
 from muport.pp._gene_activity import multiply_in_blocks, read_gene_links
 from muport.pp._standardized_pca import Standardized, canonical_axes, principal_axes
+from muport.pp._variable_genes import highly_variable_genes
 
 if TYPE_CHECKING:
     import anndata
@@ -328,14 +329,10 @@ def _log_normalize(x: sparse.csr_matrix) -> tuple[sparse.csr_matrix, float]:
 
 def _variable_genes(a: sparse.csr_matrix, b: sparse.csr_matrix, n: int) -> NDArray[np.int64]:
     """Return the genes that vary in both; if there are more than `n`, the most variable of the first by scanpy."""
-    import anndata
-    import scanpy as sc
-
     varying = np.flatnonzero((Standardized.of(a).inverse > 0) & (Standardized.of(b).inverse > 0))
     if len(varying) < _MIN_GENES:
         raise ValueError(f"{len(varying)} shared genes vary in both modalities, fewer than {_MIN_GENES}.")
     if len(varying) <= n:
         return varying
-    table = sc.pp.highly_variable_genes(anndata.AnnData(a[:, varying]), n_top_genes=n, inplace=False)
-    selected: NDArray[np.int64] = varying[table["highly_variable"].to_numpy()]
+    selected: NDArray[np.int64] = varying[highly_variable_genes(a[:, varying], n)["highly_variable"]]
     return selected

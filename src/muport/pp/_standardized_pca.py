@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils.extmath import svd_flip
 
-from muport._parallel import count_cores, parallel_map, single_threaded
+from muport._parallel import single_threaded
+from muport.pp._row_blocks import RowBlocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
 #: Entries up to which the solver is ARPACK, which is exact; above, it takes minutes.
 _LARGEST_OF_ARPACK = 10_000_000
-#: Rows of a matrix that are multiplied together: 64 float32 vectors of this length fit into the cache of a core.
-_ROWS_OF_BLOCK = 2_000
 #: Vectors beside those asked for, blocks of vectors, and smallest number of vectors in all blocks: chosen on simulated
 #: peaks without structure, the slowest case, where 52 singular values agree to 1 % and the first four to .3 %.
 _OVERSAMPLING, _KRYLOV_BLOCKS, _FEWEST_VECTORS = 20, 6, 96
@@ -109,7 +108,7 @@ def canonical_axes(a: Standardized, b: Standardized, k: int, random_state: int) 
 
 
 def truncated_svd(
-    matrix: sparse.csr_matrix | LinearOperator, k: int, rng: np.random.Generator
+    matrix: RowBlocks | LinearOperator, k: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return left vectors, values and right vectors of the k largest singular values, in descending order.
 
@@ -120,11 +119,11 @@ def truncated_svd(
     with single_threaded():
         width, n_blocks = _krylov_size(k)
         several = width * n_blocks <= min(matrix.shape)
-        if sparse.issparse(matrix) and matrix.nnz > _LARGEST_OF_ARPACK and several:
+        if isinstance(matrix, RowBlocks) and matrix.nnz > _LARGEST_OF_ARPACK and several:
             u, s, vt = _block_krylov_svd(matrix, k, rng)
         else:
             start = rng.normal(size=min(matrix.shape)).astype(matrix.dtype)
-            u, s, vt = svds(matrix, k=k, v0=start)
+            u, s, vt = svds(matrix.tocsr() if isinstance(matrix, RowBlocks) else matrix, k=k, v0=start)
             u, s, vt = u[:, ::-1].astype(np.float64), s[::-1].astype(np.float64), vt[::-1].astype(np.float64)
     u, vt = svd_flip(u, vt, u_based_decision=False)
     return u, s, vt.T
@@ -137,7 +136,7 @@ def _krylov_size(k: int) -> tuple[int, int]:
 
 
 def _block_krylov_svd(
-    matrix: sparse.csr_matrix, k: int, rng: np.random.Generator
+    matrix: RowBlocks, k: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return the k largest singular values and their vectors, by products with blocks of vectors.
 
@@ -145,15 +144,13 @@ def _block_krylov_svd(
     Algorithm 2). A block of vectors takes a fourth of the time of as many single ones, if a block of rows of A stays in
     the cache.
     """
-    starts = range(0, matrix.shape[0], _ROWS_OF_BLOCK)
-    blocks = parallel_map(lambda start: matrix[start : start + _ROWS_OF_BLOCK].tocsc(), starts)
     width, n_blocks = _krylov_size(k)
     start = rng.normal(size=(matrix.shape[1], min(width, *matrix.shape))).astype(matrix.dtype)
     basis = np.empty((matrix.shape[0], 0), matrix.dtype)
     images: list[NDArray[Any]] = []
     image = start
     for _ in range(n_blocks):
-        new = _product(blocks, image)
+        new = matrix.dot(image)
         smallest = _RELATIVE_RANK * np.linalg.norm(new, axis=0).max()
         for _ in range(2):  # once leaves rounding errors
             new -= basis @ (basis.T @ new)
@@ -161,28 +158,10 @@ def _block_krylov_svd(
         new = new[:, np.abs(np.diag(triangle)) > smallest]
         if not new.shape[1]:  # the matrix has no further directions
             break
-        image = _transposed_product(blocks, new)
+        image = matrix.tdot(new)
         basis, images = np.hstack([basis, new]), [*images, image]
     projected = np.hstack(images).T.astype(np.float64)  # basis' A
     values, vectors = np.linalg.eigh(projected @ projected.T)
     values, vectors = np.sqrt(np.maximum(values[::-1][:k], 0)), vectors[:, ::-1][:, :k]
     right = (vectors.T @ projected) / np.maximum(values, np.finfo(float).tiny)[:, None]
     return basis.astype(np.float64) @ vectors, values, right
-
-
-def _product(blocks: list[Any], vectors: NDArray[Any]) -> NDArray[Any]:
-    """Return the product of a matrix, given by blocks of rows, with vectors (p, k): (n, k)."""
-    return np.concatenate(parallel_map(lambda block: block @ vectors, blocks))
-
-
-def _transposed_product(blocks: list[Any], vectors: NDArray[Any]) -> NDArray[Any]:
-    """Return the product of the transposed matrix with vectors (n, k): (p, k)."""
-    ends = np.cumsum([block.shape[0] for block in blocks])
-    pairs = list(zip(blocks, np.split(vectors, ends[:-1]), strict=True))
-    total = np.zeros((blocks[0].shape[1], vectors.shape[1]), vectors.dtype)
-    n = count_cores()
-    # one product for each core at a time; the order of the sum does not depend on the number of cores
-    for first in range(0, len(pairs), n):
-        for product in parallel_map(lambda pair: pair[0].T @ pair[1], pairs[first : first + n]):
-            total += product
-    return total

@@ -126,14 +126,23 @@ def pseudotime(
 
 
 def diffusion_time(
-    x: NDArray[np.float32], root: Root, obs_names: pd.Index, n_neighbors: int, random_state: int
+    x: NDArray[np.float32],
+    root: Root,
+    obs_names: pd.Index,
+    n_neighbors: int,
+    random_state: int,
+    connectivities: sparse.csr_matrix | None = None,
 ) -> tuple[NDArray[np.float64], int]:
-    """Return the pseudotime from 0 to 1 of a representation (n_cells, d), and the position of the root: (n_cells,)."""
+    """Return the pseudotime from 0 to 1 of a representation (n_cells, d), and the position of the root: (n_cells,).
+
+    - `connectivities`: Those of the graph of `x`, if it was computed already.
+    """
     if len(x) < 4:
         raise ValueError(f"the data have {len(x)} cells: a pseudotime needs at least 4.")
     if not np.ptp(x, axis=0).any():
         raise ValueError("all cells have the same coordinates: the representation defines no order.")
-    connectivities = fuzzy_graph(x, min(n_neighbors, len(x) - 1), random_state).connectivities
+    if connectivities is None:
+        connectivities = fuzzy_graph(x, min(n_neighbors, len(x) - 1), random_state).connectivities
     graph = sparse.csr_array(connectivities, dtype=np.float64)
     _check_connected(graph, obs_names, n_neighbors)
     with single_threaded():
