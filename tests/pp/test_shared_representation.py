@@ -13,7 +13,7 @@ from scipy.stats import zscore
 
 from muport import datasets, pp
 from muport.pp._shared_representation import match_genes
-from muport.pp._standardized_pca import Standardized
+from muport.pp.components._standardized_pca import Standardized
 
 DATA = Path(os.environ.get("MUPORT_DATA", "/nonexistent"))
 

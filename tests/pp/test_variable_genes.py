@@ -6,8 +6,8 @@ import pytest
 import scanpy as sc
 from scipy import sparse
 
-from muport.pp._principal_components import principal_components
 from muport.pp._variable_genes import highly_variable_genes, scale_columns
+from muport.pp.components._principal_components import principal_components
 
 
 @pytest.fixture(scope="module")

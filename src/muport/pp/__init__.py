@@ -8,7 +8,6 @@ Files in the order of reading:
 - ``_modality_types``: which modality is RNA, ATAC or protein
 - ``_counts``: modalities and counts, checked and read in blocks
 - ``_variable_genes``: highly variable genes, and scaling, as in scanpy
-- ``_principal_components``: principal components, as scanpy stores them
 - ``_lsi``: TF-IDF and latent semantic indexing by muon, and the projection of new cells
 - ``_iterative_lsi``: latent semantic indexing in rounds, on peaks that differ between clusters
 - ``_feature_selection``: peaks that are detected in every batch
@@ -16,9 +15,8 @@ Files in the order of reading:
 - ``_peak_gene_links``: the weights of peaks for genes
 - ``_genomic_intervals``: positions of genes and peaks
 - ``_shared_representation``: a shared space of RNA and gene activity
-- ``_row_blocks``: a large sparse matrix in blocks of rows, and its products
-- ``_standardized_pca``: principal and canonical axes of sparse standardized values
 - ``_growth_scores``: expected growth rates from scores of gene sets
+- ``components``: singular value decompositions of large sparse matrices
 - ``cell_graphs``: a UMAP that new cells enter, and a pseudotime
 - ``samples``: samples in place of cells
 """

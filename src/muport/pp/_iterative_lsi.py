@@ -26,8 +26,8 @@ from muport.pp._lsi import (
     select_components,
     store_lsi_recipe,
 )
-from muport.pp._row_blocks import RowBlocks
-from muport.pp._standardized_pca import truncated_svd
+from muport.pp.components._row_blocks import RowBlocks
+from muport.pp.components._standardized_pca import truncated_svd
 
 if TYPE_CHECKING:
     import anndata
@@ -88,7 +88,7 @@ class _LSIFit:
     @property
     def scaled_loadings(self) -> NDArray[np.float32]:
         """(p, k) weights of the TF-IDF values in the coordinates, before these get length 1."""
-        scaled: NDArray[np.float32] = self.loadings / self.scale.astype(np.float32)
+        scaled: NDArray[np.float32] = np.asarray(self.loadings / self.scale.astype(np.float32), np.float32)
         return scaled
 
     def transform(self, counts: Any) -> NDArray[np.float32]:

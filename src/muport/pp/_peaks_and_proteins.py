@@ -17,8 +17,8 @@ from muport.pp._counts import logger
 from muport.pp._gene_activity import add_modality, gene_activity, read_gene_links
 from muport.pp._iterative_lsi import iterative_lsi
 from muport.pp._modality_types import classify_modalities
-from muport.pp._principal_components import principal_components
 from muport.pp._shared_representation import GeneActivity, compute_shared_space, match_genes, read_activity
+from muport.pp.components._principal_components import principal_components
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -21,10 +21,10 @@ from muport.neighbors._fuzzy_graph import fuzzy_graph
 from muport.pp._counts import get_modality
 from muport.pp._modality_types import assay_of_anndata
 from muport.pp._peaks_and_proteins import plan_modalities, prepare_alone, prepare_others
-from muport.pp._principal_components import principal_components
 from muport.pp._variable_genes import highly_variable_genes, scale_columns
 from muport.pp.cell_graphs._pseudotime import diffusion_time
 from muport.pp.cell_graphs._root_cell import read_root
+from muport.pp.components._principal_components import principal_components
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
-    from muport.pp._principal_components import PrincipalComponents
     from muport.pp.cell_graphs._root_cell import Root
+    from muport.pp.components._principal_components import PrincipalComponents
 
 #: Scaled values are clipped here, in standard deviations, so that a gene of a few cells does not form a component.
 _MAX_SCALED_VALUE = 10

@@ -18,8 +18,8 @@ from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.data.reading._count_matrix import counts_layer, first_invalid_count, get_counts, get_values
 from muport.pp._counts import writable_modality
 from muport.pp._gene_activity import multiply_in_blocks, read_gene_links
-from muport.pp._standardized_pca import Standardized, canonical_axes, principal_axes
 from muport.pp._variable_genes import highly_variable_genes
+from muport.pp.components._standardized_pca import Standardized, canonical_axes, principal_axes
 
 if TYPE_CHECKING:
     import anndata

@@ -10,7 +10,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils.extmath import svd_flip
 
 from muport._parallel import single_threaded
-from muport.pp._row_blocks import RowBlocks
+from muport.pp.components._row_blocks import RowBlocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from muport.pp import _row_blocks
-from muport.pp._row_blocks import RowBlocks
+from muport.pp.components import _row_blocks
+from muport.pp.components._row_blocks import RowBlocks
 
 
 @pytest.mark.parametrize("rows", [1, 7, 100])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from muport.pp import _row_blocks, _standardized_pca
-from muport.pp._row_blocks import RowBlocks
-from muport.pp._standardized_pca import truncated_svd
+from muport.pp.components import _row_blocks, _standardized_pca
+from muport.pp.components._row_blocks import RowBlocks
+from muport.pp.components._standardized_pca import truncated_svd
 
 
 @pytest.fixture
