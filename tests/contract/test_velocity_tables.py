@@ -16,7 +16,7 @@ import muport
 from muport import pl
 from muport import velocity as vl
 from muport.velocity import Velocity
-from muport.velocity.velot._stored_results import unpack_raw_velocity
+from muport.velocity.velot._stored_results import read_cells, unpack_raw_velocity
 
 mpl.use("agg")
 
@@ -230,9 +230,8 @@ def test_raw_velocities_of_some_cells_keep_their_weights(stored, record_property
     some = stored[np.random.default_rng(0).permutation(N)[:150]].copy()
     vl.smooth_velocity(some, n_epochs=2, verbose=False)
     weight = pd.Series(stored.uns["velot_transport"]["weight"], index=stored.obs_names)
-    raw = unpack_raw_velocity(
-        some.obsm["velot_velocity_raw"], some.uns["velot_transport"], some.obs_names, some.obs["time"].to_numpy()
-    )
+    cells = read_cells(some, "X_pca", "pseudotime")
+    raw = unpack_raw_velocity(some.obsm["velot_velocity_raw"], some.uns["velot_transport"], some.obs_names, cells)
     assert np.array_equal(raw.weight, weight[some.obs_names])
     assert np.array_equal(raw.weight > 0, (raw.velocity != 0).any(axis=1))
 
@@ -259,6 +258,12 @@ def with_other_time(a: AnnData) -> AnnData:
     return other
 
 
+def with_other_coordinates(a: AnnData) -> AnnData:
+    other = a.copy()
+    other.obsm["X_pca"] = a.obsm["X_pca"][:, ::-1].copy()
+    return other
+
+
 def without_names(a: AnnData) -> AnnData:
     other = a.copy()
     for key in ("velot_windows", "velot_transport"):
@@ -271,6 +276,7 @@ CHANGED = {
     "more cells": (with_more, "of other cells: 245 of the 245|not in it"),
     "other names": (with_other_names, "240 of the 240 cells are not in it.*other_"),
     "another time": (with_other_time, r"obs\['pseudotime'\] of 2[34]\d cells"),
+    "other coordinates": (with_other_coordinates, r"obsm\['X_pca'\] of 240 cells is not that"),
     "no names": (without_names, "no cell names"),
 }
 
@@ -286,7 +292,7 @@ def test_stored_results_of_other_cells_are_refused(stored, name, record_property
     for function in functions:
         with pytest.raises(ValueError, match=match):
             function(mine)
-    if name != "another time":
+    if name not in ("another time", "other coordinates"):
         with pytest.raises(ValueError, match=match):
             pl.windows(mine)
     assert np.array_equal(mine.obsm["velot_velocity"], before)
@@ -340,3 +346,12 @@ def test_a_grid_search_scores_its_own_runs_only(stored):
     table = vl.gridsearch(mine, {"project_umap": [False]}, fixed_params={"n_epochs": 2}, verbose=False)
     assert table["status"][0].startswith("KeyError: \"velocity_metric_key='velocity_umap' was not written")
     assert "velocity_umap" in mine.obsm
+
+
+def test_what_is_no_data_and_no_velocity_is_refused(stored):
+    with pytest.raises(TypeError, match="adata is ndarray"):
+        vl.build_windows(np.zeros((9, 2)))
+    mine = stored.copy()
+    mine.obsm["velot_velocity_raw"] = np.where(np.arange(N)[:, None] == 3, np.nan, mine.obsm["velot_velocity_raw"])
+    with pytest.raises(ValueError, match=r"obsm\['velot_velocity_raw'\] has a NaN"):
+        vl.smooth_velocity(mine, verbose=False)

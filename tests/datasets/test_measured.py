@@ -53,6 +53,8 @@ def test_features_are_kept_and_a_pca_of_the_file_stays():
 def test_unknown_kind_and_name():
     with pytest.raises(ValueError, match="kind='reads'"):
         datasets.represent(counts(), "reads")
+    with pytest.raises(ValueError, match="n_comps=0"):
+        datasets.represent(counts(), "counts", n_comps=0)
     with pytest.raises(KeyError, match="snare_mouse_cortex"):
         datasets.load("snare")
 
@@ -176,3 +178,9 @@ def test_repeated_entries_are_summed_and_left_as_they_are(kind):
     key = "X_lsi" if kind == "peaks" else "X_pca"
     np.testing.assert_allclose(np.abs(repeated.obsm[key]), np.abs(plain.obsm[key]), atol=1e-3)
     assert repeated.X.nnz == 2 * x.nnz
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "mesc_scmerge.h5ad").write_bytes(b"no file")
+    with pytest.raises(ValueError, match=r"mesc_scmerge\.h5ad' cannot be read .* SHA-256"):
+        datasets.load("mesc_scmerge", path=tmp_path)

@@ -118,6 +118,9 @@ def test_seed_and_file(tmp_path, adata):
         ({"n_genes": 29}, "n_genes=29"),
         ({"noise": -1.0}, "noise=-1"),
         ({"patient_offset": float("nan")}, "patient_offset=nan"),
+        ({"state_effect": float("nan")}, "state_effect=nan"),
+        ({"conditions": "ab"}, "conditions='ab'"),
+        ({"random_state": None}, "random_state=None"),
     ],
 )
 def test_bad_numbers_are_named(bad, words):

@@ -133,6 +133,7 @@ def test_survives_the_disk(tmp_path):
         ("growth", 1.0),
         ("days", (3.0,)),
         ("days", (3.0, 2.0)),
+        ("random_state", 1.5),
     ],
 )
 def test_bad_arguments_are_named(argument, value):

@@ -82,6 +82,7 @@ def test_same_seed_same_data():
         ("paired", -0.1),
         ("missing_type_from", 3),
         ("batch_effect", -1.0),
+        ("random_state", True),
     ],
 )
 def test_bad_numbers_are_named(argument, value):

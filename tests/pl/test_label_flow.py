@@ -51,3 +51,8 @@ def test_labels_that_are_not_known_are_gray():
     shades = {patch.get_facecolor()[:3] for patch in ax.patches if isinstance(patch, Rectangle)}
     assert (0.6, 0.6, 0.6) in shades
     assert len(shades) == 3  # a, b, and one gray for both
+
+
+def test_one_label_may_be_written_in_two_ways():
+    ax = sankey([1.0, 2.0, None], ["1", "2", "2"])
+    assert {text.get_text() for text in ax.texts} >= {"1 (1)", "2 (1)", "2 (2)", "no value (1)"}

@@ -134,6 +134,14 @@ def test_refusals(adata):
         pp.lsi(adata, n_comps=0)
     with pytest.raises(ValueError, match="max_depth_correlation=2"):
         pp.lsi(adata, max_depth_correlation=2)
+    with pytest.raises(ValueError, match="1 cells and 80 peaks"):
+        pp.lsi(adata[:1].copy(), n_comps=2)
+    with pytest.raises(TypeError, match="log_tf='no'"):
+        pp.tfidf(adata, log_tf="no")
+    text = adata.copy()
+    text.X = adata.X.toarray().astype(str).astype(object)
+    with pytest.raises(TypeError, match="X holds object, not numbers"):
+        pp.tfidf(text)
     with pytest.raises(KeyError, match="reference has no LSI"):
         pp.project_lsi(adata, adata)
     reference = adata.copy()

@@ -84,7 +84,7 @@ def load(
     FileNotFoundError
         If the file is not there and cannot be downloaded; the message says how to get it.
     ValueError
-        If the downloaded file has another SHA-256. It is not kept.
+        If the downloaded file has another SHA-256, which is not kept, or a file cannot be read.
 
     Notes
     -----
@@ -103,7 +103,12 @@ def load(
 
     record = info(name)
     location = find_file(record, path, base_url)
-    data: Any = anndata.read_h5ad(location) if location.suffix == ".h5ad" else mudata.read_h5mu(location)
+    try:
+        data: Any = anndata.read_h5ad(location) if location.suffix == ".h5ad" else mudata.read_h5mu(location)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{str(location)!r} cannot be read ({error}): replace it by the file of SHA-256 {record.sha256}."
+        ) from error
     for modality, kind in record.kinds.items():
         adata = data if modality == "" else data.mod[modality]
         if representations:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from muport._arrays import sum_repeats
+from muport._checks import check_integers, check_seed
 
 if TYPE_CHECKING:
     import anndata
@@ -37,8 +38,10 @@ def represent(adata: anndata.AnnData, kind: Kind, n_comps: int = 50, n_top: int 
     Raises
     ------
     ValueError
-        If `kind` is unknown.
+        If `kind` is unknown, or a number is out of range.
     """
+    check_integers(n_comps=n_comps, n_top=n_top)
+    check_seed(random_state)
     x = sum_repeats(adata.X)
     if kind == "peaks":
         adata.obsm["X_lsi"] = _lsi(x, n_comps, random_state)

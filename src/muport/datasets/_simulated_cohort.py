@@ -11,13 +11,14 @@ import pandas as pd
 from scipy.special import softmax
 from scipy.stats import ortho_group
 
-from muport._checks import check_integers, check_not_negative
+from muport._checks import check_integers, check_not_negative, check_numbers, check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+_LARGEST_EFFECT = 1e6  # in standard deviations
 _QUIET_AXES = 0.3  # fraction of the axes without signal on which the standard deviation is 1, as on signal axes
 
 
@@ -110,8 +111,8 @@ def simulated_cohort(
     """
     low, high = (n_cells, n_cells) if isinstance(n_cells, int | np.integer) else n_cells
     names = [str(name) for name in conditions]
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"conditions={names}: give two or more different names.")
+    if isinstance(conditions, str) or len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"conditions={conditions!r}: give two or more different names.")
     if not 1 <= low <= high:
         raise ValueError(f"n_cells={low, high}: give a number, or a range (low, high), of 1 or more.")
     # a patient and an axis for each condition, another state for the composition, and a gene on each axis
@@ -121,6 +122,8 @@ def simulated_cohort(
     check_not_negative(
         patient_offset=patient_offset, composition_noise=composition_noise, noise=noise, separation=separation
     )
+    check_numbers(-_LARGEST_EFFECT, _LARGEST_EFFECT, state_effect=state_effect, composition_effect=composition_effect)
+    check_seed(random_state)
     rng = np.random.default_rng(random_state)
     n_axes, affected = len(names) - 1, int(rng.integers(n_states))
     enriched = (affected + 1 + np.arange(n_axes) % (n_states - 1)) % n_states

@@ -9,7 +9,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from muport._checks import check_integers, check_not_negative, check_option
+from muport._checks import check_integers, check_not_negative, check_option, check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,6 +112,7 @@ def simulated_dynamics(
     check_not_negative(noise=noise)
     _check_growth(growth, kind)
     sampling_times = None if days is None else _sampling_times(days)
+    check_seed(random_state)
     rng = np.random.default_rng(random_state)
     t = rng.beta(*_beta_parameters(density), size=n_cells)
     start, span = 0.0, 1.0

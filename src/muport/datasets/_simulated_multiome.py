@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from muport._checks import check_integers, check_not_negative, check_numbers
+from muport._checks import check_integers, check_not_negative, check_numbers, check_seed
 from muport._global_state import preserve_generators
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def simulated_multiome(
         raise ValueError(
             f"missing_type_from={missing_type_from} must be None or the index of one of the {n_batches} batches."
         )
+    check_seed(random_state)
     rng = np.random.default_rng(random_state)
     cells = _draw_cells(rng, n_cells, n_types, n_batches, rare_fraction, missing_type_from)
     genes = _draw_genes(rng, cells, n_genes, n_types, n_batches, batch_effect)

@@ -118,21 +118,26 @@ def _known_labels(truth: Any, prediction: Any, unlabeled_category: str) -> tuple
     return true[known], predicted[known]
 
 
-def matched_labels(truth: Any, prediction: Any, unlabeled_category: str) -> tuple[Any, Any]:
-    """True and predicted labels of all cells as text, equal where they are; missing ones are `unlabeled_category`."""
+def matched_labels(
+    truth: Any, prediction: Any, unlabeled_category: str, names: tuple[str, str] = ("truth", "prediction")
+) -> tuple[Any, Any]:
+    """True and predicted labels of all cells as text, equal where they are; missing ones are `unlabeled_category`.
+
+    - `names`: How messages call the labels.
+    """
     if isinstance(truth, pd.Series) and isinstance(prediction, pd.Series):
         missing = truth.index.difference(prediction.index)
         if len(missing):
-            raise KeyError(f"prediction lacks {len(missing)} cells of truth, for example {missing[0]!r}.")
+            raise KeyError(f"{names[1]} lacks {len(missing)} cells of {names[0]}, for example {missing[0]!r}.")
         prediction = prediction.loc[truth.index]
-    columns = [category_codes(truth, "truth"), category_codes(prediction, "prediction")]
+    columns = [category_codes(values, name) for values, name in zip((truth, prediction), names, strict=True)]
     shapes = [codes.shape for _, codes in columns]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"truth has shape {shapes[0]} and prediction {shapes[1]}: give one label for each cell.")
+        raise ValueError(f"{names[0]} has shape {shapes[0]} and {names[1]} {shapes[1]}: give one label for each cell.")
     # a type may be written 1 in one column and 1.0 in the other
     unlabeled = category_name(unlabeled_category)
-    matched = match_names([names.tolist() for names, _ in columns], known=(unlabeled,))
+    matched = match_names([own.tolist() for own, _ in columns], known=(unlabeled,))
     true, predicted = (
-        np.array([*names, unlabeled])[codes] for names, (_, codes) in zip(matched, columns, strict=True)
+        np.array([*own, unlabeled])[codes] for own, (_, codes) in zip(matched, columns, strict=True)
     )  # fmt: skip
     return true, predicted

@@ -74,6 +74,8 @@ def fate_summary(
     ------
     KeyError
         If the column does not exist.
+    TypeError
+        If `fates` is not a DataFrame.
     ValueError
         If a probability is not finite, `groupby` is given without `data`, or a cell of `fates` is not in `data`; cells
         are matched by name.
@@ -87,6 +89,8 @@ def fate_summary(
     """
     output = Output(show, save, return_fig)
     check_legend_loc(legend_loc)
+    if not isinstance(fates, pd.DataFrame):
+        raise TypeError(f"fates is {type(fates).__name__}: pass the DataFrame of get_fates, cells by terminal states.")
     bad = fates.index[~np.isfinite(fates.to_numpy(np.float64)).all(axis=1)]
     if len(bad):
         raise ValueError(f"fates: {len(bad)} cells have no finite probabilities, such as {bad[0]!r}: leave them out.")

@@ -10,6 +10,7 @@ import pandas as pd
 from muport._checks import check_numbers
 from muport._keys import UNLABELED_CATEGORY
 from muport._tables import rows_in_one_order
+from muport.metrics._label_transfer_scores import matched_labels
 from muport.pl.drawing._axes import get_axes
 from muport.pl.drawing._colors import color_categories
 from muport.pl.drawing._finished_figure import Output
@@ -81,9 +82,10 @@ def sankey(
     """
     output = Output(show, save, return_fig)
     check_numbers(0, 1, least=least)
-    left, right = (_as_labels(values) for values in rows_in_one_order(source=source, target=target))
-    if not len(left) or len(left) != len(right):
-        raise ValueError(f"source has {len(left)} labels and target {len(right)}: pass one of each for every cell.")
+    source, target = (np.asarray(values, dtype=object) for values in rows_in_one_order(source=source, target=target))
+    if not len(source) or len(source) != len(target):
+        raise ValueError(f"source has {len(source)} labels and target {len(target)}: pass one of each for every cell.")
+    left, right = matched_labels(source, target, _NO_VALUE, names=("source", "target"))
     counts = pd.crosstab(left, right)
     heights = np.arange(len(counts))
     mean = (counts.to_numpy() * heights[:, None]).sum(axis=0) / counts.to_numpy().sum(axis=0)
@@ -107,11 +109,6 @@ def _choose_colors(labels: list[str], palette: Any) -> dict[str, Any]:
         return dict(color_categories(labels, parse_palette(palette, labels, "source, target")).legend)
     known = [label for label in labels if label not in (UNLABELED_CATEGORY, _NO_VALUE)]
     return dict.fromkeys(labels, _NOT_KNOWN) | dict(color_categories(known).legend)
-
-
-def _as_labels(values: Any) -> pd.Series:
-    column = pd.Series(np.asarray(values, dtype=object), dtype=object)
-    return column.map(str, na_action="ignore").fillna(_NO_VALUE)
 
 
 def _stack(sizes: Any) -> Any:

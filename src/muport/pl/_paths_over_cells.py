@@ -229,6 +229,10 @@ class _DrawnPaths:
 
 def _get_paths(data: Data, paths: Trajectories | str, use_rep: str) -> _DrawnPaths:
     if not isinstance(paths, str):
+        if not hasattr(paths, "terminal"):
+            raise TypeError(
+                f"paths is {type(paths).__name__}: pass a key of uns, or what compute_trajectories returned."
+            )
         terminal = np.full(len(paths.direction), "end") if paths.terminal is None else paths.terminal
         return _DrawnPaths(paths.paths.x, paths.paths.length, terminal)
     from muport.velocity.velot._stored_results import require_result

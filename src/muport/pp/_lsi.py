@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.stats import rankdata
 from sklearn.utils.extmath import svd_flip
 
-from muport._checks import check_integers, check_numbers, check_seed
+from muport._checks import check_flags, check_integers, check_numbers, check_seed
 from muport._global_state import preserve_generators
 from muport._schema_version import SCHEMA_VERSION, check_schema_version
 from muport.data import accept_data_names
@@ -89,6 +89,7 @@ def tfidf(
     >>> adata.X.shape, adata.var["idf"].shape, list(adata.layers)
     ((30, 20), (20,), ['counts'])
     """
+    check_flags(log_tf=log_tf, log_idf=log_idf, log_tfidf=log_tfidf)
     if log_tfidf and (log_tf or log_idf):
         raise ValueError("log_tfidf=True needs log_tf=False and log_idf=False: the logarithm is taken once.")
     check_numbers(1e-12, 1e12, scale_factor=scale_factor)
@@ -194,7 +195,8 @@ def lsi(
     KeyError
         If the modality or the layer does not exist.
     ValueError
-        If values are negative, every component correlates with depth, or `data` is a view.
+        If values are negative, there are fewer than two cells or peaks, every component correlates with depth, or
+        `data` is a view.
 
     Examples
     --------
@@ -210,7 +212,10 @@ def lsi(
     check_numbers(0, 1, max_depth_correlation=max_depth_correlation)
     data = data.copy() if copy else data
     adata = writable_modality(data, modality)
+    check_flags(scale_embeddings=scale_embeddings)
     values = get_values(adata, layer)
+    if min(adata.shape) < 2:
+        raise ValueError(f"the data have {adata.n_obs} cells and {adata.n_vars} peaks: LSI needs at least 2 of each.")
     depth = count_nonzero(values)[0]
     u, s, v = _svd_by_muon(values, min(n_comps, min(adata.shape) - 1), random_state)
     correlation = depth_correlation(u, depth)

@@ -133,7 +133,7 @@ def shared_representation(
     KeyError
         If a modality or the activity does not exist.
     TypeError
-        If `data` is not a MuData.
+        If `data` is not a MuData, or `key_added` is no string.
     ValueError
         If fewer than 5 genes are shared, values are not counts, or `data` is a view.
 
@@ -150,6 +150,8 @@ def shared_representation(
     check_integers(n_comps=n_comps, n_top_genes=n_top_genes)
     check_seed(random_state)
     check_option("method", method, ("pca", "cca"))
+    if not isinstance(key_added, str):
+        raise TypeError(f"key_added={key_added!r} must be the name of an obsm key.")
     data = data.copy() if copy else data
     genes, peaks = writable_modality(data, rna), writable_modality(data, atac)
     space = compute_shared_space(

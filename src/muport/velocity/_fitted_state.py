@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FittedRawVelocity", "Landmarks", "VelocityState", "check_landmarks", "check_query", "estimate_time",
-    "sample_landmarks", "speed_and_uncertainty",
+    "row_codes", "sample_landmarks", "speed_and_uncertainty",
 ]  # fmt: skip
 
 _MAX_LANDMARKS = 10_000  # cells kept: paths use their tangent spaces and labels
@@ -128,7 +128,7 @@ def check_landmarks(rows: Rows, landmarks: Landmarks) -> None:
     """Raise a ValueError if these are not the cells of a fit, of which the landmarks are a sample."""
     advice = "give the model the cells and values that it was trained on, or call train() again."
     pairs: dict[str, tuple[Any, Any]] = {
-        "use_rep": (_row_codes(landmarks.x), _row_codes(rows.x)),
+        "use_rep": (row_codes(landmarks.x), row_codes(rows.x)),
         "time_key": (landmarks.time, rows.time),
     }
     for argument, (sample, values) in pairs.items():
@@ -139,8 +139,8 @@ def check_landmarks(rows: Rows, landmarks: Landmarks) -> None:
             )
     if rows.time is None:
         return
-    fitted = _row_codes(landmarks.x, landmarks.time)
-    present = _row_codes(rows.x, rows.time[rows.cell])
+    fitted = row_codes(landmarks.x, landmarks.time)
+    present = row_codes(rows.x, rows.time[rows.cell])
     if n_absent := int((~np.isin(fitted, present)).sum()):
         raise ValueError(
             f"{n_absent} of {len(fitted)} cells of the fit have other coordinates at their time: use_rep or time_key "
@@ -148,7 +148,7 @@ def check_landmarks(rows: Rows, landmarks: Landmarks) -> None:
         )
 
 
-def _row_codes(x: NDArray[np.float32], time: NDArray[np.float64] | None = None) -> NDArray[np.uint64]:
+def row_codes(x: NDArray[np.float32], time: NDArray[np.float64] | None = None) -> NDArray[np.uint64]:
     """(n,) hash of the coordinates (n, d) of each row, and of its time, by which rows are compared bit by bit."""
     columns = [x[:, i].astype(np.float64) for i in range(x.shape[1])] + ([] if time is None else [time])
     factors = np.random.default_rng(0).integers(0, 2**63, len(columns), dtype=np.uint64) * 2 + 1

@@ -70,9 +70,11 @@ def get_counts(adata: anndata.AnnData, layer: str | None, min_shape: tuple[int, 
 
 
 def _check_counts(x: Any, layer: str | None, has_counts: bool) -> None:
+    source = "X" if layer is None else f"layers[{layer!r}]"
+    if x.dtype.kind not in "biuf":
+        raise TypeError(f"{source} holds {x.dtype}, not numbers: put the counts in {source}.")
     value = first_invalid_count(x)
     if value is not None:
-        source = "X" if layer is None else f"layers[{layer!r}]"
         hint = "pass layer='counts'" if layer is None and has_counts else f"put the counts in {source}"
         raise ValueError(
             f"{source} holds {value:g}, which is not a count: the values seem to be normalized or logged already; "

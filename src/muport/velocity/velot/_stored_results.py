@@ -11,6 +11,7 @@ import pandas as pd
 
 from muport._schema_version import SCHEMA_VERSION, check_schema_version
 from muport.data import Setup, read_rows
+from muport.velocity._fitted_state import row_codes
 from muport.velocity.estimation._field_training import FieldFit
 from muport.velocity.estimation._pipeline import InputCells
 from muport.velocity.estimation._raw_velocity import RawVelocity
@@ -54,6 +55,8 @@ class VelotKeys:
 
 def in_modality(data: Data, modality: str | None) -> Data:
     """The object whose ``obsm`` has the cells: `data`, or one of its modalities."""
+    if not hasattr(data, "obsm"):
+        raise TypeError(f"adata is {type(data).__name__}: pass an AnnData or a MuData.")
     if modality is None:
         return data
     mods = getattr(data, "mod", {})
@@ -97,16 +100,14 @@ def find_result(data: Data, key: str) -> dict[str, Any] | None:
     return stored
 
 
-def pack_windows(
-    windows: Windows, names: pd.Index, time: NDArray[np.float64], settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Windows of cells with these names and times, as a dict that every file format of AnnData can write."""
+def pack_windows(windows: Windows, names: pd.Index, cells: InputCells, settings: dict[str, Any]) -> dict[str, Any]:
+    """Windows of cells with these names, as a dict that every file format of AnnData can write."""
     arrays = {name: getattr(windows, name) for name in _WINDOW_ARRAYS}
     settings = _without_none(settings)
     return {
         "schema_version": SCHEMA_VERSION,
         **arrays,
-        **_pack_cells(names, time),
+        **_pack_cells(names, cells),
         "kind": windows.kind,
         "n_pairs": windows.n_pairs,
         "settings": settings,
@@ -114,14 +115,16 @@ def pack_windows(
 
 
 def unpack_windows(
-    stored: dict[str, Any], names: pd.Index, time: NDArray[np.float64] | None = None
+    stored: dict[str, Any], names: pd.Index, cells: InputCells | None = None
 ) -> tuple[Windows, dict[str, Any]]:
     """The windows of the cells `names`, in whatever order, and the settings they were built with.
 
-    Raises ValueError if the cells, or their times, are not those of the windows.
+    - `cells`: Times and coordinates of the cells in the basis of the windows; None: these are not compared.
+
+    Raises ValueError if the cells, their times or coordinates, are not those of the windows.
     """
     settings = dict(stored["settings"])
-    row = _rows_of_cells(stored, names, time, VelotKeys.WINDOWS, "build_windows", settings)
+    row = _rows_of_cells(stored, names, cells, VelotKeys.WINDOWS, "build_windows", settings)
     n_stored = len(stored["cells"])
     if n_stored > len(row):
         absent = np.asarray(stored["cells"])[np.setdiff1d(np.arange(n_stored), row)]
@@ -138,24 +141,23 @@ def unpack_windows(
     return Windows(**arrays, kind=str(stored["kind"])), settings
 
 
-def pack_raw_velocity(
-    raw: RawVelocity, names: pd.Index, time: NDArray[np.float64], settings: dict[str, Any]
-) -> dict[str, Any]:
+def pack_raw_velocity(raw: RawVelocity, names: pd.Index, cells: InputCells, settings: dict[str, Any]) -> dict[str, Any]:
     """All of the raw velocities but the array of ``obsm``: weights, windows, growth."""
     arrays = {name: getattr(raw, name) for name in _RAW_FIELDS}
     settings = _without_none(settings)
-    return {"schema_version": SCHEMA_VERSION, **arrays, **_pack_cells(names, time), "settings": settings}
+    return {"schema_version": SCHEMA_VERSION, **arrays, **_pack_cells(names, cells), "settings": settings}
 
 
 def unpack_raw_velocity(
-    velocity: NDArray[np.float32], stored: dict[str, Any] | None, names: pd.Index, time: NDArray[np.float64]
+    velocity: NDArray[np.float32], stored: dict[str, Any] | None, names: pd.Index, cells: InputCells
 ) -> RawVelocity:
     """Raw velocities of the cells `names`, with what :func:`pack_raw_velocity` wrote for them.
 
-    Those of another source get equal weights. Raises ValueError if a cell, or its time, is not that of the transport.
+    Those of another source get equal weights. Raises ValueError if a cell, its time or its coordinates, is not that of
+    the transport.
     """
     if stored is not None:
-        row = _rows_of_cells(stored, names, time, VelotKeys.TRANSPORT, "compute_ot_velocity", stored["settings"])
+        row = _rows_of_cells(stored, names, cells, VelotKeys.TRANSPORT, "compute_ot_velocity", stored["settings"])
         arrays: dict[str, Any] = {name: np.asarray(stored[name]) for name in _RAW_FIELDS}
         if not np.array_equal(row, np.arange(len(stored["cells"]))):
             arrays = {name: values[row] if values.ndim else values for name, values in arrays.items()}
@@ -164,20 +166,20 @@ def unpack_raw_velocity(
     return RawVelocity(velocity, np.any(velocity != 0, axis=1).astype(np.float32), zeros, zeros, np.arange(n), 1.0)
 
 
-def _pack_cells(names: pd.Index, time: NDArray[np.float64]) -> dict[str, Any]:
-    """Names of the cells to which positions in a result refer, and their times."""
-    return {"cells": names.to_numpy(dtype=object), "time": time}
+def _pack_cells(names: pd.Index, cells: InputCells) -> dict[str, Any]:
+    """Names of the cells to which positions in a result refer, their times, and hashes of their coordinates."""
+    return {"cells": names.to_numpy(dtype=object), "time": cells.time, "coordinates": row_codes(cells.x)}
 
 
 def _rows_of_cells(
     stored: dict[str, Any],
     names: pd.Index,
-    time: NDArray[np.float64] | None,
+    cells: InputCells | None,
     key: str,
     function: str,
     settings: Mapping[str, Any],
 ) -> NDArray[np.int64]:
-    """(n,) row of each cell in a result; ValueError if it is of other cells, or if their times have changed."""
+    """(n,) row of each cell in a result; ValueError if it is of other cells, or times or coordinates have changed."""
     if "cells" not in stored:
         raise ValueError(f"uns[{key!r}] has no cell names (an earlier version wrote it): call {function} again.")
     row: NDArray[np.int64] = pd.Index(np.asarray(stored["cells"], dtype=object)).get_indexer(names).astype(np.int64)
@@ -187,9 +189,9 @@ def _rows_of_cells(
             f"uns[{key!r}] is of other cells: {len(absent)} of the {len(names)} cells are not in it, for example "
             f"{absent[0]!r}: call muport.velocity.{function} for these cells."
         )
-    if time is None:
+    if cells is None:
         return row
-    before = np.asarray(stored["time"])[row]
+    before, time = np.asarray(stored["time"])[row], cells.time
     changed = np.flatnonzero(before != time)
     if len(changed):
         first = changed[0]
@@ -198,6 +200,14 @@ def _rows_of_cells(
             f"computed, for example {time[first]:g} in place of {before[first]:g} for {names[first]!r}: "
             f"call muport.velocity.{function} again."
         )
+    # an earlier version wrote no coordinates
+    if "coordinates" in stored:
+        n_moved = int((np.asarray(stored["coordinates"], np.uint64)[row] != row_codes(cells.x)).sum())
+        if n_moved:
+            raise ValueError(
+                f"obsm[{settings['basis']!r}] of {n_moved} cells is not that with which uns[{key!r}] was computed: "
+                f"call muport.velocity.{function} again."
+            )
     return row
 
 

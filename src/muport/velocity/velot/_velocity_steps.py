@@ -133,7 +133,7 @@ def build_windows(
     names = [str(code) for code in np.unique(paired.cluster)]
     data.obs[VelotKeys.CLUSTER] = pd.Categorical(paired.cluster.astype(str), names)
     settings |= {"basis": basis, "time_key": time_key}
-    data.uns[VelotKeys.WINDOWS] = pack_windows(paired, data.obs_names, cells.time, settings)
+    data.uns[VelotKeys.WINDOWS] = pack_windows(paired, data.obs_names, cells, settings)
     return adata
 
 
@@ -191,7 +191,9 @@ def compute_ot_velocity(
     stored = require_result(data, VelotKeys.WINDOWS, "build_windows")
     time_key = str(stored["settings"]["time_key"])
     cells = read_cells(data, basis, time_key)
-    windows, built = unpack_windows(stored, data.obs_names, cells.time)
+    basis_of_windows = str(stored["settings"]["basis"])
+    of_windows = cells if basis_of_windows == basis else read_cells(data, basis_of_windows, time_key)
+    windows, built = unpack_windows(stored, data.obs_names, of_windows)
     by_time = windows.kind == "time"
     check_positive(reg=reg)
     hyperparameters = VelocityHyperparameters.from_arguments(
@@ -209,7 +211,7 @@ def compute_ot_velocity(
     if tau < 1:
         data.obs[VelotKeys.GROWTH] = raw.growth
     settings = {"reg": reg, "difference": difference, "tau": tau, "basis": basis, "time_key": time_key}
-    data.uns[VelotKeys.TRANSPORT] = pack_raw_velocity(raw, data.obs_names, cells.time, settings)
+    data.uns[VelotKeys.TRANSPORT] = pack_raw_velocity(raw, data.obs_names, cells, settings)
     return adata
 
 
@@ -279,13 +281,13 @@ def smooth_velocity(
     if velocity_key not in data.obsm:
         raise KeyError(f"velocity_key={velocity_key!r} is not in obsm: call compute_ot_velocity first.")
     cells = read_cells(data, key, time_key)
-    velocities = np.asarray(data.obsm[velocity_key], dtype=np.float32)
+    velocities = as_points(data.obsm[velocity_key], f"obsm[{velocity_key!r}]")
     if velocities.shape != cells.x.shape:
         raise ValueError(f"obsm[{velocity_key!r}] has shape {velocities.shape}, but obsm[{key!r}] {cells.x.shape}.")
     transport = find_result(data, VelotKeys.TRANSPORT) if velocity_key == VelotKeys.RAW else None
     if transport is not None:
         _check_same_space(transport["settings"], basis=key, time_key=time_key)
-    raw = unpack_raw_velocity(velocities, transport, data.obs_names, cells.time)
+    raw = unpack_raw_velocity(velocities, transport, data.obs_names, cells)
     check_integers(1, n_epochs=n_epochs, batch_size=batch_size)
     steps_per_epoch = -(-min(len(cells.x), _CELLS_PER_EPOCH) // batch_size)
     n_steps = max(2, int(n_epochs) * steps_per_epoch)
