@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from benchmarks.common._measure import ROOT
 from benchmarks.common._tables import report, setting, table, verdict
-from benchmarks.patients.cohort import cohort, euclidean, pseudobulk, ratios_of_components, scores
+from benchmarks.patients.cohort import cohort, euclidean, means_of_types, pseudobulk, ratios_of_components, scores
 
 from muport import GMM, datasets
 
@@ -35,7 +35,7 @@ KINDS: dict[str, dict[str, float]] = {
     "nothing": NONE,
 }
 SPREAD = 3.0  # factor of the standard deviation of the affected state on one axis, in "covariance"
-METHODS = ("CLR of components", "pseudobulk", "Euclidean MW2", "muport.GMM")
+METHODS = ("CLR of components", "pseudobulk", "means of types", "Euclidean MW2", "muport.GMM")
 NOTE = f"""\
 Simulated cohorts of `datasets.simulated_cohort`: training patients, {N_TEST} new patients, {N_CELLS} cells each in
 {N_DIMS} dimensions, {N_STATES} states. composition: the odds of one state change by a factor of 4.5. state: one state
@@ -43,7 +43,8 @@ moves by 2.5 standard deviations. covariance: the standard deviation of one stat
 axis. mixture: 1.5 standard deviations and a factor of 2.7. nuisance shift: as state, and all cells of a patient move at
 random, by a standard deviation of 1 on each axis in place of .3. nothing: conditions are a random label.
 CLR of components: log-ratios of the shares of {N_STATES} components of one mixture of the training cells, with logistic
-regression. Pseudobulk: logistic regression on the mean coordinates. Euclidean MW2: our mixtures of {N_STATES}
+regression. Pseudobulk: logistic regression on the mean coordinates. Means of types: the same on the means of the true
+states, less the patient's mean of these; it alone sees the states. Euclidean MW2: our mixtures of {N_STATES}
 components, under no learned metric, classified as muport.GMM does. muport.GMM: {N_STATES} components, else its
 defaults, without annotated types.
 Balanced accuracy and AUROC of the new patients, means over the cohorts; standard errors of AUROC. The AUROC of
@@ -94,6 +95,7 @@ def predictions(one: Cohort, n_train: int) -> dict[str, NDArray[np.float64]]:
     return {
         "CLR of components": ratios_of_components(one, train, test),
         "pseudobulk": pseudobulk(one, train, test),
+        "means of types": means_of_types(one, train, test),
         "Euclidean MW2": euclidean(one, train, test, vote=False),
         "muport.GMM": found.loc[[f"S{i:03d}" for i in test], "C1"].to_numpy(),
     }

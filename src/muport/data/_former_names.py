@@ -27,6 +27,9 @@ _FORMER_NAMES: dict[str, tuple[str, dict[str, str]]] = {
             "refined": "refinement_kept",
         },
     ),
+    # patients
+    "PatientClassifier": ("PatientClassifier", {"ratio_views": "coordinate_views"}),
+    "RatioView": ("CoordinateView", {}),
     # integration
     "Bridge": ("GromovSpace", {"frames": "scalings", "image": "images", "figures": "diagnostics"}),
     "Frame": ("MetricScaling", {}),

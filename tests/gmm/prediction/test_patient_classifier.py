@@ -93,7 +93,19 @@ def test_a_moved_state_is_seen_beside_annotated_types() -> None:
     mix, condition = cohort(0, p=24, shift=2.5)
     classifier = fit_classifier(mix, condition, QUICK, counts=counts_of(condition, 0.0))
     weights = classifier.family_weights()
-    assert weights["state"] + weights["spread"] > 0.6
+    assert weights["state"] + weights["spread"] + weights["means"] > 0.8
+
+
+@pytest.mark.parametrize(("effect", "family"), [({"shift": 2.5}, "means"), ({"width": 1.5}, "variances")])
+def test_few_patients_suffice_where_the_states_themselves_differ(effect: dict[str, float], family: str) -> None:
+    """Coordinates of each state need no metric, which eight patients could not determine."""
+    mix, condition = cohort(4, p=48, **effect)
+    counts = counts_of(condition, 0.0)
+    train, new = np.arange(8), np.arange(8, 48)
+    classifier = fit_classifier(mix.subset(train), condition[train], QUICK, counts=counts.subset(train))
+    assert classifier.family_weights()[family] > 0.1
+    p = predict_conditions(classifier, mix.subset(new), counts=counts.subset(new))
+    assert (p.argmax(axis=1) == condition[new]).mean() > 0.9
 
 
 def test_a_type_that_no_training_patient_has_is_ignored() -> None:

@@ -4,6 +4,7 @@ In the order of reading:
 
 - ``_reference_states``: states that all patients share, and the composition of each patient
 - ``_log_ratios``: compositions of types or states as centered log-ratios
+- ``_state_moments``: means and variances of these states, as coordinates of patients
 - ``_component_plans``: plans between the components of patients, and distances as a function of the metric W
 - ``_pair_scatters``: the displacements of every pair of patients, as one matrix per pair
 - ``_discriminant_axes``: the closed form of the metric that separates conditions

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from muport.gmm.metric._reference_states import Reference
     from muport.gmm.mixtures._mixtures import Mixtures
 
-__all__ = ["CellCounts", "centered_log_ratios", "squared_ratio_distances"]
+__all__ = ["CellCounts", "centered_log_ratios", "state_ratios", "type_ratios"]
 
 #: Fraction of the detection limit, one cell, that replaces a smaller share: the usual choice for counts.
 _REPLACEMENT = 0.65
@@ -92,16 +91,6 @@ def centered_log_ratios(shares: ArrayLike, n_cells: ArrayLike) -> NDArray[np.flo
     logarithm = np.log(np.where(small, limit, kept * factor))
     ratios: NDArray[np.float64] = logarithm - logarithm.mean(axis=1, keepdims=True)
     return ratios
-
-
-def squared_ratio_distances(
-    train: NDArray[np.float64], new: NDArray[np.float64] | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute squared Aitchison distances among training patients (P, P), and from new ones to them (Q, P).
-
-    - `train`, `new`: (P, T) and (Q, T) centered log-ratios.
-    """
-    return cdist(train, train, "sqeuclidean"), cdist(train if new is None else new, train, "sqeuclidean")
 
 
 def state_ratios(mixtures: Mixtures, n_cells: NDArray[np.float64], reference: Reference) -> NDArray[np.float64]:

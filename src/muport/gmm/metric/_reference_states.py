@@ -32,10 +32,14 @@ class Reference:
     means: Annotated[NDArray[np.float64], "* d"]
     within: Annotated[NDArray[np.float64], "d d"]
 
+    @property
+    def whitener(self) -> NDArray[np.float64]:
+        """(d, d) map under which the mean covariance of the components is the identity."""
+        return np.linalg.inv(np.linalg.cholesky(self.within))
+
     def membership(self, mix: Mixtures) -> NDArray[np.float64]:
         """(P, K, M) probabilities of the states, from the Mahalanobis distance of component means."""
-        whitener = np.linalg.inv(np.linalg.cholesky(self.within))
-        offset = (mix.means[:, :, None] - self.means) @ whitener.T
+        offset = (mix.means[:, :, None] - self.means) @ self.whitener.T
         probabilities: NDArray[np.float64] = softmax(-0.5 * np.square(offset).sum(-1), axis=2)
         return probabilities
 

@@ -67,8 +67,9 @@ class CrossValidation:
         95 % intervals (low, high) of ``"balanced_accuracy"`` and ``"auroc"``, by a bootstrap over groups; NaN if no
         resampled set of groups has two conditions.
     families
-        (F, 6) weights, in the predictions of each fold, of the state, spread, composition and unlearned mixture
-        distances, and of the log-ratios of components and of annotated types.
+        (F, 8) weights, in the predictions of each fold, of the state, spread, composition and unlearned mixture
+        distances, of the log-ratios of components, of the means and of the variances of the states that all patients
+        share, and of the log-ratios of annotated types.
     null
         (R, 2) balanced accuracy and area under the ROC curve with permuted conditions; (0, 2) without permutations.
     samples, conditions
@@ -254,7 +255,7 @@ def predict_folds(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Predict held-out patients under R sets of conditions; plans are computed once for all sets.
 
-    Returns probabilities (R, P, C), and weights of the families of views (R, F, 6).
+    Returns probabilities (R, P, C), and weights of the families of views (R, F, 8).
     """
     group, counts = cells.group, cells.counts()
     p = np.zeros((len(labels), len(group), max(int(label.max()) for label in labels) + 1))

@@ -24,11 +24,11 @@ from muport.gmm.prediction._outcome_fits import (
 )
 from muport.gmm.prediction._outcomes import Outcome, cumulative_hazard, outcome_folds
 from muport.gmm.prediction._patient_classifier import (
+    CoordinateView,
     PatientClassifier,
-    RatioView,
     View,
     assign_weights,
-    log_ratio_views,
+    coordinate_distances,
     view_distances,
 )
 from muport.gmm.prediction._view_weights import weigh_views
@@ -125,11 +125,11 @@ def fit_outcome(
     slices, groups = outcome.slices(), np.arange(len(outcome)) if group is None else np.asarray(group)
     cohort = CohortPlans(mixtures, settings.n_states, settings.random_state) if plans is None else plans
     metrics, squared = fit_metrics(mixtures, slices, settings, cohort)
-    families, squared_ratios = log_ratio_views(mixtures, cohort, counts)
+    families, squared_coordinates = coordinate_distances(mixtures, cohort, counts)
     folds, target = outcome_folds(outcome, groups), outcome.target()
     predictions = regress_held_out(squared, target, folds, columns)
     if families:
-        ratios = regress_held_out(lambda rows: squared_ratios[None].repeat(len(rows), 0), target, folds, columns)
+        ratios = regress_held_out(lambda rows: squared_coordinates[None].repeat(len(rows), 0), target, folds, columns)
         predictions = np.concatenate([predictions, ratios])
     fits = fit_predictions(predictions, outcome)
     values = np.array([fit.slope * own[fit.penalty] for own, fit in zip(predictions, fits, strict=True)])
@@ -139,13 +139,17 @@ def fit_outcome(
     means = [float(np.nanmean(own)) if np.isfinite(own).any() else 0.0 for own in losses]
     parts = [replace(fit, loss=loss) for fit, loss in zip(fits, means, strict=True)]
     views = [View(replace(metric, loss=part.loss), part, 0.0) for metric, part in zip(metrics, parts, strict=False)]
-    ratio_views = [RatioView(family, part, 0.0) for family, part in zip(families, parts[len(views) :], strict=True)]
+    coordinate_views = [
+        CoordinateView(family, part, 0.0) for family, part in zip(families, parts[len(views) :], strict=True)
+    ]
     names = [view.family for view in views] + families
     simplest = names.index("types") if "types" in names else None
     # of a density there is one column: the outcome that was seen
     weight = weigh_views(densities[:, :, None], names, simplest, np.zeros(len(outcome), dtype=np.int64), groups)
-    weighted, weighted_ratios = assign_weights(views, ratio_views, weight)
-    classifier = PatientClassifier(weighted, mixtures, slices, int(slices.max()) + 1, weighted_ratios, counts, columns)
+    weighted, weighted_coordinates = assign_weights(views, coordinate_views, weight)
+    classifier = PatientClassifier(
+        weighted, mixtures, slices, int(slices.max()) + 1, weighted_coordinates, counts, columns
+    )
     return _calibrated(classifier, outcome, weight, values, errors)
 
 

@@ -68,7 +68,7 @@ class OutcomeValidation:
     intervals
         95 % intervals (low, high) of the scores, by a bootstrap over groups.
     families
-        (F, 6) weights of the families of views in each fold, as in :class:`muport.gmm.CrossValidation`.
+        (F, 8) weights of the families of views in each fold, as in :class:`muport.gmm.CrossValidation`.
     null
         (R, S) scores with permuted outcomes, in the order of `scores`; (0, S) without permutations.
     samples
@@ -185,7 +185,7 @@ def _predict_folds(
     cells: LabeledCells,
     settings: MetricSettings,
 ) -> tuple[list[OutcomePrediction], NDArray[np.float64]]:
-    """Predictions of held-out patients for each of the outcomes, and weights (F, 6) of families for the first."""
+    """Predictions of held-out patients for each of the outcomes, and weights (F, 8) of families for the first."""
     counts, n = cells.counts(), len(cells)
     n_levels = len(outcomes[0].levels)
     results = [

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from muport._parallel import single_threaded
 from muport.gmm.metric._component_plans import component_roots, plan_components
@@ -18,12 +19,13 @@ from muport.gmm.metric._kernel_ridge import (
     score_held_out,
     to_probabilities,
 )
-from muport.gmm.metric._log_ratios import CellCounts, squared_ratio_distances, state_ratios, type_ratios
+from muport.gmm.metric._log_ratios import CellCounts, state_ratios, type_ratios
 from muport.gmm.metric._metric_candidates import fit_metric_candidates
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.metric._nuisance import remove_covariates
 from muport.gmm.metric._pair_scatters import CohortPlans
 from muport.gmm.metric._reference_states import squared_composition_distances
+from muport.gmm.metric._state_moments import state_means, state_variances
 from muport.gmm.prediction._view_weights import weigh_views
 
 if TYPE_CHECKING:
@@ -39,11 +41,14 @@ if TYPE_CHECKING:
     type PlanCache = dict[tuple[bool, float], tuple[ComponentPlans, ComponentPlans]]
 
 __all__ = [
-    "FAMILIES", "PatientClassifier", "RatioView", "View", "assign_weights", "fit_classifier", "log_ratio_views",
-    "predict_conditions", "view_distances",
+    "FAMILIES", "CoordinateView", "PatientClassifier", "View", "assign_weights", "coordinate_distances",
+    "fit_classifier", "predict_conditions", "view_distances",
 ]  # fmt: skip
 
-FAMILIES = ("state", "spread", "composition", "mixture", "components", "types")
+FAMILIES = ("state", "spread", "composition", "mixture", "components", "means", "variances", "types")
+_COORDINATES = ("components", "means", "variances")  # families of coordinates that need no annotation
+#: Families of the views on coordinates; models of earlier versions have none, or only log-ratios.
+_KNOWN_FAMILIES = [[], *([*names, *types] for names in (_COORDINATES[:1], _COORDINATES) for types in ((), ("types",)))]
 _MIN_WEIGHT = 1e-3  # views of a smaller weight are not used in predictions
 
 
@@ -71,10 +76,11 @@ class View:
 
 
 @dataclass(frozen=True)
-class RatioView:
-    """The centered log-ratios of a composition and their classifier.
+class CoordinateView:
+    """Coordinates of the patients and their classifier.
 
-    - `family`: ``"types"``: of the annotated types. ``"components"``: of the states that all patients share.
+    - `family`: ``"types"``: centered log-ratios of the annotated types. Of the states that all patients share:
+      ``"components"``: centered log-ratios; ``"means"``: relative means; ``"variances"``: log-variances.
     - `calibration`: Penalty, slope and held-out loss.
     - `weight`: Weight in the prediction.
     """
@@ -92,8 +98,8 @@ class PatientClassifier:
     - `mixtures`: Mixtures of the P training patients.
     - `condition`: (P,) codes.
     - `n_classes`: Number C of conditions.
-    - `ratio_views`: Views on log-ratios; none in models of earlier versions.
-    - `counts`: Cells of the training patients, if there are views on log-ratios.
+    - `coordinate_views`: Views on coordinates of the patients; none in models of earlier versions.
+    - `counts`: Cells of the training patients, if there are views on coordinates.
     - `columns`: (P, q) covariates, whose effects are removed from all distances; None without covariates.
     """
 
@@ -101,17 +107,17 @@ class PatientClassifier:
     mixtures: Mixtures
     condition: Annotated[NDArray[np.int64], "P", "0..<n_classes"]
     n_classes: Annotated[int, "1.."]
-    ratio_views: tuple[RatioView, ...] = ()
+    coordinate_views: tuple[CoordinateView, ...] = ()
     counts: CellCounts | None = None
     columns: Annotated[NDArray[np.float64], "P *"] | None = None
 
     def check_consistency(self) -> None:
-        """Raise a ValueError unless each patient has a mixture, and each view on log-ratios its counts."""
+        """Raise a ValueError unless each patient has a mixture, and each view on coordinates its counts."""
         if len(self.mixtures) != len(self.condition):
             raise ValueError(f"there are {len(self.mixtures)} mixtures of {len(self.condition)} patients.")
-        families = [view.family for view in self.ratio_views]
-        if families not in ([], ["components"], ["components", "types"]):
-            raise ValueError(f"there are views on log-ratios of {families}.")
+        families = [view.family for view in self.coordinate_views]
+        if families not in _KNOWN_FAMILIES:
+            raise ValueError(f"there are views on the coordinates {families}.")
         if families and (self.counts is None or len(self.counts) != len(self.condition)):
             raise ValueError("the cells of the patients were not counted.")
         if "types" in families and self.counts is not None and not self.counts.types.any():
@@ -123,9 +129,9 @@ class PatientClassifier:
         return select_least_loss([view.metric for view in self.views])
 
     @property
-    def all_views(self) -> list[View | RatioView]:
-        """The views on distances, then those on log-ratios."""
-        return [*self.views, *self.ratio_views]
+    def all_views(self) -> list[View | CoordinateView]:
+        """The views on distances, then those on coordinates."""
+        return [*self.views, *self.coordinate_views]
 
     def family_weights(self) -> dict[str, float]:
         """Weight of each family of views in the prediction."""
@@ -134,12 +140,9 @@ class PatientClassifier:
             families[view.family] += view.weight
         return families
 
-    def ratios(self, family: str, mixtures: Mixtures, counts: CellCounts) -> NDArray[np.float64]:
-        """Centered log-ratios of patients, of the types or of the states of the training patients."""
-        if family == "types":
-            known = _typed(self.counts)
-            return type_ratios(counts, known)
-        return state_ratios(mixtures, counts.total, self.reference)
+    def coordinates(self, family: str, mixtures: Mixtures, counts: CellCounts) -> NDArray[np.float64]:
+        """Coordinates of patients, by the types or the states of the training patients."""
+        return _coordinates(family, mixtures, counts, self.reference, _typed(self.counts))
 
     @property
     def reference(self) -> Reference:
@@ -161,9 +164,10 @@ def fit_classifier(
     """Fit all views and their weights.
 
     The views on distances belong to four families (state, spread, composition, mixtures without a learned metric); with
-    `counts` there are the log-ratios of the states that all patients share and, with annotation, of the types. The
-    weights are those of :func:`muport.gmm.prediction._view_weights.weigh_views`, shrunk toward the log-ratios of the
-    types if there are any. The log-ratios of the states, which are estimated, were never better than the combination.
+    `counts` there are coordinates: log-ratios, means and variances of the states that all patients share and, with
+    annotation, log-ratios of the types. The weights are those of
+    :func:`muport.gmm.prediction._view_weights.weigh_views`, shrunk toward the log-ratios of the types if there are any.
+    The log-ratios of the states, which are estimated, were never better than the combination.
 
     - `mixtures`: Mixtures of the training patients.
     - `condition`: (P,) codes 0..C-1.
@@ -178,54 +182,64 @@ def fit_classifier(
     cohort = CohortPlans(mixtures, settings.n_states, settings.random_state) if plans is None else plans
     candidates = fit_metric_candidates(mixtures, code, settings, group=groups, plans=cohort, columns=columns)
     views = [View(candidate.metric, candidate.calibration, 0.0) for candidate in candidates]
-    ratio_views, held_out = _fit_ratio_views(mixtures, cohort, counts, code, groups, columns)
+    coordinate_views, held_out = _fit_coordinate_views(mixtures, cohort, counts, code, groups, columns)
     probabilities = np.stack([*(candidate.held_out for candidate in candidates), *held_out])
-    families = [view.family for view in views] + [view.family for view in ratio_views]
+    families = [view.family for view in views] + [view.family for view in coordinate_views]
     # the types come last
     simplest = families.index("types") if "types" in families else None
     weight = weigh_views(probabilities, families, simplest, code, groups)
-    weighted, weighted_ratios = assign_weights(views, ratio_views, weight)
-    return PatientClassifier(weighted, mixtures, code, int(code.max()) + 1, weighted_ratios, counts, columns)
+    weighted, weighted_coordinates = assign_weights(views, coordinate_views, weight)
+    return PatientClassifier(weighted, mixtures, code, int(code.max()) + 1, weighted_coordinates, counts, columns)
 
 
 def assign_weights(
-    views: Sequence[View], ratio_views: Sequence[RatioView], weight: NDArray[np.float64]
-) -> tuple[tuple[View, ...], tuple[RatioView, ...]]:
-    """Return the views with their weights (V,): first those of the views on distances, then of those on log-ratios."""
+    views: Sequence[View], coordinate_views: Sequence[CoordinateView], weight: NDArray[np.float64]
+) -> tuple[tuple[View, ...], tuple[CoordinateView, ...]]:
+    """Return the views with their weights (V,): first those of the views on distances, then of those on coordinates."""
     weights = iter(weight.tolist())
     weighted = tuple(replace(view, weight=next(weights)) for view in views)
-    return weighted, tuple(replace(view, weight=next(weights)) for view in ratio_views)
+    return weighted, tuple(replace(view, weight=next(weights)) for view in coordinate_views)
 
 
-def _fit_ratio_views(
+def _fit_coordinate_views(
     mixtures: Mixtures,
     cohort: CohortPlans,
     counts: CellCounts | None,
     condition: NDArray[np.int64],
     group: NDArray[np.int64],
     columns: NDArray[np.float64] | None,
-) -> tuple[list[RatioView], list[NDArray[np.float64]]]:
-    """Views on log-ratios, of weight 0, and their probabilities (P, C) of held-out patients."""
-    families, squared = log_ratio_views(mixtures, cohort, counts)
+) -> tuple[list[CoordinateView], list[NDArray[np.float64]]]:
+    """Views on coordinates, of weight 0, and their probabilities (P, C) of held-out patients."""
+    families, squared = coordinate_distances(mixtures, cohort, counts)
     if not families:
         return [], []
     folds = inner_folds(condition, group)
     scores = score_held_out(lambda rows: squared[None].repeat(len(rows), 0), condition, folds, columns)
     fits = calibrate(scores, condition)
-    views = [RatioView(family, fit, 0.0) for family, fit in zip(families, fits, strict=True)]
+    views = [CoordinateView(family, fit, 0.0) for family, fit in zip(families, fits, strict=True)]
     return views, [to_probabilities(own[fit.penalty], fit.slope) for own, fit in zip(scores, fits, strict=True)]
 
 
-def log_ratio_views(
+def coordinate_distances(
     mixtures: Mixtures, cohort: CohortPlans, counts: CellCounts | None
 ) -> tuple[list[str], NDArray[np.float64]]:
-    """Families of the views on log-ratios, and their squared distances (V, P, P) among the training patients."""
+    """Families of the views on coordinates, and their squared distances (V, P, P) among the training patients."""
     if counts is None:
         return [], np.zeros((0, len(mixtures), len(mixtures)))
-    ratios = {"components": state_ratios(mixtures, counts.total, cohort.reference)}
-    if _typed(counts).any():
-        ratios["types"] = type_ratios(counts, _typed(counts))
-    return list(ratios), np.stack([squared_ratio_distances(values)[0] for values in ratios.values()])
+    known = _typed(counts)
+    families = [*_COORDINATES, *(["types"] if known.any() else [])]
+    values = [_coordinates(family, mixtures, counts, cohort.reference, known) for family in families]
+    return families, np.stack([cdist(own, own, "sqeuclidean") for own in values])
+
+
+def _coordinates(
+    family: str, mixtures: Mixtures, counts: CellCounts, reference: Reference, known: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Coordinates of patients by the `known` types (T,), or by the states that all patients share."""
+    if family == "types":
+        return type_ratios(counts, known)
+    of_states = {"components": state_ratios, "means": state_means, "variances": state_variances}[family]
+    return of_states(mixtures, counts.total, reference)
 
 
 def _typed(counts: CellCounts | None) -> NDArray[np.bool_]:
@@ -246,7 +260,7 @@ def predict_conditions(
     - `mixtures`: Mixtures of Q patients in the representation of the training patients.
     - `cache`: Plans of earlier calls with the same training and new patients, for any conditions; extended by this
       call.
-    - `counts`: Cells of the new patients, needed by views on log-ratios.
+    - `counts`: Cells of the new patients, needed by views on coordinates.
     - `columns`: (Q, q) covariates of the new patients, needed if the classifier removes their effects.
     """
     total = np.zeros((len(mixtures), classifier.n_classes))
@@ -263,10 +277,10 @@ def view_distances(
     cache: PlanCache,
     counts: CellCounts | None,
     columns: NDArray[np.float64] | None = None,
-) -> list[tuple[View | RatioView, NDArray[np.float64], NDArray[np.float64]]]:
+) -> list[tuple[View | CoordinateView, NDArray[np.float64], NDArray[np.float64]]]:
     """Squared distances among training patients, and from new ones to them, of each view with a relevant weight."""
-    distances: list[tuple[View | RatioView, NDArray[np.float64], NDArray[np.float64]]]
-    distances = [*_metric_distances(classifier, new, cache), *_ratio_distances(classifier, new, counts)]
+    distances: list[tuple[View | CoordinateView, NDArray[np.float64], NDArray[np.float64]]]
+    distances = [*_metric_distances(classifier, new, cache), *_coordinate_distances(classifier, new, counts)]
     if classifier.columns is None:
         return distances
     if columns is None:
@@ -274,17 +288,18 @@ def view_distances(
     return [(view, *remove_covariates(train, to, classifier.columns, columns)) for view, train, to in distances]
 
 
-def _ratio_distances(
+def _coordinate_distances(
     classifier: PatientClassifier, new: Mixtures, counts: CellCounts | None
-) -> Iterator[tuple[RatioView, NDArray[np.float64], NDArray[np.float64]]]:
-    """Squared distances among training patients, and from new ones to them, of each view on log-ratios."""
-    if not classifier.ratio_views:
+) -> Iterator[tuple[CoordinateView, NDArray[np.float64], NDArray[np.float64]]]:
+    """Squared distances among training patients, and from new ones to them, of each view on coordinates."""
+    if not classifier.coordinate_views:
         return
     if counts is None or classifier.counts is None:
-        raise ValueError("the classifier has views on log-ratios: the cells of the new patients must be counted.")
-    for view in classifier.ratio_views:
-        train = classifier.ratios(view.family, classifier.mixtures, classifier.counts)
-        yield view, *squared_ratio_distances(train, classifier.ratios(view.family, new, counts))
+        raise ValueError("the classifier has views on coordinates: the cells of the new patients must be counted.")
+    for view in classifier.coordinate_views:
+        train = classifier.coordinates(view.family, classifier.mixtures, classifier.counts)
+        to_new = classifier.coordinates(view.family, new, counts)
+        yield view, cdist(train, train, "sqeuclidean"), cdist(to_new, train, "sqeuclidean")
 
 
 def _metric_distances(
