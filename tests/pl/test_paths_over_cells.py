@@ -8,6 +8,7 @@ import pytest
 from anndata import AnnData
 
 import muport
+from muport.pl._paths_over_cells import _choose_lines
 from muport.velocity import Trajectories
 from muport.velocity.dynamics._paths import Paths
 
@@ -48,6 +49,14 @@ def test_paths_are_placed_in_the_picture(line, two_paths):
 def test_flow_shows_the_shares(line, two_paths):
     ax = muport.pl.flow(line, two_paths)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["early 50%", "late 50%"]
+
+
+def test_a_flow_of_many_particles_draws_a_part_of_each_cluster():
+    terminal = np.array(["rare"] * 2 + ["frequent"] * 198)
+    chosen = _choose_lines(terminal)
+    assert len(set(chosen)) == len(chosen) <= 52
+    assert (terminal[chosen[-1:]] == "rare").all()
+    assert sorted(_choose_lines(terminal[:5])) == [0, 1, 2, 3, 4]
 
 
 def test_stored_paths_and_windows(line):

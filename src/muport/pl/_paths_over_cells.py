@@ -14,6 +14,7 @@ from muport.pl.drawing._finished_figure import Output
 from muport.pl.drawing._palettes import parse_palette
 from muport.pl.drawing._panels import draw_panels, split_options
 from muport.pl.drawing._places_with_cells import PlacesWithCells
+from muport.pl.drawing._smooth_lines import smooth_line
 from muport.pl.drawing._values import get_coordinates
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = ["flow", "trajectories", "windows"]
 
 _CELL_GRAY = "0.85"  # of cells behind paths
 _N_GRID = 60  # a gap between cells is wider than the range of the embedding divided by this
+_MAX_LINES = 50  # of a flow: more cover each other
 _END_COLOR = "#d1495b"
 _WINDOW = "velot_spatial_cluster"  # column with the time bin or region of each cell
 
@@ -121,6 +123,8 @@ def flow(
 ) -> Axes | Any:
     """Draw the particles of a flow, colored by the cluster in which they end, with the fraction of each cluster.
 
+    At most 50 lines are drawn, of each cluster in its fraction; dots and fractions are those of all particles.
+
     Parameters
     ----------
     data, basis, use_rep, ax, show, save, return_fig, kwargs
@@ -136,7 +140,7 @@ def flow(
 
     Returns
     -------
-    The axes, with one line for each particle, and a dot where it ends.
+    The axes, with lines, and a dot where each particle ends.
 
     Raises
     ------
@@ -153,8 +157,8 @@ def flow(
     ends = np.array([line[-1] for line in lines]).reshape(-1, 2)
 
     def draw_particles(axes: Axes) -> None:
-        for line, color in zip(lines, categories.colors, strict=True):
-            axes.plot(*line.T, color=color, lw=0.7, alpha=0.5, zorder=3)
+        for i in _choose_lines(drawn.terminal):
+            axes.plot(*lines[i].T, color=categories.colors[i], lw=0.8, alpha=0.5, zorder=3)
         axes.scatter(ends[:, 0], ends[:, 1], c=categories.colors, s=9, linewidths=0, zorder=4)
         fractions = [(f"{name} {np.mean(drawn.terminal == name):.0%}", color) for name, color in categories.legend]
         add_legend(axes, fractions, legend_loc)
@@ -260,7 +264,18 @@ def _draw_lines(
     xy, x = xy[finite], x[finite]
     places = PlacesWithCells.of(xy, float(np.ptp(xy, axis=0).mean()) / _N_GRID)
     positions = embed_paths(x, xy, paths.x, paths.length, places.limit)
-    return [places.interrupt(line[:n]) for line, n in zip(positions, paths.length, strict=True)]
+    return [smooth_line(places.interrupt(line[:n])) for line, n in zip(positions, paths.length, strict=True)]
+
+
+def _choose_lines(terminal: NDArray[Any]) -> list[int]:
+    """Return the paths of a flow that are drawn, of each terminal cluster in its fraction and of rare ones last."""
+    keep = min(1.0, _MAX_LINES / max(len(terminal), 1))
+    names, counts = np.unique(terminal, return_counts=True)
+    chosen: list[int] = []
+    for name, count in sorted(zip(names, counts, strict=True), key=lambda pair: -pair[1]):
+        members = np.flatnonzero(terminal == name)
+        chosen += members[: max(1, round(keep * count))].tolist()
+    return chosen
 
 
 def _mean_positions(xy: NDArray[np.float64], windows: NDArray[np.int64]) -> NDArray[np.float64]:

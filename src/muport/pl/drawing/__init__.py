@@ -8,6 +8,7 @@ In the order of reading:
 - ``_values``: coordinates, columns and genes of an AnnData or MuData, found by key
 - ``_places_with_cells``: where an embedding has cells, so that lines end with them
 - ``_embedded_paths``: paths in a representation, drawn along the cells
+- ``_smooth_lines``: smooth curves through recorded points
 - ``_palettes``: colors from ``palette`` and from ``uns``
 - ``_panels``: cells in one panel for each color, and what is drawn over them
 """
