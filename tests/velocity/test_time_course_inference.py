@@ -160,6 +160,18 @@ def test_populations_between_and_beyond_the_days(model, adata):
     assert (ahead.obs["destination"] == "").all()
 
 
+@pytest.mark.filterwarnings("ignore:1 of 1 transport problems did not converge")
+def test_cells_followed_over_several_days_stay_in_their_branch(model, adata):
+    found = model.follow_population(FORK, 5.5)
+    assert found.obs_names.tolist() == adata.obs_names[adata.obs["day"] == "E1"].tolist()
+    assert found.obsm["X_pca"][:, 0].mean() == pytest.approx(11, abs=0.3)
+    up = (adata.obs.loc[found.obs_names, "fate"] == "up").to_numpy()
+    assert ((found.obsm["X_pca"][:, 1] > 0) == up).all()
+    assert found.obs["mass"].sum() == pytest.approx(60, rel=0.05)
+    back = model.follow_population(END, EARLY)
+    assert np.abs(back.obsm["X_pca"]).max() < 1  # the root, and its noise
+
+
 def test_a_forecast_uses_the_earlier_days_alone(adata):
     changed = adata.copy()
     changed.obsm["X_pca"][adata.obs["day"].isin(["E5", "E6"])] += 7
@@ -182,6 +194,13 @@ BAD_PREDICTIONS = {
     "no cells": (lambda m: m.predict_population(3, n_cells=0), ValueError, "n_cells=0"),
     "unknown source": (lambda m: m.predict_population(3, source_time=2), KeyError, "source_time=2"),
     "one day only": (lambda m: m.predict_population(3, source_time=0), ValueError, "only measured time 0"),
+    "followed to no number": (lambda m: m.follow_population(0, "soon"), ValueError, "time='soon'"),
+    "followed from an unknown day": (lambda m: m.follow_population(2, 5), KeyError, "source_time=2"),
+    "followed too far": (
+        lambda m: m.follow_population(0, 7),
+        ValueError,
+        "time=7 is beyond the measured times, 0 to 6",
+    ),
     "last day": (lambda m: m.validate_held_out([6]), ValueError, "6 is the first or the last time"),
     "unknown day": (lambda m: m.validate_held_out([2]), KeyError, "times=2"),
     "metric": (lambda m: m.validate_held_out(metric="w3"), ValueError, "metric='w3'"),
@@ -313,6 +332,7 @@ def test_the_selection_by_held_out_days_is_kept_and_used(adata, tmp_path):
         fit(two, select="best")
 
 
+@pytest.mark.filterwarnings("ignore:1 of 1 transport problems did not converge")
 def test_draws_do_not_depend_on_the_order_of_the_cells(model, adata, tmp_path):
     model.save(tmp_path / "model")
     shuffled = adata[np.random.default_rng(1).permutation(adata.n_obs)].copy()
@@ -326,6 +346,7 @@ def test_draws_do_not_depend_on_the_order_of_the_cells(model, adata, tmp_path):
         assert set(measured) <= set(adata.obs_names[adata.obs["day"] == "E1"])
         return [
             np.sort(population.obsm["X_pca"], axis=0),
+            np.sort(course.follow_population(EARLY, 3.0).obsm["X_pca"], axis=0),
             table[["lower", "upper"]].to_numpy(),
             halves["mmd"],
             measured,

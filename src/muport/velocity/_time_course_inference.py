@@ -18,6 +18,7 @@ from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity._perturbation_inference import PerturbationInference
 from muport.velocity.timecourse._couplings import CouplingOptions, DayPlan, couple_days
 from muport.velocity.timecourse._days import Days
+from muport.velocity.timecourse._followed_cells import options_to_follow
 from muport.velocity.timecourse._growth import GrowthField, GrowthOptions, fit_growth
 from muport.velocity.timecourse._held_out_days import HeldOutOptions, select_coupling
 from muport.velocity.timecourse._populations import Coupling, population_mass
@@ -43,6 +44,18 @@ class _Course:
     labels: NDArray[np.str_] | None
     options: CouplingOptions
     plans: dict[tuple[int, int], DayPlan] = field(default_factory=dict)
+    plans_to_follow: dict[tuple[int, int], DayPlan] = field(default_factory=dict)
+
+    def to_follow(self) -> _Course:
+        """The same course with the finer plans by which cells are followed over several days.
+
+        Its cells are in an order that does not depend on that of the data: a pair that rounding adds or leaves out
+        would move the cells around it.
+        """
+        order = canonical_order(self.days.x, self.days.time)
+        labels = None if self.labels is None else self.labels[order]
+        options = options_to_follow(self.options)
+        return _Course(self.days.take(order), self.names[order], labels, options, self.plans_to_follow)
 
     def plan(self, source: int) -> DayPlan:
         """The plan from a day to the next one, computed when first needed."""
@@ -387,7 +400,7 @@ class TimeCourseInference(PerturbationInference):
             self._course_cache = digest, _Course(days, rows.obs_names, _label_names(rows), coupling)
         course = self._course_cache[1]
         # names and labels are not in the digest: they may change without a new plan
-        return _Course(days, rows.obs_names, _label_names(rows), course.options, course.plans)
+        return replace(course, days=days, names=rows.obs_names, labels=_label_names(rows))
 
 
 def _coupling_options(options: VelocityHyperparameters) -> CouplingOptions:

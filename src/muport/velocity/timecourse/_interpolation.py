@@ -9,29 +9,25 @@ import numpy as np
 
 from muport._arrays import canonical_order
 from muport.neighbors import knn
+from muport.velocity.timecourse._coupled_paths import coupled_paths, draw_pairs, draw_systematically
 from muport.velocity.timecourse._curved_paths import bends_along_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
-    from muport.velocity.timecourse._couplings import DayPlan
+    from muport.velocity.timecourse._coupled_paths import Plans
     from muport.velocity.timecourse._days import Days
 
     type Floats = NDArray[np.float64]
     type Ints = NDArray[np.int64]
-    type Plans = Callable[[int], DayPlan]
 
 __all__ = ["Population", "population_at"]
 
-_CURVATURE = 0.5  # fraction of the curvature that is added to a straight path, chosen on simulated courses
 _AHEAD = 0.5  # fraction of a displacement that goes on at most beyond the measured days, chosen on simulated courses
 _PRIOR, _INTERVALS = 0.4, 2  # persistence of a displacement that is assumed, and observations of it that are added
 _NOISE_KEPT = np.sqrt(0.5)  # factor of the noise of cells beyond the measured days, as in the middle of an interval
 _SMOOTHED = 15  # neighbors over which displacements are averaged beyond the measured days
 _MIN_DRAWN = 1000  # cells of a population between two days, by default at least
-_MIN_GROWTH = 1e-12  # smallest number of descendants of which a power is taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,31 +113,12 @@ def _between(
     alpha = float((time - days.times[day]) / h)
     n, m = days.n_cells[day : day + 2].astype(np.float64)
     total = n ** (1 - alpha) * m**alpha
-    plan = plans(day)
-    # pairs are drawn in an order that does not depend on that of the cells
-    first, second = canonical_order(days.cells(day)), canonical_order(days.cells(day + 1))
-    ordered = plan.plan[first][:, second]
-    ordered.sort_indices()
-    pairs = ordered.tocoo()
-    mass = pairs.data * np.maximum(plan.growth, _MIN_GROWTH)[first][pairs.row] ** (alpha - 1)
     count = max(_MIN_DRAWN, round(total)) if n_cells is None else n_cells
-    drawn = _systematic(mass, count, rng)
+    pairs = draw_pairs(days, plans(day), day, alpha, count, rng)
     before, after = (days.cells(side).astype(np.float64) for side in (day, day + 1))
-    ends = pairs.row[drawn].astype(np.int64), pairs.col[drawn].astype(np.int64)
-    bend = bends_along_cells(before[first], after[second], *ends, alpha, rng)
-    i, j = first[ends[0]], second[ends[1]]
-    slope = (after[j] - before[i]) / h
-    curvature = np.zeros_like(slope)
-    if day > 0:
-        gap = days.times[day] - days.times[day - 1]
-        came = (before - plans(day - 1).mean_source(days.cells(day - 1).astype(np.float64))) / gap
-        curvature += (1 - alpha) * min(1.0, gap / h) * (slope - came[i]) / (h + gap)
-    if day + 2 < len(days.times):
-        gap = days.times[day + 2] - days.times[day + 1]
-        went = (plans(day + 1).mean_target(days.cells(day + 2).astype(np.float64)) - after) / gap
-        curvature += alpha * min(1.0, gap / h) * (went[j] - slope) / (h + gap)
-    x = before[i] + alpha * h * slope + bend + _CURVATURE * (alpha * h) * (alpha * h - h) * curvature
-    rows = [days.members[side][cells] for side, cells in ((day, i), (day + 1, j))]
+    bend = bends_along_cells(before[pairs.first], after[pairs.second], pairs.rank_i, pairs.rank_j, alpha, rng)
+    x = coupled_paths(days, plans, day, pairs).at(alpha * float(h)) + bend
+    rows = [days.members[side][cells] for side, cells in ((day, pairs.i), (day + 1, pairs.j))]
     return Population(x.astype(np.float32), np.full(count, total / count), *rows)
 
 
@@ -167,7 +144,7 @@ def _beyond(days: Days, plans: Plans, time: float, n_cells: int | None, rng: np.
 
 def _draw_cells(x: NDArray[np.floating], n: int, rng: np.random.Generator) -> Ints:
     """(n,) positions of cells drawn evenly by systematic sampling, in an order that does not depend on the data."""
-    return canonical_order(x)[_systematic(np.ones(len(x)), n, rng)]
+    return canonical_order(x)[draw_systematically(np.ones(len(x)), n, rng)]
 
 
 def _displacement(days: Days, plans: Plans, previous: int, day: int) -> Floats:
@@ -194,11 +171,3 @@ def _persistence(days: Days, plans: Plans, previous: int, day: int, following: i
     common = np.average(np.sum(went * came, axis=1), weights=weight)
     length = np.average(np.square(came).sum(axis=1), weights=weight) * (1 - np.exp(-gap / h))
     return float(np.clip(common / length, -1, 1)) if length > 0 else 0.0
-
-
-def _systematic(mass: Floats, n: int, rng: np.random.Generator) -> Ints:
-    """(n,) positions drawn in proportion to mass by systematic sampling: counts are the expected ones, rounded."""
-    cumulative = np.cumsum(mass, dtype=np.float64)
-    points = (np.arange(n) + rng.random()) * (cumulative[-1] / n)
-    drawn: Ints = np.searchsorted(cumulative, points, side="right").clip(max=len(mass) - 1).astype(np.int64)
-    return drawn
