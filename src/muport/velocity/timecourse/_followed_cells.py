@@ -44,14 +44,13 @@ class _Flow:
     rate: Floats
     start: float
 
-    def __call__(self, points: Tensor, times: Tensor) -> Floats:
+    def __call__(self, points: Tensor, times: Tensor) -> Tensor:
         """(n, d + 1) change per unit of time of places and logarithmic mass (n, d + 1), at one time for all."""
         passed = float(times[0]) - self.start
         places = self.paths.at(passed).astype(np.float32)
         near = knn(places, min(_NEAREST, len(places)), query=points[:, :-1].float().numpy()).indices
         change = np.column_stack([self.paths.velocity(passed), self.rate])
-        mean: Floats = change[near].mean(axis=1)
-        return mean
+        return torch.from_numpy(change[near].mean(axis=1))
 
 
 def options_to_follow(options: CouplingOptions) -> CouplingOptions:
