@@ -210,6 +210,7 @@ def test_info(folder, tmp_path, capsys):
         (["integrate", "batches.h5ad", "-o", "out.h5mu"], ".h5ad or .zarr"),
         (["integrate", "batches.h5ad", "-o", "out.h5ad", "--batch-key", "plate"], "'plate'"),
         (["integrate", "batches.h5ad", "-o", "out.h5ad", "--strength", "2"], "strength=2"),
+        (["integrate", "batches.h5ad", "-o", "out.h5ad", "--key", ""], "--key ''"),
         (["integrate", "batches.h5ad", "-o", "out.h5ad", "--use-rep", "rna=X_pca"], "one obsm key"),
         (["transfer", "batches.h5ad", "-o", "out.h5ad"], "--labels-key"),
         (["velocity", "moving.h5ad", "-o", "out.h5ad", "--time-key", "age"], "'age'"),

@@ -61,6 +61,9 @@ def prepared(args: argparse.Namespace) -> Iterator[Data]:
     first.
     """
     check_output(args.out, args.force)
+    key = getattr(args, "key", None)
+    if key is not None and (not key or "/" in key):
+        raise ValueError(f"--key {key!r} must be a name without '/', which files do not hold.")
     for option in ("save", "tables", "plot"):
         if (folder := getattr(args, option, None)) is not None:
             check_output(folder, args.force, f"--{option}", ())
