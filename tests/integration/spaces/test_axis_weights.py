@@ -52,10 +52,9 @@ def test_structure_is_what_the_neighbors_under_the_other_axes_predict():
         for m, raw in (("a", a), ("b", b)):
             weights[m] = np.sqrt(found[m] / raw.var(axis=0))
             weights[m] *= np.sqrt(raw.var(axis=0).sum() / (np.square(weights[m]) @ raw.var(axis=0)))
-    fitted, structure = fit_axis_weights({"a": a, "b": b}, dict.fromkeys("ab", np.arange(N)), np.zeros(N, np.int64), 0)
+    fitted = fit_axis_weights({"a": a, "b": b}, dict.fromkeys("ab", np.arange(N)), np.zeros(N, np.int64), 0)[0]
     for m, expected in weights.items():
         np.testing.assert_allclose(fitted[m], expected, rtol=1e-3)
-        assert structure[m] == pytest.approx(found[m].sum(), rel=1e-3)
 
 
 def test_axes_with_structure_count_more_whether_or_not_the_other_modality_has_it():
@@ -70,7 +69,7 @@ def test_axes_with_structure_count_more_whether_or_not_the_other_modality_has_it
     weighted = {m: views[m].std(axis=0) * w for m, w in weights.items()}
     assert weighted["a"][:6].min() > 3 * weighted["a"][6:].max()
     assert weighted["b"][:3].min() > 3 * weighted["b"][3:].max()
-    assert structure["a"] > 1.5 * structure["b"] > 1.5
+    assert structure["a"] > 1.3 * structure["b"] > 1.3
     for m, w in weights.items():  # the total variance stays
         assert np.square(views[m] * w).sum(axis=1).mean() == pytest.approx(1, abs=0.05)
 
@@ -79,7 +78,21 @@ def test_noise_has_no_structure_however_many_axes_it_has():
     views = {m: _standardize(np.random.default_rng(i).normal(size=(2000, 30 + i))) for i, m in enumerate("ab")}
     structure = fit_axis_weights(views, dict.fromkeys("ab", np.arange(2000)), np.zeros(2000, np.int64), 0)[1]
     for m, total in structure.items():
-        assert total < views[m].shape[1] * (10 / 2010 + 0.003)
+        assert 0 <= total < 0.1 < views[m].shape[1]
+
+
+def test_correlated_axes_do_not_count_twice():
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 4, N)
+    x = 4 * rng.normal(size=(4, 6))[kind] + rng.normal(size=(N, 6))
+    y = rng.normal(size=(4, 5))[kind] + rng.normal(size=(N, 5))
+    cells, batch = dict.fromkeys("ab", np.arange(N)), np.zeros(N, np.int64)
+    once = fit_axis_weights({"a": _standardize(x), "b": _standardize(y)}, cells, batch, 0)[1]
+    copies = np.repeat(x, 3, axis=1)[:, np.r_[0:18:3, 1:18:3, 2:18:3]]
+    thrice = fit_axis_weights({"a": _standardize(copies), "b": _standardize(y)}, cells, batch, 0)[1]
+    assert 2 < once["a"] < 4
+    assert once["a"] < thrice["a"] < 6.1  # copies in other folds predict the noise too, but six axes are six at most
+    assert thrice["b"] == pytest.approx(once["b"], rel=0.1)
 
 
 def test_an_agreement_that_comes_from_batches_does_not_count():

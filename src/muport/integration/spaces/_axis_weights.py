@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from muport.integration.spaces._ridge_regression import CellIndex
     from muport.integration.spaces._scaling import Coordinates
 
+    #: Modality -> (n, d_m) values of the same cells.
+    type Coordinates64 = dict[str, NDArray[np.float64]]
+
 __all__ = ["fit_axis_weights"]
 
 _ROUNDS = 2  # neighbors are first those of unweighted axes, then of weighted ones
@@ -59,18 +62,18 @@ def fit_axis_weights(
     - `batch`: (n_cells,) codes.
 
     Returns modality -> (d_m,) factors, after which the root mean square distance to the mean is 1 again, and modality
-    -> sum of the structure of its coordinates: 1 for each coordinate without noise.
+    -> sum of the structure of its uncorrelated axes: 1 for each axis without noise.
     """
     centered = {m: center_batches(values, batch[cell_index[m]]).astype(np.float32) for m, values in x.items()}
     variance = {m: _bound_variance(values) for m, values in centered.items()}
     groups = list(_group_cells(centered, cell_index, batch, seed))
     weighted: Coordinates = centered
     for _ in range(_ROUNDS):
-        structure = _measure_structure(weighted, centered, groups)
+        structure, dimension = _measure_structure(weighted, centered, groups)
         factor = {m: np.sqrt(structure[m] / variance[m]) for m in x}
         weighted = {m: values * _scale_weights(factor[m], centered[m]) for m, values in centered.items()}
     weights = {m: _scale_weights(factor[m], x[m]) for m in x}
-    return weights, {m: float(values.sum()) for m, values in structure.items()}
+    return weights, dimension
 
 
 def _group_cells(
@@ -97,29 +100,48 @@ def _sample(rows: dict[str, NDArray[np.int64]], batch: NDArray[np.int64], seed: 
 
 def _measure_structure(
     weighted: Coordinates, centered: Coordinates, groups: list[_MeasuredCells]
-) -> dict[str, NDArray[np.float64]]:
-    """Measure the structure (d_m,) of each modality: the mean over its cells, equal for all axes if there are few."""
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
+    """Measure the structure (d_m,) of the axes of each modality, equal if there are few cells, and of all together."""
     total = {m: np.full(values.shape[1], _PRIOR_CELLS) for m, values in centered.items()}
-    count = dict.fromkeys(centered, _PRIOR_CELLS)
+    dimension, count = dict.fromkeys(centered, 0.0), dict.fromkeys(centered, 0)
     for group in groups:
         n_cells = len(group.batch)
         if not n_cells:
             continue
-        folds = {m: np.arange(centered[m].shape[1]) % FOLDS for m in group.rows}
-        measured = {m: np.zeros(len(fold)) for m, fold in folds.items()}
-        for f in range(min(FOLDS, max(map(len, folds.values())))):
-            seen = [weighted[m][rows][:, folds[m] != f] for m, rows in group.rows.items()]
-            hidden = {m: centered[m][rows][:, folds[m] == f] for m, rows in group.rows.items()}
-            y = np.concatenate(list(hidden.values()), axis=1).astype(np.float64)
-            explained = (y * average_neighbors(np.concatenate(seen, axis=1), y, group.batch)).sum(axis=0)
+        predicted = _predict_axes(weighted, centered, group)
+        for m, rows in group.rows.items():
+            y = centered[m][rows].astype(np.float64)
+            explained = (y * predicted[m]).sum(axis=0)
             part = explained / np.maximum(np.square(y).sum(axis=0), np.finfo(np.float32).tiny)
-            parts = np.split(part, np.cumsum([values.shape[1] for values in hidden.values()])[:-1])
-            for (m, fold), values in zip(folds.items(), parts, strict=True):
-                measured[m][fold == f] = values
-        for m, values in measured.items():
-            total[m] += n_cells * _remove_chance(values, n_cells)
+            total[m] += n_cells * _remove_chance(part, n_cells)
+            dimension[m] += n_cells * max(_count_dimensions(y, predicted[m]), 0)
             count[m] += n_cells
-    return {m: values / count[m] for m, values in total.items()}
+    return (
+        {m: values / (count[m] + _PRIOR_CELLS) for m, values in total.items()},
+        {m: value / max(count[m], 1) for m, value in dimension.items()},
+    )
+
+
+def _predict_axes(weighted: Coordinates, centered: Coordinates, group: _MeasuredCells) -> Coordinates64:
+    """Predict each fifth of the axes from the neighbors under the others, those of all modalities of the cells."""
+    folds = {m: np.arange(centered[m].shape[1]) % FOLDS for m in group.rows}
+    predicted = {m: np.zeros((len(group.batch), len(fold))) for m, fold in folds.items()}
+    for f in range(min(FOLDS, max(map(len, folds.values())))):
+        seen = [weighted[m][rows][:, folds[m] != f] for m, rows in group.rows.items()]
+        hidden = [centered[m][rows][:, folds[m] == f] for m, rows in group.rows.items()]
+        y = np.concatenate(hidden, axis=1).astype(np.float64)
+        average = average_neighbors(np.concatenate(seen, axis=1), y, group.batch)
+        parts = np.split(average, np.cumsum([values.shape[1] for values in hidden])[:-1], axis=1)
+        for (m, fold), values in zip(folds.items(), parts, strict=True):
+            predicted[m][:, fold == f] = values
+    return predicted
+
+
+def _count_dimensions(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
+    """Sum the predicted parts of the variance over uncorrelated axes: correlated axes do not count twice."""
+    unit = np.sqrt(np.maximum(np.square(y).mean(axis=0), np.finfo(np.float32).tiny))
+    covariance, cross = (y / unit).T @ (y / unit), (y / unit).T @ (predicted / unit)
+    return float(np.trace(np.linalg.pinv(covariance, rcond=_MIN_VARIANCE, hermitian=True) @ cross))
 
 
 def _remove_chance(structure: NDArray[np.float64], n_cells: int) -> NDArray[np.float64]:
