@@ -42,6 +42,7 @@ FOLDS = 5
 _MAX_CELLS = 6_000  # cells whose neighborhoods are scored
 _MAX_LANDMARKS, _CELLS_PER_LANDMARK = 100, 60
 _PRIOR_CELLS = 100.0  # cells that the mean score counts for at each landmark, and a score of no pairs in that mean
+_POWER = 2.0  # of the scores, in the weights
 #: How much it counts that a modality predicts itself, relative to that another one predicts it. Chosen on simulations
 #: of shared types, private types and unrelated variation, with measured pairs beside them.
 OWN_STRUCTURE = 0.5
@@ -97,9 +98,9 @@ def score_modalities(
     """Score how much structure each modality has that neighborhoods predict, in the others and in itself.
 
     The score of a modality is the mean over the other modalities of how well neighborhoods in them predict its values,
-    and over itself with the weight `OWN_STRUCTURE`, times its structure: to predict a part of many axes with structure
-    says more than to predict the same part of few. It is 0 for noise, and low for a modality that has structure which
-    no other one has, as technical effects do.
+    and over itself with the weight `OWN_STRUCTURE`, times the root of its structure, as weights are squares: to predict
+    a part of many axes says more than to predict the same part of few. It is 0 for noise, and low for a modality that
+    has structure which no other one has, as technical effects do.
 
     - `x`: Modality -> (n_m, d_m) standardized coordinates, with the weights of their axes.
     - `batch`: (n_cells,) codes.
@@ -126,8 +127,8 @@ def score_modalities(
                 np.add.at(count, cells[rows], factors[-1])
         mean_score = np.average(means, weights=factors) if means else 0.0
         difference = np.divide(total, count, out=np.full(len(batch), np.nan), where=count > 0)
-        scores[:, i] = structure[target] * (difference + mean_score)
-        mean_scores[i] = structure[target] * mean_score
+        scores[:, i] = np.sqrt(structure[target]) * (difference + mean_score)
+        mean_scores[i] = np.sqrt(structure[target]) * mean_score
     return scores, mean_scores
 
 
@@ -173,10 +174,10 @@ def average_neighbors(x: NDArray[np.floating], y: NDArray[np.float64], batch: ND
 
 def normalize_scores(scores: NDArray[np.float64]) -> NDArray[np.float32]:
     """Turn scores (..., M) into weights (..., M) that sum to 1; equal weights if no score is positive."""
-    positive = np.maximum(scores, 0)
-    total = positive.sum(axis=-1, keepdims=True)
-    weights = np.full(positive.shape, 1 / positive.shape[-1])
-    np.divide(positive, total, out=weights, where=total > 0)
+    power = np.maximum(scores, 0) ** _POWER
+    total = power.sum(axis=-1, keepdims=True)
+    weights = np.full(power.shape, 1 / power.shape[-1])
+    np.divide(power, total, out=weights, where=total > 0)
     return weights.astype(np.float32)
 
 
