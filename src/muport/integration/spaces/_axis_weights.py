@@ -148,13 +148,15 @@ def _remove_chance(structure: NDArray[np.float64], n_cells: int) -> NDArray[np.f
     """Shrink the structure (d,) measured on n cells by what noise would have by chance."""
     chance = _STANDARD_ERRORS / np.sqrt(n_cells * NEIGHBORS)
     positive = np.clip(structure, np.finfo(np.float32).tiny, 1)
-    return positive * np.maximum(0, 1 - np.square(np.minimum(chance / positive, 1)))
+    kept: NDArray[np.float64] = positive * np.maximum(0, 1 - np.square(np.minimum(chance / positive, 1)))
+    return kept
 
 
 def _bound_variance(x: NDArray[np.float32]) -> NDArray[np.float64]:
     """Compute the variance (d,) of coordinates, bounded from below."""
-    variance = x.var(axis=0, dtype=np.float64)
-    return np.maximum(variance, max(_MIN_VARIANCE * variance.max(initial=0), np.finfo(np.float32).tiny))
+    variance: NDArray[np.float64] = x.var(axis=0, dtype=np.float64)
+    least = max(_MIN_VARIANCE * float(variance.max(initial=0)), float(np.finfo(np.float32).tiny))
+    return np.maximum(variance, least)
 
 
 def _scale_weights(weights: NDArray[np.float64], x: NDArray[np.float32]) -> NDArray[np.float32]:
