@@ -60,8 +60,8 @@ def options_to_follow(options: CouplingOptions) -> CouplingOptions:
     population, and a relaxed one adds growth that depends on the noise of single cells. The factors, and the number of
     neighbors, were chosen on six simulated courses (a fork, a double well, a gradient of growth, parallel branches,
     dispersal and contraction; two seeds), where the cells of the first day that were not fitted were compared with
-    such cells of later days: a relaxation of 4 has the smallest W1, .80, with a mass error of .05 (.82 and .11 at 1,
-    .84 and .02 at 16); the regularization alone changes W1 by .01, and 5 neighbors in place of 15 by less.
+    such cells of later days: relaxations of 2 and 4 have the smallest W1, .80, with mass errors of .08 and .05 (.82 and
+    .11 at 1, .84 and .02 at 16); the regularization alone changes W1 by .01, and 5 neighbors in place of 15 by less.
     """
     relaxation = None if options.relaxation is None else _LESS_GROWTH * options.relaxation
     return replace(options, reg_scale=_FINER * options.reg_scale, relaxation=relaxation)
