@@ -14,8 +14,6 @@ from muport.integration.spaces._modality_weights import (
     score_neighborhoods,
 )
 
-EQUAL = {"a": 1.0, "b": 1.0}  # structure of two modalities
-
 
 def _clusters(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
@@ -27,7 +25,7 @@ def _noisy(x: np.ndarray, sd: float, seed: int) -> np.ndarray:
     return (x + sd * np.random.default_rng(seed).normal(size=x.shape)).astype(np.float32)
 
 
-def _slow(x: np.ndarray, y: np.ndarray, batch: np.ndarray, k: int = 15) -> np.ndarray:
+def _slow(x: np.ndarray, y: np.ndarray, batch: np.ndarray, k: int = 10) -> np.ndarray:
     """The definition, cell by cell."""
     x, y = x.astype(float).copy(), y.astype(float).copy()
     for code in np.unique(batch):
@@ -85,7 +83,7 @@ def test_weights_fall_with_noise_and_are_equal_without_signal():
     before = 0.6
     for sd in (0.3, 2.0, 5.0, 50.0):
         views = {"a": _noisy(signal, 0.3, 1), "b": _noisy(signal, sd, 2)}
-        weight = normalize_scores(score_modalities(views, cell, batch, EQUAL, 0)[1])
+        weight = normalize_scores(score_modalities(views, cell, batch, 0)[1])
         assert weight.sum() == pytest.approx(1)
         assert weight[1] < before
         before = float(weight[1])
@@ -97,7 +95,7 @@ def test_scores_are_unknown_where_no_cell_was_scored():
     _, signal = _clusters(60)
     views = {"a": _noisy(signal[:40], 0.3, 1), "b": _noisy(signal[20:], 0.3, 2)}
     scores, mean_scores = score_modalities(
-        views, {"a": np.arange(40), "b": np.arange(20, 60)}, np.zeros(60, np.int64), EQUAL, 0
+        views, {"a": np.arange(40), "b": np.arange(20, 60)}, np.zeros(60, np.int64), 0
     )
     np.testing.assert_array_equal(np.isnan(scores), np.stack([np.arange(60) >= 40, np.arange(60) < 20], axis=1))
     assert (mean_scores > 0.5).all()

@@ -140,11 +140,11 @@ def fit_joint_space(
         raise ValueError(f"a joint space needs at least two modalities, but there is only {list(names)}.")
     center, scale = fit_scaling(representations)
     x = {m: standardize(representations[m], center[m], scale[m]) for m in names}
-    axis_weights, structure = fit_axis_weights(x, cell_index, batch, random_state)
+    axis_weights = fit_axis_weights(x, cell_index, batch, random_state)
     x = {m: values * axis_weights[m] for m, values in x.items()}
     predictor = fit_predictor(x, cell_index, len(batch), shared, random_state)
     # (n_cells, M) scores, NaN where a cell was not scored, and their (M,) means
-    scores, mean_scores = score_modalities(x, cell_index, batch, structure, random_state)
+    scores, mean_scores = score_modalities(x, cell_index, batch, random_state)
     # weights depend on the location in the space: the cells are embedded with constant weights first
     constant = fit_constant_weights(mean_scores, sum(values.shape[1] for values in x.values()))
     space = JointSpace(names, center, scale, predictor, constant, axis_weights=axis_weights)

@@ -12,33 +12,25 @@ from muport.integration.spaces._ridge_regression import find_paired_rows
 from muport.neighbors import kmeans, knn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from muport.integration.spaces._ridge_regression import CellIndex
     from muport.integration.spaces._scaling import Coordinates
 
 __all__ = [
-    "FOLDS",
-    "NEIGHBORS",
     "OWN_STRUCTURE",
     "ModalityWeights",
-    "average_neighbors",
     "center_batches",
     "fit_constant_weights",
     "fit_weights",
     "interpolate_weights",
     "normalize_scores",
-    "sample_cells",
     "score_modalities",
     "score_neighborhoods",
 ]
 
-#: Neighbors that predict a cell.
-NEIGHBORS = 15
-#: Parts of the coordinates, each predicted by neighbors under the others.
-FOLDS = 5
+_NEIGHBORS = 10
+_FOLDS = 5  # parts of a modality's coordinates, each predicted by neighbors under the others
 _MAX_CELLS = 6_000  # cells whose neighborhoods are scored
 _MAX_LANDMARKS, _CELLS_PER_LANDMARK = 100, 60
 _PRIOR_CELLS = 100.0  # cells that the mean score counts for at each landmark, and a score of no pairs in that mean
@@ -78,14 +70,14 @@ def score_neighborhoods(
 
     Returns (q,) rows that were scored, and their (q,) scores.
     """
-    rows = sample_cells(batch, seed)
+    rows = _sample_cells(batch, seed)
     batch = batch[rows]
     centered = center_batches(x[rows], batch)
     if y is not None:
         return rows, _score_targets(centered, center_batches(y[rows], batch), batch)
     if x.shape[1] < 2:
         return rows[:0], np.zeros(0)
-    fold = np.arange(x.shape[1]) % min(FOLDS, x.shape[1])
+    fold = np.arange(x.shape[1]) % min(_FOLDS, x.shape[1])
     scores = [
         _score_targets(centered[:, fold != f], centered[:, fold == f], batch, centered) for f in range(fold.max() + 1)
     ]
@@ -93,18 +85,16 @@ def score_neighborhoods(
 
 
 def score_modalities(
-    x: Coordinates, cell_index: CellIndex, batch: NDArray[np.int64], structure: Mapping[str, float], seed: int
+    x: Coordinates, cell_index: CellIndex, batch: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Score how much structure each modality has that neighborhoods predict, in the others and in itself.
+    """Score how well each modality is predicted, by neighborhoods in the others and in itself.
 
     The score of a modality is the mean over the other modalities of how well neighborhoods in them predict its values,
-    and over itself with the weight `OWN_STRUCTURE`, times the root of its structure, as weights are squares: to predict
-    a part of many axes says more than to predict the same part of few. It is 0 for noise, and low for a modality that
-    has structure which no other one has, as technical effects do.
+    and over itself with the weight `OWN_STRUCTURE`. It is 0 for noise, and low for a modality that has structure which
+    no other one has, as technical effects do.
 
     - `x`: Modality -> (n_m, d_m) standardized coordinates, with the weights of their axes.
     - `batch`: (n_cells,) codes.
-    - `structure`: Modality -> sum of the structure of its axes (:func:`~._axis_weights.fit_axis_weights`).
 
     Returns (n_cells, M) scores of each cell, NaN where it was not scored, and (M,) means over the cells. Both are means
     over the modalities that the cell has, so that a cell that lacks some of them does not get lower scores.
@@ -125,14 +115,12 @@ def score_modalities(
                 factors.append(OWN_STRUCTURE if source == target else len(cells) / (len(cells) + _PRIOR_CELLS))
                 np.add.at(total, cells[rows], factors[-1] * (score - means[-1]))
                 np.add.at(count, cells[rows], factors[-1])
-        mean_score = np.average(means, weights=factors) if means else 0.0
-        difference = np.divide(total, count, out=np.full(len(batch), np.nan), where=count > 0)
-        scores[:, i] = np.sqrt(structure[target]) * (difference + mean_score)
-        mean_scores[i] = np.sqrt(structure[target]) * mean_score
+        mean_scores[i] = np.average(means, weights=factors) if means else 0.0
+        scores[:, i] = np.divide(total, count, out=np.full(len(batch), np.nan), where=count > 0) + mean_scores[i]
     return scores, mean_scores
 
 
-def sample_cells(batch: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def _sample_cells(batch: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Draw a sorted subsample of rows, without those that are alone in their batch and so have no neighbors there."""
     rows = np.arange(len(batch))
     if len(rows) > _MAX_CELLS:
@@ -154,22 +142,17 @@ def _score_targets(
     x: NDArray[np.float64], y: NDArray[np.float64], batch: NDArray[np.int64], unit: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
     """Score the prediction of y by neighbors under x, in units of the mean of |unit|^2 (of y if not given)."""
-    score = (y * average_neighbors(x, y, batch)).sum(axis=1)
+    score = np.zeros(len(x))
+    if np.square(x).sum() <= np.finfo(np.float32).tiny:
+        return score
+    for code in np.unique(batch):
+        rows = np.flatnonzero(batch == code)
+        k = min(_NEIGHBORS, len(rows) - 1)
+        neighbors = rows[knn(x[rows].astype(np.float32), k, method="exact").indices]
+        score[rows] = (y[rows] * y[neighbors].mean(axis=1)).sum(axis=1)
     total = np.square(y if unit is None else unit).sum(axis=1)
     mean = float(total.mean()) if len(total) else 0.0
     return score / mean if mean > np.finfo(np.float32).tiny else np.zeros(len(x))
-
-
-def average_neighbors(x: NDArray[np.floating], y: NDArray[np.float64], batch: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Average the values y (n, e) over the nearest other cells under x (n, d) in the batch; 0 if all x are 0."""
-    average = np.zeros(y.shape)
-    if np.square(x).sum() <= np.finfo(np.float32).tiny:
-        return average
-    for code in np.unique(batch):
-        rows = np.flatnonzero(batch == code)
-        k = min(NEIGHBORS, len(rows) - 1)
-        average[rows] = y[rows[knn(x[rows].astype(np.float32), k, method="exact").indices]].mean(axis=1)
-    return average
 
 
 def normalize_scores(scores: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     #: Modality -> (n_m,) index of each row in the union of all cells.
     type CellIndex = Mapping[str, NDArray[np.int64]]
 
-__all__ = ["RidgeRegression", "find_paired_rows", "fit_ridge"]
+__all__ = ["RidgeRegression", "find_paired_rows", "fit_ridge", "measure_predictability"]
 
 _MAX_CELLS = 20_000  # cells that a regression is fitted on
 _MAX_LANDMARKS, _CELLS_PER_LANDMARK = 200, 20
@@ -108,6 +108,26 @@ def fit_ridge(x: NDArray[np.float32], y: NDArray[np.float32], seed: int) -> Ridg
     return RidgeRegression(
         landmarks, center.astype(np.float32), coef.astype(np.float32), intercept.astype(np.float32), r2
     )
+
+
+def measure_predictability(
+    x: NDArray[np.float32], y: NDArray[np.float32], max_cells: int, seed: int
+) -> NDArray[np.float64]:
+    """Measure which fraction (e,) of the variance of each target a regression as in :func:`fit_ridge` predicts.
+
+    It is measured on held-out cells, and is 0 for a constant target.
+
+    - `x`: (n, d) inputs of unit scale, in canonical order.
+    - `y`: (n, e) targets, row by row.
+    - `max_cells`: Number of cells that are sampled if there are more.
+    """
+    x, y = _sample_rows(x, y, max_cells, seed)
+    features, _ = _expand(x, seed)
+    target = np.asarray(y - y.mean(axis=0, dtype=np.float64), np.float64)
+    unexplained = _cross_validate(features - features.mean(axis=0), target)[1]
+    total = np.square(target).sum(axis=0)
+    varies = total > np.finfo(np.float32).tiny
+    return np.where(varies, np.clip(1 - unexplained / np.where(varies, total, 1), 0, 1), 0.0)
 
 
 def _sample_rows(
