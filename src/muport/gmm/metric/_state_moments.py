@@ -37,8 +37,8 @@ def state_means(mixtures: Mixtures, n_cells: NDArray[np.float64], reference: Ref
     - `n_cells`: (P,) cells of each patient.
     - `reference`: The states.
     """
-    mass, means, _ = _whitened(mixtures, reference)
-    centers = reference.means @ reference.whitener.T
+    mass, whitener = _masses(mixtures, reference), reference.whitener
+    means, centers = mixtures.means @ whitener.T, reference.means @ whitener.T
     prior = (_PRIOR_CELLS / n_cells)[:, None, None]
     total = np.einsum("ikm,ikd->imd", mass, means) + prior * centers
     shift = total / (mass.sum(axis=1)[:, :, None] + prior) - centers
@@ -55,7 +55,9 @@ def state_variances(mixtures: Mixtures, n_cells: NDArray[np.float64], reference:
     - `n_cells`: (P,) cells of each patient.
     - `reference`: The states.
     """
-    mass, means, variances = _whitened(mixtures, reference)
+    mass, whitener = _masses(mixtures, reference), reference.whitener
+    means = mixtures.means @ whitener.T
+    variances = np.einsum("ac,ikcd,ad->ika", whitener, mixtures.full(), whitener, optimize=True)
     share = mass.sum(axis=1)[:, :, None]
     center = np.einsum("ikm,ikd->imd", mass, means) / np.maximum(share, np.finfo(np.float64).tiny)
     second = np.einsum("ikm,ikd->imd", mass, variances + np.square(means))
@@ -66,11 +68,7 @@ def state_variances(mixtures: Mixtures, n_cells: NDArray[np.float64], reference:
     return logarithm
 
 
-def _whitened(
-    mixtures: Mixtures, reference: Reference
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Fractions t q (P, K, M) of the cells, and means and variances (P, K, d) of the components after whitening."""
-    mass = mixtures.weights[:, :, None] * reference.membership(mixtures)
-    whitener = reference.whitener
-    variances = np.einsum("ac,ikcd,ad->ika", whitener, mixtures.full(), whitener, optimize=True)
-    return mass, mixtures.means @ whitener.T, variances
+def _masses(mixtures: Mixtures, reference: Reference) -> NDArray[np.float64]:
+    """Fractions t q (P, K, M) of the cells of each patient in each component and state."""
+    masses: NDArray[np.float64] = mixtures.weights[:, :, None] * reference.membership(mixtures)
+    return masses

@@ -298,8 +298,8 @@ def _coordinate_distances(
         raise ValueError("the classifier has views on coordinates: the cells of the new patients must be counted.")
     for view in classifier.coordinate_views:
         train = classifier.coordinates(view.family, classifier.mixtures, classifier.counts)
-        to_new = classifier.coordinates(view.family, new, counts)
-        yield view, cdist(train, train, "sqeuclidean"), cdist(to_new, train, "sqeuclidean")
+        of_new = classifier.coordinates(view.family, new, counts)
+        yield view, cdist(train, train, "sqeuclidean"), cdist(of_new, train, "sqeuclidean")
 
 
 def _metric_distances(
