@@ -11,12 +11,13 @@ BIN := .venv/bin
 PEERS := concord ggmlot harmony1 scanorama scbiot velot
 DATA := $(abspath $(wildcard ../shared/data))
 
-.PHONY: help env demo test test-lowest test-newest lint audit docs bench build lock clean
+.PHONY: help env demo test test-lowest test-newest lint audit docs browser bench build lock clean
 
 help:
 	@echo "make demo   integrate the demonstration data, write tables and pictures to demo/"
 	@echo "make test   run all tests"
 	@echo "make lint   ruff, mypy, imports, bandit    make docs   build the documentation"
+	@echo "make browser  open the built pages in headless Chromium (fetches it)"
 	@echo "make audit  known vulnerabilities of the locked packages (asks the network)"
 	@echo "make bench  compare with other methods     make lock   renew requirements/*.txt"
 
@@ -56,6 +57,11 @@ audit: .venv/.ready
 docs: .venv-docs/.ready
 	.venv-docs/bin/sphinx-build -W --keep-going --nitpicky -b html docs docs/_build/html
 	.venv-docs/bin/python docs/check_pages.py docs/_build/html
+
+# CHROMIUM=PATH uses a browser that is there; otherwise playwright fetches its own.
+browser: docs
+	$(if $(CHROMIUM),,.venv-docs/bin/playwright install chromium --only-shell $(if $(CI),--with-deps))
+	.venv-docs/bin/python docs/check_browser.py docs/_build/html
 
 bench: .venv-bench/.ready $(PEERS:%=.venv-%/.ready)
 	.venv-bench/bin/python -m benchmarks $(ARGS)

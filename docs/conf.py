@@ -93,7 +93,9 @@ html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["muport.css"]
-html_theme_options = {"show_toc_level": 2, "use_download_button": False}
+# One search button, that of the side bar.
+html_theme_options = {"show_toc_level": 2, "use_download_button": False, "navbar_persistent": []}
+html_context = {"default_mode": "auto"}
 
 
 def public_name(app: Sphinx, env: BuildEnvironment, node: nodes.Element, text: nodes.Element) -> nodes.Element | None:

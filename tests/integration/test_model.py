@@ -383,7 +383,7 @@ def test_the_object_is_as_it_was(kit, adata):
 
 def test_metrics_are_reported(model):
     assert model.metrics_.keys() >= {"mix", "overlap", "strain", "trustworthiness", "iteration", "transported_mass"}
-    assert model.metrics_.keys() >= {"move", "neighbors_kept", "evidence", "evidence_left"}
+    assert model.metrics_.keys() >= {"move", "neighbors_kept", "evidence_left", "batch_variance", "batch_variance_left"}
     assert 0 < model.metrics_["transported_mass"] <= 1 + 1e-6
     assert len(model.history_["theta"]) == model.metrics_["iteration"]
 

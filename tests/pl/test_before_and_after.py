@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 
 from muport.pl import before_and_after
 
-METRICS = {"move": 0.311, "neighbors_kept": 0.92, "evidence_left": 0.04, "other": 1.0}
+METRICS = {"move": 0.311, "neighbors_kept": 0.92, "batch_variance_left": 0.04, "other": 1.0}
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_one_row_for_each_color(cells):
     assert [ax.get_legend() is None for ax in axes] == [True, False, True, False]
     assert axes[1].get_legend().get_title().get_text() == "batch"
     text = axes[0].figure.get_suptitle()
-    assert text == "Example\ncells moved by 0.31 · 92% of neighbors kept · batch effect left 0.04"
+    assert text == "Example\ncells moved by 0.31 · 92% of neighbors kept · variance due to batches: 4%"
     assert np.ptp(np.concatenate([dots.get_offsets() for dots in axes[1].collections])) == 0
 
 

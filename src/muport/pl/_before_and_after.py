@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["before_and_after"]
 
-_METRICS = ("move", "neighbors_kept", "evidence_left")
+_METRICS = ("move", "neighbors_kept", "batch_variance_left")
 
 
 def before_and_after(
@@ -69,10 +69,10 @@ def before_and_after(
     --------
     >>> import muport
     >>> adata = muport.datasets.pbmc68k_reduced()
-    >>> metrics = {"move": 0.31, "neighbors_kept": 0.92, "evidence_left": 0.04}
+    >>> metrics = {"move": 0.31, "neighbors_kept": 0.92, "batch_variance_left": 0.01}
     >>> figure = muport.pl.before_and_after(adata, "pca", "umap", "cell_type", metrics, return_fig=True)
     >>> figure.get_suptitle()
-    'cells moved by 0.31 · 92% of neighbors kept · batch effect left 0.04'
+    'cells moved by 0.31 · 92% of neighbors kept · variance due to batches: 1%'
     """
     output = Output(show, save, return_fig)
     colors = [color] if isinstance(color, str) else list(color)
@@ -112,4 +112,4 @@ def _describe(metrics: Mapping[str, float] | None) -> str:
     if absent:
         raise KeyError(f"metrics has no {absent[0]!r}; it has {sorted(metrics)}: pass model.metrics_ after train.")
     move, kept, left = (metrics[name] for name in _METRICS)
-    return f"cells moved by {move:.2f} · {kept:.0%} of neighbors kept · batch effect left {left:.2f}"
+    return f"cells moved by {move:.2f} · {kept:.0%} of neighbors kept · variance due to batches: {left:.0%}"

@@ -13,6 +13,7 @@ from muport.integration.shared_centers._diagnostics import (
     ObjectiveWeights,
     describe_metrics,
     diagnose,
+    measure_batch_variance,
     measure_kept_neighbors,
     neighbor_entropy,
 )
@@ -82,8 +83,20 @@ def test_kept_neighbors_are_those_of_the_same_group(two):
 
 
 def test_the_sentence_about_a_fit_holds_its_numbers():
-    text = describe_metrics({"move": 0.314, "neighbors_kept": 0.957, "evidence": 1.0, "evidence_left": 0.1})
-    assert all(number in text for number in ("0.31 ", "96%", "1.00 before", "0.10 after"))
+    text = describe_metrics({"move": 0.314, "neighbors_kept": 0.957, "batch_variance": 0.25, "batch_variance_left": 0.01})
+    assert all(number in text for number in ("0.31 ", "96%", "25.0%", "before and 1.0% after"))
+
+
+def test_variance_that_batches_explain_does_not_count_composition():
+    """Two types of unequal shares in two batches, and a shift of one batch that is removed."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 2, 1200)
+    of_type = rng.random(1200) < np.where(group == 1, 0.8, 0.2)
+    x = (rng.normal(size=(1200, 5)) + 20 * of_type[:, None]).astype(np.float32)
+    shift = np.float32([2, 0, 0, 0, 0]) * group[:, None]
+    before, after = measure_batch_variance(x + shift.astype(np.float32), x, group, 2, seed=0)
+    assert before > 0.1
+    assert after < 0.01
 
 
 def test_entropy_of_one_and_of_all():

@@ -43,7 +43,7 @@ def explain_variance(
         y = x[rows].astype(np.float64)
         y -= y.mean(axis=0)
         total += float(np.square(y).sum())
-        parts = [columns[rows] - columns[rows].mean(axis=0) for columns in variables]
+        parts = [_center_columns(columns[rows]) for columns in variables]
         rest, rank = _fit(y, np.concatenate(parts, axis=1))
         n_free = len(rows) - 1 - rank
         if n_free < 1:
@@ -53,6 +53,12 @@ def explain_variance(
             rest_without, rank_without = _fit(y, np.concatenate(others, axis=1))
             added[v] += rest_without - rest - (rank - rank_without) * rest / n_free
     return [float(max(0.0, value / total)) if total > 0 else 0.0 for value in added]
+
+
+def _center_columns(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns (n, m) less their means, without those that are constant: most levels are absent from a cluster."""
+    varied = columns[:, np.ptp(columns, axis=0) > 0]
+    return varied - varied.mean(axis=0) if varied.shape[1] else np.zeros((len(columns), 1))
 
 
 def _fit(y: NDArray[np.float64], columns: NDArray[np.float64]) -> tuple[float, int]:

@@ -9,8 +9,9 @@ import numpy as np
 from sklearn.manifold import trustworthiness
 
 from muport.integration._fitted_state import transform_cells
+from muport.integration.batch_variables._explained_variance import explain_variance
 from muport.integration.shared_centers._batch_effect_test import measure_batch_effect
-from muport.neighbors import knn
+from muport.neighbors import kmeans, knn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,7 @@ __all__ = [
     "neighbor_entropy",
     "compute_metrics",
     "describe_metrics",
+    "measure_batch_variance",
     "measure_kept_neighbors",
 ]
 
@@ -148,12 +150,30 @@ def measure_kept_neighbors(
     return kept / n_cells if n_cells else 1.0
 
 
+def measure_batch_variance(
+    x0: NDArray[np.float32], x: NDArray[np.float32], group: NDArray[np.int64], n_groups: int, seed: int
+) -> tuple[float, float]:
+    """Fraction (0..1) of the variance within clusters that the groups explain, in the input and in the embedding.
+
+    Clusters are those of the embedding, so that a difference in composition between the groups plays no role.
+
+    - `x0`: (n, d) cells of the input.
+    - `x`: (n, d) the same cells after the integration.
+    - `group`: (n,) groups.
+    """
+    cluster = kmeans(x, max(1, int(np.sqrt(len(x)))), random_state=seed).labels
+    indicators = [np.eye(n_groups)[group]]
+    (before,), (after,) = explain_variance(x0, cluster, indicators), explain_variance(x, cluster, indicators)
+    return before, after
+
+
 def describe_metrics(metrics: Mapping[str, float]) -> str:
     """Describe a fit: how far cells moved, what was kept, and what is left of the batch effect."""
     return (
         f"Cells moved by {metrics['move']:.2f} of their root mean square distance from the mean. Within batches, "
-        f"{metrics['neighbors_kept']:.0%} of the nearest neighbors are kept. Evidence of a batch effect (0 to 1): "
-        f"{metrics['evidence']:.2f} before, {metrics['evidence_left']:.2f} after."
+        f"{metrics['neighbors_kept']:.0%} of the nearest neighbors are kept. The batches explain "
+        f"{metrics['batch_variance']:.1%} of the variance within clusters before and "
+        f"{metrics['batch_variance_left']:.1%} after."
     )
 
 
@@ -179,9 +199,12 @@ def compute_metrics(
     after = transform_cells(before, group, of_standardized, device=options.search_device)
     n_groups = len(cells.group_names)
     diagnostics = diagnose(before, after, group, n_groups)
+    explained, explained_left = measure_batch_variance(before, after, group, n_groups, options.seed)
     return asdict(diagnostics) | {
         "neighbors_kept": measure_kept_neighbors(before, after, group, n_groups),
         "evidence_left": measure_batch_effect(after, group, n_groups, options.seed),
+        "batch_variance": explained,
+        "batch_variance_left": explained_left,
         "objective": diagnostics.objective() if objective is None else objective,
         "evidence": state.batch_effect,
         "iteration": float(iteration),
