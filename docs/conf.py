@@ -48,6 +48,7 @@ templates_path = ["_templates"]
 
 autosummary_generate = True
 autodoc_member_order = "groupwise"
+toc_object_entries_show_parents = "hide"
 napoleon_google_docstring = False
 napoleon_numpy_docstring = True
 napoleon_use_rtype = True
