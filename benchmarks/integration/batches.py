@@ -39,9 +39,9 @@ labels that it is scored with**, so its row is no comparison. Scores: scib-metri
 (`min_max_scale=False`, its own 15, 50 and 90 neighbours for every embedding); total = .6 bio + .4 batch. Kept: mean
 share of the 30 nearest cells of the same batch that are still so. ciLISI: iLISI among the cells of the same type, mean
 over cells. Seconds: the method's call on values in memory, after a first call on 600 random cells. Peak MB: resident
-memory above that after import and first call, the input included. **The seconds of scVI, scANVI, CONCORD and scBIOT were
-taken beside other work on the two cores and are too large; the others were taken alone.** A known shift of each method:
-see its own page."""
+memory above that after import and first call, the input included. **The seconds of scVI, scANVI, CONCORD and scBIOT
+were taken beside other work on the two cores and are too large; the others were taken alone.** A known shift of each
+method: see its own page."""
 
 
 def run(method: str, cells: Cells, folder: Path | None) -> Measure:
