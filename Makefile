@@ -87,7 +87,7 @@ build: $(UV)
 .venv-newest/.ready: pyproject.toml .python-version | $(UV)
 	$(UV) venv --quiet --clear --no-project --python $(PYTHON) .venv-newest
 	$(UV) pip install --python .venv-newest/bin/python --prerelease allow --group test --group build \
-		--extra dask --extra metrics --requirement pyproject.toml
+		--extra dask --extra hub --extra metrics --requirement pyproject.toml
 	$(UV) pip install --python .venv-newest/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -105,10 +105,10 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version $(PYTHON) \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_ARGS)
 
 lock: $(UV)
-	$(COMPILE) pyproject.toml --extra dask --extra metrics --group test --group dev -o requirements/test.txt
+	$(COMPILE) pyproject.toml --extra dask --extra hub --extra metrics --group test --group dev -o requirements/test.txt
 	$(COMPILE) pyproject.toml --extra metrics --group doc -o requirements/docs.txt
 	$(COMPILE) pyproject.toml --extra metrics --group bench -o requirements/bench.txt
-	$(COMPILE) --resolution lowest-direct pyproject.toml --extra dask --extra metrics --group test --group build \
+	$(COMPILE) --resolution lowest-direct pyproject.toml --extra dask --extra hub --extra metrics --group test --group build \
 		-o requirements/lowest.txt
 	echo uv | $(COMPILE) - -o requirements/uv.txt
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from muport import datasets, gmm, metrics, neighbors, ot, pl, pp, velocity
+    from muport import datasets, gmm, hub, metrics, neighbors, ot, pl, pp, velocity
     from muport.gmm import GMM
     from muport.integration import Integration
     from muport.integration.atlas._integrate_centroids import integrate_centroids
@@ -21,6 +21,7 @@ __all__ = [
     "Velocity",
     "datasets",
     "gmm",
+    "hub",
     "integrate_centroids",
     "metrics",
     "neighbors",
