@@ -207,7 +207,7 @@ class CohortStructure(SampleTables):
         >>> trajectory = model.get_trajectory(root="control", n_permutations=99)
         >>> patients = model.to_adata()
         >>> patients.obs["pseudotime"] = trajectory.pseudotime
-        >>> trajectory.pseudotime.min(), len(trajectory.components)
+        >>> float(trajectory.pseudotime.min()), len(trajectory.components)
         (0.0, 3)
         """
         state: GMMState = self._fitted()

@@ -140,7 +140,7 @@ class Integration(ResultWriting):
     >>> muport.Integration.setup_anndata(rna, use_rep="X_pca", batch_key=["batch", "condition"])
     >>> model = muport.Integration(rna, strength={"batch": 1, "condition": 0})
     >>> model.train(progress=False)
-    >>> bool(model.metrics_["r2_left_batch"] < 0.02)
+    >>> bool(model.metrics_["r2_left_batch"] < model.metrics_["r2_batch"] / 5)
     True
 
     References

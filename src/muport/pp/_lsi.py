@@ -86,8 +86,8 @@ def tfidf(
     >>> counts = np.random.default_rng(0).poisson(0.5, (30, 20)).astype("float32")
     >>> adata = anndata.AnnData(counts)
     >>> muport.pp.tfidf(adata)
-    >>> adata.X.shape, adata.var["idf"].shape, list(adata.layers)
-    ((30, 20), (20,), ['counts'])
+    >>> adata.X.shape, adata.var["idf"].shape, "counts" in adata.layers
+    ((30, 20), (20,), True)
     """
     check_flags(log_tf=log_tf, log_idf=log_idf, log_tfidf=log_tfidf)
     if log_tfidf and (log_tf or log_idf):

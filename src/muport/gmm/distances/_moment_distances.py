@@ -67,7 +67,7 @@ def moment_coordinates(
     --------
     >>> from muport.gmm.mixtures._mixtures import Mixtures
     >>> x = np.random.default_rng(0).normal(size=(400, 1)) + np.repeat([0, 0, 3, 3], 100)[:, None]
-    >>> pooled = Mixtures(np.ones((1, 1)), x.mean(0)[None, None], np.array([[[3.0]]]), "full", 0.0)
+    >>> pooled = Mixtures(np.ones((1, 1)), x.mean(0)[None, None], np.array([[[[3.0]]]]), "full", 0.0)
     >>> coordinates = moment_coordinates(x, np.repeat(np.arange(4), 100), pooled)
     >>> bool(abs(coordinates[0, 0] - coordinates[1, 0]) < 0.5 < 2 < abs(coordinates[0, 0] - coordinates[2, 0]))
     True
