@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from muport.gmm._fitted_state import fit_cohort, fit_new_patients, label_samples, labeled_patients, make_fitter
+from muport.gmm.metric._reference_states import fit_reference
 from muport.gmm.mixtures._component_number import SelectionSettings
 from muport.gmm.mixtures._em import fit_mixtures
 from muport.gmm.mixtures._mixtures import mean_log_likelihood, responsibilities
@@ -63,6 +65,35 @@ def test_new_patients_under_shared_components(cells):
     r = responsibilities(x[:120], shared)
     expected = [np.average(r[sample[:120] == i], axis=0, weights=weight[sample[:120] == i]) for i in (0, 1)]
     assert np.allclose(new.weights, expected)
+
+
+def test_shifted_patients_are_aligned(drawn):
+    """Compositions are those of the unshifted patients, and the mixtures lie where the cells are."""
+    adata = drawn(8, 60, patient_offset=2.0, composition_noise=1.0, state_effect=0.0)
+    x, sample = adata.obsm["X_pca"].astype(float), adata.obs["sample"].cat.codes.to_numpy().astype(np.int64)
+    settings = SelectionSettings(k_comps=3)
+    cohort, _ = fit_cohort(x, sample, settings)
+    mixtures = cohort.mixtures
+    assert cohort.shared_states is not None
+    assert mixtures.offsets is not None
+    mean = np.stack([x[sample == i].mean(axis=0) for i in range(8)])
+    # shrinkage toward the aligned components of all patients
+    assert np.abs((mixtures.weights[:, :, None] * mixtures.means).sum(1) - mean).max() < 2.0
+    truth = pd.crosstab(sample, adata.obs["cell_type"], normalize="index").to_numpy()
+    found = fit_reference(mixtures).composition(mixtures)
+    assert all(np.corrcoef(np.hstack([truth[:, [t]], found]).T)[0, 1:].max() > 0.95 for t in range(3))
+    new = fit_new_patients(cohort, x[:60], sample[:60], settings)
+    assert np.allclose(new.offsets, mixtures.offsets[:1])
+    assert np.allclose(new.means, mixtures.means[:1])
+
+
+def test_patients_without_shrinkage_do_not_depend_on_others(drawn):
+    adata = drawn(4, 40, patient_offset=2.0)
+    x, sample = adata.obsm["X_pca"].astype(float), adata.obs["sample"].cat.codes.to_numpy().astype(np.int64)
+    for options in ({"shrinkage": False}, {"component_sharing": "global"}):
+        cohort, _ = fit_cohort(x, sample, SelectionSettings(k_comps=2, **options))
+        assert cohort.shared_states is None
+        assert cohort.mixtures.offsets is None
 
 
 def test_shrinkage_helps_small_patients(drawn):

@@ -445,6 +445,18 @@ def test_saved_and_loaded(cohort, model, tmp_path):
     assert np.array_equal(one, two)
 
 
+def test_a_model_of_shifted_patients_is_saved(drawn, set_up, tmp_path):
+    shifted = drawn(8, 40, patient_offset=2.0)
+    model = set_up(shifted.copy())
+    model.train(k_comps=3, n_comps=1, progress=False)
+    assert model.state_.cohort.shared_states is not None
+    model.save(tmp_path / "m")
+    again = GMM.load(tmp_path / "m", adata=False, accelerator="cpu")
+    assert np.array_equal(again.predict(shifted.copy(), soft=True), model.predict(shifted.copy(), soft=True))
+    for metric in ("mw2", "moments"):
+        assert np.isfinite(model.get_sample_distances(metric)).all().all()
+
+
 def test_loaded_without_data(cohort, model, tmp_path):
     model.save(tmp_path / "m")
     bare = GMM.load(tmp_path / "m", adata=False, accelerator="cpu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from muport._arrays import canonical_order
 from muport.gmm.metric._log_ratios import CellCounts  # noqa: TC001 - the saved state is read by its annotations
 from muport.gmm.metric._nuisance import CovariateCode, explained_fraction
-from muport.gmm.mixtures._component_number import SelectedMixtures, select_mixtures
+from muport.gmm.mixtures._component_number import SelectedMixtures, select_mixtures, shares_components
 from muport.gmm.mixtures._em import fit_mixtures
 from muport.gmm.mixtures._mixtures import Mixtures, responsibilities
+from muport.gmm.mixtures._patient_offsets import SharedStates, fit_shared_states
 from muport.gmm.mixtures._pooled_prior import Prior  # noqa: TC001 - as above
 from muport.gmm.prediction._outcome_predictor import OutcomePredictor  # noqa: TC001 - as above
 from muport.gmm.prediction._outcomes import Outcome  # noqa: TC001 - as above
@@ -47,6 +48,8 @@ class Cohort:
     - `priors`: Pooled mixtures by their number of components; empty without shrinkage.
     - `log_likelihood`: Mean log-likelihood per cell, in nats, of each fit; one number for a shared mixture.
     - `converged`: Fraction of the fits that converged.
+    - `shared_states`: States up to an offset of the patient, without which the mixtures and the priors are fitted; None
+      if patients are not shifted.
     """
 
     mixtures: Mixtures
@@ -55,6 +58,7 @@ class Cohort:
     priors: dict[str, Prior]
     log_likelihood: Annotated[NDArray[np.float64], "*", "any"]
     converged: Annotated[float, "0..1"]
+    shared_states: SharedStates | None = None
 
     def check_consistency(self) -> None:
         """Raise a ValueError unless each patient has a mixture, and each prior the number of components it is for."""
@@ -115,11 +119,17 @@ def fit_cohort(
 ) -> tuple[Cohort, SelectedMixtures]:
     """Fit the mixtures of a cohort; arguments as for :func:`select_mixtures`; their order does not matter."""
     x, sample, weight = _sort_cells(x, sample, weight)
-    selected = select_mixtures(x, sample, settings, weight=weight, names=names)
+    # components that are not shrunk to a prior do not depend on the other patients
+    alone = settings.nu == 0 or shares_components(x, sample, settings)
+    states = None if alone else fit_shared_states(x, sample, weight, settings.em.random_state)
+    offsets = None if states is None else states.offsets(x, sample, weight)
+    aligned = x if offsets is None else x - offsets[sample]
+    selected = select_mixtures(aligned, sample, settings, weight=weight, names=names)
     priors = {str(k): prior for k, prior in selected.prior.items()}
     fit = selected.fit
     converged = float(fit.converged.mean())
-    cohort = Cohort(selected.mixtures, selected.best_k, selected.sharing, priors, fit.log_likelihood, converged)
+    mixtures = _add_offsets(selected.mixtures, offsets)
+    cohort = Cohort(mixtures, selected.best_k, selected.sharing, priors, fit.log_likelihood, converged, states)
     return cohort, selected
 
 
@@ -152,7 +162,19 @@ def fit_new_patients(
     # there is a prior only for numbers that occur in the cohort, and a median may lie between two of them
     k = int(cohort.best_k[np.abs(cohort.best_k - k).argmin()])
     prior = cohort.priors.get(str(k))
-    return fit_mixtures(x, sample, k, settings.em, weight=weight, prior=prior, names=names).mixtures
+    offsets = None if cohort.shared_states is None else cohort.shared_states.offsets(x, sample, weight)
+    aligned = x if offsets is None else x - offsets[sample]
+    mixtures = fit_mixtures(aligned, sample, k, settings.em, weight=weight, prior=prior, names=names).mixtures
+    return _add_offsets(mixtures, offsets)
+
+
+def _add_offsets(mixtures: Mixtures, offsets: NDArray[np.float64] | None) -> Mixtures:
+    """The mixtures of cells without the offsets (P, d), moved to the cells."""
+    if offsets is None:
+        return mixtures
+    # padded components stay at 0
+    means = np.where(mixtures.weights[:, :, None] > 0, mixtures.means + offsets[:, None], mixtures.means)
+    return replace(mixtures, means=means, offsets=offsets)
 
 
 def _sort_cells(

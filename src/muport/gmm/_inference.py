@@ -395,7 +395,8 @@ class CohortInference(MuDataModel):
         state: GMMState = self._fitted()
         cohort = state.cohort
         k = int(np.median(cohort.best_k))
-        if str(k) in cohort.priors:
+        # the priors of aligned patients are not a mixture of their cells
+        if str(k) in cohort.priors and cohort.shared_states is None:
             return cohort.priors[str(k)].mixture
         own = cohort.mixtures
         if cohort.sharing == "global":

@@ -248,7 +248,7 @@ class GMM(ConditionPrediction):
             Show progress.
         shrinkage
             Number of cells that the cohort's mixture counts as in each patient's own. True: twice the number of
-            dimensions, at least 20. False: EM without shrinkage.
+            dimensions, at least 20; a shift of all cells of a patient is estimated before. False: EM without shrinkage.
         common_k
             Choose one number of components for all patients, that of the best mean score.
         accelerator, devices

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -92,6 +94,19 @@ def test_padding_stacking_and_subsets() -> None:
     wide = log_density(x, small.padded(5), np.zeros(5, int))
     assert np.allclose(wide[:, :2], log_density(x, small, np.zeros(5, int)))
     assert (wide[:, 2:] == -np.inf).all()
+
+
+def test_offsets_follow_their_patients() -> None:
+    small, large = random_mixtures(2, 2, 3), random_mixtures(1, 4, 3, seed=5)
+    shifted = replace(small, offsets=np.array([[1.0, 0, 0], [2.0, 0, 0]]))
+    both = Mixtures.stack([shifted, large]).subset([2, 1])
+    assert both.offsets is not None
+    assert both.offsets[:, 0].tolist() == [0.0, 2.0]
+    assert np.array_equal(both.aligned_means()[1, :2], small.means[1] - [2.0, 0, 0])
+    assert Mixtures.stack([small, large]).offsets is None
+    assert small.aligned_means() is small.means
+    with pytest.raises(ValueError, match=r"need offsets \(2, 3\), not \(1, 3\)"):
+        replace(small, offsets=np.zeros((1, 3)))
 
 
 def test_refusals() -> None:

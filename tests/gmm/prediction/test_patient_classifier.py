@@ -10,7 +10,8 @@ import pytest
 from muport.gmm.metric._log_ratios import CellCounts
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.mixtures._mixtures import Mixtures
-from muport.gmm.prediction._patient_classifier import FAMILIES, fit_classifier, predict_conditions
+from muport.gmm.prediction import _patient_classifier
+from muport.gmm.prediction._patient_classifier import FAMILIES, fit_classifier, predict_conditions, view_distances
 
 K, D = 2, 3
 QUICK = MetricSettings(ridge=1.0, mix=(1.0, 0.0), n_comps=2)
@@ -57,7 +58,7 @@ def test_a_change_of_covariance_needs_the_spread() -> None:
     assert right[1] > 0.9
 
 
-def test_views_of_no_weight_change_nothing() -> None:
+def test_views_of_no_weight_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a view that is left out would have added is negligible, and plans are the same for all that share them."""
     mix, condition = cohort(2, shift=1.5)
     classifier = fit_classifier(mix, condition, QUICK)
@@ -66,6 +67,13 @@ def test_views_of_no_weight_change_nothing() -> None:
     p = predict_conditions(classifier, mix)
     np.testing.assert_allclose(p.sum(1), 1)
     np.testing.assert_allclose(predict_conditions(classifier, mix.subset(np.arange(3))), p[:3], atol=1e-9)
+    counts = counts_of(condition, 2.0)
+    classifier = fit_classifier(mix, condition, QUICK, counts=counts)
+    p = predict_conditions(classifier, mix, counts=counts)
+    used = len(view_distances(classifier, mix, {}, counts))
+    monkeypatch.setattr(_patient_classifier, "_MIN_WEIGHT", 0.0)
+    assert used < len(view_distances(classifier, mix, {}, counts)) == len(classifier.all_views)
+    np.testing.assert_allclose(predict_conditions(classifier, mix, counts=counts), p, atol=1e-3)
 
 
 def counts_of(condition: np.ndarray, effect: float, seed: int = 0, n_types: int = 4) -> CellCounts:

@@ -23,7 +23,7 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """States that all patients share, found in the components of the training patients.
+    """States that all patients share, found in the components of the training patients, without their offsets.
 
     - `means`: (M, d) float64 centers of the states.
     - `within`: (d, d) float64 mean covariance of the components.
@@ -39,7 +39,7 @@ class Reference:
 
     def membership(self, mix: Mixtures) -> NDArray[np.float64]:
         """(P, K, M) probabilities of the states, from the Mahalanobis distance of component means."""
-        offset = (mix.means[:, :, None] - self.means) @ self.whitener.T
+        offset = (mix.aligned_means()[:, :, None] - self.means) @ self.whitener.T
         probabilities: NDArray[np.float64] = softmax(-0.5 * np.square(offset).sum(-1), axis=2)
         return probabilities
 
@@ -55,7 +55,7 @@ class Reference:
         mass = np.take_along_axis(np.broadcast_to(mix.weights[:, :, None], shift.shape), order, 1).cumsum(1)
         middle = (mass < 0.5).sum(axis=1, keepdims=True).clip(max=shift.shape[1] - 1)
         median = np.take_along_axis(np.take_along_axis(shift, order, 1), middle, 1)
-        return replace(mix, means=mix.means - median)
+        return replace(mix, means=mix.means - median, offsets=None)
 
 
 def fit_reference(mix: Mixtures, n_states: int | None = None, random_state: int = 0) -> Reference:
@@ -66,7 +66,7 @@ def fit_reference(mix: Mixtures, n_states: int | None = None, random_state: int 
     - `random_state`: Seed of the clustering.
     """
     has_mass = mix.weights > 0
-    weight, means = mix.weights[has_mass], mix.means[has_mass]
+    weight, means = mix.weights[has_mass], mix.aligned_means()[has_mass]
     within = (mix.weights[:, :, None, None] * mix.full()).sum((0, 1)) / len(mix)
     within = within + 1e-9 * max(np.trace(within) / len(within), _TINY) * np.eye(len(within))
     factor = np.linalg.cholesky(within)

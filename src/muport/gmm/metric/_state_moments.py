@@ -38,7 +38,7 @@ def state_means(mixtures: Mixtures, n_cells: NDArray[np.float64], reference: Ref
     - `reference`: The states.
     """
     mass, whitener = _masses(mixtures, reference), reference.whitener
-    means, centers = mixtures.means @ whitener.T, reference.means @ whitener.T
+    means, centers = mixtures.aligned_means() @ whitener.T, reference.means @ whitener.T
     prior = (_PRIOR_CELLS / n_cells)[:, None, None]
     total = np.einsum("ikm,ikd->imd", mass, means) + prior * centers
     shift = total / (mass.sum(axis=1)[:, :, None] + prior) - centers
@@ -56,7 +56,7 @@ def state_variances(mixtures: Mixtures, n_cells: NDArray[np.float64], reference:
     - `reference`: The states.
     """
     mass, whitener = _masses(mixtures, reference), reference.whitener
-    means = mixtures.means @ whitener.T
+    means = mixtures.aligned_means() @ whitener.T
     variances = np.einsum("ac,ikcd,ad->ika", whitener, mixtures.full(), whitener, optimize=True)
     share = mass.sum(axis=1)[:, :, None]
     center = np.einsum("ikm,ikd->imd", mass, means) / np.maximum(share, np.finfo(np.float64).tiny)

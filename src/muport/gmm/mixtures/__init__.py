@@ -10,6 +10,7 @@ In the order of reading:
 - ``_em_blocks``: EM for a block of problems
 - ``_em``: the fit of all patients
 - ``_pooled_prior``: the mixture of the whole cohort, toward which each patient is shrunk
+- ``_patient_offsets``: shifts of all cells of a patient, against which its components are aligned
 - ``_component_number``: the choice of the number of components
 
 Symbols: P patients, n cells, d dimensions, K components of a patient; a *problem* is one patient with one number of

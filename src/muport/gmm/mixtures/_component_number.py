@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from muport.gmm.mixtures._pooled_prior import Prior
 
-__all__ = ["DEFAULT_COMPONENTS", "SelectedMixtures", "SelectionSettings", "select_mixtures"]
+__all__ = ["DEFAULT_COMPONENTS", "SelectedMixtures", "SelectionSettings", "select_mixtures", "shares_components"]
 
 DEFAULT_COMPONENTS = tuple(range(1, 11))
 
@@ -175,9 +175,7 @@ def select_mixtures(
     cells = check_cells(x)
     codes = check_codes(sample, len(cells))
     weights = check_weights(weight, codes)
-    shared = settings.component_sharing == "global" or (
-        settings.component_sharing == "auto" and _have_same_points(cells, codes)
-    )
+    shared = shares_components(cells, codes, settings)
     data = _WeightedCells(cells, codes, weights, names)
     if shared:
         data = replace(data, sample=np.zeros_like(codes), names=("all samples",))
@@ -199,6 +197,12 @@ def select_mixtures(
         scores = {name: np.repeat(score, codes.max() + 1, axis=0) for name, score in scores.items()}
     sharing = "global" if shared else "sample_specific"
     return SelectedMixtures(mixtures, best, tuple(map(int, settings.candidates)), scores, sharing, fit, prior, train)
+
+
+def shares_components(x: NDArray[np.floating], sample: NDArray[np.int64], settings: SelectionSettings) -> bool:
+    """Whether all patients have one mixture, in which only their weights differ."""
+    sharing = settings.component_sharing
+    return sharing == "global" or (sharing == "auto" and _have_same_points(x, sample))
 
 
 def _choose(
@@ -271,7 +275,7 @@ def _weigh_by_patient(cells: _WeightedCells, codes: NDArray[np.int64], mixtures:
     )  # fmt: skip
 
 
-def _have_same_points(x: NDArray[np.float64], codes: NDArray[np.int64]) -> bool:
+def _have_same_points(x: NDArray[np.floating], codes: NDArray[np.int64]) -> bool:
     """Whether all patients have the same points, as cells replaced by weighted centroids do."""
     size = np.bincount(codes)
     if len(size) < 2 or (size != size[0]).any():

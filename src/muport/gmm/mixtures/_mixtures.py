@@ -37,6 +37,8 @@ class Mixtures:
     - `covariances`: (P, K, d, d) float64, or (P, K, d) variances for ``covariance_type="diag"``.
     - `covariance_type`: ``"full"`` or ``"diag"``.
     - `eps`: Added to the diagonal of every covariance by the fit.
+    - `offsets`: (P, d) shift of all components of each patient, which states common to all patients do not have; None
+      where offsets were not estimated.
 
     Examples
     --------
@@ -50,6 +52,7 @@ class Mixtures:
     covariances: Annotated[NDArray[np.float64], "P K d d"] | Annotated[NDArray[np.float64], "P K d"]
     covariance_type: CovarianceType = "full"
     eps: Annotated[float, "0.."] = 1e-4
+    offsets: Annotated[NDArray[np.float64], "P d"] | None = None
 
     def __post_init__(self) -> None:
         p, k, d = self.means.shape
@@ -59,6 +62,8 @@ class Mixtures:
                 f"means {self.means.shape} need weights {(p, k)} and {self.covariance_type} covariances {shape}, "
                 f"not {self.weights.shape} and {self.covariances.shape}."
             )
+        if self.offsets is not None and self.offsets.shape != (p, d):
+            raise ValueError(f"means {self.means.shape} need offsets {(p, d)}, not {self.offsets.shape}.")
 
     def check_consistency(self) -> None:
         """Raise a ValueError unless the weights sum to 1 and the covariances are positive definite."""
@@ -86,8 +91,13 @@ class Mixtures:
         """Mixtures of some patients, by their positions, a mask or a single position."""
         rows = np.arange(len(self))[np.atleast_1d(np.asarray(index))]
         return Mixtures(
-            self.weights[rows], self.means[rows], self.covariances[rows], self.covariance_type, self.eps
+            self.weights[rows], self.means[rows], self.covariances[rows], self.covariance_type, self.eps,
+            None if self.offsets is None else self.offsets[rows],
         )  # fmt: skip
+
+    def aligned_means(self) -> NDArray[np.float64]:
+        """Means (P, K, d) without the offsets of the patients."""
+        return self.means if self.offsets is None else self.means - self.offsets[:, None]
 
     @staticmethod
     def stack(parts: Sequence[Mixtures]) -> Mixtures:
@@ -103,7 +113,12 @@ class Mixtures:
         weights, means, covariances = (
             np.concatenate([getattr(part, name) for part in wide]) for name in ("weights", "means", "covariances")
         )
-        return Mixtures(weights, means, covariances, parts[0].covariance_type, parts[0].eps)
+        offsets = [np.zeros(part.means[:, 0].shape) if part.offsets is None else part.offsets for part in parts]
+        known = any(part.offsets is not None for part in parts)
+        return Mixtures(
+            weights, means, covariances, parts[0].covariance_type, parts[0].eps,
+            np.concatenate(offsets) if known else None,
+        )  # fmt: skip
 
     def padded(self, k: int) -> Mixtures:
         """The same mixtures in arrays of k components, at least as many as now."""
@@ -116,7 +131,7 @@ class Mixtures:
             np.concatenate([self.weights, np.zeros(added)], axis=1),
             np.concatenate([self.means, np.zeros((*added, d))], axis=1),
             np.concatenate([self.covariances, np.broadcast_to(unit, (*added, *unit.shape))], axis=1),
-            self.covariance_type, self.eps,
+            self.covariance_type, self.eps, self.offsets,
         )  # fmt: skip
 
     def n_parameters(self) -> NDArray[np.int64]:

@@ -291,12 +291,14 @@ def view_distances(
 def _coordinate_distances(
     classifier: PatientClassifier, new: Mixtures, counts: CellCounts | None
 ) -> Iterator[tuple[CoordinateView, NDArray[np.float64], NDArray[np.float64]]]:
-    """Squared distances among training patients, and from new ones to them, of each view on coordinates."""
+    """Squared distances among training patients, and from new ones to them, of each view with a relevant weight."""
     if not classifier.coordinate_views:
         return
     if counts is None or classifier.counts is None:
         raise ValueError("the classifier has views on coordinates: the cells of the new patients must be counted.")
     for view in classifier.coordinate_views:
+        if view.weight < _MIN_WEIGHT:
+            continue
         train = classifier.coordinates(view.family, classifier.mixtures, classifier.counts)
         of_new = classifier.coordinates(view.family, new, counts)
         yield view, cdist(train, train, "sqeuclidean"), cdist(of_new, train, "sqeuclidean")
