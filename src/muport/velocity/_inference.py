@@ -373,8 +373,9 @@ class VelocityInference(MuDataModel):
     ) -> Trajectories:
         """Simulate particles that follow the field with noise: x_{n+1} = x_n + dt v(x_n, t_n) + sqrt(2 D dt) eta.
 
-        D is `diffusion` times the local speed and the median nearest-neighbor distance, and the noise is in the
-        tangent space of the data. Steps and ends are those of :meth:`compute_trajectories`.
+        D is `diffusion` times the local speed and the median distance between neighboring cells within the tangent
+        spaces of the data. The noise is in these tangent spaces, too, and particles stay among the cells ahead of them.
+        Steps and ends are those of :meth:`compute_trajectories`.
 
         Parameters
         ----------

@@ -45,10 +45,11 @@ def test_retraction_leaves_cells_in_place_and_brings_others_back() -> None:
     x, basis = surface(2, 10, noise=0.01)
     spaces = fit_tangent_spaces(x)
     cells = torch.from_numpy(x).float()
-    moved = (spaces.retract(cells) - cells).norm(dim=1)
+    still = torch.zeros_like(cells)
+    moved = (spaces.retract(cells, still) - cells).norm(dim=1)
     assert float(moved.median()) < 0.01
     away = cells + 0.3 * torch.from_numpy(np.linalg.svd(basis.T)[2][-1]).float()
-    back = spaces.retract(away)
+    back = spaces.retract(away, still)
     assert float((away - cells).norm(dim=1).min()) > 0.25
     assert float(torch.from_numpy(knn(x, 1, query=back).distances).median()) < 0.05
 
@@ -69,6 +70,29 @@ def test_noise_along_the_data_stays_with_them_and_isotropic_noise_does_not() -> 
     assert away() > 4
 
 
+def test_particles_are_brought_back_beyond_the_end_of_the_data_only() -> None:
+    x = np.zeros((400, 3))
+    # a sparse stretch between two dense ones, and noise across the line
+    x[:, 0] = np.concatenate([np.linspace(0, 2, 190), np.linspace(2.3, 7.7, 20), np.linspace(8, 10, 190)])
+    x += 0.02 * RNG.normal(size=x.shape)
+    spaces = fit_tangent_spaces(x, rank=1)
+    along = torch.tensor([[1.0, 0.0, 0.0]]).expand(60, 3)
+    inside = torch.zeros(60, 3)
+    inside[:, 0] = torch.linspace(0.1, 9.5, 60)
+    assert float((spaces.retract(inside, along) - inside)[:, 0].min()) > -0.1
+    beyond = torch.tensor([[14.0, 0.0, 0.0]])
+    assert float(spaces.retract(beyond, along[:1])[0, 0]) < 10.5
+    assert float(spaces.retract(-beyond, along[:1])[0, 0]) > -0.5
+
+
+def test_the_spacing_is_that_along_the_data_not_of_the_noise_across_them() -> None:
+    line = np.linspace(0, 100, 1001)[:, None] * np.eye(20)[:1]
+    noisy = line + 0.5 * RNG.normal(size=line.shape)
+    assert fit_tangent_spaces(line).spacing == pytest.approx(0.1, rel=0.01)
+    assert fit_tangent_spaces(noisy).spacing < 0.5 * np.median(knn(noisy, 1).distances)
+    assert fit_tangent_spaces(np.zeros((50, 4))).spacing == 0
+
+
 def test_many_cells_have_anchors_and_the_choice_is_seeded() -> None:
     x, _ = surface(1, 3, n=9000, noise=0.001)
     first, again = fit_tangent_spaces(x), fit_tangent_spaces(x)
@@ -83,7 +107,7 @@ def test_degenerate_data_are_finite() -> None:
         spaces = fit_tangent_spaces(x)
         points = torch.randn(7, 4)
         assert bool(spaces.project(points, points).isfinite().all())
-        assert bool(spaces.retract(points).isfinite().all())
+        assert bool(spaces.retract(points, points).isfinite().all())
 
 
 def test_rank_can_be_given() -> None:

@@ -25,8 +25,8 @@ __all__ = ["simulate"]
 
 #: Noise (n, d) at positions (n, d) from standard normal numbers (n, d).
 type Noise = Callable[[Tensor, Tensor], Tensor]
-#: Positions (n, d), brought back to the data.
-type Retraction = Callable[[Tensor], Tensor]
+#: Positions (n, d) that move with velocities (n, d), brought back to the data.
+type Retraction = Callable[[Tensor, Tensor], Tensor]
 
 
 def simulate(
@@ -69,7 +69,7 @@ def simulate(
     noise
         (positions, eta) -> noise (n, d); isotropic by default.
     retract
-        (positions) -> positions, applied after every step.
+        (positions, velocity) -> positions, applied after every step.
     evolve_time
         If False the field is evaluated at ``t0`` all along.
     stop
@@ -116,7 +116,7 @@ def simulate(
         if diffusion:
             d = diffusion if length_scale is None else diffusion * length_scale * v.norm(dim=1, keepdim=True)
             new = new + (2 * d * dt.abs()).sqrt() * draw_noise(x, rows)
-        return new if retract is None else retract(new)
+        return new if retract is None else retract(new, v)
 
     def solver(problem: InitialValueProblem, recorder: PathRecorder) -> None:
         take_equal_steps(problem, recorder, step)

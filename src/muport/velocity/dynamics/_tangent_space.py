@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muport.neighbors import as_points, knn
+from muport.neighbors import Neighbors, as_points, knn
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -30,6 +30,8 @@ class TangentSpaces:
     - `anchor`: (A, d) positions of the anchors.
     - `along`, `across`: (A,) extent of a neighborhood within its tangent space (largest distance from the mean), and
       orthogonal to it (root mean square distance).
+    - `spacing`: Median distance, within the tangent space, between an anchor and the nearest other cell. Noise of the
+      measurement, which fills all dimensions, hardly adds to it.
     """
 
     center: Tensor
@@ -37,6 +39,7 @@ class TangentSpaces:
     anchor: Tensor
     along: Tensor
     across: Tensor
+    spacing: float
 
     @property
     def rank(self) -> int:
@@ -47,13 +50,24 @@ class TangentSpaces:
         """Vectors (n, d), projected onto the tangent spaces at positions (n, d): B B' v."""
         return _project(self.basis.to(x)[self._nearest(x)], v)
 
-    def retract(self, x: Tensor) -> Tensor:
-        """Positions (n, d) brought back to the data.
+    def retract(self, x: Tensor, direction: Tensor) -> Tensor:
+        """Positions (n, d) that move in a direction (n, d), brought back to the data without being held back.
 
-        The offset from the local mean is split into its tangent and its normal part. A part that is longer than the
-        extent of the data is shortened to it, so that a position among the data does not change.
+        The offset from a local mean is split into its tangent and its normal part. A part that is longer than the
+        extent of the data is shortened to it, so that a position among the data hardly changes. The local mean and
+        the extent are those ahead of the position, one neighborhood along its direction. Those at the position would
+        undo its motion wherever it leads out of a neighborhood: at turns, and where few cells lead to the next ones. A
+        position is brought backward only beyond the end of the data, and forward only before their beginning.
         """
-        anchor = self._nearest(x)
+        unit = direction / direction.norm(dim=1, keepdim=True).clamp(min=1e-30)
+        here = self._nearest(x)
+        ahead = self._nearest(x + self.along.to(x)[here, None] * unit)
+        change, change_here = (self._retracted(x, anchor) - x for anchor in (ahead, here))
+        along, along_here = ((step * unit).sum(dim=1, keepdim=True) for step in (change, change_here))
+        return x + change + (along.clamp(max=0) + along_here.clamp(min=0) - along) * unit
+
+    def _retracted(self, x: Tensor, anchor: Tensor) -> Tensor:
+        """Positions (n, d) within the extent of the neighborhoods of given anchors (n,)."""
         center, basis = self.center.to(x)[anchor], self.basis.to(x)[anchor]
         tangent = _project(basis, x - center)
         normal = x - center - tangent
@@ -110,7 +124,8 @@ def fit_tangent_spaces(x: ArrayLike, k: int = 30, rank: int | None = None, *, ra
     r = rank or _choose_rank(spectrum.mean(dim=0), neighbors.distances[:, 1:], k + 1, d, rng)
     basis = directions[:, :, : min(r, directions.shape[2])]
     along, across = _measure_extent(points, neighbors.indices, center, basis)
-    return TangentSpaces(center, basis.contiguous(), torch.tensor(points[anchor]), along, across)
+    spacing = _spacing_within(points, anchor, neighbors, basis)
+    return TangentSpaces(center, basis.contiguous(), torch.tensor(points[anchor]), along, across, spacing)
 
 
 def _project(basis: Tensor, v: Tensor) -> Tensor:
@@ -156,6 +171,17 @@ def _intrinsic_dimension(distances: NDArray[np.float32]) -> int:
     usable = distances[:, :-1] > 0
     mean = log_ratio[usable].mean() if usable.any() else 0.0
     return max(1, round(1 / mean)) if mean > 0 else 1
+
+
+def _spacing_within(
+    points: NDArray[np.float32], anchor: NDArray[np.int64], neighbors: Neighbors, basis: Tensor
+) -> float:
+    """Median length, within the tangent spaces, of the way from an anchor to the nearest cell at another position."""
+    nearest = (neighbors.distances > 0).argmax(axis=1)
+    cell = neighbors.indices[np.arange(len(anchor)), nearest]
+    offset = torch.from_numpy(points[cell] - points[anchor])
+    length = _project(basis, offset).norm(dim=1)
+    return float(length[length > 0].median()) if bool((length > 0).any()) else 0.0
 
 
 def _measure_extent(

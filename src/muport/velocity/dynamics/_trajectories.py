@@ -181,8 +181,9 @@ def flow_particles(field: VectorField, cells: ClusteredCells, source: FlowSource
     """Simulate particles that flow from a source, with noise: x_{n+1} = x_n + dt v(x_n, t_n) + sqrt(2 D dt) eta.
 
     The coefficient is proportional to the local speed, D = ``diffusion`` h |v(x_n, t_n)|, with h the spacing of the
-    data (the median distance to the nearest other cell). ``diffusion`` has no unit, and 0 is a deterministic flow.
-    Steps, times and ends are those of :func:`trace_trajectories`.
+    data in the space of the noise: the median distance to the nearest other cell within the tangent spaces, or in all
+    dimensions for isotropic noise. ``diffusion`` has no unit, and 0 is a deterministic flow. Steps, times and ends are
+    those of :func:`trace_trajectories`.
 
     - `field`: Velocity (n, d) at positions and times.
     - `cells`: Cells with times.
@@ -212,8 +213,9 @@ def flow_particles(field: VectorField, cells: ClusteredCells, source: FlowSource
     spaces = fit_tangent_spaces(cells.x, random_state=seed) if tangent else None
     t0, t1, n_steps = _time_spans(cells, start, options.step_size, options.n_steps)
     noise, retract = (None, None) if spaces is None else (spaces.project, spaces.retract)
+    length_scale = (0.0 if spaces is None else spaces.spacing) or data.spacing
     paths = simulate(
-        field, x0, t0, t1, n_steps=n_steps, diffusion=options.diffusion, length_scale=data.spacing, noise=noise,
+        field, x0, t0, t1, n_steps=n_steps, diffusion=options.diffusion, length_scale=length_scale, noise=noise,
         retract=retract, stop=make_stop_rule(data), random_state=seed,
     )  # fmt: skip
     paths = _mark_end_of_time(paths, t1, cells.time)
