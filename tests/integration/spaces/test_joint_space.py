@@ -82,7 +82,8 @@ def test_a_cell_is_the_weighted_sum_of_measured_and_predicted_coordinates(paired
 
     def weighted_sum(weight: np.ndarray) -> np.ndarray:
         factor = {(b, m): 1 if b == m else 1 / 3 for b, m in coordinates}
-        return np.hstack([sum(weight[:, [i]] * factor[b, m] * coordinates[b, m] for i, b in enumerate(x)) for m in x])
+        blocks = {m: sum(weight[:, [i]] * factor[b, m] * coordinates[b, m] for i, b in enumerate(x)) for m in x}
+        return np.hstack([block * space.distance_weights[m] for m, block in blocks.items()])
 
     weight = interpolate_weights(
         weighted_sum(np.tile(space.weights.mean_weights, (N, 1))).astype(np.float32), space.weights

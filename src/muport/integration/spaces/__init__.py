@@ -6,7 +6,8 @@ In the order of reading:
 - ``_ridge_regression``: ridge regression from one representation to another
 - ``_cross_modality``: prediction of one modality from another, through paired cells and through a shared space
 - ``_modality_weights``: the weight of each modality in each cell
-- ``_axis_weights``: the weight of each axis of a modality
+- ``_axis_weights``: the weight of each axis of a modality in predictions
+- ``_distance_weights``: the weight of each axis of a modality in distances
 - ``_held_out_pairs``: how well held-out paired cells find their partner
 - ``_joint_space``: one space for paired and partly paired cells
 - ``_shared_space``: a shared space of unpaired cells, denoised by the representation of each modality

@@ -1,4 +1,4 @@
-"""Weight of each axis of a modality: how much of its variance is structure, rather than noise."""
+"""Weight of each axis of a modality in predictions: how much of its variance other axes predict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from muport.integration.spaces._ridge_regression import CellIndex
     from muport.integration.spaces._scaling import Coordinates
 
-__all__ = ["fit_axis_weights"]
+__all__ = ["fit_axis_weights", "scale_weights"]
 
 _FOLDS = 5  # parts of a modality's coordinates, each predicted from the others
 _MAX_CELLS = 6_000  # cells on which predictions are measured
@@ -27,7 +27,7 @@ _MIN_STRUCTURE = 0.01  # an axis with less structure counts as if it had this mu
 def fit_axis_weights(
     x: Coordinates, cell_index: CellIndex, batch: NDArray[np.int64], seed: int
 ) -> dict[str, NDArray[np.float32]]:
-    """Compute a factor for each coordinate of each modality, by which noise counts less in distances.
+    """Compute a factor for each coordinate of each modality, by which noise counts less in predictions.
 
     The structure of a coordinate is the larger of the fraction of its variance that another modality predicts on
     held-out cells, and half (`OWN_STRUCTURE`) of that which the other coordinates of its own modality predict. The
@@ -51,7 +51,7 @@ def fit_axis_weights(
                 continue
             predicted = measure_predictability(centered[source][rows], values[target_rows], _MAX_CELLS, seed)
             measured.append(_shrink(predicted, len(rows)))
-        weights[m] = _scale_weights(np.sqrt(np.maximum(np.max(measured, axis=0), _MIN_STRUCTURE)), x[m])
+        weights[m] = scale_weights(np.sqrt(np.maximum(np.max(measured, axis=0), _MIN_STRUCTURE)), x[m])
     return weights
 
 
@@ -72,7 +72,7 @@ def _shrink(structure: NDArray[np.float64], n_cells: int) -> NDArray[np.float64]
     return shrunk
 
 
-def _scale_weights(weights: NDArray[np.float64], x: NDArray[np.float32]) -> NDArray[np.float32]:
+def scale_weights(weights: NDArray[np.float64], x: NDArray[np.floating]) -> NDArray[np.float32]:
     """Scale the weights such that the weighted coordinates have the total variance of the coordinates."""
     variance = x.var(axis=0, dtype=np.float64)
     weighted = float(np.square(weights) @ variance)

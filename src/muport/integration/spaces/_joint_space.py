@@ -18,6 +18,7 @@ from muport.integration.spaces._cross_modality import (
     impute_modalities,
     predict_modality,
 )
+from muport.integration.spaces._distance_weights import fit_distance_weights
 from muport.integration.spaces._held_out_pairs import estimate_shared_fraction
 from muport.integration.spaces._modality_weights import (
     ModalityWeights,
@@ -54,6 +55,7 @@ class JointSpace:
     - `shared_scale`: Factor of the shared coordinates, which are appended to those of the modalities; 0 if they are not
       appended.
     - `axis_weights`: Modality -> (d_m,) factors of its standardized coordinates; without one, they are 1.
+    - `distance_weights`: Modality -> (d_m,) further factors of its coordinates in the space, after the predictions.
     """
 
     modalities: Annotated[tuple[str, ...], "M"]
@@ -63,14 +65,16 @@ class JointSpace:
     weights: ModalityWeights
     shared_scale: Annotated[float, "0.."] = 0.0
     axis_weights: dict[str, Annotated[NDArray[np.float32], "*", "0.."]] = field(default_factory=dict)
+    distance_weights: dict[str, Annotated[NDArray[np.float32], "*", "0.."]] = field(default_factory=dict)
 
     def check_consistency(self) -> None:
         """Raise a ValueError unless the statistics, weights and predictions are those of the modalities."""
         widths = {name: len(self.center[name]) for name in self.modalities}
         if widths.keys() != self.scale.keys() or len(self.weights.mean_weights) != len(widths):
             raise ValueError(f"there are scales of {sorted(self.scale)}, expected those of {self.modalities}.")
-        if any(len(weights) != widths.get(name) for name, weights in self.axis_weights.items()):
-            raise ValueError(f"the axis weights of {sorted(self.axis_weights)} do not fit the widths {widths}.")
+        for fitted in (self.axis_weights, self.distance_weights):
+            if any(len(weights) != widths.get(name) for name, weights in fitted.items()):
+                raise ValueError(f"the axis weights of {sorted(fitted)} do not fit the widths {widths}.")
         for source, regressions in self.predictor.direct.items():
             for target, regression in regressions.items():
                 if regression.widths != (widths[source], widths[target]):
@@ -141,13 +145,19 @@ def fit_joint_space(
     center, scale = fit_scaling(representations)
     x = {m: standardize(representations[m], center[m], scale[m]) for m in names}
     axis_weights = fit_axis_weights(x, cell_index, batch, random_state)
+    distance = fit_distance_weights(x, axis_weights, cell_index, batch, random_state)
     x = {m: values * axis_weights[m] for m, values in x.items()}
     predictor = fit_predictor(x, cell_index, len(batch), shared, random_state)
+    weighted = {m: values * distance.axes[m] for m, values in x.items()}
     # (n_cells, M) scores, NaN where a cell was not scored, and their (M,) means
-    scores, mean_scores = score_modalities(x, cell_index, batch, random_state)
+    scores, mean_scores = (
+        values * distance.modalities for values in score_modalities(weighted, cell_index, batch, random_state)
+    )
     # weights depend on the location in the space: the cells are embedded with constant weights first
     constant = fit_constant_weights(mean_scores, sum(values.shape[1] for values in x.values()))
-    space = JointSpace(names, center, scale, predictor, constant, axis_weights=axis_weights)
+    space = JointSpace(
+        names, center, scale, predictor, constant, axis_weights=axis_weights, distance_weights=distance.axes
+    )
     rows = np.flatnonzero(np.isfinite(scores).any(axis=1))
     scored, cell_of_scored = _take_cells(representations, cell_index, rows, len(batch))
     scored_shared = _take_cells(shared or {}, cell_index, rows, len(batch))[0]
@@ -193,7 +203,7 @@ def embed_cells(
         if m in representations:
             observed[cell_index[m], i] = True
             x[m][cell_index[m]] = standardize(representations[m], space.center[m], space.scale[m])
-            x[m] *= space.axis_weights.get(m, np.float32(1))
+            x[m] *= _get(space.axis_weights, m)
     s = align_shared(space.predictor, shared, cell_index, n_cells) if shared else None
     z, weights = np.zeros((n_cells, space.width + space.shared_width), np.float32), observed.astype(np.float32)
     for low in range(0, n_cells, _CHUNK_SIZE):
@@ -220,7 +230,9 @@ def split_modalities(space: JointSpace, y: NDArray[np.float32]) -> dict[str, NDA
     scale = {m: np.float32(space.scale[m]) / f for m, f in zip(space.modalities, factor, strict=True)}
     return {
         m: np.ascontiguousarray(
-            y[:, low:high] * (scale[m] / space.axis_weights.get(m, np.float32(1))) + space.center[m], np.float32
+            y[:, low:high] * (scale[m] / _get(space.axis_weights, m) / _get(space.distance_weights, m))
+            + space.center[m],
+            np.float32,
         )
         for m, low, high in zip(space.modalities, bounds[:-1], bounds[1:], strict=True)
     }
@@ -269,12 +281,12 @@ def _combine_modalities(
         for b, m in product(names, repeat=2)
     }
     mean_weights = np.broadcast_to(space.weights.mean_weights, observed.shape)
-    weights = interpolate_weights(_sum_weighted(coordinates, mean_weights, names), space.weights)
-    return _sum_weighted(coordinates, weights, names), weights
+    weights = interpolate_weights(_sum_weighted(space, coordinates, mean_weights), space.weights)
+    return _sum_weighted(space, coordinates, weights), weights
 
 
 def _sum_weighted(
-    coordinates: dict[tuple[str, str], NDArray[np.float32]], weights: NDArray[np.float32], names: tuple[str, ...]
+    space: JointSpace, coordinates: dict[tuple[str, str], NDArray[np.float32]], weights: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Sum, for each modality, its own coordinates and those predicted from the others, by the weights of the sources.
 
@@ -282,13 +294,18 @@ def _sum_weighted(
     - `weights`: (n, M) weights of the sources.
     """
     z = []
-    for m in names:
+    for m in space.modalities:
         z_m = np.zeros(coordinates[m, m].shape, np.float32)
-        for i, b in enumerate(names):
+        for i, b in enumerate(space.modalities):
             values = coordinates[b, m]
             z_m += weights[:, [i]] * (values if b == m else np.float32(PREDICTION_WEIGHT) * values)
-        z.append(z_m)
+        z.append(z_m * _get(space.distance_weights, m))
     return np.concatenate(z, axis=1)
+
+
+def _get(weights: dict[str, NDArray[np.float32]], modality: str) -> NDArray[np.float32]:
+    """Return the factors (d_m,) of a modality; 1 if there are none, as in spaces of older versions."""
+    return weights.get(modality, np.ones(1, np.float32))
 
 
 def _take_cells(

@@ -18,19 +18,25 @@ if TYPE_CHECKING:
     from muport.integration.spaces._scaling import Coordinates
 
 __all__ = [
+    "FOLDS",
+    "NEIGHBORS",
     "OWN_STRUCTURE",
     "ModalityWeights",
+    "average_neighbors",
     "center_batches",
     "fit_constant_weights",
     "fit_weights",
     "interpolate_weights",
     "normalize_scores",
+    "sample_cells",
     "score_modalities",
     "score_neighborhoods",
 ]
 
-_NEIGHBORS = 10
-_FOLDS = 5  # parts of a modality's coordinates, each predicted by neighbors under the others
+#: Neighbors that predict a cell.
+NEIGHBORS = 10
+#: Parts of the coordinates, each predicted by neighbors under the others.
+FOLDS = 5
 _MAX_CELLS = 6_000  # cells whose neighborhoods are scored
 _MAX_LANDMARKS, _CELLS_PER_LANDMARK = 100, 60
 _PRIOR_CELLS = 100.0  # cells that the mean score counts for at each landmark, and a score of no pairs in that mean
@@ -70,14 +76,14 @@ def score_neighborhoods(
 
     Returns (q,) rows that were scored, and their (q,) scores.
     """
-    rows = _sample_cells(batch, seed)
+    rows = sample_cells(batch, seed)
     batch = batch[rows]
     centered = center_batches(x[rows], batch)
     if y is not None:
         return rows, _score_targets(centered, center_batches(y[rows], batch), batch)
     if x.shape[1] < 2:
         return rows[:0], np.zeros(0)
-    fold = np.arange(x.shape[1]) % min(_FOLDS, x.shape[1])
+    fold = np.arange(x.shape[1]) % min(FOLDS, x.shape[1])
     scores = [
         _score_targets(centered[:, fold != f], centered[:, fold == f], batch, centered) for f in range(fold.max() + 1)
     ]
@@ -120,7 +126,7 @@ def score_modalities(
     return scores, mean_scores
 
 
-def _sample_cells(batch: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def sample_cells(batch: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Draw a sorted subsample of rows, without those that are alone in their batch and so have no neighbors there."""
     rows = np.arange(len(batch))
     if len(rows) > _MAX_CELLS:
@@ -142,17 +148,22 @@ def _score_targets(
     x: NDArray[np.float64], y: NDArray[np.float64], batch: NDArray[np.int64], unit: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
     """Score the prediction of y by neighbors under x, in units of the mean of |unit|^2 (of y if not given)."""
-    score = np.zeros(len(x))
-    if np.square(x).sum() <= np.finfo(np.float32).tiny:
-        return score
-    for code in np.unique(batch):
-        rows = np.flatnonzero(batch == code)
-        k = min(_NEIGHBORS, len(rows) - 1)
-        neighbors = rows[knn(x[rows].astype(np.float32), k, method="exact").indices]
-        score[rows] = (y[rows] * y[neighbors].mean(axis=1)).sum(axis=1)
+    score = (y * average_neighbors(x, y, batch)).sum(axis=1)
     total = np.square(y if unit is None else unit).sum(axis=1)
     mean = float(total.mean()) if len(total) else 0.0
     return score / mean if mean > np.finfo(np.float32).tiny else np.zeros(len(x))
+
+
+def average_neighbors(x: NDArray[np.float64], y: NDArray[np.float64], batch: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Average the values y (n, e) over the nearest other cells under x (n, d) in the batch; 0 if all x are 0."""
+    average = np.zeros(y.shape)
+    if np.square(x).sum() <= np.finfo(np.float32).tiny:
+        return average
+    for code in np.unique(batch):
+        rows = np.flatnonzero(batch == code)
+        k = min(NEIGHBORS, len(rows) - 1)
+        average[rows] = y[rows[knn(x[rows].astype(np.float32), k, method="exact").indices]].mean(axis=1)
+    return average
 
 
 def normalize_scores(scores: NDArray[np.float64]) -> NDArray[np.float32]:
