@@ -25,6 +25,7 @@ MODULES = {
     "transfer": "modalities.transfer",
     "atac": "modalities.atac",
     "paired": "modalities.paired",
+    "anchors": "modalities.anchors",
     "unshared": "modalities.unshared",
     "atlas": "atlas.centroids",
     "velocity": "velocity.fields",
