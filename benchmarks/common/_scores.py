@@ -6,7 +6,13 @@ import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.cluster import KMeans
+from sklearn.metrics import (
+    accuracy_score,
+    adjusted_rand_score,
+    balanced_accuracy_score,
+    normalized_mutual_info_score,
+)
 from sklearn.neighbors import NearestNeighbors
 
 if TYPE_CHECKING:
@@ -35,6 +41,13 @@ def scib(cells: Cells, embeddings: Mapping[str, NDArray[np.float32]]) -> pd.Data
         bench.benchmark()
         scores = bench.get_results(min_max_scale=False)
     return scores.loc[list(embeddings)].astype(float)
+
+
+def kmeans_from_ten_starts(cells: Cells, Z: NDArray[np.float32]) -> tuple[float, float]:
+    """NMI and ARI of the types and the tightest of ten k-means clusterings with as many clusters as types."""
+    cluster = KMeans(len(np.unique(cells.label)), n_init=10, random_state=0).fit_predict(Z)
+    nmi = normalized_mutual_info_score(cells.label, cluster)
+    return float(nmi), float(adjusted_rand_score(cells.label, cluster))
 
 
 def cilisi(cells: Cells, Z: NDArray[np.float32], k: int = 90) -> float:
