@@ -143,8 +143,8 @@ def fit_shared_states(
     True
     >>> shifted = x + np.array([0, 3, 0, -3])[sample][:, None]
     >>> offsets = fit_shared_states(shifted, sample).offsets(shifted, sample)
-    >>> (offsets - offsets[0])[:, 0].round().tolist()
-    [0.0, 3.0, 0.0, -3.0]
+    >>> (offsets[1] - offsets[3]).round().tolist()
+    [6.0, 6.0]
     """
     mass = np.ones(len(sample)) if weight is None else np.asarray(weight, dtype=np.float64)
     n_patients = int(sample.max()) + 1
