@@ -64,7 +64,8 @@ class TangentSpaces:
         ahead = self._nearest(x + self.along.to(x)[here, None] * unit)
         change, change_here = (self._retracted(x, anchor) - x for anchor in (ahead, here))
         along, along_here = ((step * unit).sum(dim=1, keepdim=True) for step in (change, change_here))
-        return x + change + (along.clamp(max=0) + along_here.clamp(min=0) - along) * unit
+        retracted: Tensor = x + change + (along.clamp(max=0) + along_here.clamp(min=0) - along) * unit
+        return retracted
 
     def _retracted(self, x: Tensor, anchor: Tensor) -> Tensor:
         """Positions (n, d) within the extent of the neighborhoods of given anchors (n,)."""
