@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
-    "check_columns", "check_flags", "check_integers", "check_not_negative", "check_numbers", "check_option",
-    "check_positive", "check_seed",
+    "check_columns", "check_flags", "check_integers", "check_keys", "check_not_negative", "check_numbers",
+    "check_option", "check_positive", "check_seed",
 ]  # fmt: skip
 
 
@@ -51,6 +51,20 @@ def check_columns(name: str, value: Any, otherwise: str) -> None:
         raise ValueError(f"{name} is an empty list: name at least one column, or pass {otherwise}.")
     if repeated := sorted({key for key in value if list(value).count(key) > 1}):
         raise ValueError(f"{name}={list(value)} names {repeated[0]!r} twice: name each column once.")
+
+
+def check_keys(**values: Any) -> None:
+    """Raise a TypeError or a ValueError unless every value is a name under which results can be written.
+
+    Examples
+    --------
+    >>> check_keys(key_added="X_umap")
+    """
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name}={value!r} must be a string.")
+        if not value or "/" in value:
+            raise ValueError(f"{name}={value!r} must be a name without '/', which files do not hold.")
 
 
 def check_integers(least: int = 1, **values: Any) -> None:

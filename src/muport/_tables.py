@@ -10,7 +10,16 @@ import pandas as pd
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["cell_positions", "rows_by_name", "rows_in_one_order", "same_row_and_column_order", "take_cells"]
+__all__ = [
+    "cell_positions",
+    "check_fates",
+    "rows_by_name",
+    "rows_in_one_order",
+    "same_row_and_column_order",
+    "take_cells",
+]
+
+_ROUNDING = 1e-5  # by which probabilities and their sums may exceed 1, for example after a conversion to float32
 
 
 def rows_by_name(values: Any, names: pd.Index, what: str, row: str = "cell") -> Any:
@@ -114,6 +123,46 @@ def same_row_and_column_order(matrix: Any, what: str, row: str = "cell") -> Any:
             f"{list(absent[:1])}), or names repeat: give both the names of the {row}s."
         )
     return matrix.loc[:, rows]
+
+
+def check_fates(fates: Any, cells: pd.Index) -> pd.DataFrame:
+    """Return the rows of a table of fate probabilities in the order of the cells.
+
+    Raises
+    ------
+    TypeError
+        If it is not a DataFrame.
+    ValueError
+        As :func:`rows_by_name`; if there is no column, one of a name twice, or one that does not hold probabilities.
+
+    Examples
+    --------
+    >>> check_fates(pd.DataFrame({"A": [0.5, 1.0]}, index=["b", "a"]), pd.Index(["a", "b"]))["A"].tolist()
+    [1.0, 0.5]
+    """
+    if not isinstance(fates, pd.DataFrame):
+        raise TypeError(f"fates is {type(fates).__name__}: pass the DataFrame of get_fates, cells by terminal states.")
+    if not len(fates.columns):
+        raise ValueError("fates has no columns: pass the DataFrame of get_fates, cells by terminal states.")
+    if not fates.columns.is_unique:
+        raise ValueError(f"fates has several columns {fates.columns[fates.columns.duplicated()][0]!r}: keep one.")
+    table: pd.DataFrame = rows_by_name(fates, cells, "fates")
+    for name, column in table.items():
+        text = not pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_complex_dtype(column.dtype)
+        p = np.full(len(column), np.nan) if text else column.to_numpy(dtype=np.float64, na_value=np.nan)
+        bad = np.flatnonzero(~((p >= -_ROUNDING) & (p <= 1 + _ROUNDING)))
+        if len(bad):
+            raise ValueError(
+                f"fates: column {name!r} is not numbers from 0 to 1, for example {column.iloc[bad[0]]!r} for cell "
+                f"{table.index[bad[0]]!r}: keep the columns of get_fates only, and cells that have fates."
+            )
+    total = table.sum(axis=1)
+    if (total > 1 + _ROUNDING).any():
+        raise ValueError(
+            f"fates: the columns {list(table.columns)} sum to {total.max():.3g} for cell {total.idxmax()!r}, not to at "
+            "most 1: keep the columns of get_fates only."
+        )
+    return table
 
 
 def cell_positions(cells: Any, names: pd.Index, what: str) -> NDArray[np.int64]:

@@ -116,6 +116,13 @@ def test_a_moved_state_is_found(drawn, set_up):
     np.testing.assert_array_equal(model.test_state(["batch"], n_permutations=199)["p"], table["p"])
     with pytest.raises(ValueError, match="determine the outcome"):
         model.test_state(["same"])
+    for test in (model.test_state, model.test_components):
+        with pytest.raises(ValueError, match="strata_key='sample': no stratum has samples of two conditions"):
+            test(strata_key="sample")
+    with pytest.raises(ValueError, match="n_groups='a' must be an integer"):
+        model.match_components("a")
+    with pytest.raises(ValueError, match="n_components=True must be an integer"):
+        model.get_sample_embedding(True)
     with pytest.raises(ValueError, match="n_permutations=0"):
         model.test_state(n_permutations=0)
 

@@ -33,7 +33,7 @@ def test_fate_summary_is_the_mean_of_groups(line):
         muport.pl.fate_summary(fates, groupby="clusters")
     with pytest.raises(KeyError, match="nothing"):
         muport.pl.fate_summary(fates, line, "nothing")
-    with pytest.raises(ValueError, match="1 cells have no finite probabilities, such as '3'"):
+    with pytest.raises(ValueError, match="column 'A' is not numbers from 0 to 1, for example .*nan.* for cell '3'"):
         muport.pl.fate_summary(fates.replace(fates.loc["3", "A"], np.nan))
 
 

@@ -70,13 +70,30 @@ def test_genes_are_sorted_by_their_peak(cells):
         ({"pseudotime": "dpt"}, KeyError, "pseudotime='dpt' is in no obs"),
         ({"pseudotime": "branch"}, ValueError, "pseudotime='branch' must be numbers"),
         ({"bandwidth": 0}, ValueError, "bandwidth=0"),
-        ({"fates": [1, 2]}, TypeError, "fates is a list: pass the table of model.get_fates"),
+        ({"fates": [1, 2]}, TypeError, "fates is list: pass the DataFrame of get_fates"),
         ({"fates": pd.DataFrame({"A": [1.0]}, index=["other"])}, ValueError, "fates"),
     ],
 )
 def test_bad_arguments_are_named(cells, options, error, message):
     with pytest.raises(error, match=message):
         gene_trends(cells, **{"genes": "gene", **options})
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.to_numpy(), "fate is ndarray: pass a column"),
+        (lambda f: f.to_frame(), "fate is DataFrame: pass a column"),
+        (lambda f: f.astype(str), "column 'A' is not numbers from 0 to 1"),
+        (lambda f: -f, "column 'A' is not numbers from 0 to 1, for example .* for cell '"),
+        (lambda f: f.astype("Float64").mask(f.index == "c7"), "column 'A'.* for cell 'c7'"),
+    ],
+)
+def test_a_fate_that_is_no_column_of_probabilities_is_refused(cells, change, message):
+    fate = pd.Series(0.5, index=cells.obs_names, name="A")
+    with pytest.raises((TypeError, ValueError), match=message):
+        driver_heatmap(cells, ["gene"], fate=change(fate))
     assert not plt.get_fignums()
 
 

@@ -40,6 +40,15 @@ def test_quiver_scales_to_the_picture(turning):
     assert np.allclose(arrows.U * arrows.XY[:, 0] + arrows.V * arrows.XY[:, 1], 0, atol=1e-9)
 
 
+def test_the_order_of_cells_does_not_choose_the_arrows(turning):
+    drawn = []
+    for adata in (turning, turning[::-1].copy()):
+        ax = muport.pl.velocity_quiver(adata, n_arrows=20)
+        arrows = next(c for c in ax.collections if hasattr(c, "U"))
+        drawn.append(np.c_[arrows.XY, arrows.U, arrows.V])
+    assert np.allclose(*drawn)
+
+
 def test_resting_cells_have_no_arrows(turning):
     turning.obsm["velot_velocity_umap"][:] = 0
     muport.pl.velocity_stream(turning)

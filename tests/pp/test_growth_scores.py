@@ -34,7 +34,9 @@ def test_dividing_cells_have_the_largest_rates_and_dying_ones_the_smallest(adata
     ("arguments", "error", "text"),
     [
         ({"proliferation_genes": ["none"]}, KeyError, "proliferation_genes"),
-        ({"proliferation_genes": "g1"}, TypeError, "one string"),
+        ({"proliferation_genes": "g1"}, TypeError, "proliferation_genes='g1' must be a list"),
+        ({"proliferation_genes": 3}, TypeError, "proliferation_genes=3 must be a list"),
+        ({"proliferation_genes": ["g1"], "apoptosis_genes": "g2"}, TypeError, "apoptosis_genes='g2' must be a list"),
         ({"proliferation_genes": ["g1"], "apoptosis_genes": ["none"]}, KeyError, "apoptosis_genes"),
         ({"proliferation_genes": ["g1"], "max_divisions": -1}, ValueError, "max_divisions"),
         ({"proliferation_genes": ["g1"], "layer": "raw"}, KeyError, "raw"),
@@ -43,6 +45,18 @@ def test_dividing_cells_have_the_largest_rates_and_dying_ones_the_smallest(adata
 def test_bad_inputs_are_named(adata, arguments, error, text):
     with pytest.raises(error, match=text):
         pp.score_growth(adata, **arguments)
+
+
+def test_data_that_hold_no_scores_are_named(adata):
+    with pytest.raises(KeyError, match=r"none of \['g1'\] is in var_names, which begin with \[\]"):
+        pp.score_growth(adata[:, :0].copy(), ["g1"])
+    text = adata.copy()
+    text.X = text.X.astype(str).astype(object)
+    with pytest.raises(TypeError, match="X holds object, not numbers"):
+        pp.score_growth(text, ["g1"])
+    few = adata[:, :30].copy()
+    with pytest.raises(ValueError, match="proliferation_genes: no other gene of the data is expressed as much as"):
+        pp.score_growth(few, ["g1", "g4"])
 
 
 def test_the_number_of_threads_is_restored(adata, monkeypatch):

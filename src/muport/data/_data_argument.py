@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["accept_data_names", "accept_in_methods"]
+__all__ = ["accept_data_names", "accept_in_methods", "check_cells"]
 
 _NAMES = ("adata", "mdata", "data")
 #: Further names that functions of other packages have for their cells.
@@ -64,3 +64,9 @@ def accept_in_methods(namespace: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, classmethod):
             changed[name] = classmethod(accept_data_names(value.__func__))
     return changed
+
+
+def check_cells(data: Any) -> None:
+    """Raise a TypeError if `data` is neither an AnnData nor a MuData."""
+    if not hasattr(data, "obs_names"):
+        raise TypeError(f"data is {type(data).__name__}: pass an AnnData or a MuData.")

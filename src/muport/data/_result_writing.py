@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from muport.data._data_argument import check_cells
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -17,7 +19,8 @@ _ABSENT = object()
 
 
 def check_writable(data: anndata.AnnData | mudata.MuData) -> None:
-    """Raise a ValueError if `data` is a view."""
+    """Raise a ValueError if `data` is a view, and a TypeError if it is neither an AnnData nor a MuData."""
+    check_cells(data)
     if getattr(data, "is_view", False):
         raise ValueError(f"data is a view, which cannot be written to: pass {type(data).__name__.lower()}.copy().")
 

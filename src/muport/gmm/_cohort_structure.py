@@ -218,22 +218,24 @@ class CohortStructure(SampleTables):
             raise ValueError("loadings and features must be given together.")
         if len(state.samples) < _MIN_PATIENTS:
             raise ValueError(f"a trajectory needs at least {_MIN_PATIENTS} patients, not {len(state.samples)}.")
+        n_cells = np.bincount(row_samples(self._fitted_rows())).astype(np.float64)
+        mixtures = state.cohort.mixtures
+        if loadings is not None and features is not None:
+            loadings = order_loadings(loadings, features)
+            axis_loadings(mixtures.means[0], loadings)
         costs, distances = self._pair_distances(learnt)
         coordinates = _diffusion(distances, n_neighbors, random_state)
         position = self._find_root(root, coordinates, distances)
-        mixtures = state.cohort.mixtures
         matched = find_groups(groups, mixtures, random_state)
         times = _times_without_components(mixtures, matched, costs, position, n_neighbors, random_state)
         names = [f"component {i}" for i in range(len(matched))]
         mean, spread, present = state_coordinates(mixtures, matched)
-        odds = log_odds(matched.shares, np.bincount(row_samples(self._fitted_rows())).astype(np.float64))
+        odds = log_odds(matched.shares, n_cells)
         by_component = component_programs(
             odds, np.concatenate([mean, spread], axis=2), present, times, names, n_permutations, random_state
         )
         by_feature = None
         if loadings is not None and features is not None:
-            loadings = order_loadings(loadings, features)
-            axis_loadings(mixtures.means[0], loadings)
             means = merge_groups(mixtures, matched, present)[0]
             by_feature = feature_programs(
                 means, present, times, np.asarray(loadings, dtype=np.float64), features, names

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from muport.gmm.prediction._cross_validation import Fitter, Transform
 
 __all__ = [
-    "Cohort", "GMMState", "check_confounding", "fit_cohort", "fit_new_patients", "label_samples",
-    "labeled_patients", "make_fitter",
+    "Cohort", "GMMState", "check_confounding", "check_strata", "fit_cohort", "fit_new_patients",
+    "label_samples", "labeled_patients", "make_fitter",
 ]  # fmt: skip
 
 
@@ -295,3 +295,14 @@ def label_samples(
     if not len(labels):
         return np.full(len(samples), -1, dtype=np.int64)
     return np.where(table.any(axis=1), table.argmax(axis=1), -1)
+
+
+def check_strata(stratum: NDArray[np.int64], condition: NDArray[np.int64], key: str | None) -> NDArray[np.int64]:
+    """Return the strata (P,) of patients; ValueError if none has two conditions, which could be permuted in it."""
+    pairs = np.unique(np.stack([stratum, condition]), axis=1)
+    if np.bincount(pairs[0]).max() < 2:
+        raise ValueError(
+            f"strata_key={key!r}: no stratum has samples of two conditions, so no conditions can be permuted: name a "
+            "column that several samples share, or leave it out."
+        )
+    return stratum

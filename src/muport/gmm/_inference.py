@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from muport._checks import check_flags, check_integers, check_option, check_seed
 from muport._tables import take_cells
 from muport.data import MuDataModel, Setup, joined_column, read_rows
-from muport.gmm._fitted_state import label_samples
+from muport.gmm._fitted_state import check_strata, label_samples
 from muport.gmm.distances._cell_distances import exact_wasserstein, sliced_wasserstein
 from muport.gmm.distances._classical_scaling import embed_distances
 from muport.gmm.distances._mixture_wasserstein import mixture_wasserstein
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows
-    from muport.gmm._fitted_state import GMMState
+    from muport.gmm._fitted_state import Cohort, GMMState
     from muport.gmm.interpretation._cell_types import ComponentTypes
     from muport.gmm.interpretation._component_groups import ComponentGroups
     from muport.gmm.mixtures._mixtures import Mixtures
@@ -197,7 +197,7 @@ class CohortInference(MuDataModel):
         """
         state: GMMState = self._fitted()
         n = len(state.samples)
-        if not isinstance(n_components, int | np.integer) or not 1 <= n_components <= n:
+        if isinstance(n_components, bool | float) or n_components not in range(1, n + 1):
             raise ValueError(f"n_components={n_components!r} must be an integer from 1 to {n}, the number of patients.")
         distance: Distance = metric or ("mw2" if state.predictor is None else "learnt")
         coordinates = embed_distances(self.get_sample_distances(distance).to_numpy(), n_components)
@@ -219,8 +219,7 @@ class CohortInference(MuDataModel):
         Group of each component, Wasserstein barycenters of the groups, and the fraction of each group in each patient.
         """
         check_seed(random_state)
-        state: GMMState = self._fitted()
-        return match_components(state.cohort.mixtures, n_groups, random_state=random_state)
+        return match_components(self._fitted().cohort.mixtures, n_groups, random_state=random_state)
 
     def get_component_types(
         self, types_key: str, groups: ComponentGroups | None = None, random_state: int = 0
@@ -290,13 +289,11 @@ class CohortInference(MuDataModel):
         check_seed(random_state)
         state: GMMState = self._fitted()
         known = np.flatnonzero(state.condition >= 0)
-        strata = None
-        if strata_key is not None:
-            strata = self._read_groups(strata_key, self._fitted_rows(), "strata_key", "stratum")
-        matched = find_groups(groups, self._fitted().cohort.mixtures, random_state)
+        strata = self._read_strata(strata_key, known)
+        matched = find_groups(groups, state.cohort.mixtures, random_state)
         return condition_effects(
             state.cohort.mixtures.subset(known), matched.subset(known), state.condition[known],
-            n_permutations=n_permutations, random_state=random_state, strata=None if strata is None else strata[known],
+            n_permutations=n_permutations, random_state=random_state, strata=strata,
         )  # fmt: skip
 
     def rank_features(
@@ -392,8 +389,7 @@ class CohortInference(MuDataModel):
 
     def _pooled_mixture(self, rows: Rows) -> Mixtures:
         """One mixture of all patients, of their median number of components."""
-        state: GMMState = self._fitted()
-        cohort = state.cohort
+        cohort: Cohort = self._fitted().cohort
         k = int(np.median(cohort.best_k))
         # the priors of aligned patients are not a mixture of their cells
         if str(k) in cohort.priors and cohort.shared_states is None:
@@ -447,6 +443,11 @@ class CohortInference(MuDataModel):
         if (group < 0).any():
             raise ValueError(f"{argument}={key!r}: {int((group < 0).sum())} samples have no {what}: give them one.")
         return group
+
+    def _read_strata(self, key: str | None, patients: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Stratum of each of the patients, within which conditions are permuted; None without a key."""
+        strata = self._read_groups(key, self._fitted_rows(), "strata_key", "stratum")
+        return None if strata is None else check_strata(strata[patients], self._fitted().condition[patients], key)
 
 
 def read_cell_types(

@@ -249,14 +249,12 @@ class SampleTables(CohortInference):
         columns = self._fit_covariates(covariate_keys, known)[1]
         if columns is not None:
             check_confounding(np.eye(len(state.conditions))[state.condition[known]], columns, covariate_keys)
-        strata = None
-        if strata_key is not None:
-            strata = self._read_groups(strata_key, self._fitted_rows(), "strata_key", "stratum")
+        strata = self._read_strata(strata_key, known)
         matched = find_groups(groups, self._fitted().cohort.mixtures, random_state)
         return state_effects(
             state.cohort.mixtures.subset(known), matched.subset(known), state.condition[known],
             [f"component {i}" for i in range(len(matched))], columns=columns,
-            strata=None if strata is None else strata[known], n_permutations=n_permutations, random_state=random_state,
+            strata=strata, n_permutations=n_permutations, random_state=random_state,
         )  # fmt: skip
 
     def to_pseudobulk(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from muport.data import layer_of
+from muport.data import in_memory, layer_of
 from muport.integration.prototypes._prototypes import soft_assign
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ def read_values(part: Any, layer: str | None, modality: str, features: pd.Index)
     values = layer_of(part, layer, f"modality {modality!r}")
     if values is None:
         raise KeyError(f"modality {modality!r} has no X: name one of its layers, {sorted(part.layers)}, as layer=.")
-    # on disk, or in chunks of dask
-    for read in ("to_memory", "compute"):
-        values = getattr(values, read)() if hasattr(values, read) else values
-    values = values if sparse.issparse(values) else np.asarray(values)
+    values = in_memory(values)
     return values if np.array_equal(order, np.arange(len(order))) else values[:, order]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muport._checks import check_flags, check_integers, check_seed
+from muport._checks import check_flags, check_integers, check_keys, check_seed
 from muport._keys import RESULT_KEYS
 from muport.data import (
     check_names_free,
@@ -176,13 +176,9 @@ def _weight_names(modalities: tuple[str, ...]) -> dict[str, str]:
 
 
 def _check_arguments(key: object, key_added: object, n_neighbors: object, threshold: float | None) -> None:
-    for name, value in (("key", key), ("key_added", key_added)):
-        if name == "key_added" and value is None:
-            continue
-        if not isinstance(value, str):
-            raise TypeError(f"{name}={value!r} must be a string.")
-        if not value or "/" in value:
-            raise ValueError(f"{name}={value!r} must be a name without '/', which files do not hold.")
+    check_keys(key=key)
+    if key_added is not None:
+        check_keys(key_added=key_added)
     if n_neighbors is not None:
         check_integers(2, n_neighbors=n_neighbors)
     check_prediction(False, threshold)

@@ -39,7 +39,8 @@ def as_points(x: Points, name: str = "x") -> np.ndarray:
     TypeError
         If ``x`` is sparse or not numeric.
     ValueError
-        If ``x`` does not have two non-empty axes, or has a NaN or an infinite entry (also after conversion to float32).
+        If ``x`` does not have two non-empty axes, or has a masked, a NaN or an infinite entry (also after conversion to
+        float32).
 
     Examples
     --------
@@ -51,6 +52,8 @@ def as_points(x: Points, name: str = "x") -> np.ndarray:
         raise TypeError(f"{name} is sparse: pass a dense embedding, e.g. its principal components.")
     if hasattr(x, "detach"):
         x = x.detach().cpu().numpy()
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name} has {np.ma.count_masked(x)} masked entries: fill them, or leave these rows out.")
     if getattr(getattr(x, "dtype", None), "kind", "f") in "cmM":
         raise TypeError(f"{name} holds {x.dtype}: pass real numbers.")
     try:

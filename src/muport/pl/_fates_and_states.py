@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from muport._tables import rows_by_name
+from muport._checks import check_not_negative
+from muport._tables import check_fates, rows_by_name
 from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
 from muport.pl.drawing._colors import palette as default_palette
 from muport.pl.drawing._finished_figure import Output
@@ -77,8 +78,8 @@ def fate_summary(
     TypeError
         If `fates` is not a DataFrame.
     ValueError
-        If a probability is not finite, `groupby` is given without `data`, or a cell of `fates` is not in `data`; cells
-        are matched by name.
+        If a column does not hold probabilities, `groupby` is given without `data`, or a cell of `fates` is not in
+        `data`; cells are matched by name.
 
     Examples
     --------
@@ -89,11 +90,9 @@ def fate_summary(
     """
     output = Output(show, save, return_fig)
     check_legend_loc(legend_loc)
-    if not isinstance(fates, pd.DataFrame):
-        raise TypeError(f"fates is {type(fates).__name__}: pass the DataFrame of get_fates, cells by terminal states.")
-    bad = fates.index[~np.isfinite(fates.to_numpy(np.float64)).all(axis=1)]
-    if len(bad):
-        raise ValueError(f"fates: {len(bad)} cells have no finite probabilities, such as {bad[0]!r}: leave them out.")
+    fates = check_fates(fates, fates.index if isinstance(fates, pd.DataFrame) else pd.Index([]))
+    if not fates.index.is_unique:
+        raise ValueError(f"fates has several rows for {fates.index[fates.index.duplicated()][0]!r}: keep one of each.")
     if groupby is not None and data is None:
         raise ValueError(f"groupby={groupby!r} needs data: pass the cells that have this column.")
     if groupby is None or data is None:
@@ -185,6 +184,9 @@ def coarse_graph(
     """
     output = Output(show, save, return_fig)
     check_legend_loc(legend_loc)
+    check_not_negative(least=least)
+    if not hasattr(states, "flux"):
+        raise TypeError(f"states is {type(states).__name__}: pass what model.get_states returned.")
     m = len(states.mass)
     if data is None:
         if groupby is not None:

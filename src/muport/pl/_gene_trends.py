@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from muport._checks import check_integers, check_numbers
-from muport._tables import rows_by_name
+from muport._checks import check_flags, check_integers, check_numbers
+from muport._tables import check_fates
 from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
 from muport.pl.drawing._colors import palette as default_palette
 from muport.pl.drawing._finished_figure import Output
-from muport.pl.drawing._palettes import parse_palette
+from muport.pl.drawing._palettes import check_cmap, parse_palette
 from muport.pl.drawing._values import get_values
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def gene_trends(
     figure, panels, grid = _make_panels(len(names), ncols)
     for ax, name, x in zip(panels, names, values.T, strict=True):
         for color, fate in zip(colors, weights.columns, strict=True):
-            t, mean, error = smooth(time, x, weights[fate].to_numpy(), bandwidth)
+            t, mean, error = smooth(time, x, weights[fate].to_numpy(dtype=np.float64), bandwidth)
             ax.fill_between(t, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
             ax.plot(t, mean, color=color, lw=1.6, label=str(fate))
         ax.set(title=name, xlabel=pseudotime, ylabel="expression")
@@ -169,9 +170,13 @@ def driver_heatmap(
     """
     output = Output(show, save, return_fig)
     check_numbers(1e-4, 1, bandwidth=bandwidth)
+    check_flags(sort=sort)
+    check_cmap(cmap)
     names = _list_genes(genes)
     time, values = _read_genes(data, names, pseudotime, layer, modality)
-    weight = _fate_weights(data, None if fate is None else fate.to_frame()).iloc[:, 0].to_numpy()
+    if fate is not None and not isinstance(fate, pd.Series):
+        raise TypeError(f"fate is {type(fate).__name__}: pass a column of the DataFrame of get_fates.")
+    weight = _fate_weights(data, None if fate is None else fate.to_frame()).iloc[:, 0].to_numpy(dtype=np.float64)
     means = np.array([smooth(time, x, weight, bandwidth)[1] for x in values.T])
     if np.isnan(means).all(axis=1).any():
         empty = names[int(np.flatnonzero(np.isnan(means).all(axis=1))[0])]
@@ -212,6 +217,8 @@ def smooth(
 
 
 def _list_genes(genes: str | Sequence[str]) -> list[str]:
+    if not isinstance(genes, Iterable):
+        raise TypeError(f"genes={genes!r} must be the name of a gene, or a list of names.")
     names = [genes] if isinstance(genes, str) else list(genes)
     if not names:
         raise ValueError("genes=[] names nothing: pass the names of one or more genes.")
@@ -240,10 +247,7 @@ def _read_genes(
 def _fate_weights(data: Data, fates: pd.DataFrame | None) -> pd.DataFrame:
     if fates is None:
         return pd.DataFrame({"all cells": np.ones(data.n_obs)}, index=data.obs_names)
-    if not isinstance(fates, pd.DataFrame):
-        raise TypeError(f"fates is a {type(fates).__name__}: pass the table of model.get_fates().")
-    table: pd.DataFrame = rows_by_name(fates, data.obs_names, "fates")
-    return table
+    return check_fates(fates, data.obs_names)
 
 
 def _make_panels(n: int, ncols: int) -> tuple[Any, list[Axes], list[list[Axes]]]:

@@ -82,6 +82,8 @@ def sankey(
     """
     output = Output(show, save, return_fig)
     check_numbers(0, 1, least=least)
+    if isinstance(names, str) or len(names) != 2:
+        raise ValueError(f"names={names!r} must be two names, of the source and of the target.")
     source, target = (np.asarray(values, dtype=object) for values in rows_in_one_order(source=source, target=target))
     if not len(source) or len(source) != len(target):
         raise ValueError(f"source has {len(source)} labels and target {len(target)}: pass one of each for every cell.")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from muport._checks import check_numbers
+from muport._checks import check_integers, check_numbers, check_positive
 from muport._tables import rows_in_one_order
 from muport.pl.drawing._axes import add_legend, check_legend_loc, draw_dots, get_axes, hide_frame, widen_by_legends
 from muport.pl.drawing._colors import MISSING, color_categories
 from muport.pl.drawing._colors import palette as default_palette
 from muport.pl.drawing._finished_figure import Output
 from muport.pl.drawing._palettes import parse_palette
+from muport.pl.drawing._values import as_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
+
+
+_ROUNDING = 1e-4  # relative error of a covariance of float32
 
 
 def components(
@@ -94,14 +99,20 @@ def components(
     check_legend_loc(legend_loc)
     x, labels = rows_in_one_order(x=x, labels=labels)
     check_numbers(0, 0.5, outside=outside)
+    check_positive(n_std=n_std)
     means, weights, color = rows_in_one_order("component", means=means, weights=weights, color=color)
-    centers, shapes = _select_axes(np.asarray(means, np.float64), np.asarray(covariances, np.float64), dims)
-    m, cells = len(centers), None if x is None else np.asarray(x, dtype=np.float64)
-    mass = np.ones(m) if weights is None else np.asarray(weights, dtype=np.float64)
+    centers, shapes = _select_axes(as_numbers(means, "means"), as_numbers(covariances, "covariances"), dims)
+    m, cells = len(centers), None if x is None else as_numbers(x, "x")
+    mass = np.ones(m) if weights is None else as_numbers(weights, "weights")
     if cells is not None and (cells.ndim != 2 or cells.shape[1] != np.shape(means)[1]):
         raise ValueError(f"x has shape {cells.shape}, means has {np.shape(means)}: both need the same axes.")
     if mass.shape != (m,):
         raise ValueError(f"weights has shape {mass.shape} for {m} components.")
+    if not (np.isfinite(mass).all() and (mass >= 0).all()):
+        raise ValueError("weights must be finite masses of at least 0.")
+    if cells is not None and not np.isfinite(cells).all():
+        bad = int(np.flatnonzero(~np.isfinite(cells).all(axis=1))[0])
+        raise ValueError(f"x: cell {bad} has coordinates that are not finite: leave such cells out.")
     columns = [
         _as_text(color, m, "color", "components"),
         _as_text(labels, 0 if cells is None else len(cells), "labels", "cells"),
@@ -172,19 +183,24 @@ def feature_ranking(
     ['A', 'B']
     """
     output = Output(show, save, return_fig)
+    check_integers(n=n)
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table is {type(table).__name__}: pass the DataFrame of rank_features.")
     missing = [column for column in ("item", "feature", "score") if column not in table.columns]
     if missing:
         raise KeyError(f"table has no column {missing[0]!r}; it has {list(table.columns)}.")
-    if table.empty or n < 1:
-        raise ValueError(f"table has {len(table)} rows and n={n}: nothing can be drawn.")
+    if table.empty:
+        raise ValueError("table has no rows: nothing can be drawn.")
     items = table["item"].astype(str)
     name = items.iloc[0] if item is None else str(item)
     if name not in set(items):
         raise KeyError(f"item={name!r} is not in the table; there are {sorted(set(items))}.")
     rows = table[(items == name).to_numpy()].head(n)
+    score = as_numbers(rows["score"], "table['score']")
+    if not np.isfinite(score).all():
+        raise ValueError(f"table['score'] of item {name!r} is not finite for some features: leave them out.")
     axes = get_axes(ax, 4, 1 + 0.22 * len(rows))
     positive, negative = default_palette(2)
-    score = rows["score"].to_numpy(dtype=float)
     axes.barh(range(len(rows)), score, color=[positive if value >= 0 else negative for value in score], height=0.7)
     axes.set_yticks(range(len(rows)), rows["feature"].astype(str), fontsize="small")
     axes.invert_yaxis()
@@ -200,12 +216,19 @@ def _select_axes(
     """Means (M, 2) and covariances (M, 2, 2) in two axes."""
     if means.ndim != 2 or covariances.shape not in {means.shape, (*means.shape, means.shape[1])}:
         raise ValueError(f"means {means.shape} and covariances {covariances.shape} must be (M, r) and (M, r, r).")
-    if means.shape[1] < 2 or not all(0 <= j < means.shape[1] for j in dims) or len(set(dims)) < 2:
-        raise ValueError(f"dims={dims}: two different ones of the {means.shape[1]} axes are needed.")
+    known = range(means.shape[1])
+    # a float or a truth value is equal to an axis
+    if len(dims) != 2 or len(set(dims)) < 2 or not all(isinstance(j, Integral) and j in known for j in dims):
+        raise ValueError(f"dims={dims!r}: two different ones of the {means.shape[1]} axes are needed.")
     full = covariances if covariances.ndim == 3 else covariances[..., None] * np.eye(means.shape[1])
     if not (np.isfinite(means).all() and np.isfinite(covariances).all()):
         bad = np.flatnonzero(~np.isfinite(np.c_[means, covariances.reshape(len(means), -1)]).all(axis=1))
         raise ValueError(f"means, covariances: component {bad[0]} is not finite: leave it out.")
+    scale = np.abs(full).max(initial=0)
+    if np.abs(full - full.transpose(0, 2, 1)).max(initial=0) > _ROUNDING * scale:
+        raise ValueError("covariances are not symmetric.")
+    if np.linalg.eigvalsh(full).min(initial=0) < -_ROUNDING * scale:
+        raise ValueError("covariances have negative variances: they must be positive semidefinite.")
     columns = list(dims)
     return means[:, columns], full[:, columns][:, :, columns]
 

@@ -93,8 +93,8 @@ def trajectories(
     output, style = Output(show, save, return_fig), split_options(kwargs, no_color=_CELL_GRAY)
     drawn = _get_paths(data, paths, use_rep)
     ids = np.arange(len(drawn.x)) if trajectory_ids is None else np.asarray(trajectory_ids)
-    if len(ids) and (ids.min() < 0 or ids.max() >= len(drawn.x)):
-        raise ValueError(f"trajectory_ids={list(ids)} must be ids between 0 and {len(drawn.x) - 1}.")
+    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= len(drawn.x):
+        raise ValueError(f"trajectory_ids={trajectory_ids!r} must be one or more ids between 0 and {len(drawn.x) - 1}.")
     lines = _draw_lines(data, drawn.select(ids), basis, use_rep, style.modality)
     starts, ends = (np.array([line[i] for line in lines]).reshape(-1, 2) for i in (0, -1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import pandas as pd
 from scipy.cluster.hierarchy import dendrogram, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
+from muport._checks import check_flags
 from muport._tables import same_row_and_column_order
 from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
 from muport.pl.drawing._colors import CategoryColors, color_categories
 from muport.pl.drawing._colors import palette as default_palette
 from muport.pl.drawing._finished_figure import Output
-from muport.pl.drawing._palettes import parse_palette
+from muport.pl.drawing._palettes import check_cmap, parse_palette
+from muport.pl.drawing._values import as_numbers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +68,8 @@ def patient_embedding(
     Raises
     ------
     ValueError
-        If the embedding has fewer than two columns or is not finite, or there is not a condition for each patient.
+        If the embedding has fewer than two columns or is not finite, names repeat, or there is not a condition for each
+        patient.
     KeyError
         If a patient is not in the Series of conditions.
 
@@ -76,15 +80,16 @@ def patient_embedding(
     """
     output = Output(show, save, return_fig)
     check_legend_loc(legend_loc)
-    xy = np.asarray(embedding, dtype=np.float64)
+    check_flags(names=names)
+    xy = as_numbers(embedding, "embedding")
     if xy.ndim != 2 or xy.shape[1] < 2:
         raise ValueError(f"embedding has shape {xy.shape}: two columns are needed for a plot.")
     index = embedding.index if isinstance(embedding, pd.DataFrame) else pd.RangeIndex(len(xy))
     bad = index[~np.isfinite(xy[:, :2]).all(axis=1)]
     if len(bad):
         raise ValueError(f"embedding: patient {bad[0]!r} has coordinates that are not finite: leave it out.")
-    axes = get_axes(ax, 5, 4)
     categories = _color_patients(condition, index, palette)
+    axes = get_axes(ax, 5, 4)
     axes.scatter(xy[:, 0], xy[:, 1], color=categories.colors, s=60, edgecolors="white", linewidths=0.8)
     if names:
         for name, point in zip(index, xy, strict=True):
@@ -141,8 +146,8 @@ def distance_map(
     Raises
     ------
     ValueError
-        If the matrix is not square, not symmetric or not finite, there are fewer than two patients, or not a condition
-        for each.
+        If the matrix is not square, not symmetric, not finite or no distances, there are fewer than two patients, or
+        not a condition for each.
     KeyError
         If a patient is not in the Series of conditions.
 
@@ -154,6 +159,7 @@ def distance_map(
     """
     output = Output(show, save, return_fig)
     check_legend_loc(legend_loc)
+    check_cmap(cmap)
     matrix = _check_distances(distances)
     index = distances.index if isinstance(distances, pd.DataFrame) else pd.RangeIndex(len(matrix))
     categories = _color_patients(condition, index, palette)
@@ -179,13 +185,16 @@ def distance_map(
 
 
 def _check_distances(distances: Any) -> NDArray[np.float64]:
-    matrix = np.asarray(same_row_and_column_order(distances, "distances", "patient"), dtype=np.float64)
+    matrix = as_numbers(same_row_and_column_order(distances, "distances", "patient"), "distances")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
         raise ValueError(f"distances has shape {matrix.shape}: a square matrix of two or more patients is needed.")
     if not np.isfinite(matrix).all():
         raise ValueError("distances are not all finite.")
     if not np.allclose(matrix, matrix.T, rtol=1e-4, atol=1e-8 * np.abs(matrix).max()):
         raise ValueError("distances are not symmetric.")
+    least = 1e-4 * np.abs(matrix).max()
+    if matrix.min() < -least or np.abs(np.diagonal(matrix)).max() > least:
+        raise ValueError("distances must be at least 0, and 0 of each patient from itself.")
     symmetric: NDArray[np.float64] = (matrix + matrix.T) / 2
     np.fill_diagonal(symmetric, 0)
     return symmetric
@@ -202,12 +211,18 @@ def _right_of_names(ax: Axes) -> float:
 def _color_patients(condition: Any | None, index: pd.Index, palette: Any) -> CategoryColors:
     """Color patients by their conditions; all in one color, without a legend, if there are none."""
     n = len(index)
+    if not index.is_unique:
+        raise ValueError(f"several patients have the name {index[index.duplicated()][0]!r}: make the names unique.")
     if condition is None:
         return CategoryColors(np.tile(default_palette(1), (n, 1)), np.zeros(n, bool), [])
+    condition = pd.Series(condition) if isinstance(condition, Mapping) else condition
     if isinstance(condition, pd.Series) and not isinstance(index, pd.RangeIndex):
         absent = index.difference(condition.index)
         if len(absent):
             raise KeyError(f"condition: patient {absent[0]!r} (and {len(absent) - 1} more) is not in the Series.")
+        if not condition.index.is_unique:
+            repeated = condition.index[condition.index.duplicated()][0]
+            raise ValueError(f"condition has several entries for patient {repeated!r}: keep one.")
         condition = condition.loc[index]
     names = list(pd.Categorical(condition).categories)
     categories = color_categories(condition, None if palette is None else parse_palette(palette, names, "condition"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muport._arrays import normalize_rows
+from muport._arrays import canonical_order, normalize_rows
 from muport._checks import check_integers, check_positive, check_seed
 from muport.neighbors import knn
 from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame
@@ -15,7 +15,7 @@ from muport.pl.drawing._colors import palette as default_palette
 from muport.pl.drawing._finished_figure import Output
 from muport.pl.drawing._panels import draw_panels, split_options
 from muport.pl.drawing._places_with_cells import PlacesWithCells
-from muport.pl.drawing._values import get_coordinates
+from muport.pl.drawing._values import get_coordinates, get_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,7 +169,9 @@ def velocity_quiver(
     else:
         check_integers(n_arrows=n_arrows)
         check_seed(random_state)
-        sample = np.random.default_rng(random_state).permutation(len(xy))[:n_arrows]
+        # the same cells whatever their order
+        chosen = np.random.default_rng(random_state).permutation(len(xy))[:n_arrows]
+        sample = canonical_order(np.hstack([xy, v]))[chosen]
         xy, v = xy[sample], v[sample]
     speed = float(np.hypot(*v.T).mean()) if len(v) else 0.0
     norm = np.hypot(*v.T)
@@ -213,8 +215,14 @@ def confidence(
     ------
     KeyError
         If a key does not exist.
+    ValueError
+        If the column does not hold numbers.
     """
     style = split_options(kwargs, title="confidence", sort_order=False)
+    cells = get_coordinates(data, basis, style.modality)[1]
+    column = get_values(data, key, cells, modality=style.modality, argument="key")
+    if not column.is_numeric:
+        raise ValueError(f"key={key!r} must be numbers in 0..1, not {column.values.dtype}.")
     return draw_panels(data, basis, key, ax, Output(show, save, return_fig), style)
 
 
@@ -261,6 +269,8 @@ def training_curves(
     """
     check_integers(smooth=smooth)
     check_legend_loc(legend_loc)
+    if not hasattr(history, "items"):
+        raise TypeError(f"history is {type(history).__name__}: pass a dict of losses, such as model.history_.")
     output = Output(show, save, return_fig)
     curves = {name: np.asarray(values, dtype=float).ravel() for name, values in history.items()}
     total = curves.get("loss", np.zeros(0))

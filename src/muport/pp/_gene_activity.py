@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from muport._arrays import sum_repeats
-from muport._checks import check_flags, check_numbers
+from muport._checks import check_flags, check_keys, check_numbers
 from muport._global_state import preserve_generators
 from muport.data import accept_data_names
 from muport.data.reading._count_matrix import get_counts, iterate_blocks
@@ -114,6 +114,7 @@ def gene_activity(
     [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     """
     check_numbers(0, 1e9, upstream=upstream, downstream=downstream)
+    check_keys(key_added=key_added)
     check_flags(body=body)
     if decay is not None:
         check_numbers(1e-6, 1e12, decay=decay)

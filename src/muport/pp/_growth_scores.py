@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import anndata
@@ -11,7 +12,8 @@ from scipy import sparse
 
 from muport._checks import check_positive, check_seed
 from muport._parallel import single_threaded_torch
-from muport.data import layer_of
+from muport.data import in_memory
+from muport.data.reading._count_matrix import get_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +88,9 @@ def score_growth(
         raise ValueError(f"var_names has {adata.var_names[adata.var_names.duplicated()][0]!r} twice: make them unique.")
     check_positive(max_divisions=max_divisions, max_deaths=max_deaths)
     check_seed(random_state)
+    for argument, genes in (("proliferation_genes", proliferation_genes), ("apoptosis_genes", apoptosis_genes)):
+        if isinstance(genes, str) or not isinstance(genes, Iterable):
+            raise TypeError(f"{argument}={genes!r} must be a list of gene names.")
     rate = max_divisions * _scored(adata, proliferation_genes, "proliferation_genes", layer, random_state)
     if len(apoptosis_genes):
         rate = rate - max_deaths * _scored(adata, apoptosis_genes, "apoptosis_genes", layer, random_state)
@@ -98,24 +103,28 @@ def _scored(
     """(n,) logistic function of twice the standardized score."""
     import scanpy as sc
 
-    if isinstance(genes, str):
-        raise TypeError(f"{argument}={genes!r} is one string: pass a list of gene names.")
     present = [gene for gene in dict.fromkeys(genes) if gene in adata.var_names]
     if not present:
-        raise KeyError(f"{argument}: none of {list(genes)[:5]} is in var_names, for example {adata.var_names[0]!r}.")
-    values = layer_of(adata, layer)
-    if adata.isbacked:
-        values = values[:]
-    entries = values.data if sparse.issparse(values) else values
+        named = adata.var_names[:3].tolist()
+        raise KeyError(f"{argument}: none of {list(genes)[:5]} is in var_names, which begin with {named}.")
+    values = in_memory(get_values(adata, layer))
+    entries, place = values.data if sparse.issparse(values) else values, "X" if layer is None else f"layer={layer!r}"
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"{place} holds {values.dtype}, not numbers.")
     if not bool(np.isfinite(entries).all()):
-        place = "X" if layer is None else f"layer={layer!r}"
         raise ValueError(f"{place} holds NaN or infinite values: leave these cells or genes out.")
     cells = anndata.AnnData(values, pd.DataFrame(index=adata.obs_names), pd.DataFrame(index=adata.var_names))
     if len(present) == adata.n_vars:
         raise ValueError(f"{argument} are all genes of the data: scores need others, with which they are compared.")
     # numba, which scanpy uses for sparse matrices, may share its OpenMP with torch and set the number of threads
     with single_threaded_torch():
-        sc.tl.score_genes(cells, present, score_name="score", random_state=seed)
+        try:
+            sc.tl.score_genes(cells, present, score_name="score", random_state=seed)
+        except RuntimeError as error:  # of scanpy, where no other gene is in the same range of expression
+            raise ValueError(
+                f"{argument}: no other gene of the data is expressed as much as {present[:5]}, to compare with: keep "
+                "more genes."
+            ) from error
     score = np.asarray(cells.obs["score"], np.float64)
     z = (score - np.median(score)) / max(float(score.std()), _MIN_SPREAD)
     logistic: NDArray[np.float64] = 1 / (1 + np.exp(-2 * z))

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from muport._arrays import unit_rows
-from muport._checks import check_integers, check_option, check_seed
+from muport._checks import check_integers, check_keys, check_option, check_seed
 from muport.data import accept_data_names
 from muport.data.projection._recipe import ProjectionRecipe, store_recipe
 from muport.data.reading._count_matrix import counts_layer, first_invalid_count, get_counts, get_values
@@ -150,8 +150,7 @@ def shared_representation(
     check_integers(n_comps=n_comps, n_top_genes=n_top_genes)
     check_seed(random_state)
     check_option("method", method, ("pca", "cca"))
-    if not isinstance(key_added, str):
-        raise TypeError(f"key_added={key_added!r} must be the name of an obsm key.")
+    check_keys(key_added=key_added)
     data = data.copy() if copy else data
     genes, peaks = writable_modality(data, rna), writable_modality(data, atac)
     space = compute_shared_space(

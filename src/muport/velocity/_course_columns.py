@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from muport.data import Column
 
-__all__ = ["check_course_columns", "complete_column", "read_clones", "read_growth"]
+__all__ = ["check_course_columns", "check_several_times", "complete_column", "read_clones", "read_growth"]
 
 _NAMED = 3  # clones that a message names
 _MAX_LOG_GROWTH = 80.0  # logarithm of the largest ratio of masses that float32 holds
@@ -31,6 +31,12 @@ def check_course_columns(data: Any, time_key: str, growth_key: str | None, clone
     if clone_key is not None:
         clones, time = read_clones(data, clone_key), joined_numbers(data, time_key, "time_key")
         check_clones_meet(clones, time, clone_key)
+
+
+def check_several_times(time: NDArray[np.float64], key: str) -> None:
+    """Raise a ValueError if all cells have one time; `key` is the column of the times."""
+    if np.ptp(time) == 0:
+        raise ValueError(f"time_key={key!r} has a single value ({time[0]:g}): a velocity needs at least two times.")
 
 
 def complete_column(data: Any, key: str, argument: str) -> Column:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from muport._checks import check_integers, check_seed
-from muport._tables import rows_by_name
-from muport.data import layer_of
+from muport._tables import check_fates
+from muport.data import in_memory, layer_of
 from muport.velocity._course_columns import complete_column
 from muport.velocity._inference import FittedCells, VelocityInference
 from muport.velocity.fates._condition_fates import SampleDesign, check_design, compare_conditions, sample_shares
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["FateInference", "find_terminal_states", "has_label_of"]
 
 _CANDIDATES = 3  # labels that a warning names
-_ROUNDING = 1e-5  # by which probabilities and their sums may exceed 1, for example after a conversion to float32
+_LEAST_RANGE = 1e-5  # of probabilities that differ between cells
 
 
 class FateInference(VelocityInference):
@@ -180,7 +180,7 @@ class FateInference(VelocityInference):
         data = self._own_data("load it with its data, which hold the samples")
         sample = complete_column(data, sample_key, "sample_key")
         cells = self._cells()
-        table = self.get_fates() if fates is None else _check_fates(fates, data.obs_names)
+        table = self.get_fates() if fates is None else check_fates(fates, data.obs_names)
         weight = np.ones(len(cells.x))
         if population is not None:
             weight = has_label_of(cells, population).astype(np.float64)
@@ -283,13 +283,13 @@ class FateInference(VelocityInference):
             same fates, with which no feature can correlate.
         """
         values, names = self._features(layer, modality)
-        table = self.get_fates() if fates is None else _check_fates(fates, self.adata.obs_names)
-        if np.ptp(table.to_numpy(dtype=np.float64), axis=0).max(initial=0) <= _ROUNDING:
+        table = self.get_fates() if fates is None else check_fates(fates, self.adata.obs_names)
+        if np.ptp(table.to_numpy(dtype=np.float64), axis=0).max(initial=0) <= _LEAST_RANGE:
             raise ValueError(
                 f"fates: all cells have the same probabilities of {list(table.columns)}, so no feature correlates with "
                 "them: name at least two ends, get_drivers(model.get_fates(terminal_states=[...]))."
             )
-        scores = correlate_features(values, table.to_numpy(dtype=np.float64))
+        scores = correlate_features(in_memory(values), table.to_numpy(dtype=np.float64))
         ranked = []
         for i, fate in enumerate(table.columns):
             columns = {name: getattr(scores, name)[:, i] for name in ("correlation", "p_value", "q_value")}
@@ -332,29 +332,7 @@ class FateInference(VelocityInference):
         if (position < 0).any():
             raise ValueError(f"{int((position < 0).sum())} cells are not in modality {name!r}: name one that has all.")
         same_order = np.array_equal(position, np.arange(len(position)))
-        return (values if same_order else values[position]), features.var_names
-
-
-def _check_fates(fates: Any, cells: pd.Index) -> pd.DataFrame:
-    """Rows of a table of fate probabilities in the order of the cells."""
-    if not isinstance(fates, pd.DataFrame):
-        raise TypeError(f"fates is {type(fates).__name__}: pass the DataFrame of get_fates, cells by terminal states.")
-    if not fates.columns.is_unique:
-        raise ValueError(f"fates has several columns {fates.columns[fates.columns.duplicated()][0]!r}: keep one.")
-    table: pd.DataFrame = rows_by_name(fates, cells, "fates")
-    for name, column in table.items():
-        is_probability = pd.api.types.is_numeric_dtype(column.dtype) and bool(
-            column.between(-_ROUNDING, 1 + _ROUNDING).all()
-        )
-        if not is_probability:
-            raise ValueError(f"fates: column {name!r} is not numbers from 0 to 1: keep the columns of get_fates only.")
-    total = table.sum(axis=1)
-    if (total > 1 + _ROUNDING).any():
-        raise ValueError(
-            f"fates: the columns {list(table.columns)} sum to {total.max():.3g} for cell {total.idxmax()!r}, not to at "
-            "most 1: keep the columns of get_fates only."
-        )
-    return table
+        return (values if same_order else in_memory(values)[position]), features.var_names
 
 
 def _transition_matrix(cells: FittedCells, n_neighbors: int) -> sp.csr_matrix:
@@ -368,7 +346,7 @@ def has_label(cells: FittedCells, name: str) -> NDArray[np.bool_]:
         raise ValueError(f"{name!r} names a label, but there are none: set the data up with a labels_key.")
     has_label: NDArray[np.bool_] = cells.labels == name
     if not has_label.any():
-        raise KeyError(f"{name!r} is not a label: there are {sorted(set(cells.labels))}.")
+        raise KeyError(f"{name!r} is not a label: there are {sorted(set(map(str, cells.labels)))}.")
     return has_label
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muport.data import register
-from muport.velocity._course_columns import check_course_columns
+from muport.velocity._course_columns import check_course_columns, check_several_times
 from muport.velocity._fitted_state import FittedRawVelocity, VelocityState, sample_landmarks
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity._population_inference import PopulationInference
@@ -309,6 +309,7 @@ class Velocity(PopulationInference):
         hyperparameters = VelocityHyperparameters.from_arguments(asdict(self._hyperparameters) | locals())
         device = self._device(accelerator, devices)
         rows = self._rows()
+        check_several_times(rows.time, str(self._setup.time_key))
         hyperparameters, candidates = self._select_hyperparameters(rows, hyperparameters)
         growth_field = self._growth_field(rows, hyperparameters)
         cells = InputCells.from_rows(rows)

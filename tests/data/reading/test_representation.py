@@ -53,6 +53,14 @@ def test_float32_rows_need_no_copy():
         of(1e20 * X).view()
 
 
+def test_masked_entries_are_refused():
+    x = np.ma.masked_array(X, np.zeros(X.shape, bool))
+    assert np.array_equal(of(x).read(), X)
+    x[4, 1] = np.ma.masked
+    with pytest.raises(ValueError, match="has 1 masked entries, first in cell 'c4'"):
+        of(x).read()
+
+
 @pytest.mark.parametrize("block", [1, 7, 20, 100])
 def test_blocks_are_read_whole(monkeypatch, block):
     monkeypatch.setattr(_representation, "_BLOCK", block)

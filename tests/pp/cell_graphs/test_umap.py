@@ -142,12 +142,14 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "components": ({"n_components": 0}, ValueError, "n_components=0"),
     "seed": ({"random_state": -1}, ValueError, "random_state=-1"),
     "its own input": ({"key_added": "X_muport"}, ValueError, "key_added='X_muport' is use_rep"),
+    "a name that files do not hold": ({"key_added": "a/b"}, ValueError, "key_added='a/b' must be a name without '/'"),
+    "no name": ({"key_added": 3}, TypeError, "key_added=3 must be a string"),
 }
 
 
 @pytest.mark.promise("Wrong input is refused with its name and the fix, and the data are unchanged")
 def test_wrong_input_is_refused(adata, fitted, record_property):
-    record_property("tries", len(BAD) + 5)
+    record_property("tries", len(BAD) + 7)
     data = draw(N, 0)
     for arguments, error, message in BAD.values():
         start = time.perf_counter()
@@ -161,6 +163,10 @@ def test_wrong_input_is_refused(adata, fitted, record_property):
         fitted.transform(data.obsm["X_muport"][:, :7])
     with pytest.raises(TypeError, match="DataFrame"):
         pp.umap(data.obs)
+    with pytest.raises(ValueError, match="data has no cells"):
+        fitted.transform(data[:0].copy())
+    with pytest.raises(ValueError, match="data holds values up to 1e.20"):
+        fitted.transform(np.full((3, 8), 1e20))
     data.obsm["X_muport"][3, 2] = np.nan
     x = data.obsm["X_muport"]
     for refused in (lambda: fitted.transform(data), lambda: pp.umap(data), lambda: fitted.transform(x)):

@@ -9,7 +9,7 @@ from scipy import sparse
 from sklearn.utils import gen_batches
 
 from muport._arrays import sum_repeats
-from muport.data.reading._layers import layer_of
+from muport.data.reading._layers import in_memory, layer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,8 +64,8 @@ def get_counts(adata: anndata.AnnData, layer: str | None, min_shape: tuple[int, 
         raise ValueError(
             f"the counts must be of at least {min_shape[0]} cells and {min_shape[1]} features, not {adata.shape}."
         )
-    if sparse.issparse(x) or isinstance(x, np.ndarray):
-        _check_counts(x, layer, "counts" in adata.layers)
+    for values in [x] if sparse.issparse(x) or isinstance(x, np.ndarray) else (part for _, part in _read_blocks(x)):
+        _check_counts(values, layer, "counts" in adata.layers)
     return x.tocsr() if sparse.issparse(x) and x.format != "csr" else x
 
 
@@ -83,7 +83,13 @@ def _check_counts(x: Any, layer: str | None, has_counts: bool) -> None:
 
 
 def iterate_blocks(x: Any) -> Iterator[tuple[slice, sparse.csr_matrix]]:
-    """Yield slices of rows with their values as CSR float32; `x` may be sparse, dense, or backed by a file."""
+    """Yield slices of rows with their values as CSR float32; `x` may be sparse, dense, of Dask, or on disk."""
+    for rows, block in _read_blocks(x):
+        yield rows, sum_repeats(sparse.csr_matrix(block, dtype=np.float32))
+
+
+def _read_blocks(x: Any) -> Iterator[tuple[slice, Any]]:
+    """Yield slices of rows with their values, in memory, as an array or a sparse matrix."""
     n_rows = _BLOCK_ROWS if sparse.issparse(x) else max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // max(x.shape[1], 1)))
     for rows in gen_batches(x.shape[0], n_rows):
-        yield rows, sum_repeats(sparse.csr_matrix(x[rows], dtype=np.float32))
+        yield rows, in_memory(x[rows])

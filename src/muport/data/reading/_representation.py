@@ -86,11 +86,18 @@ class Representation:
     def read(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Read the values as float32, block by block, into `out` if it is given.
 
-        Raises TypeError if they are not real numbers; ValueError if some are NaN or Inf, or float32 would lose them.
+        Raises TypeError if they are not real numbers; ValueError if some are NaN, Inf or masked, or float32 would lose
+        them.
         """
         if out is None:
             out = np.empty((len(self.obs_names), self.width), np.float32)
         values = self._align_columns()
+        if np.ma.is_masked(values):
+            raise ValueError(
+                f"{self.where} has {np.ma.count_masked(values)} masked entries, first in cell "
+                f"{self.obs_names[int(np.flatnonzero(np.ma.getmaskarray(values).any(axis=1))[0])]!r}: leave such cells "
+                "out or fill the entries."
+            )
         if np.dtype(getattr(values, "dtype", float)).kind not in "fiub":
             raise TypeError(
                 f"{self.where} has dtype {values.dtype}, expected real numbers: convert it with .astype('float32')."

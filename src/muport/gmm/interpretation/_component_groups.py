@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from muport._arrays import describe_fields
+from muport._checks import check_integers
 from muport._parallel import single_threaded
 from muport.gmm.distances._bures import roots
 from muport.gmm.distances._mixture_wasserstein import pair_costs_of
@@ -99,8 +100,8 @@ def match_components(mixtures: Mixtures, n_groups: int | None = None, *, random_
     >>> match_components(Mixtures(np.full((2, 2), 0.5), means, np.ones((2, 2, 1)), "diag")).group.tolist()
     [[0, 1], [1, 0]]
     """
-    if n_groups is not None and n_groups < 1:
-        raise ValueError(f"n_groups={n_groups}: must be at least 1.")
+    if n_groups is not None:
+        check_integers(n_groups=n_groups)
     has_mass = mixtures.weights > 0
     mass = torch.from_numpy(mixtures.weights[has_mass])
     mean, covariance = torch.from_numpy(mixtures.means[has_mass]), torch.from_numpy(mixtures.full()[has_mass])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from muport._checks import check_option
 from muport._tables import rows_by_name
@@ -52,6 +53,7 @@ def order_loadings(loadings: Any, features: Sequence[str]) -> Any:
         raise ValueError(f"features names {names[names.duplicated()][0]!r} twice: make the names unique.")
     if isinstance(loadings, pd.DataFrame) and not isinstance(loadings.index, pd.RangeIndex):
         loadings = rows_by_name(loadings, names, "loadings", row="feature")
+    loadings = loadings.toarray() if sparse.issparse(loadings) else loadings
     if len(loadings) != len(names):
         raise ValueError(f"features has {len(names)} names for {len(loadings)} rows of loadings.")
     return loadings

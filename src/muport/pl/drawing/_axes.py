@@ -27,6 +27,8 @@ _BESIDE = ("right margin", "best", "upper right", "upper left", "lower left", "l
 def get_axes(ax: Axes | None, width: float, height: float) -> Axes:
     """Return `ax`, or the axes of a new figure of this size in inches."""
     if ax is not None:
+        if not hasattr(ax, "scatter"):
+            raise TypeError(f"ax is {type(ax).__name__}: pass the axes of matplotlib, or None for new ones.")
         return ax
     from matplotlib import pyplot as plt
 

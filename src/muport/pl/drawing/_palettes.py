@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
     from muport.pl.drawing._values import Column
 
-__all__ = ["choose_shades"]
+__all__ = ["check_cmap", "choose_shades", "parse_palette"]
+
+
+def check_cmap(cmap: Any) -> None:
+    """Raise a ValueError if a name is not that of a colormap."""
+    if isinstance(cmap, str) and cmap not in colormaps:
+        raise ValueError(f"cmap={cmap!r} is not a colormap of matplotlib: use one such as 'viridis'.")
 
 
 def choose_shades(column: Column, palette: Any | None) -> list[Any]:

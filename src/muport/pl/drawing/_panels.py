@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 
 from muport._checks import check_flags, check_integers, check_positive
@@ -20,7 +19,7 @@ from muport.pl.drawing._axes import (
 )
 from muport.pl.drawing._colors import MISSING, CategoryColors, color_categories
 from muport.pl.drawing._colors import palette as default_palette
-from muport.pl.drawing._palettes import choose_shades
+from muport.pl.drawing._palettes import check_cmap, choose_shades
 from muport.pl.drawing._values import get_coordinates, get_values
 
 if TYPE_CHECKING:
@@ -64,8 +63,7 @@ class CellStyle:
         check_legend_loc(self.legend_loc, on_data=True)
         if self.size is not None:
             check_positive(size=self.size)
-        if isinstance(self.cmap, str) and self.cmap not in mpl.colormaps:
-            raise ValueError(f"cmap={self.cmap!r} is not a colormap of matplotlib: use one such as 'viridis'.")
+        check_cmap(self.cmap)
         for name in ("vmin", "vmax"):
             _check_limit(name, getattr(self, name))
 

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from muport.data import check_cells, in_memory
+
 if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
-__all__ = ["Column", "Data", "get_coordinates", "get_values"]
+__all__ = ["Column", "Data", "as_numbers", "get_coordinates", "get_values"]
 
 type Data = anndata.AnnData | mudata.MuData
 
@@ -44,6 +46,7 @@ def get_coordinates(data: Data, basis: str, modality: str | None = None) -> tupl
 
     Keys of the object itself come before those of `modality`.
     """
+    check_cells(data)
     mods = _get_modalities(data, modality)
     part, key = _split_key(data, basis, "obsm")
     places = [part, *([mods[modality]] if modality is not None and part is data else [])]
@@ -51,11 +54,22 @@ def get_coordinates(data: Data, basis: str, modality: str | None = None) -> tupl
     if not hits:
         raise KeyError(f"basis={basis!r} is not in obsm; there are {_list_keys(data, 'obsm')}.")
     place, name = hits[0]
-    values: Any = place.obsm[name]
-    values = values.toarray() if sparse.issparse(values) else np.asarray(values)
+    values: Any = in_memory(place.obsm[name])
+    values = values.toarray() if sparse.issparse(values) else values
     if values.ndim != 2 or values.shape[1] < 2:
         raise ValueError(f"basis={basis!r} has shape {values.shape}: two columns are needed for a plot.")
-    return values[:, :2].astype(np.float64), place.obs_names
+    return as_numbers(values[:, :2], f"basis={basis!r}"), place.obs_names
+
+
+def as_numbers(values: Any, what: str) -> NDArray[np.float64]:
+    """Return values as float64; a TypeError names them, as `what`, if they are not real numbers."""
+    array = values.to_numpy(na_value=np.nan) if isinstance(values, pd.DataFrame | pd.Series) else np.asarray(values)
+    if array.dtype.kind in "biufO":
+        try:
+            return array.astype(np.float64)
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{what} holds {array.dtype}, not numbers: pass real numbers.")
 
 
 def get_values(
@@ -76,6 +90,7 @@ def get_values(
     """
     if not isinstance(color, str):
         raise TypeError(f"{argument}={color!r} must be a name of a column of obs or of a gene.")
+    check_cells(data)
     mods = _get_modalities(data, modality)
     prefix, _, bare = color.partition(":")
     if prefix in mods and bare in mods[prefix].obs:

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
 
 from muport._arrays import canonical_order
-from muport._checks import check_integers, check_seed
+from muport._checks import check_integers, check_keys, check_seed
 from muport._parallel import single_threaded
 from muport.data import Setup, accept_data_names, check_writable, is_joint, read_rows
 from muport.neighbors._fuzzy_graph import fuzzy_graph
@@ -115,6 +115,7 @@ def pseudotime(
     """
     check_integers(2, n_neighbors=n_neighbors)
     check_seed(random_state)
+    check_keys(key_added=key_added)
     check_writable(data)
     in_modality = isinstance(data, mudata.MuData) and not is_joint(data, use_rep)
     holder = get_modality(data, modality) if in_modality else data

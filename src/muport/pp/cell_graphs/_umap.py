@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import anndata
 import mudata
 import numpy as np
+import pandas as pd
 
 from muport._arrays import canonical_order, describe_fields
-from muport._checks import check_integers, check_numbers, check_seed
+from muport._checks import check_integers, check_keys, check_numbers, check_seed
 from muport._global_state import preserve_generators
 from muport._parallel import single_threaded
 from muport.data import Representation, accept_data_names, check_writable
@@ -81,7 +82,7 @@ class FittedUMAP:
             If the coordinates are not finite or of another number than those of the fit, or `data` is a view.
         """
         holder = data if isinstance(data, anndata.AnnData | mudata.MuData) else None
-        x = as_points(data, "data") if holder is None else _read_representation(holder, self.use_rep, new_cells=True)
+        x = _read_points(data) if holder is None else _read_representation(holder, self.use_rep, new_cells=True)
         if x.shape[1] != self.n_coordinates:
             raise ValueError(
                 f"the cells have {x.shape[1]} coordinates, but the UMAP was fitted to {self.n_coordinates}."
@@ -155,6 +156,7 @@ def umap(
     check_integers(1, n_components=n_components)
     check_numbers(0, 1, min_dist=min_dist)
     check_seed(random_state)
+    check_keys(key_added=key_added)
     if key_added == use_rep:
         raise ValueError(f"key_added={key_added!r} is use_rep, which would be lost: choose another name.")
     x = _read_representation(data, use_rep)
@@ -182,6 +184,12 @@ def _import_umap() -> Any:
     return UMAP
 
 
+def _read_points(data: Any) -> NDArray[np.float32]:
+    """Return checked coordinates (n_obs, d) of new cells without an object."""
+    points = as_points(data, "data")
+    return Representation(points, "data", pd.RangeIndex(len(points)), new_cells=True).read()
+
+
 def _read_representation(data: Data, use_rep: str, new_cells: bool = False) -> NDArray[np.float32]:
     """Return the checked coordinates (n_obs, d) of the cells of an object that can be written to."""
     if not isinstance(data, anndata.AnnData | mudata.MuData):
@@ -192,6 +200,8 @@ def _read_representation(data: Data, use_rep: str, new_cells: bool = False) -> N
         held = sorted(key for key in data.obsm if key not in modalities)
         hint = "; to use that of a modality, pass the modality, mdata[modality]" if modalities else ""
         raise KeyError(f"use_rep={use_rep!r} is not in obsm, which has {held}: compute it first{hint}.")
+    if data.n_obs == 0:
+        raise ValueError("data has no cells.")
     values = Representation(data.obsm[use_rep], f"obsm[{use_rep!r}]", data.obs_names, new_cells=new_cells)
     values.check_rows()
     return values.read()

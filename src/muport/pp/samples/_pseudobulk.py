@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from muport._checks import check_integers
-from muport.data import accept_data_names, joined_column
+from muport.data import accept_data_names, check_cells, joined_column
 from muport.data.reading._count_matrix import get_counts, iterate_blocks
 from muport.pp._counts import get_modality, logger
 
@@ -79,6 +79,7 @@ def to_pseudobulk(
     (['ctrl', 'stim', 'stim'], [20, 20, 20])
     """
     check_integers(min_cells=min_cells)
+    check_cells(data)
     adata = get_modality(data, modality) if isinstance(data, mudata.MuData) else data
     if not adata.obs_names.is_unique:
         repeated = adata.obs_names[adata.obs_names.duplicated()][0]

@@ -123,6 +123,11 @@ def unpack_windows(
 
     Raises ValueError if the cells, their times or coordinates, are not those of the windows.
     """
+    if absent_keys := [key for key in (*_WINDOW_ARRAYS, "kind", "settings") if key not in stored]:
+        raise ValueError(
+            f"uns[{VelotKeys.WINDOWS!r}] has no {absent_keys[0]!r}: it was changed or damaged; call "
+            "muport.velocity.build_windows again."
+        )
     settings = dict(stored["settings"])
     row = _rows_of_cells(stored, names, cells, VelotKeys.WINDOWS, "build_windows", settings)
     n_stored = len(stored["cells"])

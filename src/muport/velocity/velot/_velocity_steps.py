@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from muport._checks import check_integers, check_positive
 from muport.data import accept_data_names
 from muport.neighbors import as_points
+from muport.velocity._course_columns import check_several_times
 from muport.velocity._fitted_state import check_query
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity.estimation._field import evaluate
@@ -128,6 +129,7 @@ def build_windows(
     hyperparameters = VelocityHyperparameters(**settings)
     data = in_modality(adata, modality)
     cells = read_cells(data, basis, time_key, batch_key, spatial_key)
+    check_several_times(cells.time, time_key)
     paired = pair_windows(cells, hyperparameters)
     warn_of_outliers(cells, data.obs_names)
     names = [str(code) for code in np.unique(paired.cluster)]
