@@ -309,10 +309,10 @@ class Velocity(PopulationInference):
         hyperparameters = VelocityHyperparameters.from_arguments(asdict(self._hyperparameters) | locals())
         device = self._device(accelerator, devices)
         rows = self._rows()
-        check_several_times(rows.time, str(self._setup.time_key))
+        cells = InputCells.from_rows(rows)
+        check_several_times(cells.time, str(self._setup.time_key))
         hyperparameters, candidates = self._select_hyperparameters(rows, hyperparameters)
         growth_field = self._growth_field(rows, hyperparameters)
-        cells = InputCells.from_rows(rows)
         warn_of_outliers(cells, rows.obs_names[rows.cell])
         columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, disable=not progress, transient=True) as bar:
