@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from muport.data import Rows
     from muport.integration._working_space import IntegratedRows
 
-__all__ = ["compute_imputation_weights", "fill_in", "find_cells", "locate_features", "read_values"]
+__all__ = ["check_finite", "compute_imputation_weights", "fill_in", "find_cells", "locate_features", "read_values"]
 
 
 def read_values(part: Any, layer: str | None, modality: str, features: pd.Index) -> Any:
@@ -37,6 +37,18 @@ def read_values(part: Any, layer: str | None, modality: str, features: pd.Index)
         raise KeyError(f"modality {modality!r} has no X: name one of its layers, {sorted(part.layers)}, as layer=.")
     values = in_memory(values)
     return values if np.array_equal(order, np.arange(len(order))) else values[:, order]
+
+
+def check_finite(values: Any, modality: str, layer: str | None) -> None:
+    """Raise a ValueError if values are not finite, or a TypeError if they are no numbers; None has no values."""
+    if values is None:
+        return
+    entries = np.asarray(values.data if sparse.issparse(values) else values)
+    where = f"{'X' if layer is None else f'layer {layer!r}'} of modality {modality!r}"
+    if entries.dtype.kind not in "biuf":
+        raise TypeError(f"{where} holds {entries.dtype}, not numbers.")
+    if entries.dtype.kind == "f" and not np.isfinite(entries.sum(dtype=np.float64)) and not np.isfinite(entries).all():
+        raise ValueError(f"{where} holds NaN or Inf: replace such values first.")
 
 
 def locate_features(names: pd.Index, features: pd.Index, modality: str) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from muport.integration._corrected_expression import (
     locate_cells,
     select_features,
 )
-from muport.integration._feature_values import compute_imputation_weights, fill_in, read_values
+from muport.integration._feature_values import check_finite, compute_imputation_weights, fill_in, read_values
 from muport.integration._fitted_state import transform_cells
 from muport.integration._hyperparameters import FitOptions
 from muport.integration._working_space import IntegratedRows, make_network_views
@@ -197,8 +197,8 @@ class IntegrationInference(MuDataModel):
         KeyError
             If the model does not have the modality, or its data do not have the layer.
         ValueError
-            If the model was loaded without data, `n_neighbors` is not a positive integer, or the modality of `mdata`
-            has other features than that of the model, or repeats one.
+            If the model was loaded without data, `n_neighbors` is not a positive integer, values are not finite, or the
+            modality of `mdata` has other features than that of the model, or repeats one.
         sklearn.exceptions.NotFittedError
             Before :meth:`train`.
         """
@@ -210,6 +210,8 @@ class IntegrationInference(MuDataModel):
         own = source if mdata is None else self._get_modality(mdata, modality)
         # the values of new cells are checked before the cells are mapped
         own_values = values if own is source else read_values(own, layer, modality, source.var_names)
+        for held in (values, own_values):
+            check_finite(held, modality, layer)
         reference = self._integrate(None, sharpening=0.0)
         query = reference if mdata is None else self._integrate(mdata, sharpening=0.0)
         weights, selection = compute_imputation_weights(reference, query, modality, n_neighbors)
