@@ -390,11 +390,10 @@ class CohortInference(MuDataModel):
     def _pooled_mixture(self, rows: Rows) -> Mixtures:
         """One mixture of all patients, of their median number of components."""
         cohort: Cohort = self._fitted().cohort
-        k = int(np.median(cohort.best_k))
+        k, own = int(np.median(cohort.best_k)), cohort.mixtures
         # the priors of aligned patients are not a mixture of their cells
         if str(k) in cohort.priors and cohort.shared_states is None:
             return cohort.priors[str(k)].mixture
-        own = cohort.mixtures
         if cohort.sharing == "global":
             return replace(own.subset(0), weights=own.weights.mean(axis=0, keepdims=True))
         settings = EMSettings(own.covariance_type, random_state=self.settings_["fit_gmm"]["random_state"])
