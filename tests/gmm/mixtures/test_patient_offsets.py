@@ -51,6 +51,14 @@ def test_a_new_patient_of_one_state_has_no_offset() -> None:
     assert np.abs(STATES.offsets(cells, np.zeros(40, np.int64))).max() < 0.6
 
 
+def test_a_rare_state_that_overlaps_moves_no_offset() -> None:
+    """With the mean proportions in place of the patient's own, half of the cells would be taken for the rare state."""
+    rng = np.random.default_rng(0)
+    close = SharedStates(np.full(2, 0.5), np.array([[0.0, 0.0], [2.5, 0.0]]), np.eye(2), 1.0)
+    cells = close.means[(rng.random(600) < 0.05).astype(int)] + rng.normal(size=(600, 2))
+    assert np.abs(close.offsets(cells, np.zeros(600, np.int64))).max() < 0.2
+
+
 def test_a_patient_far_from_all_states_is_recognized_from_its_mean() -> None:
     x, sample, _ = draw(0.0, concentration=20.0)
     far = x + 30.0 * np.eye(P, D)[sample]
