@@ -94,8 +94,7 @@ def draw_velocity() -> Iterator[tuple[str, Figure]]:
     muport.Velocity.setup_anndata(cells, time_key="pseudotime", labels_key=column)
     model = muport.Velocity(cells)
     model.train(n_bootstrap=5, progress=False)
-    cells.obsm["velot_velocity_pca"] = model.get_velocity()
-    cells.obsm["velot_velocity_umap"] = model.project_to_embedding(cells.obsm["X_umap"])
+    cells.obsm["velot_velocity"] = model.get_velocity()
     cells.obs["velot_confidence"] = model.get_confidence()
     start = cells.obs[column].iloc[cells.obs["pseudotime"].argmin()]
     yield "velocity_stream", muport.pl.velocity_stream(cells, color=column, return_fig=True)
@@ -110,6 +109,8 @@ def draw_velocity() -> Iterator[tuple[str, Figure]]:
     ends = {"Alpha", "Beta", "Delta", "Epsilon", "A", "B"} & set(cells.obs[column])
     fates = model.get_fates(terminal_states=sorted(ends))
     yield "fate_summary", muport.pl.fate_summary(fates, cells, column, return_fig=True)
+    if fates.shape[1] > 2:
+        yield "circular_projection", muport.pl.circular_projection(fates, cells, column, return_fig=True)
     yield "coarse_graph", muport.pl.coarse_graph(model.get_states(), cells, groupby=column, return_fig=True)
     drivers = model.get_drivers(fates)
     first = drivers.groupby("fate").head(3)["feature"].unique()[:6].tolist()

@@ -86,7 +86,7 @@ def test_macrostates_have_names(line):
     assert texts == ["same 1", "same 2"]
     with pytest.raises(ValueError, match="groupby='clusters' needs data"):
         muport.pl.coarse_graph(states, groupby="clusters")
-    with pytest.raises(KeyError, match="groupby='no' is in no obs"):
+    with pytest.raises(KeyError, match="groupby='no' is not in obs"):
         muport.pl.coarse_graph(states, line, groupby="no")
     assert repr(states).splitlines()[1] == "  0: initial, 50% of the cells, to 1 (0.1)"
 
@@ -98,3 +98,5 @@ def test_fates_have_the_colors_of_their_groups(line):
     ax = muport.pl.fate_summary(fates, line, "clusters", title="fates")
     assert ax.patches[0].get_facecolor()[:3] == (0.0, 0.0, 1.0)
     assert ax.get_title() == "fates"
+    with pytest.raises(TypeError, match="data is Series"):
+        muport.pl.fate_summary(fates, line.obs["clusters"])

@@ -64,10 +64,10 @@ def test_genes_are_sorted_by_their_peak(cells):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"genes": "gen"}, KeyError, "genes='gen' is in no obs.*did you mean 'gene'"),
+        ({"genes": "gen"}, KeyError, "genes='gen' is not in obs.*did you mean 'gene'"),
         ({"genes": []}, ValueError, r"genes=\[\] names nothing"),
         ({"genes": "branch"}, ValueError, "genes='branch' is a column of categories"),
-        ({"pseudotime": "dpt"}, KeyError, "pseudotime='dpt' is in no obs"),
+        ({"pseudotime": "dpt"}, KeyError, "pseudotime='dpt' is not in obs"),
         ({"pseudotime": "branch"}, ValueError, "pseudotime='branch' must be numbers"),
         ({"bandwidth": 0}, ValueError, "bandwidth=0"),
         ({"fates": [1, 2]}, TypeError, "fates is list: pass the DataFrame of get_fates"),
@@ -101,3 +101,29 @@ def test_a_time_without_range_is_refused(cells):
     cells.obs["pseudotime"] = 1.0
     with pytest.raises(ValueError, match="pseudotime='pseudotime' has no range"):
         driver_heatmap(cells, ["gene"])
+
+
+def test_measured_days_have_a_mean_each(cells):
+    cells.obs["pseudotime"] = np.where(cells.obs["pseudotime"] < 0.5, 2, 4)
+    (ax,) = gene_trends(cells, "early")
+    line = ax.lines[0]
+    early, late = (cells[cells.obs["pseudotime"] == day, "early"].X.mean() for day in (2, 4))
+    assert line.get_xdata().tolist() == [2, 4]
+    assert np.allclose(line.get_ydata(), [early, late])
+    assert ax.get_xticks().tolist() == [2, 4]
+    heatmap = driver_heatmap(cells, ["late", "early"])
+    assert heatmap.images[0].get_array().tolist() == [[1, 0], [0, 1]]
+    assert [label.get_text() for label in heatmap.get_xticklabels()] == ["2", "4"]
+
+
+def test_fates_have_the_colors_of_their_categories(cells):
+    cells.obs["branch"] = pd.Categorical(cells.obs["branch"]).rename_categories({"0": "A", "1": "B"})
+    cells.uns["branch_colors"] = ["#ff0000", "#0000ff"]
+    fates = pd.DataFrame({"B": 0.5, "A": 0.5}, index=cells.obs_names)
+    (ax,) = gene_trends(cells, "gene", fates=fates)
+    assert [line.get_color() for line in ax.lines] == ["#0000ff", "#ff0000"]
+
+
+def test_a_table_of_genes_is_refused(cells):
+    with pytest.raises(TypeError, match="genes is a table"):
+        driver_heatmap(cells, pd.DataFrame({"feature": ["gene"]}))

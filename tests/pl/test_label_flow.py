@@ -56,3 +56,27 @@ def test_labels_that_are_not_known_are_gray():
 def test_one_label_may_be_written_in_two_ways():
     ax = sankey([1.0, 2.0, None], ["1", "2", "2"])
     assert {text.get_text() for text in ax.texts} >= {"1 (1)", "2 (1)", "2 (2)", "no value (1)"}
+
+
+def test_transitions_of_a_table_are_drawn():
+    table = pd.DataFrame({
+        "source": ["a", "a", "b", "b"], "target": ["a", "b", "a", "b"], "n_source": [10, 10, 6, 6],
+        "fraction": [0.6, 0.4, 0.0, 1.0],
+    })  # fmt: skip
+    texts = [text.get_text() for text in sankey(table).texts]
+    assert set(texts) == {"a (10)", "b (6)", "a (6)", "b (10)", "earlier type", "later type"}
+    rare = pd.DataFrame({"source": ["a"], "target": ["c"], "n_source": [10], "fraction": [0.01]})
+    assert "c (0)" not in {text.get_text() for text in sankey(pd.concat([table, rare])).texts}
+    with pytest.raises(ValueError, match="no transition of half a cell"):
+        sankey(rare)
+    with pytest.raises(KeyError, match="no column 'fraction'"):
+        sankey(table.drop(columns="fraction"))
+    with pytest.raises(TypeError, match="target is missing"):
+        sankey(["a", "b"])
+
+
+def test_names_of_thin_bars_do_not_overlap():
+    ax = sankey(["a"] * 500 + ["b", "c", "d"], ["a"] * 500 + ["b", "c", "d"])
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts if text.get_ha() == "right" and "(" in text.get_text()]
+    assert all(above.y0 > below.y1 - 1 for above, below in zip(boxes[:-1], boxes[1:], strict=True))

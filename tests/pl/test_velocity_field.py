@@ -66,11 +66,30 @@ def test_training_curves():
     assert ax.lines[0].get_ydata().tolist() == [3.0, 1.5]
     with pytest.raises(ValueError, match="no loss"):
         muport.pl.training_curves({"curl": np.zeros(3)})
+    with pytest.raises(TypeError, match="history is list: pass a dict of losses"):
+        muport.pl.training_curves([1.0])
+
+
+def test_velocities_of_the_representation_are_projected(turning):
+    rotation = np.array([[0.0, 1, 0], [-1, 0, 0]])
+    turning.obsm["X_pca"] = 3 * turning.obsm["X_umap"] @ rotation
+    turning.obsm["velot_velocity"] = 3 * turning.obsm["velot_velocity_umap"] @ rotation
+    expected, _ = muport.pl.velocity_quiver(turning, n_arrows=50), turning.obsm.pop("velot_velocity_umap")
+    drawn = muport.pl.velocity_quiver(turning, n_arrows=50)
+    u, right = (next(c for c in ax.collections if hasattr(c, "U")) for ax in (drawn, expected))
+    assert np.allclose(np.stack([u.U, u.V]), np.stack([right.U, right.V]), atol=0.1 * np.abs(right.U).max())
+    assert "velot_velocity_umap" not in turning.obsm
+    with pytest.raises(ValueError, match="velocity_key='velot_velocity' has shape .*pass the representation"):
+        muport.pl.velocity_quiver(turning, use_rep="X_umap", velocity_key="velot_velocity")
+    with pytest.raises(KeyError, match="use_rep='X_muport' is not in obsm"):
+        muport.pl.velocity_quiver(turning, use_rep="X_muport")
 
 
 def test_missing_keys_are_named(turning):
-    with pytest.raises(KeyError, match="velocity_key='v'.*velot_velocity_umap"):
+    with pytest.raises(KeyError, match="velocity_key='v'.*velot_velocity_umap.*get_velocity"):
         muport.pl.velocity_stream(turning, velocity_key="v")
+    with pytest.raises(TypeError, match="data is list: pass an AnnData or a MuData"):
+        muport.pl.velocity_stream([1])
     with pytest.raises(KeyError, match="X_tsne"):
         muport.pl.velocity_quiver(turning, "X_tsne")
 

@@ -12,7 +12,7 @@ from muport._tables import check_fates, rows_by_name
 from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
 from muport.pl.drawing._colors import palette as default_palette
 from muport.pl.drawing._finished_figure import Output
-from muport.pl.drawing._palettes import parse_palette
+from muport.pl.drawing._palettes import parse_palette, stored_colors
 from muport.pl.drawing._panels import draw_panels, split_options
 from muport.pl.drawing._values import get_coordinates, get_values
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from muport.pl.drawing._values import Column, Data
+    from muport.pl.drawing._values import Data
     from muport.velocity import MetaStates
 
 __all__ = ["coarse_graph", "fate_summary"]
@@ -58,10 +58,9 @@ def fate_summary(
         Column of the groups; without it all cells are one group.
     ax
         Axes to draw on; new ones by default.
-
     palette
         Colors of the fates: a list, a dict from fate to color, or the name of a colormap. By default those of the
-        groups of the same name in ``uns["<groupby>_colors"]``, if all fates are groups.
+        categories with the names of the fates, such as in ``uns["<groupby>_colors"]``.
     title
         Title of the plot.
     legend_loc, show, save, return_fig
@@ -76,7 +75,7 @@ def fate_summary(
     KeyError
         If the column does not exist.
     TypeError
-        If `fates` is not a DataFrame.
+        If `fates` is not a DataFrame, or `data` no AnnData or MuData.
     ValueError
         If a column does not hold probabilities, `groupby` is given without `data`, or a cell of `fates` is not in
         `data`; cells are matched by name.
@@ -95,6 +94,8 @@ def fate_summary(
         raise ValueError(f"fates has several rows for {fates.index[fates.index.duplicated()][0]!r}: keep one of each.")
     if groupby is not None and data is None:
         raise ValueError(f"groupby={groupby!r} needs data: pass the cells that have this column.")
+    if data is not None:
+        check_cells(data)
     if groupby is None or data is None:
         group = pd.Series("all cells", index=fates.index)
     else:
@@ -103,7 +104,7 @@ def fate_summary(
             raise ValueError(f"fates: {len(absent)} cells are not in data, for example {absent[0]!r}: pass their data.")
         column = get_values(data, groupby, fates.index, argument="groupby")
         values = column.values
-        palette = _colors_of_groups(column, fates) if palette is None else palette
+        palette = stored_colors(data, list(fates.columns), column.key) if palette is None else palette
         group = values.astype(object).where(values.notna(), "no value").astype(str)
     means = fates.groupby(group.to_numpy(), sort=True).mean()
     axes = get_axes(ax, 5, 1 + 0.3 * len(means))
@@ -120,14 +121,6 @@ def fate_summary(
     if ax is None:
         widen_by_legends(axes.figure, [[axes]])  # type: ignore[arg-type]
     return output.finish(axes)
-
-
-def _colors_of_groups(column: Column, fates: pd.DataFrame) -> dict[str, Any] | None:
-    """Colors in ``uns`` of the groups after which the fates are named; None if a fate is no group."""
-    owner, categories = column.owner, pd.Categorical(column.values).categories.astype(str)
-    stored = [] if owner is None else list(owner.uns.get(f"{column.key}_colors", []))
-    colors = dict(zip(categories, stored, strict=False))
-    return colors if all(str(name) in colors for name in fates.columns) else None
 
 
 def coarse_graph(
@@ -162,7 +155,6 @@ def coarse_graph(
         default they have numbers.
     least
         Fraction of the largest flux below which no arrow is drawn.
-
     color
         Column or gene that colors the cells; gray by default.
     legend_loc

@@ -1,4 +1,4 @@
-"""Expression along a pseudotime: curves of genes, and a heatmap of many."""
+"""Expression along a pseudotime or measured days: curves of genes, and a heatmap of many."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from muport._tables import check_fates
 from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
 from muport.pl.drawing._colors import palette as default_palette
 from muport.pl.drawing._finished_figure import Output
-from muport.pl.drawing._palettes import check_cmap, parse_palette
+from muport.pl.drawing._palettes import check_cmap, parse_palette, stored_colors
 from muport.pl.drawing._values import get_values
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["driver_heatmap", "gene_trends"]
 
 _N_POINTS = 100  # of a curve
+_MAX_DAYS = 12  # distinct times: more are a pseudotime, over which means are smoothed
 _MIN_CELLS = 10  # effective number at a point of a curve: with fewer, no mean is drawn
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.0, 2.3  # inches
 
@@ -52,7 +53,8 @@ def gene_trends(
 
     The mean at time t is :math:`\sum_i w_i(t) x_i / \sum_i w_i(t)` with :math:`w_i(t) = p_i \exp(-(t_i - t)^2 / 2 h^2)`
     (Nadaraya and Watson, 1964), where p is the probability of the fate and h the bandwidth. The band is the standard
-    error of this mean.
+    error of this mean. If the cells have 12 different times or fewer, such as measured days, there is a mean of the
+    cells of each time, and lines connect the means.
 
     Parameters
     ----------
@@ -65,9 +67,10 @@ def gene_trends(
     fates
         Cells by terminal states, from ``model.get_fates``, matched by name; without them all cells count the same.
     layer, modality, palette, ncols, legend_loc, show, save, return_fig
-        As for :func:`muport.pl.embedding`; `palette` has the colors of the fates.
+        As for :func:`muport.pl.embedding`; `palette` has the colors of the fates. By default these are the colors in
+        ``uns["<column>_colors"]`` of the categories with the names of the fates.
     bandwidth
-        Standard deviation h of the weights, as a fraction of the range of the pseudotime.
+        Standard deviation h of the weights, as a fraction of the range of the pseudotime. Not used for measured days.
 
     Returns
     -------
@@ -96,15 +99,20 @@ def gene_trends(
     time, values = _read_genes(data, names, pseudotime, layer, modality)
     weights = _fate_weights(data, fates)
     colors = default_palette(len(weights.columns))
+    palette = stored_colors(data, list(weights.columns)) if palette is None else palette
     if palette is not None:
         colors = parse_palette(palette, list(weights.columns), "fates")
+    days = find_days(time)
+    marker = None if days is None else "o"
     figure, panels, grid = _make_panels(len(names), ncols)
     for ax, name, x in zip(panels, names, values.T, strict=True):
         for color, fate in zip(colors, weights.columns, strict=True):
-            t, mean, error = smooth(time, x, weights[fate].to_numpy(dtype=np.float64), bandwidth)
+            t, mean, error = average(time, x, weights[fate].to_numpy(dtype=np.float64), bandwidth, days)
             ax.fill_between(t, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
-            ax.plot(t, mean, color=color, lw=1.6, label=str(fate))
+            ax.plot(t, mean, color=color, lw=1.6, marker=marker, ms=4, label=str(fate))
         ax.set(title=name, xlabel=pseudotime, ylabel="expression")
+        if days is not None:
+            ax.set_xticks(days)
         hide_frame(ax)
     if fates is not None:
         last = panels[min(ncols, len(panels)) - 1]
@@ -132,12 +140,14 @@ def driver_heatmap(
 ) -> Axes | Any:
     """Draw the mean expression of many genes along a pseudotime, scaled to 0 to 1 for each gene.
 
+    The means are those of :func:`gene_trends`; measured days have a column each.
+
     Parameters
     ----------
     data, pseudotime, layer, modality, bandwidth
         As for :func:`gene_trends`.
     genes
-        Genes, such as the first of ``model.get_drivers``.
+        Names of genes, such as the first of the column ``"feature"`` of ``model.get_drivers(fates)``.
     fate
         Probability of the fate whose cells count, a column of ``model.get_fates``; by default all cells count the same.
     ax
@@ -177,7 +187,8 @@ def driver_heatmap(
     if fate is not None and not isinstance(fate, pd.Series):
         raise TypeError(f"fate is {type(fate).__name__}: pass a column of the DataFrame of get_fates.")
     weight = _fate_weights(data, None if fate is None else fate.to_frame()).iloc[:, 0].to_numpy(dtype=np.float64)
-    means = np.array([smooth(time, x, weight, bandwidth)[1] for x in values.T])
+    days = find_days(time)
+    means = np.array([average(time, x, weight, bandwidth, days)[1] for x in values.T])
     if np.isnan(means).all(axis=1).any():
         empty = names[int(np.flatnonzero(np.isnan(means).all(axis=1))[0])]
         raise ValueError(f"genes={empty!r}: fewer than {_MIN_CELLS} cells count at any time: pass a larger bandwidth.")
@@ -185,11 +196,13 @@ def driver_heatmap(
     scaled = (means - low) / np.maximum(high - low, np.finfo(float).tiny)
     order = np.argsort(np.nanargmax(scaled, axis=1), kind="stable") if sort else np.arange(len(names))
     axes = get_axes(ax, 4.5, 1.2 + 0.2 * len(names))
-    known = time[np.isfinite(time)]
+    left, right = (np.nanmin(time), np.nanmax(time)) if days is None else (-0.5, len(days) - 0.5)
     image = axes.imshow(
         scaled[order], aspect="auto", cmap=cmap, vmin=0, vmax=1, interpolation="nearest",
-        extent=(float(known.min()), float(known.max()), len(names) - 0.5, -0.5),
+        extent=(float(left), float(right), len(names) - 0.5, -0.5),
     )  # fmt: skip
+    if days is not None:
+        axes.set_xticks(range(len(days)), [f"{day:g}" for day in days])
     axes.set_yticks(range(len(names)), [names[i] for i in order], fontsize="small")
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel=pseudotime, title=title or ("" if fate is None else str(fate.name)))
@@ -197,14 +210,32 @@ def driver_heatmap(
     return output.finish(axes)
 
 
-def smooth(
-    time: NDArray[np.float64], x: NDArray[np.float64], weight: NDArray[np.float64], bandwidth: float
+def find_days(time: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return the distinct times of a time course of few days, in order; None for a pseudotime."""
+    days = np.unique(time[np.isfinite(time)])
+    return days if len(days) <= _MAX_DAYS else None
+
+
+def average(
+    time: NDArray[np.float64],
+    x: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    bandwidth: float,
+    days: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Times (100,), weighted means of x (n,) there, and their standard errors; NaN where too few cells count."""
+    """Times (t,), weighted means of x (n,) there, and their standard errors; NaN where too few cells count.
+
+    - `days`: The times, at each of which only its own cells are averaged; None: 100 times, between which means are
+      smoothed.
+    """
     known = np.isfinite(time) & np.isfinite(x) & np.isfinite(weight)
-    grid = np.linspace(np.nanmin(time), np.nanmax(time), _N_POINTS)
-    h = bandwidth * (grid[-1] - grid[0])
-    w = weight[known] * np.exp(-0.5 * np.square((grid[:, None] - time[known]) / h))
+    if days is None:
+        grid = np.linspace(np.nanmin(time), np.nanmax(time), _N_POINTS)
+        h = bandwidth * (grid[-1] - grid[0])
+        kernel = np.exp(-0.5 * np.square((grid[:, None] - time[known]) / h))
+    else:
+        grid, kernel = days, (days[:, None] == time[known]).astype(np.float64)
+    w = weight[known] * kernel
     total = np.maximum(w.sum(axis=1), np.finfo(float).tiny)
     effective = np.square(total) / np.maximum(np.square(w).sum(axis=1), np.finfo(float).tiny)
     mean = w @ x[known] / total
@@ -219,6 +250,8 @@ def smooth(
 def _list_genes(genes: str | Sequence[str]) -> list[str]:
     if not isinstance(genes, Iterable):
         raise TypeError(f"genes={genes!r} must be the name of a gene, or a list of names.")
+    if isinstance(genes, pd.DataFrame):
+        raise TypeError('genes is a table: pass its names of genes, such as table["feature"].head(20).')
     names = [genes] if isinstance(genes, str) else list(genes)
     if not names:
         raise ValueError("genes=[] names nothing: pass the names of one or more genes.")

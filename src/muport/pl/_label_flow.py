@@ -1,4 +1,4 @@
-"""Sankey diagram of labels, such as transferred ones."""
+"""Sankey diagram of labels, such as transferred ones, and of transitions between days."""
 
 from __future__ import annotations
 
@@ -26,18 +26,21 @@ __all__ = ["sankey"]
 
 _GAP = 0.015  # between two labels, as a fraction of the height
 _BAR = 0.03  # width of a bar, as a fraction of the distance between the two sides
+_TOP = 1.08  # of the axes, where bars end at 1: the titles of the sides are above
+_LINE_HEIGHT = 0.13  # inches of a name
+_FEWEST = 0.5  # cells of a label in a table of transitions
 _NO_VALUE = "no value"
 _NOT_KNOWN = "0.6"  # gray of labels that are not known
 
 
 def sankey(
     source: Any,
-    target: Any,
+    target: Any = None,
     ax: Axes | None = None,
     *,
     palette: Any = None,
     least: float = 0.0,
-    names: tuple[str, str] = ("true type", "predicted type"),
+    names: tuple[str, str] | None = None,
     title: str = "",
     show: bool = False,
     save: str | Path | None = None,
@@ -45,11 +48,15 @@ def sankey(
 ) -> Axes | Any:
     """Draw which labels cells have on the left and on the right, with a band for each pair as wide as its cells.
 
+    Also draws the transitions between two measured days, from the table of ``model.get_transition_table``.
+
     Parameters
     ----------
     source, target
         (n,) labels on the left and on the right, such as true and predicted types; two Series are matched by cell
-        name. A missing label is ``"no value"``.
+        name. A missing label is ``"no value"``. Or, without `target`, a DataFrame of transitions with the columns
+        ``"source"``, ``"target"``, ``"n_source"`` (cells of the source) and ``"fraction"`` (of these that reach the
+        target). Targets of less than half a cell are not drawn.
     ax
         Axes to draw on; new ones by default.
     palette
@@ -58,7 +65,7 @@ def sankey(
     least
         Fraction of the cells of a label on the left below which no band is drawn.
     names
-        Titles of the two sides.
+        Titles of the two sides; by default true and predicted type, or earlier and later type of transitions.
     title
         Title of the plot.
     show, save, return_fig
@@ -71,24 +78,27 @@ def sankey(
 
     Raises
     ------
+    KeyError
+        If a table of transitions lacks a column.
     ValueError
         If there are no cells, or the lengths differ.
 
     Examples
     --------
+    >>> from muport.pl import sankey
     >>> axes = sankey(["B", "B", "T"], ["B", "T", "T"])
     >>> sorted({text.get_text() for text in axes.texts})
     ['B (1)', 'B (2)', 'T (1)', 'T (2)', 'predicted type', 'true type']
     """
     output = Output(show, save, return_fig)
     check_numbers(0, 1, least=least)
-    if isinstance(names, str) or len(names) != 2:
+    if names is not None and (isinstance(names, str) or len(names) != 2):
         raise ValueError(f"names={names!r} must be two names, of the source and of the target.")
-    source, target = (np.asarray(values, dtype=object) for values in rows_in_one_order(source=source, target=target))
-    if not len(source) or len(source) != len(target):
-        raise ValueError(f"source has {len(source)} labels and target {len(target)}: pass one of each for every cell.")
-    left, right = matched_labels(source, target, _NO_VALUE, names=("source", "target"))
-    counts = pd.crosstab(left, right)
+    if target is None:
+        counts, default_names = _count_transitions(source), ("earlier type", "later type")
+    else:
+        counts, default_names = _count_labels(source, target), ("true type", "predicted type")
+    names = default_names if names is None else names
     heights = np.arange(len(counts))
     mean = (counts.to_numpy() * heights[:, None]).sum(axis=0) / counts.to_numpy().sum(axis=0)
     counts = counts.iloc[:, np.argsort(mean, kind="stable")]
@@ -100,9 +110,36 @@ def sankey(
     for side, (top, sizes) in enumerate(zip(tops, (counts.sum(axis=1), counts.sum(axis=0)), strict=True)):
         _draw_bars(axes, side, top, sizes, colors)
         axes.text(side, 1.02, names[side], ha=("left", "right")[side], va="bottom", transform=axes.transData)
-    axes.set(xlim=(-0.45, 1.45), ylim=(0, 1.08), title=title)
+    axes.set(xlim=(-0.45, 1.45), ylim=(0, _TOP), title=title)
     axes.set_axis_off()
     return output.finish(axes)
+
+
+def _count_labels(source: Any, target: Any) -> pd.DataFrame:
+    """Number of cells with each pair of labels."""
+    source, target = (np.asarray(values, dtype=object) for values in rows_in_one_order(source=source, target=target))
+    if not len(source) or len(source) != len(target):
+        raise ValueError(f"source has {len(source)} labels and target {len(target)}: pass one of each for every cell.")
+    left, right = matched_labels(source, target, _NO_VALUE, names=("source", "target"))
+    return pd.crosstab(left, right)
+
+
+def _count_transitions(table: Any) -> pd.DataFrame:
+    """Number of cells of each source that reach each target; sources and targets of less than half a cell are not."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(
+            "target is missing: pass the labels on the right, or a table of get_transition_table as source."
+        )
+    absent = [name for name in ("source", "target", "n_source", "fraction") if name not in table]
+    if absent:
+        raise KeyError(f"source has no column {absent[0]!r}: pass the table of model.get_transition_table().")
+    cells = table.assign(cells=table["n_source"] * table["fraction"])
+    counts = cells.pivot_table(values="cells", index="source", columns="target", aggfunc="sum", observed=True)
+    counts = counts.fillna(0.0).rename(index=str, columns=str)
+    counts = counts.loc[counts.sum(axis=1) >= _FEWEST, counts.sum(axis=0) >= _FEWEST]
+    if counts.empty:
+        raise ValueError("source has no transition of half a cell or more: nothing can be drawn.")
+    return counts
 
 
 def _choose_colors(labels: list[str], palette: Any) -> dict[str, Any]:
@@ -120,25 +157,46 @@ def _stack(sizes: Any) -> Any:
     return 1 - np.concatenate([[0], np.cumsum(height + _GAP)[:-1]])
 
 
-def _height(sizes: Any, total: int) -> Any:
+def _height(sizes: Any, total: float) -> Any:
     return sizes / total * (1 - _GAP * (len(sizes) - 1))
 
 
 def _draw_bars(ax: Axes, side: int, top: Any, sizes: pd.Series, colors: dict[str, Any]) -> None:
     from matplotlib.patches import Rectangle
 
-    height = _height(sizes.to_numpy(), int(sizes.sum()))
-    for name, y, h, n in zip(sizes.index, top, height, sizes, strict=True):
+    height = _height(sizes.to_numpy(), float(sizes.sum()))
+    inches = ax.get_window_extent().height / ax.figure.dpi
+    text = _spread(top - height / 2, _LINE_HEIGHT * _TOP / inches)
+    for name, y, h, n, middle in zip(sizes.index, top, height, sizes, text, strict=True):
         ax.add_patch(Rectangle((side - _BAR * (side == 0), y - h), _BAR, h, color=colors[name], linewidth=0))
-        x, alignment = (-2 * _BAR, "right") if side == 0 else (1 + 2 * _BAR, "left")
-        ax.text(x, y - h / 2, f"{name} ({n})", ha=alignment, va="center", fontsize="small")
+        outward, alignment = ((-1, "right"), (1, "left"))[side]
+        ax.plot(side + outward * _BAR * np.array([1.2, 2.4]), [y - h / 2, middle], color="0.6", lw=0.5)
+        ax.text(side + 2.8 * outward * _BAR, middle, f"{name} ({n:.0f})", ha=alignment, va="center", fontsize="small")
+
+
+def _spread(y: Any, least: float) -> Any:
+    """Move falling heights apart by at least `least`, groups of close ones around their mean; they keep their order."""
+    groups = [[float(value)] for value in y]
+    merged = True
+    while merged:
+        merged = False
+        for i in range(len(groups) - 1):
+            above, below = groups[i], groups[i + 1]
+            bottom = np.mean(above) - least * (len(above) - 1) / 2
+            top = np.mean(below) + least * (len(below) - 1) / 2
+            if bottom - top < least * (1 - 1e-9):
+                groups[i : i + 2] = [above + below]
+                merged = True
+                break
+    offsets = [np.mean(group) + least * ((len(group) - 1) / 2 - np.arange(len(group))) for group in groups]
+    return np.concatenate(offsets)
 
 
 def _draw_bands(ax: Axes, counts: pd.DataFrame, tops: Sequence[Any], colors: dict[str, Any], least: float) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
 
-    values, total = counts.to_numpy(), int(counts.to_numpy().sum())
+    values, total = counts.to_numpy(), float(counts.to_numpy().sum())
     start, end = tops[0].copy(), tops[1].copy()
     codes = [Curve.MOVETO, *[Curve.CURVE4] * 3, Curve.LINETO, *[Curve.CURVE4] * 3, Curve.CLOSEPOLY]
     for (i, j), n in np.ndenumerate(values):

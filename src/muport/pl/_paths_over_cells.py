@@ -11,7 +11,7 @@ from muport.pl.drawing._axes import add_legend, check_legend_loc
 from muport.pl.drawing._colors import color_categories
 from muport.pl.drawing._embedded_paths import embed_paths
 from muport.pl.drawing._finished_figure import Output
-from muport.pl.drawing._palettes import parse_palette
+from muport.pl.drawing._palettes import parse_palette, stored_colors
 from muport.pl.drawing._panels import draw_panels, split_options
 from muport.pl.drawing._places_with_cells import PlacesWithCells
 from muport.pl.drawing._smooth_lines import smooth_line
@@ -133,7 +133,8 @@ def flow(
         What ``model.simulate_flow`` returned, or the key of ``data.uns`` that :func:`muport.velocity.simulate_flow`
         wrote.
     palette
-        Colors of the clusters: a list, a dict from cluster to color, or the name of a colormap.
+        Colors of the clusters: a list, a dict from cluster to color, or the name of a colormap. By default those of the
+        categories with the names of the clusters in ``uns["<column>_colors"]``.
     legend_loc
         Where the legend with the clusters and their fractions of the particles is, as for :func:`muport.pl.embedding`;
         None: no legend.
@@ -152,6 +153,7 @@ def flow(
     drawn = _get_paths(data, paths, use_rep)
     lines = _draw_lines(data, drawn, basis, use_rep, style.modality)
     names = np.unique(drawn.terminal)
+    palette = stored_colors(data, names.tolist()) if palette is None else palette
     shades = None if palette is None else parse_palette(palette, names.tolist(), "terminal cluster")
     categories = color_categories(drawn.terminal, shades)
     ends = np.array([line[-1] for line in lines]).reshape(-1, 2)
@@ -160,7 +162,9 @@ def flow(
         for i in _choose_lines(drawn.terminal):
             axes.plot(*lines[i].T, color=categories.colors[i], lw=0.8, alpha=0.5, zorder=3)
         axes.scatter(ends[:, 0], ends[:, 1], c=categories.colors, s=9, linewidths=0, zorder=4)
-        fractions = [(f"{name} {np.mean(drawn.terminal == name):.0%}", color) for name, color in categories.legend]
+        fractions = [
+            (f"{name} {_percent(np.mean(drawn.terminal == name))}", color) for name, color in categories.legend
+        ]
         add_legend(axes, fractions, legend_loc)
 
     return draw_panels(data, basis, None, ax, output, style, draw_particles)
@@ -276,6 +280,10 @@ def _choose_lines(terminal: NDArray[Any]) -> list[int]:
         members = np.flatnonzero(terminal == name)
         chosen += members[: max(1, round(keep * count))].tolist()
     return chosen
+
+
+def _percent(fraction: float) -> str:
+    return "<1%" if 0 < fraction < 0.01 else f"{fraction:.0%}"
 
 
 def _mean_positions(xy: NDArray[np.float64], windows: NDArray[np.int64]) -> NDArray[np.float64]:

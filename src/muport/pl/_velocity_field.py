@@ -12,6 +12,7 @@ from muport._checks import check_integers, check_positive, check_seed
 from muport.neighbors import knn
 from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame
 from muport.pl.drawing._colors import palette as default_palette
+from muport.pl.drawing._embedded_velocities import get_velocities
 from muport.pl.drawing._finished_figure import Output
 from muport.pl.drawing._panels import draw_panels, split_options
 from muport.pl.drawing._places_with_cells import PlacesWithCells
@@ -44,6 +45,7 @@ def velocity_stream(
     color: str | Sequence[str] | None = None,
     ax: Axes | None = None,
     *,
+    use_rep: str = "X_pca",
     density: float = 2.0,
     n_grid: int = 60,
     line_color: Any = "0.15",
@@ -61,16 +63,20 @@ def velocity_stream(
     Parameters
     ----------
     data
-        Cells with an embedding and velocities in it.
+        Cells with an embedding and velocities.
     basis
         Key of ``data.obsm`` with the embedding, as in :func:`muport.pl.embedding`.
     velocity_key
-        Key of ``obsm`` with the velocities in the embedding; for ``"X_umap"`` it is ``"velot_velocity_umap"`` or
-        ``"velocity_umap"`` by default.
+        Key of ``obsm`` with the velocities, in the embedding or in `use_rep`. By default the first of
+        ``"velot_velocity_umap"``, ``"velocity_umap"``, ``"velot_velocity"`` and ``"velot_velocity_pca"`` that exists;
+        for other embeddings, the first two end with the name of the embedding.
     color
         Column or gene that colors the cells, or a list of these, as in :func:`muport.pl.embedding`.
     ax
         Axes to draw on; new ones by default.
+    use_rep
+        Key of ``obsm`` with the representation in which the velocities were computed. Velocities in `use_rep` are
+        projected into the embedding, as by :func:`muport.velocity.project_to_embedding`; nothing is written.
     density
         Density of the lines, as in :meth:`matplotlib.axes.Axes.streamplot`.
     n_grid
@@ -92,7 +98,7 @@ def velocity_stream(
     KeyError
         If a key does not exist.
     ValueError
-        If the velocities have fewer than two columns, or none is finite.
+        If the velocities have neither the columns of the embedding nor those of `use_rep`, or none is finite.
 
     Examples
     --------
@@ -105,7 +111,7 @@ def velocity_stream(
     check_positive(density=density)
     check_integers(2, n_grid=n_grid)
     output, style = Output(show, save, return_fig), split_options(kwargs)
-    grid = _average_on_grid(*_get_velocities(data, basis, velocity_key, style.modality), n_grid, _LINE_RADIUS)
+    grid = _average_on_grid(*get_velocities(data, basis, velocity_key, use_rep, style.modality), n_grid, _LINE_RADIUS)
     length = np.hypot(*grid.flow)
     width = np.nan_to_num(0.5 + 0.8 * length / max(float(np.nanquantile(length, 0.98)), np.finfo(float).tiny))
 
@@ -125,6 +131,7 @@ def velocity_quiver(
     color: str | Sequence[str] | None = None,
     ax: Axes | None = None,
     *,
+    use_rep: str = "X_pca",
     n_grid: int = 28,
     n_arrows: int | None = None,
     length: float = 0.03,
@@ -138,7 +145,7 @@ def velocity_quiver(
 
     Parameters
     ----------
-    data, basis, velocity_key, color, ax, show, save, return_fig, kwargs
+    data, basis, velocity_key, color, ax, use_rep, show, save, return_fig, kwargs
         As for :func:`velocity_stream`.
     n_grid
         Number of grid points along each axis. An arrow is the mean velocity of the cells near a point; there is none
@@ -162,7 +169,7 @@ def velocity_quiver(
     check_integers(2, n_grid=n_grid)
     check_positive(length=length)
     output, style = Output(show, save, return_fig), split_options(kwargs)
-    xy, v = _get_velocities(data, basis, velocity_key, style.modality)
+    xy, v = get_velocities(data, basis, velocity_key, use_rep, style.modality)
     extent = float(np.ptp(xy[:, 0]))
     if n_arrows is None:
         xy, v = _average_on_grid(xy, v, n_grid, _ARROW_RADIUS).arrows()
@@ -258,6 +265,8 @@ def training_curves(
 
     Raises
     ------
+    TypeError
+        If `history` is not a mapping.
     ValueError
         If there is no loss to draw.
 
@@ -295,31 +304,6 @@ def training_curves(
     add_legend(axes, [(str(line.get_label()), line.get_color()) for line in axes.lines], legend_loc)
     hide_frame(axes)
     return output.finish(axes)
-
-
-def _get_velocities(
-    data: Data, basis: str, velocity_key: str | None, modality: str | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates (n, 2) and velocities (n, 2) of the cells where both are finite."""
-    xy, cells = get_coordinates(data, basis, modality)
-    prefix, colon, name = basis.rpartition(":")
-    part = getattr(data, "mod", {}).get(prefix, data) if colon else data
-    short = name.removeprefix("X_")
-    defaults = [f"velot_velocity_{short}", f"velocity_{short}"]
-    key = velocity_key if velocity_key is not None else next((k for k in defaults if k in part.obsm), defaults[0])
-    try:
-        v, velocity_cells = get_coordinates(data, f"{prefix}{colon}{key.removeprefix(prefix + colon)}", modality)
-    except KeyError:
-        raise KeyError(
-            f"velocity_key={key!r} is not in obsm, which has {sorted(part.obsm.keys())}: "
-            "muport.velocity.project_to_embedding writes it."
-        ) from None
-    if not velocity_cells.equals(cells):
-        raise ValueError(f"velocity_key={key!r} is of other cells than basis={basis!r}.")
-    finite = np.isfinite(xy).all(axis=1) & np.isfinite(v).all(axis=1)
-    if not finite.any():
-        raise ValueError(f"velocity_key={key!r}: no cell has a finite velocity and position, nothing can be drawn.")
-    return xy[finite], v[finite]
 
 
 @dataclass(frozen=True, eq=False)

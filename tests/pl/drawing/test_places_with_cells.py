@@ -16,7 +16,7 @@ def places() -> PlacesWithCells:
 
 
 def test_the_limit_is_a_distance_between_the_cells(places):
-    assert 4.9 / 199 <= places.limit <= 10 / 199
+    assert 2.9 / 199 <= places.limit <= 6 / 199
     assert PlacesWithCells.of(places.xy, least=0.3).limit == 0.3
 
 

@@ -6,6 +6,7 @@ In the order of reading:
 - ``_finished_figure``: figures that are shown, saved or returned
 - ``_colors``: colors of categories
 - ``_values``: coordinates, columns and genes of an AnnData or MuData, found by key
+- ``_embedded_velocities``: velocities in an embedding, projected where they are not there yet
 - ``_places_with_cells``: where an embedding has cells, so that lines end with them
 - ``_embedded_paths``: paths in a representation, drawn along the cells
 - ``_smooth_lines``: smooth curves through recorded points

@@ -15,9 +15,9 @@ from muport.pl.drawing._colors import palette as default_palette
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from muport.pl.drawing._values import Column
+    from muport.pl.drawing._values import Column, Data
 
-__all__ = ["check_cmap", "choose_shades", "parse_palette"]
+__all__ = ["check_cmap", "choose_shades", "parse_palette", "stored_colors"]
 
 
 def check_cmap(cmap: Any) -> None:
@@ -74,6 +74,23 @@ def parse_palette(palette: Any, categories: Sequence[Any], name: str) -> list[An
         )
     _check_colors(shades, "palette", "pass names or hexadecimal codes of colors")
     return shades[:n]
+
+
+def stored_colors(data: Data | None, names: Sequence[Any], column: str | None = None) -> dict[str, Any] | None:
+    """Return the colors in ``uns`` of the categories that have these names; None if no column has all of them.
+
+    - `column`: The column that is read first.
+    """
+    wanted = {str(name) for name in names}
+    for owner in () if data is None else (data, *getattr(data, "mod", {}).values()):
+        keys = [key.removesuffix("_colors") for key in owner.uns if str(key).endswith("_colors")]
+        for key in sorted(keys, key=lambda key: key != column):
+            if key in owner.obs and isinstance(owner.obs[key].dtype, pd.CategoricalDtype):
+                categories = [str(category) for category in owner.obs[key].cat.categories]
+                colors = dict(zip(categories, _read_colors(owner, f"{key}_colors") or [], strict=False))
+                if wanted <= colors.keys():
+                    return {name: colors[name] for name in wanted}
+    return None
 
 
 def _read_colors(owner: Any, key: str) -> list[Any] | None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from muport.pl.drawing._finished_figure import Output
     from muport.pl.drawing._values import Column, Data
 
-__all__ = ["CellStyle", "draw_panels", "split_options"]
+__all__ = ["CellStyle", "Positions", "draw_panels", "split_options"]
 
 #: Axis titles of the keys of ``obsm`` that begin so, as scanpy names them; other keys are titled by themselves.
 _AXIS_NAMES = {"umap": "UMAP", "tsne": "tSNE", "pca": "PC", "diffmap": "DC"}
@@ -86,9 +86,17 @@ def split_options(options: Mapping[str, Any], **defaults: Any) -> CellStyle:
     return CellStyle(**{**defaults, **options})
 
 
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Positions `xy` (n, 2) of `cells` that are not in ``obsm``."""
+
+    xy: NDArray[np.float64]
+    cells: pd.Index
+
+
 def draw_panels(
     data: Data,
-    basis: str,
+    basis: str | Positions,
     color: str | Sequence[str] | None,
     ax: Axes | None,
     output: Output,
@@ -101,7 +109,10 @@ def draw_panels(
         raise ValueError("color=[] names nothing: pass a column of obs or a gene, or None.")
     if ax is not None and len(colors) > 1:
         raise ValueError(f"ax is one panel, but color has {len(colors)} entries: pass one color for each axes.")
-    xy, cells = get_coordinates(data, basis, style.modality)
+    if isinstance(basis, Positions):
+        xy, cells = basis.xy, basis.cells
+    else:
+        xy, cells = get_coordinates(data, basis, style.modality)
     # everything is read before a figure is made, so that a wrong name leaves none behind
     columns = [
         None if name is None else get_values(data, name, cells, layer=style.layer, modality=style.modality)
@@ -114,7 +125,9 @@ def draw_panels(
         _draw_cells(panel, xy, column, shade, style)
         if overlay is not None:
             overlay(panel)
-        _name_axes(panel, basis, title)
+        panel.set(xticks=[], yticks=[], title=title)
+        if isinstance(basis, str):
+            _name_axes(panel, basis)
     if ax is None:
         widen_by_legends(panels[0].figure, rows)  # type: ignore[arg-type]
     return output.finish(panels[0] if len(panels) == 1 else panels)
@@ -136,8 +149,7 @@ def _make_panels(ax: Axes | None, n: int, ncols: int) -> tuple[list[list[Axes]],
     return grid.tolist(), list(grid.flat[:n])
 
 
-def _name_axes(ax: Axes, basis: str, title: str) -> None:
-    ax.set(xticks=[], yticks=[], title=title)
+def _name_axes(ax: Axes, basis: str) -> None:
     name = basis.rpartition(":")[2].removeprefix("X_")
     name = _AXIS_NAMES.get(name.partition("_")[0], name)
     ax.set_xlabel(f"{name}1", loc="left", fontsize="small")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PlacesWithCells"]
 
-_N_DENSITY = 10  # the distance to the nearest cells of this number measures their density
-_DENSITY_QUANTILE = 0.9  # of these distances over the cells: a point that is farther from the cells lies in a gap
+_N_DENSITY = 6  # the distance to the nearest cells of this number measures their density
+_DENSITY_QUANTILE = 0.97  # of these distances over the cells: a point that is farther from the cells lies in a gap
 _SLACK = 1.5  # a line may be as many times farther from the cells: one missing cell is no gap
 _N_TESTED = 24  # points of a step of a line that are tested
 

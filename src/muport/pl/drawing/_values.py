@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
-__all__ = ["Column", "Data", "as_numbers", "get_coordinates", "get_values"]
+__all__ = ["Column", "Data", "as_numbers", "get_coordinates", "get_matrix", "get_values"]
 
 type Data = anndata.AnnData | mudata.MuData
 
@@ -46,19 +46,25 @@ def get_coordinates(data: Data, basis: str, modality: str | None = None) -> tupl
 
     Keys of the object itself come before those of `modality`.
     """
-    check_cells(data)
-    mods = _get_modalities(data, modality)
-    part, key = _split_key(data, basis, "obsm")
-    places = [part, *([mods[modality]] if modality is not None and part is data else [])]
-    hits = [(place, name) for place in places for name in (key, f"X_{key}") if name in _own_keys(place)]
-    if not hits:
-        raise KeyError(f"basis={basis!r} is not in obsm; there are {_list_keys(data, 'obsm')}.")
-    place, name = hits[0]
-    values: Any = in_memory(place.obsm[name])
-    values = values.toarray() if sparse.issparse(values) else values
+    values, cells = get_matrix(data, basis, modality)
     if values.ndim != 2 or values.shape[1] < 2:
         raise ValueError(f"basis={basis!r} has shape {values.shape}: two columns are needed for a plot.")
-    return as_numbers(values[:, :2], f"basis={basis!r}"), place.obs_names
+    return as_numbers(values[:, :2], f"basis={basis!r}"), cells
+
+
+def get_matrix(
+    data: Data, key: str, modality: str | None = None, argument: str = "basis"
+) -> tuple[NDArray[Any], pd.Index]:
+    """Return all columns of ``obsm[key]`` and the names of its cells, as for :func:`get_coordinates`."""
+    mods = _get_modalities(data, modality)
+    part, bare = _split_key(data, key, "obsm")
+    places = [part, *([mods[modality]] if modality is not None and part is data else [])]
+    hits = [(place, name) for place in places for name in (bare, f"X_{bare}") if name in _own_keys(place)]
+    if not hits:
+        raise KeyError(f"{argument}={key!r} is not in obsm; there are {_list_keys(data, 'obsm')}.")
+    place, name = hits[0]
+    values: Any = in_memory(place.obsm[name])
+    return values.toarray() if sparse.issparse(values) else values, place.obs_names
 
 
 def as_numbers(values: Any, what: str) -> NDArray[np.float64]:
@@ -90,7 +96,6 @@ def get_values(
     """
     if not isinstance(color, str):
         raise TypeError(f"{argument}={color!r} must be a name of a column of obs or of a gene.")
-    check_cells(data)
     mods = _get_modalities(data, modality)
     prefix, _, bare = color.partition(":")
     if prefix in mods and bare in mods[prefix].obs:
@@ -158,7 +163,7 @@ def _describe_missing(data: Data, genes: dict[str, Any], color: str, argument: s
     columns = _list_keys(data, "obs")
     raw = any(getattr(mod, "raw", None) is not None and color in mod.raw.var_names for mod in genes.values())
     text = (
-        f"{argument}={color!r} is in no obs; the columns are {columns}. It is not among the {len(names)} genes either"
+        f"{argument}={color!r} is not in obs; the columns are {columns}. It is not among the {len(names)} genes either"
     )
     if raw:
         return text + ", but in .raw: pass data.raw.to_adata()."
@@ -174,6 +179,7 @@ def _by_name(column: pd.Series, cells: pd.Index) -> pd.Series:
 
 
 def _get_modalities(data: Data, modality: str | None = None) -> dict[str, anndata.AnnData]:
+    check_cells(data)
     mods: dict[str, anndata.AnnData] = dict(data.mod) if isinstance(data, mudata.MuData) else {}
     if modality is not None and modality not in mods:
         fix = f"there are {sorted(mods)}" if mods else "the data are an AnnData, which has none: leave it out"
