@@ -126,8 +126,8 @@ def test_modalities_that_have_the_key_take_part(caplog):
         with caplog.at_level(logging.WARNING, "muport"):
             cls.setup_mudata(data, **setup)
         assert caplog.messages.pop() == (
-            "obsm['X_pca'] of rna, prot takes part; atac (obsm: X_lsi) is left out: name the key of each modality in "
-            "use_rep to use all."
+            "obsm['X_pca'] of rna, prot takes part; atac (obsm: X_lsi) is left out: pass "
+            "use_rep={'rna': 'X_pca', 'prot': 'X_pca', 'atac': 'X_lsi'} to use all."
         )
         model = cls(data)
         assert model._modalities == ("rna", "prot")

@@ -35,7 +35,7 @@ def test_one_row_for_each_color(cells):
     [
         ({"metrics": {"move": 1.0}}, KeyError, "metrics has no 'neighbors_kept'.*pass model.metrics_"),
         ({"after": "umap"}, KeyError, "basis='umap' is not in obsm"),
-        ({"color": "sample"}, KeyError, "color='sample' is in no obs"),
+        ({"color": "sample"}, KeyError, "color='sample' is not in obs"),
         ({"color": []}, ValueError, "names nothing"),
     ],
 )

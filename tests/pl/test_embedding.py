@@ -122,7 +122,7 @@ def test_missing_keys_name_what_is_there(placed):
         embedding(placed, "X_tsne")
     with pytest.raises(KeyError, match=r"basis='rna:X_tsne'"):
         embedding(placed, "rna:X_tsne")
-    with pytest.raises(KeyError, match=r"color='type' is in no obs; .*'rna:cell_type'"):
+    with pytest.raises(KeyError, match=r"color='type' is not in obs; .*'rna:cell_type'"):
         embedding(placed, "X_umap", "type")
     with pytest.raises(KeyError, match=r"color='atac:cell_type'"):
         embedding(placed, "X_umap", "atac:cell_type")

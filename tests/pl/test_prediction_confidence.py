@@ -39,10 +39,10 @@ def test_right_and_wrong_are_counted_apart(cells):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"key": "score"}, KeyError, "key='score' is in no obs"),
+        ({"key": "score"}, KeyError, "key='score' is not in obs"),
         ({"key": "prediction"}, ValueError, "key='prediction' must be numbers"),
         ({"threshold": 60}, ValueError, "threshold=60 must be a number from 0 to 1"),
-        ({"truth": "type"}, KeyError, "truth='type' is in no obs"),
+        ({"truth": "type"}, KeyError, "truth='type' is not in obs"),
         ({"basis": "tsne"}, KeyError, "basis='tsne' is not in obsm"),
         ({"n_bins": 0}, ValueError, "n_bins=0"),
         ({"colour": "x"}, TypeError, "colour='x' is not an option"),

@@ -137,7 +137,7 @@ def test_empty_cells_lie_at_the_origin(counts, caplog):
     length = np.linalg.norm(adata.obsm["X_lsi"], axis=1)
     assert length[7] == 0
     assert np.allclose(np.delete(length, 7), 1, atol=1e-5)
-    assert "1 cells have no counts" in caplog.text
+    assert "1 cell has no counts" in caplog.text
     assert "'c7'" in caplog.text
 
 

@@ -48,7 +48,7 @@ def tool(name: str, *args, **kwargs) -> Callable[[AnnData], object]:
 
 
 BAD: dict[str, tuple[Callable[[AnnData], object], str]] = {
-    "no time column": (setup(time_key="dpt"), "time_key='dpt'|'dpt' is in no obs"),
+    "no time column": (setup(time_key="dpt"), "time_key='dpt'|'dpt' is not in obs"),
     "time is no name": (setup(time_key=None), "time_key=None must be the name of a column"),
     "NaN time": (setup(time_key="holes"), "holes.*1 cells.*7"),
     "time in words": (setup(time_key="words"), "words.*'day two'"),

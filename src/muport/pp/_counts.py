@@ -57,6 +57,6 @@ def warn_of_empty_cells(n_features: NDArray[np.int64], obs_names: Any, source: s
     empty = np.flatnonzero(n_features == 0)
     if len(empty):
         logger.warning(
-            "%d cells have no counts in %s, for example %r: remove them with scanpy.pp.filter_cells.",
-            len(empty), source, str(obs_names[int(empty[0])]),
+            "%d %s no counts in %s, for example %r: remove such cells with scanpy.pp.filter_cells.",
+            len(empty), "cell has" if len(empty) == 1 else "cells have", source, str(obs_names[int(empty[0])]),
         )  # fmt: skip

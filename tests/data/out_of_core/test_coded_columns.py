@@ -209,7 +209,7 @@ def test_the_column_of_a_modality_by_name():
     assert read("batch") == ["9", "2"], "the object comes first, and the modality fills its gaps"
     assert read("kind") == ["z", "x"]
     assert read("depth") == read("rna:depth") == ["low", "high"]
-    with pytest.raises(KeyError, match=r"batch_key='type' is in no obs; .*'batch', 'kind', 'rna:batch', 'rna:depth'"):
+    with pytest.raises(KeyError, match=r"batch_key='type' is not in obs; .*'batch', 'kind', 'rna:batch', 'rna:depth'"):
         read("type")
     for column, message in ((["3", None], "copy of the column of 'rna'"), (["d", "b"], None)):
         own = table("bd", **{"rna:batch": column[::-1]})

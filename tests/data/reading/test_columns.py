@@ -88,7 +88,7 @@ def test_modalities_may_write_one_batch_in_several_types(paired, other):
 
 
 def test_a_missing_column_lists_those_there():
-    with pytest.raises(KeyError, match=r"what is in no obs; the columns are \['1', 'b', 'rna:a', 'rna:b'\]"):
+    with pytest.raises(KeyError, match=r"what is not in obs; the columns are \['1', 'b', 'rna:a', 'rna:b'\]"):
         find_column("c", "what", ["b", 1, "_scvi_x"], {"rna": ["b", "a", "_scvi_y"]})
     with pytest.raises(KeyError):
         find_column("rna:c", "what", [], {"rna": ["a"]})
@@ -131,7 +131,7 @@ def test_columns_of_numbers_are_told_from_others(kind):
     values, expected = NUMBERS[kind]
     obs = pd.DataFrame({"x": values}, index=["a", "b"])
     assert holds_numbers(AnnData(np.zeros((2, 1)), obs=obs), "x") is expected
-    with pytest.raises(KeyError, match="column 'y' is in no obs"):
+    with pytest.raises(KeyError, match="column 'y' is not in obs"):
         holds_numbers(AnnData(np.zeros((2, 1)), obs=obs), "y")
 
 

@@ -105,7 +105,7 @@ def test_modalities_fill_gaps_and_must_agree(mdata):
 
 
 def test_a_missing_column_lists_those_there(mdata):
-    with pytest.raises(KeyError, match=r"'hour' is in no obs.*rna:batch"):
+    with pytest.raises(KeyError, match=r"'hour' is not in obs.*rna:batch"):
         joined_numbers(mdata, "hour", "time_key")
 
 

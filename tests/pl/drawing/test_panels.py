@@ -86,7 +86,7 @@ def test_overlays_are_in_every_panel(cells):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"color": "CD3F"}, KeyError, "color='CD3F' is in no obs.*did you mean 'CD3E'"),
+        ({"color": "CD3F"}, KeyError, "color='CD3F' is not in obs.*did you mean 'CD3E'"),
         ({"color": "lyz"}, KeyError, "did you mean 'LYZ'"),
         ({"color": 3}, TypeError, "color=3 must be|not iterable"),
         ({"color": []}, ValueError, "color=\\[\\] names nothing"),

@@ -234,7 +234,7 @@ BAD = {
     "no root": ({}, ValueError, "exactly one of root_cluster"),
     "two roots": ({"root_cluster": "A", "root_cell": 3}, ValueError, "'root_cell': 3"),
     "unknown cluster": ({"root_cluster": "Z"}, ValueError, r"'Z' has no cells.*'clusters' holds \['A', 'B', 'C'\]"),
-    "unknown column": ({"root_cluster": "A", "labels_key": "type"}, KeyError, "'type' is in no obs"),
+    "unknown column": ({"root_cluster": "A", "labels_key": "type"}, KeyError, "'type' is not in obs"),
     "unknown cell": ({"root_cell": "x"}, KeyError, "root_cell='x'.*c0"),
     "cell outside": ({"root_cell": 300}, ValueError, "root_cell=300.*299"),
     "cell a number": ({"root_cell": 1.5}, TypeError, "root_cell=1.5"),

@@ -70,7 +70,7 @@ def find_column(
     places = owned[:1] + places if owned else places + [(m, key) for m, columns in modalities.items() if key in columns]
     if not places:
         existing = [*map(str, obs), *(f"{modality}:{c}" for modality, columns in modalities.items() for c in columns)]
-        raise KeyError(f"{what} is in no obs; the columns are {sorted(c for c in existing if '_scvi_' not in c)}.")
+        raise KeyError(f"{what} is not in obs; the columns are {sorted(c for c in existing if '_scvi_' not in c)}.")
     return places
 
 

@@ -41,6 +41,11 @@ class RepresentationField(ObsmField):  # type: ignore[misc]
         On transfer, if the new data have another number of columns.
     """
 
+    def _setup_column_names(self, adata: mudata.MuData | anndata.AnnData) -> Any:
+        # scvi-tools logs a line for each array without names of its columns
+        names = getattr(self.get_field_data(adata), "columns", None)
+        return np.arange(self.get_field_data(adata).shape[1]) if names is None else list(names)
+
     def transfer_field(
         self, state_registry: dict[str, Any], adata_target: mudata.MuData | anndata.AnnData, **kwargs: Any
     ) -> dict[str, Any]:

@@ -229,10 +229,19 @@ def expand_use_rep(data: mudata.MuData | anndata.AnnData, setup_args: Mapping[st
     if shared is None:
         others = ", ".join(f"{m} (obsm: {', '.join(sorted(map(str, data.mod[m].obsm))) or 'empty'})" for m in absent)
         logger.warning(
-            "obsm[%r] of %s takes part; %s is left out: name the key of each modality in use_rep to use all.",
-            key, ", ".join(holders), others,
+            "obsm[%r] of %s takes part; %s is left out: %s.",
+            key, ", ".join(holders), others, _advise_all(data, dict.fromkeys(holders, key), absent),
         )  # fmt: skip
     return args
+
+
+def _advise_all(data: mudata.MuData, use_rep: dict[str, str], absent: Sequence[str]) -> str:
+    """Say how the modalities that are left out can take part."""
+    empty = [m for m in absent if not data.mod[m].obsm]
+    if empty:
+        return f"compute a representation of {', '.join(empty)} first, for example with muport.pp.prepare"
+    others = {m: "X_lsi" if "X_lsi" in data.mod[m].obsm else sorted(map(str, data.mod[m].obsm))[0] for m in absent}
+    return f"pass use_rep={use_rep | others} to use all"
 
 
 def sort_modalities[T](mods: Mapping[str, T], order: Sequence[str]) -> dict[str, T]:
