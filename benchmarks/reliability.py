@@ -44,14 +44,14 @@ COUNTS = {
 }
 TEXT = """# Reliability
 
-Each sentence below is a promise to the user, and a test holds it. The page is written by a command from the report of
-the tests, so a promise without a test cannot stand here.
+Each sentence below is a promise to the user, and is tested. A command writes this page from the report of the tests,
+so every promise here has a test.
 
 - *Tries* are the inputs that were tried: shuffled tables, malformed objects, killed processes, damaged files.
-- *Failures* are tests that did not hold.
+- *Failures* are tests that failed.
 
 An input that muport does not accept is refused with ValueError, KeyError or TypeError. The message names the argument,
-the value and a way to correct it; nothing is written and the object of the user stays as it was. The commands print
+the value and a way to correct it; nothing is written, and the object of the user is unchanged. The commands print
 this message in one line and end with another exit code than 0.
 
 Run the tests again, and write this page:
