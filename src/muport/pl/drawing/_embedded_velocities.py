@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from muport.pl.drawing._values import as_numbers, get_coordinates, get_matrix
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from muport.pl.drawing._values import Data
@@ -44,7 +45,8 @@ def get_velocities(
     return xy[finite], v[finite]
 
 
-def _first_that_exists(data: Data, keys: list[str], modality: str | None) -> tuple[str, NDArray[np.float64], object]:
+def _first_that_exists(data: Data, keys: list[str], modality: str | None) -> tuple[str, NDArray[Any], pd.Index]:
+    message = ""
     for key in keys:
         try:
             return key, *get_matrix(data, key, modality, "velocity_key")
