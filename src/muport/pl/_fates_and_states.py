@@ -9,6 +9,7 @@ import pandas as pd
 
 from muport._checks import check_not_negative
 from muport._tables import check_fates, rows_by_name
+from muport.data import check_cells
 from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide_frame, widen_by_legends
 from muport.pl.drawing._colors import palette as default_palette
 from muport.pl.drawing._finished_figure import Output
