@@ -445,7 +445,7 @@ class CohortInference(MuDataModel):
 
     def _read_strata(self, key: str | None, patients: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Stratum of each of the patients, within which conditions are permuted; None without a key."""
-        strata = self._read_groups(key, self._fitted_rows(), "strata_key", "stratum")
+        strata = None if key is None else self._read_groups(key, self._fitted_rows(), "strata_key", "stratum")
         return None if strata is None else check_strata(strata[patients], self._fitted().condition[patients], key)
 
 
