@@ -30,6 +30,7 @@ N_PATHS, SETTLED, ROOT = 100, 0.7, 0.1
 PACKAGE = {
     "muport": ("muport:Velocity", "muport"),
     "muport_fates": ("muport:Velocity", "muport"),
+    "muport_coupling_fates": ("muport:Velocity", "muport"),
     "velot": ("velot", "velot"),
     "scvelo_stochastic": ("scvelo", "scvelo"),
     "scvelo_dynamical": ("scvelo", "scvelo"),
@@ -92,7 +93,7 @@ def _paths(model: object, data: Arrays) -> dict[str, NDArray[np.generic]]:
     return out
 
 
-def muport_fates(data: Arrays) -> dict[str, NDArray[np.generic]]:
+def muport_fates(data: Arrays, kernel: str = "velocity") -> dict[str, NDArray[np.generic]]:
     """Our ``Velocity``'s fate probabilities."""
     from muport.velocity import Velocity
 
@@ -101,8 +102,13 @@ def muport_fates(data: Arrays) -> dict[str, NDArray[np.generic]]:
     model = Velocity(adata)
     model.train(accelerator="cpu", progress=False)
     names = np.unique(data["fate"][data["fate"] != ""])
-    fates = model.get_fates(list(names))
+    fates = model.get_fates(list(names), kernel=kernel)
     return {"fates": fates[list(names)].to_numpy(), "names": names, "velocity": model.get_velocity()}
+
+
+def muport_coupling_fates(data: Arrays) -> dict[str, NDArray[np.generic]]:
+    """The same by the couplings between days."""
+    return muport_fates(data, kernel="coupling")
 
 
 def velot(data: Arrays) -> dict[str, NDArray[np.generic]]:
@@ -169,6 +175,7 @@ def cellrank_fates(data: Arrays) -> dict[str, NDArray[np.generic]]:
 METHODS: dict[str, Callable[[Arrays], dict[str, NDArray[np.generic]]]] = {
     "muport": muport,
     "muport_fates": muport_fates,
+    "muport_coupling_fates": muport_coupling_fates,
     "velot": velot,
     "scvelo_stochastic": scvelo_stochastic,
     "scvelo_dynamical": scvelo_dynamical,

@@ -157,6 +157,7 @@ def clones() -> tuple[Rows, list[str]]:
     day, state = adata.obs["day"].to_numpy(), adata.obs["state_info"].astype(str).to_numpy()
     found = {
         "muport, days": run("muport_fates", [data["days"]])[0],
+        "muport, couplings of days": run("muport_coupling_fates", [data["days"]])[0],
         "muport, pseudotime": run("muport_fates", [data["pseudotime"]])[0],
         "CellRank PseudotimeKernel": run("cellrank_fates", [data["pseudotime"]])[0],
         "kNN of terminal cells": _vote(data["days"]),
@@ -176,10 +177,15 @@ def clones() -> tuple[Rows, list[str]]:
             print(*rows[-1], flush=True)
         counts = ", ".join(f"{name} {n}" for name, n in score["n_positive"].items())
         rows.append([who, f"(positive cells: {counts}; {score['n_clones'].iloc[0]} clones)", *[""] * 6])
-    best = {str(row[1]): float(row[-1]) for row in rows if row[0] == "undifferentiated" and row[-1] != ""}
-    peer = max(best["CellRank PseudotimeKernel"], best["kNN of terminal cells"])
+    mean = {(str(row[0]), str(row[1])): float(row[-1]) for row in rows if row[-1] != ""}
     return rows, [
-        verdict("undifferentiated cells: mean AUROC, the better of CellRank and kNN", best["muport, days"], peer)
+        verdict(
+            f"{who} cells, {ours}: mean AUROC, the better of CellRank and kNN",
+            mean[who, ours],
+            max(mean[who, "CellRank PseudotimeKernel"], mean[who, "kNN of terminal cells"]),
+        )
+        for who in ("all", "undifferentiated")
+        for ours in ("muport, days", "muport, couplings of days", "muport, pseudotime")
     ]
 
 

@@ -365,3 +365,30 @@ def test_coordinates_of_other_cells_are_refused(model, adata, tmp_path):
     other.obsm["X_pca"] = other.obsm["X_pca"][::-1].copy()
     with pytest.raises(ValueError, match="in another order"):
         Velocity.load(tmp_path / "model", adata=other).get_coupling(EARLY, FORK)
+
+
+def test_fates_by_couplings_reach_the_last_day(model, adata):
+    fates = model.get_fates(["up", "down"], kernel="coupling")
+    day, fate = adata.obs["day"], adata.obs["fate"]
+    assert fates.sum(axis=1).to_numpy() == pytest.approx(1)
+    assert fates["up"][(day == "E1") & (fate == "up")].min() > 0.95
+    assert fates["up"][(day == "E1") & (fate == "down")].max() < 0.05
+    expected = (fate[day == "E6"] == "up").mean()
+    assert fates["up"][day == "E0"].mean() == pytest.approx(expected, abs=0.1)
+
+
+def test_fates_by_couplings_do_not_depend_on_the_order_of_cells(model, adata):
+    shuffled = fit(adata[np.random.default_rng(0).permutation(adata.n_obs)].copy())
+    again = shuffled.get_fates(["up", "down"], kernel="coupling").loc[adata.obs_names]
+    assert again.to_numpy() == pytest.approx(model.get_fates(["up", "down"], kernel="coupling").to_numpy(), abs=1e-5)
+
+
+def test_a_chain_of_couplings_needs_days(model):
+    with pytest.raises(ValueError, match="kernel='plan'"):
+        model.get_transition_matrix(kernel="plan")
+    with pytest.raises(ValueError, match="n_neighbors"):
+        model.get_transition_matrix(0, kernel="coupling")
+    other = course()
+    other.obs["day"] = np.linspace(0, 1, other.n_obs)
+    with pytest.raises(ValueError, match="times"):
+        fit(other).get_fates(["up", "down"], kernel="coupling")

@@ -16,6 +16,7 @@ from muport.velocity._course_columns import check_growth, read_clones, read_grow
 from muport.velocity._fitted_state import check_landmarks
 from muport.velocity._hyperparameters import VelocityHyperparameters
 from muport.velocity._perturbation_inference import PerturbationInference
+from muport.velocity.fates._coupling_kernel import coupling_kernel
 from muport.velocity.timecourse._couplings import CouplingOptions, DayPlan, couple_days
 from muport.velocity.timecourse._days import Days
 from muport.velocity.timecourse._followed_cells import options_to_follow
@@ -25,9 +26,11 @@ from muport.velocity.timecourse._populations import Coupling, population_mass
 from muport.velocity.timecourse._transition_tables import Annotation, transition_table
 
 if TYPE_CHECKING:
+    import scipy.sparse as sp
     from numpy.typing import NDArray
 
     from muport.data import Rows
+    from muport.velocity._inference import FittedCells
 
 __all__ = ["TimeCourseInference"]
 
@@ -385,6 +388,14 @@ class TimeCourseInference(PerturbationInference):
         return fit_growth(
             days, GrowthOptions(options.growth_relaxation, options.denoise, replicates, options.random_state)
         )
+
+    def _transitions(self, cells: FittedCells, n_neighbors: int, kernel: str) -> sp.csr_matrix:
+        if kernel != "coupling":
+            return super()._transitions(cells, n_neighbors, kernel)
+        check_integers(n_neighbors=n_neighbors)
+        course = self._course()
+        plans = [course.plan(day).plan for day in range(len(course.days.times) - 1)]
+        return coupling_kernel(course.days.x, course.days.members, plans, n_neighbors)
 
     def _course(self) -> _Course:
         """The time course of the data; plans that were computed are kept while the data do not change."""
