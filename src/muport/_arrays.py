@@ -11,7 +11,7 @@ from scipy import sparse
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["canonical_order", "describe_fields", "normalize_rows", "sum_repeats", "unit_rows"]
+__all__ = ["canonical_order", "describe_fields", "normalize_rows", "row_codes", "sum_repeats", "unit_rows"]
 
 
 def unit_rows[T: np.floating](x: NDArray[T]) -> NDArray[T]:
@@ -38,6 +38,18 @@ def sum_repeats(x: Any) -> Any:
     summed = x.copy()
     summed.sum_duplicates()
     return summed
+
+
+def row_codes(x: NDArray[np.floating], value: NDArray[np.float64] | None = None) -> NDArray[np.uint64]:
+    """(n,) hash of the coordinates (n, d) of each row, and of a value, by which rows are compared bit by bit."""
+    columns = [x[:, i].astype(np.float64) for i in range(x.shape[1])] + ([] if value is None else [value])
+    factors = np.random.default_rng(0).integers(0, 2**63, len(columns), dtype=np.uint64) * 2 + 1
+    codes = np.zeros(len(x), np.uint64)
+    for column, factor in zip(columns, factors, strict=True):
+        # the upper bits of a float hold most of its value, and a product moves them out: they are mixed in first
+        bits = (column + 0.0).view(np.uint64)
+        codes += (bits ^ (bits >> np.uint64(32))) * factor
+    return codes
 
 
 def canonical_order(

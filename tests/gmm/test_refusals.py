@@ -173,3 +173,35 @@ def test_bad_questions(model, kind):
         call(model)
     assert time.process_time() - began < 1
     assert model.state_ is state
+
+
+CHANGES = {
+    "coordinates": lambda a: a.obsm["X_pca"].__setitem__((3, 1), 9.0),
+    "order of coordinates": lambda a: a.obsm.__setitem__("X_pca", a.obsm["X_pca"][::-1].copy()),
+    "two cells exchange a coordinate": lambda a: a.obsm["X_pca"].__setitem__(
+        ([0, 1], 0), a.obsm["X_pca"][[1, 0], 0].copy()
+    ),
+    "subset": lambda a: a._inplace_subset_obs(a.obs_names[1:]),
+    "samples": lambda a: a.obs.__setitem__("sample", a.obs["sample"].to_numpy()[::-1].copy()),
+}
+READ_CELLS = {
+    "moments": lambda m: m.get_sample_distances("moments"),
+    "sliced": lambda m: m.get_sample_distances("sliced"),
+    "pseudobulk": lambda m: m.to_pseudobulk(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_cells_that_changed_since_the_fit_are_refused(small, set_up, change):
+    data = small.copy()
+    model = set_up(data)
+    model.fit_gmm(k_comps=2, verbose=False)
+    expected = model.get_sample_distances("moments")
+    # the order of the cells does not matter
+    order = np.random.default_rng(0).permutation(data.n_obs)
+    data._inplace_subset_obs(order)
+    np.testing.assert_allclose(model.get_sample_distances("moments"), expected, rtol=1e-6, atol=1e-8)
+    change(data)
+    for call in READ_CELLS.values():
+        with pytest.raises(ValueError, match=r"not those of the fit: the data were subset"):
+            call(model)

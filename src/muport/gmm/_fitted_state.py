@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from muport._arrays import canonical_order
+from muport._arrays import canonical_order, row_codes
 from muport.gmm.metric._log_ratios import CellCounts  # noqa: TC001 - the saved state is read by its annotations
 from muport.gmm.metric._nuisance import CovariateCode, explained_fraction
 from muport.gmm.mixtures._component_number import SelectedMixtures, select_mixtures, shares_components
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from muport.gmm.prediction._cross_validation import Fitter, Transform
 
 __all__ = [
-    "Cohort", "GMMState", "check_confounding", "check_strata", "fit_cohort", "fit_new_patients",
+    "Cohort", "GMMState", "cell_codes", "check_confounding", "check_strata", "fit_cohort", "fit_new_patients",
     "label_samples", "labeled_patients", "make_fitter",
 ]  # fmt: skip
 
@@ -82,6 +82,8 @@ class GMMState:
     - `outcome`: Outcome of each patient, if it is not a class.
     - `regressor`: Learned metrics and regressions, over the patients of known outcome, if it is not a class.
     - `covariates`: Covariates whose effects the predictor removes.
+    - `cells`: Code of the cells of each patient, by which changed data are recognized; empty in models of earlier
+      versions.
     """
 
     cohort: Cohort
@@ -94,6 +96,7 @@ class GMMState:
     outcome: Outcome | None = None
     regressor: OutcomePredictor | None = None
     covariates: tuple[CovariateCode, ...] = ()
+    cells: tuple[str, ...] = ()
 
     @property
     def predictor(self) -> PatientClassifier | OutcomePredictor | None:
@@ -108,6 +111,42 @@ class GMMState:
             raise ValueError(f"there are counts {self.counts.types.shape} of {len(self.samples)} patients.")
         if len(self.cohort.mixtures) != len(self.samples):
             raise ValueError(f"there are {len(self.cohort.mixtures)} mixtures of {len(self.samples)} patients.")
+        if self.cells and len(self.cells) != len(self.samples):
+            raise ValueError(f"there are codes of the cells of {len(self.cells)} of {len(self.samples)} patients.")
+
+    def check_cells(self, samples: tuple[str, ...], codes: tuple[str, ...]) -> None:
+        """Raise a ValueError unless these are the patients and the cells of the fit.
+
+        - `samples`: Names of the patients of the data.
+        - `codes`: Codes of their cells, from :func:`cell_codes`.
+        """
+        if samples != self.samples:
+            different = sorted(set(samples) ^ set(self.samples))
+            raise ValueError(
+                f"the data of this model do not have the samples of its fit: {different[:3]} are in only one of them. "
+                "Load it with the data of the fit, or pass new patients to predict."
+            )
+        changed = [name for name, *pair in zip(samples, codes, self.cells, strict=False) if pair[0] != pair[1]]
+        if changed:
+            raise ValueError(
+                f"the cells of {changed[:3]} ({len(changed)} of {len(samples)} samples) are not those of the fit: the "
+                "data were subset, or use_rep, sample_key or weight_key have changed. Give the model the data of the "
+                "fit, or train it again."
+            )
+
+
+def cell_codes(
+    x: NDArray[np.floating], sample: NDArray[np.int64], weight: NDArray[np.float64] | None = None
+) -> tuple[str, ...]:
+    """Code of the cells of each patient, whatever their order; arguments as for :func:`fit_cohort`."""
+    codes = row_codes(x, weight)
+    # sums of raw codes would not notice that two cells have exchanged a coordinate
+    codes ^= codes >> np.uint64(29)
+    codes *= np.uint64(0xBF58476D1CE4E5B9)
+    codes ^= codes >> np.uint64(32)
+    total = np.zeros(int(sample.max(initial=-1)) + 1, np.uint64)
+    np.add.at(total, sample, codes)
+    return tuple(f"{code:016x}" for code in total.tolist())
 
 
 def fit_cohort(

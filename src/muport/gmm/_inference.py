@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from muport._checks import check_flags, check_integers, check_option, check_seed
 from muport._tables import take_cells
 from muport.data import MuDataModel, Setup, joined_column, read_rows
-from muport.gmm._fitted_state import check_strata, label_samples
+from muport.gmm._fitted_state import cell_codes, check_strata, label_samples
 from muport.gmm.distances._cell_distances import exact_wasserstein, sliced_wasserstein
 from muport.gmm.distances._classical_scaling import embed_distances
 from muport.gmm.distances._mixture_wasserstein import mixture_wasserstein
@@ -400,14 +400,9 @@ class CohortInference(MuDataModel):
         return fit_pooled_priors(rows.x, row_samples(rows), [k], settings, weight=row_weights(rows))[k].mixture
 
     def _fitted_rows(self) -> Rows:
-        """Cells of the fit; the data of a loaded model may have other samples."""
+        """Cells of the fit; the data may have changed since, and those of a loaded model may be others."""
         rows, state = self._rows(), self._fitted()
-        if rows.samples != state.samples:
-            different = sorted(set(rows.samples) ^ set(state.samples))
-            raise ValueError(
-                f"the data of this model do not have the samples of its fit: {different[:3]} are in only one of them. "
-                "Load it with the data of the fit, or pass new patients to predict."
-            )
+        state.check_cells(rows.samples, cell_codes(rows.x, row_samples(rows), row_weights(rows)))
         return rows
 
     @classmethod

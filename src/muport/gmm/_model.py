@@ -12,7 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from muport._checks import check_seed
 from muport.data import expand_use_rep, register
 from muport.gmm._condition_prediction import ConditionPrediction
-from muport.gmm._fitted_state import GMMState, fit_cohort, labeled_patients
+from muport.gmm._fitted_state import GMMState, cell_codes, fit_cohort, labeled_patients
 from muport.gmm._inference import read_cell_types, row_samples, row_types, row_weights, sample_conditions
 from muport.gmm._outcome_columns import find_kind
 from muport.gmm.metric._log_ratios import CellCounts
@@ -273,20 +273,20 @@ class GMM(ConditionPrediction):
         device = self._device(accelerator, devices)
         settings = SelectionSettings.from_options(options, str(device))
         rows = self._rows()
+        sample, weight = row_samples(rows), row_weights(rows)
         with _progress("mixtures", verbose):
-            cohort, selected = fit_cohort(rows.x, row_samples(rows), settings, row_weights(rows), names=rows.samples)
+            cohort, selected = fit_cohort(rows.x, sample, settings, weight, names=rows.samples)
         condition = sample_conditions(rows, str(self._setup.labels_key))
         codes, types = self._read_types(None)
-        counts = CellCounts.count(
-            row_samples(rows), len(rows.samples), row_types(codes, rows), len(types), row_weights(rows)
-        )
+        counts = CellCounts.count(sample, len(rows.samples), row_types(codes, rows), len(types), weight)
         outcome, conditions = self._read_outcome(rows, condition), rows.labels
         if outcome is not None:
             ordered = outcome.kind == "ordinal"
             condition = np.where(ordered & (condition >= 0), np.nan_to_num(outcome.values), -1).astype(np.int64)
             conditions = outcome.levels
         self.state_ = GMMState(
-            cohort, rows.samples, condition, conditions, types=types, counts=counts, outcome=outcome
+            cohort, rows.samples, condition, conditions, types=types, counts=counts, outcome=outcome,
+            cells=cell_codes(rows.x, sample, weight),
         )  # fmt: skip
         self.settings_ = {"fit_gmm": options}
         self.metrics_ = {"log_likelihood": float(cohort.log_likelihood.mean()), "converged": cohort.converged}

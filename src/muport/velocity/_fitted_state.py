@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import torch
 
+from muport._arrays import row_codes
 from muport._tables import rows_in_one_order
 from muport.neighbors import as_points, knn
 from muport.velocity.estimation._field import evaluate
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FittedRawVelocity", "Landmarks", "VelocityState", "check_landmarks", "check_query", "estimate_time",
-    "row_codes", "sample_landmarks", "speed_and_uncertainty",
+    "sample_landmarks", "speed_and_uncertainty",
 ]  # fmt: skip
 
 _MAX_LANDMARKS = 10_000  # cells kept: paths use their tangent spaces and labels
@@ -146,18 +147,6 @@ def check_landmarks(rows: Rows, landmarks: Landmarks) -> None:
             f"{n_absent} of {len(fitted)} cells of the fit have other coordinates at their time: use_rep or time_key "
             f"have changed, or are in another order: {advice}"
         )
-
-
-def row_codes(x: NDArray[np.float32], time: NDArray[np.float64] | None = None) -> NDArray[np.uint64]:
-    """(n,) hash of the coordinates (n, d) of each row, and of its time, by which rows are compared bit by bit."""
-    columns = [x[:, i].astype(np.float64) for i in range(x.shape[1])] + ([] if time is None else [time])
-    factors = np.random.default_rng(0).integers(0, 2**63, len(columns), dtype=np.uint64) * 2 + 1
-    codes = np.zeros(len(x), np.uint64)
-    for column, factor in zip(columns, factors, strict=True):
-        # the upper bits of a float hold most of its value, and a product moves them out: they are mixed in first
-        bits = (column + 0.0).view(np.uint64)
-        codes += (bits ^ (bits >> np.uint64(32))) * factor
-    return codes
 
 
 def sample_landmarks(

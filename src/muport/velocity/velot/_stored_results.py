@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from muport._arrays import row_codes
 from muport._schema_version import SCHEMA_VERSION, check_schema_version
 from muport.data import Setup, read_rows
-from muport.velocity._fitted_state import row_codes
 from muport.velocity.estimation._field_training import FieldFit
 from muport.velocity.estimation._pipeline import InputCells
 from muport.velocity.estimation._raw_velocity import RawVelocity
