@@ -56,9 +56,10 @@ def hub(tmp_path, monkeypatch):
             shutil.copytree(folder_path, remote, dirs_exist_ok=True, ignore=skipped)
 
     def snapshot_download(repo_id, allow_patterns, cache_dir, **_):
-        for name in filter(lambda name: (remote / name).is_file(), allow_patterns):
-            Path(cache_dir).mkdir(exist_ok=True)
-            shutil.copy(remote / name, cache_dir)
+        Path(cache_dir).mkdir(exist_ok=True)
+        for file in remote.iterdir():
+            if any(file.match(pattern) for pattern in allow_patterns):
+                shutil.copy(file, cache_dir)
         return str(cache_dir)
 
     remote.mkdir()
@@ -85,6 +86,25 @@ def test_a_model_goes_to_the_hub_and_back(model, folder, hub, tmp_path, with_dat
         pulled.load_model(adata=model.adata)
         latent = pulled.model.get_latent_representation()
     np.testing.assert_array_equal(latent, model.get_latent_representation())
+
+
+def test_a_model_that_replaced_another_one_goes_to_the_hub_and_back(model, folder, hub, tmp_path):
+    other = muport.Integration(model.adata, strength=0.8)
+    other.train(progress=False)
+    other.save(folder, overwrite=True, save_anndata=True)
+    describe(folder).push_to_huggingface_hub("someone/model")
+    pulled = muport.hub.HubModel.pull_from_huggingface_hub("someone/model", cache_dir=str(tmp_path / "cache"))
+    np.testing.assert_array_equal(pulled.model.get_latent_representation(), other.get_latent_representation())
+    assert pulled.adata.n_obs == 300
+
+
+def test_a_model_without_its_data_describes_new_cells(model, folder, hub, tmp_path):
+    describe(folder).push_to_huggingface_hub("someone/model")
+    cache = str(tmp_path / "cache")
+    pulled = muport.hub.HubModel.pull_from_huggingface_hub("someone/model", cache_dir=cache, pull_anndata=False)
+    assert pulled.adata is None
+    new = model.adata[::7].copy()
+    np.testing.assert_array_equal(pulled.model.map_query(new), model.map_query(new))
 
 
 def test_the_card_says_what_the_model_is(model, folder):

@@ -37,7 +37,7 @@ class HubMetadata(scvi.hub.HubMetadata):  # type: ignore[misc]
     def from_dir(
         cls, local_dir: str | Path, anndata_version: str, map_location: Any = None, **kwargs: Any
     ) -> HubMetadata:
-        """Read the metadata of a saved model.
+        """Read the metadata of a saved model, as in the example of :class:`HubModel`.
 
         Parameters
         ----------
@@ -54,19 +54,6 @@ class HubMetadata(scvi.hub.HubMetadata):  # type: ignore[misc]
         ------
         FileNotFoundError, ValueError
             As :meth:`muport.Integration.load`.
-
-        Examples
-        --------
-        >>> import tempfile, muport
-        >>> rna = muport.datasets.simulated_multiome(n_cells=300, random_state=0)["rna"]
-        >>> rna.obsm["X_pca"] = rna.X[:, :10].toarray()
-        >>> muport.Integration.setup_anndata(rna, use_rep="X_pca", batch_key="batch")
-        >>> model = muport.Integration(rna)
-        >>> model.train(progress=False)
-        >>> folder = tempfile.mkdtemp()
-        >>> model.save(folder, overwrite=True)
-        >>> muport.hub.HubMetadata.from_dir(folder, anndata_version="0.13.0").model_cls_name
-        'Integration'
         """
         registry = MuDataModel.load_registry(local_dir)
         fields = {"model_parent_module": _MODULE, **kwargs}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import scvi.hub
 
 from muport.data._hidden_methods import HiddenMethod
+from muport.data._model_files import DOCUMENT, data_file, read_document
+from muport.data._saved_data import read_data
 from muport.hub._hub_metadata import model_class
 
 if TYPE_CHECKING:
@@ -16,9 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["HubModel"]
 
-#: Files of a model; those of the data are left out if they are not wanted.
-_MODEL_FILES = ["model.safetensors", "model.json", "_scvi_required_metadata.json", "README.md"]
-_DATA_FILES = ["adata.h5ad", "mdata.h5mu"]
+#: Files of a model; those of the data are left out if they are not wanted. A model that replaced another one in its
+#: directory has a hash in the names of its files.
+_MODEL_FILES = ["model*.safetensors", DOCUMENT, "_scvi_required_metadata.json", "README.md"]
+_DATA_FILES = ["adata*.h5ad", "mdata*.h5mu"]
 
 
 class HubModel(scvi.hub.HubModel):  # type: ignore[misc]
@@ -55,7 +59,10 @@ class HubModel(scvi.hub.HubModel):  # type: ignore[misc]
     >>> model.save(folder, overwrite=True, save_anndata=True)
     >>> metadata = muport.hub.HubMetadata.from_dir(folder, anndata_version="0.13.0")
     >>> card = muport.hub.HubModelCardHelper.from_dir(folder, license_info="cc-by-4.0", anndata_version="0.13.0")
-    >>> muport.hub.HubModel(folder, metadata=metadata, model_card=card).save()
+    >>> hub_model = muport.hub.HubModel(folder, metadata=metadata, model_card=card)
+    >>> hub_model.metadata.model_cls_name, hub_model.model_card.data.license
+    ('Integration', 'cc-by-4.0')
+    >>> hub_model.save()
     >>> muport.hub.HubModel(folder).model.get_latent_representation().shape
     (300, 10)
     """
@@ -84,7 +91,20 @@ class HubModel(scvi.hub.HubModel):  # type: ignore[misc]
             If the metadata name no model of muport.
         """
         cls = model_class(self.metadata.model_parent_module, self.metadata.model_cls_name)
-        self._model = cls.load(self.local_dir, adata=adata, accelerator=accelerator, device=device)
+        saved = self._data_file()
+        # data that were saved with the model may have been left out of the download
+        data = False if adata is None and saved is not None and not saved[0].is_file() else adata
+        self._model = cls.load(self.local_dir, adata=data, accelerator=accelerator, device=device)
+
+    def read_adata(self) -> None:
+        """Read the data that were saved with the model, which ``adata`` then returns; None if there are none."""
+        saved = self._data_file()
+        self._adata = read_data(*saved) if saved is not None and saved[0].is_file() else None
+
+    def _data_file(self) -> tuple[Path, str | None] | None:
+        """File of the data that were saved with the model, and its checksum; it may be absent."""
+        folder = Path(self.local_dir)
+        return data_file(folder, read_document(folder))
 
     def push_to_huggingface_hub(self, repo_name: str, *args: Any, **kwargs: Any) -> None:
         """Upload the model, its metadata and its card to the hub.

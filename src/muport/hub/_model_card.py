@@ -94,7 +94,7 @@ class HubModelCardHelper(scvi.hub.HubModelCardHelper):  # type: ignore[misc]
         map_location: Any = None,
         **kwargs: Any,
     ) -> HubModelCardHelper:
-        """Write the card of a saved model.
+        """Write the card of a saved model, as in the example of :class:`HubModel`.
 
         Parameters
         ----------
@@ -117,20 +117,6 @@ class HubModelCardHelper(scvi.hub.HubModelCardHelper):  # type: ignore[misc]
             Without huggingface_hub: ``pip install "muport[hub]"``.
         FileNotFoundError, ValueError
             As :meth:`muport.Integration.load`.
-
-        Examples
-        --------
-        >>> import tempfile, muport
-        >>> rna = muport.datasets.simulated_multiome(n_cells=300, random_state=0)["rna"]
-        >>> rna.obsm["X_pca"] = rna.X[:, :10].toarray()
-        >>> muport.Integration.setup_anndata(rna, use_rep="X_pca", batch_key="batch")
-        >>> model = muport.Integration(rna)
-        >>> model.train(progress=False)
-        >>> folder = tempfile.mkdtemp()
-        >>> model.save(folder, overwrite=True)
-        >>> card = muport.hub.HubModelCardHelper.from_dir(folder, license_info="cc-by-4.0", anndata_version="0.13.0")
-        >>> card.model_card.data.license
-        'cc-by-4.0'
         """
         model = load_without_data(local_dir)
         registry = model.registry_
