@@ -126,7 +126,9 @@ class GMMState:
                 f"the data of this model do not have the samples of its fit: {different[:3]} are in only one of them. "
                 "Load it with the data of the fit, or pass new patients to predict."
             )
-        changed = [name for name, *pair in zip(samples, codes, self.cells, strict=False) if pair[0] != pair[1]]
+        # models of earlier versions have no codes
+        pairs = zip(samples, codes, self.cells, strict=False)
+        changed = [name for name, code, code_of_fit in pairs if code != code_of_fit]
         if changed:
             raise ValueError(
                 f"the cells of {changed[:3]} ({len(changed)} of {len(samples)} samples) are not those of the fit: the "

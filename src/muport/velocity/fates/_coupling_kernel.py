@@ -41,8 +41,7 @@ def coupling_kernel(
     """
     n = len(x)
     within = _normalize(_place([(rows, rows, _neighbor_graph(x[rows], k)) for rows in members], n))
-    pairs = zip(members[:-1], members[1:], plans, strict=True)
-    descent = _normalize(_place([(source, target, plan) for source, target, plan in pairs], n))
+    descent = _normalize(_place(list(zip(members[:-1], members[1:], plans, strict=True)), n))
     onward = np.where(np.diff(descent.indptr) > 0, 1 - _WITHIN_DAY, 0.0)
     chain = sp.csr_matrix(sp.diags(onward) @ descent + sp.diags(1 - onward) @ within)
     chain.sort_indices()
