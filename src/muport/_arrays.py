@@ -11,7 +11,7 @@ from scipy import sparse
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["canonical_order", "describe_fields", "normalize_rows", "row_codes", "sum_repeats", "unit_rows"]
+__all__ = ["canonical_order", "describe_fields", "normalize_rows", "row_codes", "sum_codes", "sum_repeats", "unit_rows"]
 
 
 def unit_rows[T: np.floating](x: NDArray[T]) -> NDArray[T]:
@@ -42,14 +42,24 @@ def sum_repeats(x: Any) -> Any:
 
 def row_codes(x: NDArray[np.floating], value: NDArray[np.float64] | None = None) -> NDArray[np.uint64]:
     """(n,) hash of the coordinates (n, d) of each row, and of a value, by which rows are compared bit by bit."""
-    columns = [x[:, i].astype(np.float64) for i in range(x.shape[1])] + ([] if value is None else [value])
-    factors = np.random.default_rng(0).integers(0, 2**63, len(columns), dtype=np.uint64) * 2 + 1
+    n_columns = x.shape[1] + (value is not None)
+    factors = np.random.default_rng(0).integers(0, 2**63, n_columns, dtype=np.uint64) * 2 + 1
     codes = np.zeros(len(x), np.uint64)
-    for column, factor in zip(columns, factors, strict=True):
+    for i, factor in enumerate(factors):
+        column = value if value is not None and i == x.shape[1] else x[:, i]
         # the upper bits of a float hold most of its value, and a product moves them out: they are mixed in first
-        bits = (column + 0.0).view(np.uint64)
+        bits = (column.astype(np.float64) + 0.0).view(np.uint64)
         codes += (bits ^ (bits >> np.uint64(32))) * factor
     return codes
+
+
+def sum_codes(codes: NDArray[np.uint64], group: NDArray[np.int64], n_groups: int) -> NDArray[np.uint64]:
+    """(G,) sum of the codes of the rows of each group, whatever their order."""
+    # sums of raw codes would not notice that two rows have exchanged a coordinate
+    mixed = (codes ^ (codes >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    total = np.zeros(n_groups, np.uint64)
+    np.add.at(total, group, mixed ^ (mixed >> np.uint64(32)))
+    return total
 
 
 def canonical_order(

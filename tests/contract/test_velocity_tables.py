@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from scipy import sparse
 
 import muport
 from muport import pl
@@ -353,5 +354,40 @@ def test_what_is_no_data_and_no_velocity_is_refused(stored):
         vl.build_windows(np.zeros((9, 2)))
     mine = stored.copy()
     mine.obsm["velot_velocity_raw"] = np.where(np.arange(N)[:, None] == 3, np.nan, mine.obsm["velot_velocity_raw"])
-    with pytest.raises(ValueError, match=r"obsm\['velot_velocity_raw'\] has a NaN"):
+    with pytest.raises(ValueError, match=r"obsm\['velot_velocity_raw'\] holds 6 NaN or Inf values, first in cell"):
         vl.smooth_velocity(mine, verbose=False)
+
+
+FORMATS = {
+    "CSR": sparse.csr_matrix,
+    "CSC": sparse.csc_matrix,
+    "table": None,
+    "Fortran": np.asfortranarray,
+    "big-endian": lambda x: x.astype(">f4"),
+}
+FROM_OBSM = {
+    "project": lambda a: vl.project_to_embedding(a).obsm["velot_velocity_umap"],
+    "trajectories": lambda a: vl.compute_trajectories(a, n_trajectories=2, n_steps=5, use_network=False).uns[
+        "velot_trajectories"
+    ]["paths_pca"],
+    "flow": lambda a: vl.simulate_flow(a, n_particles=4, n_steps=5, source_x_lim=(-9, 9)).uns["velot_flow"][
+        "paths_pca"
+    ],
+    "smooth": lambda a: vl.smooth_velocity(a, n_epochs=1, verbose=False).obsm["velot_velocity"],
+    "line": lambda a: pl.trajectories(a, "velot_flow").lines[0].get_xydata(),
+}
+
+
+@pytest.mark.promise("The format in which data are held leaves the answer the same")
+@pytest.mark.parametrize("call", FROM_OBSM.values(), ids=FROM_OBSM)
+def test_formats_of_stored_velocities_and_embeddings(stored, call, record_property):
+    plain = vl.simulate_flow(stored.copy(), n_particles=4, n_steps=5)
+    expected = np.asarray(call(plain.copy()))
+    for convert in FORMATS.values():
+        mine = plain.copy()
+        for key in ("X_pca", "X_umap", "velot_velocity_raw", "velot_velocity_pca"):
+            x = np.asarray(plain.obsm[key])
+            columns = [f"d{i}" for i in range(x.shape[1])]
+            mine.obsm[key] = pd.DataFrame(x, mine.obs_names, columns) if convert is None else convert(x)
+        assert np.allclose(np.asarray(call(mine)), expected, atol=1e-4)
+    record_property("tries", len(FORMATS))

@@ -164,10 +164,12 @@ def _write_results(data: Any, model: Any, args: argparse.Namespace, report: Repo
 
 def _embedding(data: Any, key: str) -> pd.DataFrame:
     """The embedding in the object, or in a modality that has all cells, whose order may be another."""
-    import numpy as np
     import pandas as pd
+
+    from muport.data import Representation
 
     for holder in (data, *getattr(data, "mod", {}).values()):
         if key in holder.obsm and holder.n_obs == data.n_obs:
-            return pd.DataFrame(np.asarray(holder.obsm[key]), index=holder.obs_names)
+            values = Representation(holder.obsm[key], f"obsm[{key!r}]", holder.obs_names)
+            return pd.DataFrame(values.read(), index=holder.obs_names)
     raise KeyError(f"--basis {key!r} is in no obsm of all cells; the keys are {sorted(map(str, data.obsm))}.")

@@ -7,6 +7,7 @@ In the order of reading:
 - ``registration``: the arguments of a set-up, and its registration with scvi-tools
 - ``_data_argument``: the cells as ``adata=`` or ``mdata=``, in every function
 - ``_base_model``: the base class of the three models
+- ``_model_copies``: a model and its data pickled or deep-copied
 - ``_hidden_methods``: methods of scvi-tools that the models do not have
 - ``_model_summary``: the summary of a model that Python and notebooks print
 - ``_serialization``: a fitted state as arrays and JSON, and back

@@ -17,6 +17,7 @@ from scvi.model.base import BaseModelClass
 from sklearn.exceptions import NotFittedError
 
 from muport.data._hidden_methods import HiddenMethod, ModelType, list_visible
+from muport.data._model_copies import keep_whole, take_apart
 from muport.data._model_files import data_file, read_model, write_model
 from muport.data._model_summary import as_html, as_text, describe_data, describe_values
 from muport.data._saved_data import data_file_name, read_data, write_data
@@ -88,6 +89,14 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
 
     def __dir__(self) -> list[str]:
         return list_visible(type(self), list(super().__dir__()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return take_apart(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(keep_whole(state))
+        if self._adata_manager is not None:
+            self._register_manager_for_instance(self._adata_manager)
 
     def __init__(
         self, data: mudata.MuData | anndata.AnnData | None = None, registry: dict[str, Any] | None = None

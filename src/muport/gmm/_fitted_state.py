@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from muport._arrays import canonical_order, row_codes
+from muport._arrays import canonical_order, row_codes, sum_codes
 from muport.gmm.metric._log_ratios import CellCounts  # noqa: TC001 - the saved state is read by its annotations
 from muport.gmm.metric._nuisance import CovariateCode, explained_fraction
 from muport.gmm.mixtures._component_number import SelectedMixtures, select_mixtures, shares_components
@@ -141,13 +141,7 @@ def cell_codes(
     x: NDArray[np.floating], sample: NDArray[np.int64], weight: NDArray[np.float64] | None = None
 ) -> tuple[str, ...]:
     """Code of the cells of each patient, whatever their order; arguments as for :func:`fit_cohort`."""
-    codes = row_codes(x, weight)
-    # sums of raw codes would not notice that two cells have exchanged a coordinate
-    codes ^= codes >> np.uint64(29)
-    codes *= np.uint64(0xBF58476D1CE4E5B9)
-    codes ^= codes >> np.uint64(32)
-    total = np.zeros(int(sample.max(initial=-1)) + 1, np.uint64)
-    np.add.at(total, sample, codes)
+    total = sum_codes(row_codes(x, weight), sample, int(sample.max(initial=-1)) + 1)
     return tuple(f"{code:016x}" for code in total.tolist())
 
 

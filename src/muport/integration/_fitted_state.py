@@ -155,6 +155,7 @@ class IntegrationState:
     - `types`: Types that are separated; None without labels, or if the types cannot be predicted.
     - `variables`: Effects of the levels of several batch variables; None with one.
     - `covariates`: Effects of continuous covariates, which are removed before the maps are applied; None without.
+    - `cells`: Batch -> code of its cells, by which changed data are recognized; empty in models of earlier versions.
     """
 
     center: Annotated[NDArray[np.float32], "d"]
@@ -174,6 +175,18 @@ class IntegrationState:
     types: Types | None = None
     variables: VariableEffects | None = None
     covariates: CovariateEffects | None = None
+    cells: dict[str, str] = field(default_factory=dict)
+
+    def check_cells(self, codes: dict[str, str]) -> None:
+        """Raise a ValueError unless these are the cells of the fit: batch -> code, from :func:`code_cells`."""
+        names = sorted({*codes, *self.cells})
+        changed = [name for name in names if self.cells and codes.get(name) != self.cells.get(name)]
+        if changed:
+            raise ValueError(
+                f"the cells of batches {changed[:3]} ({len(changed)} of {len(names)}) are not those of the fit, from "
+                "which values are taken: the data of the model were subset or are others, or use_rep, batch_key or "
+                "the covariates have changed. Give the model the data of the fit, and pass other cells as mdata."
+            )
 
     def check_consistency(self) -> None:
         """Raise a ValueError unless the labels have the coordinates of the integration."""

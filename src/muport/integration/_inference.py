@@ -25,7 +25,7 @@ from muport.integration._corrected_expression import (
 from muport.integration._feature_values import check_finite, compute_imputation_weights, fill_in, read_values
 from muport.integration._fitted_state import transform_cells
 from muport.integration._hyperparameters import FitOptions
-from muport.integration._working_space import IntegratedRows, make_network_views
+from muport.integration._working_space import IntegratedRows, code_cells, make_network_views
 from muport.integration.labels._label_transfer import predict_labels
 from muport.integration.prototypes._standardized_cells import standardize
 from muport.integration.spaces._joint_space import JointSpace, split_modalities
@@ -197,8 +197,9 @@ class IntegrationInference(MuDataModel):
         KeyError
             If the model does not have the modality, or its data do not have the layer.
         ValueError
-            If the model was loaded without data, `n_neighbors` is not a positive integer, values are not finite, or the
-            modality of `mdata` has other features than that of the model, or repeats one.
+            If the model was loaded without data, or its cells are no longer those of the fit; if `n_neighbors` is not a
+            positive integer, values are not finite, or the modality of `mdata` has other features than that of the
+            model, or repeats one.
         sklearn.exceptions.NotFittedError
             Before :meth:`train`.
         """
@@ -212,7 +213,7 @@ class IntegrationInference(MuDataModel):
         own_values = values if own is source else read_values(own, layer, modality, source.var_names)
         for held in (values, own_values):
             check_finite(held, modality, layer)
-        reference = self._integrate(None, sharpening=0.0)
+        reference = self._integrate_fitted_cells()
         query = reference if mdata is None else self._integrate(mdata, sharpening=0.0)
         weights, selection = compute_imputation_weights(reference, query, modality, n_neighbors)
         imputed = anndata.AnnData(
@@ -265,7 +266,8 @@ class IntegrationInference(MuDataModel):
             Names of the features to return, in this order; None for all. The values do not depend on this choice.
         mdata
             Cells to correct, as for :meth:`map_query`; by default the cells of the model. Effects are estimated from
-            the cells of the model, and those of an unknown batch from its own cells. Features are taken by name.
+            the cells of the fit, and those of an unknown batch from its own cells. Features are taken by name. Values
+            are read when the method is called.
 
         Returns
         -------
@@ -280,8 +282,9 @@ class IntegrationInference(MuDataModel):
         TypeError
             If `features` is one name instead of a list.
         ValueError
-            If the model was loaded without data, a feature is repeated, values are not finite, or the modality of
-            `mdata` has other features than that of the model or values on another scale.
+            If the model was loaded without data, or its cells are no longer those of the fit; if a feature is repeated,
+            values are not finite, or the modality of `mdata` has other features than that of the model or values on
+            another scale.
         sklearn.exceptions.NotFittedError
             Before :meth:`train`.
         """
@@ -301,10 +304,10 @@ class IntegrationInference(MuDataModel):
                 f"the values of mdata are on another scale than those of the model, {scale}: use its layer."
             )
         joint = isinstance(state.space, JointSpace)
-        cells = [
-            ModalityCells(held, locate_cells(self._integrate(data, sharpening=0.0), modality, joint, state))
-            for held, data in ((values, None), (own_values, mdata))[: 1 + (mdata is not None)]
-        ]
+        cells = [ModalityCells(values, locate_cells(self._integrate_fitted_cells(), modality, joint, state))]
+        if mdata is not None:
+            query = self._integrate(mdata, sharpening=0.0)
+            cells.append(ModalityCells(own_values, locate_cells(query, modality, joint, state)))
         way: Way = "linear" if scale == "additive" and len(self._modalities) == 1 else scale
         return anndata.AnnData(
             correct_values(cells[0], cells[-1], columns, way, self.settings_["random_state"]),
@@ -394,6 +397,12 @@ class IntegrationInference(MuDataModel):
     def _get_modality(self, data: mudata.MuData | anndata.AnnData, modality: str) -> Any:
         """Return a modality of the data, as the rows are read from it; None if new cells lack it."""
         return select_modalities(data, self._setup, self._modalities).get(modality)
+
+    def _integrate_fitted_cells(self) -> IntegratedRows:
+        """Integrate the cells of the fit, without sharpening; data of the model that have changed since are refused."""
+        integrated = self._integrate(None, sharpening=0.0)
+        self._fitted().check_cells(code_cells(integrated.rows))
+        return integrated
 
     def _integrate(
         self,

@@ -21,7 +21,13 @@ from muport.integration._fitted_state import IntegrationState, transform_cells
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration._inference import find_batch_of_cell
 from muport.integration._label_fit import add_labels
-from muport.integration._working_space import alignment_metrics, fit_space, make_network_views, split_modality_set
+from muport.integration._working_space import (
+    alignment_metrics,
+    code_cells,
+    fit_space,
+    make_network_views,
+    split_modality_set,
+)
 from muport.integration._written_results import ResultWriting
 from muport.integration.atlas._centroid_fit import fit_centroids
 from muport.integration.atlas._sampling import CellSource
@@ -376,7 +382,7 @@ class Integration(ResultWriting):
                 rows, space, self._strengths, options.seed, options.search_device
             )
             fit = self._fit_groups(embedded.rows, options, progress)
-            state = replace(fit.state, space=space, batches=rows.batches, covariates=covariates)
+            state = replace(fit.state, space=space, batches=rows.batches, covariates=covariates, cells=code_cells(rows))
             self.metrics_ = {**fit.metrics, **pairing_metrics(pairings), **alignment_metrics(space)}
             if rows.covariates is not None:
                 after, values = embedded.rows, rows.covariates[embedded.rows.cell]

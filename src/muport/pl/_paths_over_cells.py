@@ -15,7 +15,7 @@ from muport.pl.drawing._palettes import parse_palette, stored_colors
 from muport.pl.drawing._panels import draw_panels, split_options
 from muport.pl.drawing._places_with_cells import PlacesWithCells
 from muport.pl.drawing._smooth_lines import smooth_line
-from muport.pl.drawing._values import get_coordinates
+from muport.pl.drawing._values import as_numbers, get_coordinates, get_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -256,10 +256,11 @@ def _draw_lines(
     data: Data, paths: _DrawnPaths, basis: str, use_rep: str, modality: str | None
 ) -> list[NDArray[np.float64]]:
     """(m, 2) positions in the embedding along each path, with NaN where it would cross a gap between the cells."""
-    xy, _ = get_coordinates(data, basis, modality)
-    if use_rep not in data.obsm:
-        raise KeyError(f"use_rep={use_rep!r} is not in obsm, which has {sorted(data.obsm.keys())}.")
-    x = np.asarray(data.obsm[use_rep])
+    xy, cells = get_coordinates(data, basis, modality)
+    values, cells_of_rep = get_matrix(data, use_rep, modality, "use_rep")
+    if not cells_of_rep.equals(cells):
+        raise ValueError(f"use_rep={use_rep!r} is of other cells than basis={basis!r}.")
+    x = as_numbers(values, f"use_rep={use_rep!r}")
     if x.shape[1] != paths.x.shape[2]:
         raise ValueError(f"the paths have {paths.x.shape[2]} coordinates, but use_rep={use_rep!r} has {x.shape[1]}.")
     finite = np.isfinite(xy).all(axis=1) & np.isfinite(x).all(axis=1)

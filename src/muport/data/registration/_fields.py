@@ -57,7 +57,13 @@ class RepresentationField(ObsmField):  # type: ignore[misc]
         return {self.COLUMN_NAMES_KEY: names}
 
 
-MuDataRepresentationField = MuDataWrapper(RepresentationField)
+def _leave_unchanged(field: Any, mdata: mudata.MuData) -> None:
+    """Do nothing before a field is registered; scvi-tools has a lambda for this, which cannot be pickled."""
+
+
+MuDataRepresentationField = MuDataWrapper(RepresentationField, preregister_fn=_leave_unchanged)
+# the class is found by its module when a model is pickled
+MuDataRepresentationField.__module__ = __name__
 
 
 class JoinedObs(CategoricalObsField):  # type: ignore[misc]

@@ -13,6 +13,7 @@ from rich.progress import track
 
 from muport.data import accept_data_names
 from muport.metrics import cbdir, iccoh
+from muport.velocity.velot._stored_results import read_matrix
 from muport.velocity.velot._velocity_steps import velocity
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def _score_run(
     embedding = arguments.get("project_basis", "X_umap")
     basis = embedding if key.endswith(embedding.removeprefix("X_")) else arguments.get("basis", "X_pca")
     labels = copy.obs[cluster_key].astype(str).to_numpy()
-    return _scores(np.asarray(copy.obsm[basis]), np.asarray(copy.obsm[key]), labels, edges)
+    x, v = (read_matrix(copy, name, "velocity_metric_key") for name in (basis, key))
+    return _scores(x, v, labels, edges)
 
 
 def _scores(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from muport.data import accept_data_names
 from muport.velocity.dynamics._embedding_projection import project_velocity
-from muport.velocity.velot._stored_results import in_modality
+from muport.velocity.velot._stored_results import in_modality, read_matrix
 
 if TYPE_CHECKING:
     from muport.velocity.velot._stored_results import Data
@@ -53,12 +51,10 @@ def project_to_embedding(
     ValueError
         If shapes do not fit.
     """
-    obsm = in_modality(adata, modality).obsm
-    for name, key in (("velocity_key", velocity_key), ("basis_pca", basis_pca), ("basis_embedding", basis_embedding)):
-        if key not in obsm:
-            raise KeyError(f"{name}={key!r} is not in obsm; there are {sorted(obsm.keys())}.")
-    embedding = np.asarray(obsm[basis_embedding])
-    obsm[velocity_key_umap] = project_velocity(obsm[basis_pca], obsm[velocity_key], embedding, n_neighbors=n_neighbors)
+    data = in_modality(adata, modality)
+    v = read_matrix(data, velocity_key, "velocity_key")
+    x, embedding = read_matrix(data, basis_pca, "basis_pca"), read_matrix(data, basis_embedding, "basis_embedding")
+    data.obsm[velocity_key_umap] = project_velocity(x, v, embedding, n_neighbors=n_neighbors)
     return adata
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from muport._arrays import row_codes
 from muport._schema_version import SCHEMA_VERSION, check_schema_version
-from muport.data import Setup, read_rows
+from muport.data import Representation, Setup, read_rows
 from muport.velocity.estimation._field_training import FieldFit
 from muport.velocity.estimation._pipeline import InputCells
 from muport.velocity.estimation._raw_velocity import RawVelocity
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VelotKeys", "find_result", "in_modality", "pack_fit", "pack_raw_velocity", "pack_trajectories", "pack_windows",
-    "read_cells", "read_fit", "require_result", "unpack_fit", "unpack_raw_velocity", "unpack_windows",
+    "read_cells", "read_fit", "read_matrix", "require_result", "unpack_fit", "unpack_raw_velocity", "unpack_windows",
 ]  # fmt: skip
 
 _WINDOW_ARRAYS = ("source", "target", "direction", "mutual", "cluster", "block")
@@ -74,6 +74,15 @@ def read_cells(
     cells = InputCells.from_rows(rows)
     in_order = np.array_equal(rows.cell, np.arange(rows.n_cells))
     return cells if in_order else cells.take(np.argsort(rows.cell, kind="stable"))
+
+
+def read_matrix(data: Data, key: str, argument: str, advice: str = "compute it first") -> NDArray[np.float32]:
+    """The float32 rows of ``obsm[key]``, in whatever format; a KeyError names the argument and ends with `advice`."""
+    if key not in data.obsm:
+        raise KeyError(f"{argument}={key!r} is not in obsm, which has {sorted(data.obsm.keys())}: {advice}.")
+    values = Representation(data.obsm[key], f"obsm[{key!r}]", data.obs_names, new_cells=True)
+    values.check_rows()
+    return values.read()
 
 
 def require_result(data: Data, key: str, function: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from muport.velocity.velot._stored_results import (
     pack_trajectories,
     read_cells,
     read_fit,
+    read_matrix,
     unpack_fit,
 )
 
@@ -96,9 +97,8 @@ def compute_trajectories(
     labels = _labels(data, cluster_key, required=start_cluster is not None or target_cluster is not None)
     field = _network(data, basis, time_key) if use_network else None
     if field is None:
-        if velocity_key not in data.obsm:
-            raise KeyError(f"velocity_key={velocity_key!r} is not in obsm: call muport.velocity.velocity first.")
-        field = interpolate_field(cells.x, np.asarray(data.obsm[velocity_key]), k_velocity)
+        v = read_matrix(data, velocity_key, "velocity_key", "call muport.velocity.velocity first")
+        field = interpolate_field(cells.x, v, k_velocity)
     start = StartCells(rows=start_cells, cluster=start_cluster, time_min=start_pseudotime, time_max=end_pseudotime)
     clustered = ClusteredCells.create(cells.x, cells.time, labels, data.obs_names)
     trajectories = trace_trajectories(field, clustered, start, options)
@@ -166,7 +166,7 @@ def simulate_flow(
         cluster=source_cluster,
         time_min=source_pseudotime_min,
         time_max=source_pseudotime_max,
-        embedding=np.asarray(data.obsm[basis_embedding]) if basis_embedding in data.obsm else None,
+        embedding=read_matrix(data, basis_embedding, "basis_embedding") if basis_embedding in data.obsm else None,
         x_lim=source_x_lim,
         y_lim=source_y_lim,
     )

@@ -13,7 +13,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from muport._checks import check_integers, check_positive
 from muport.data import accept_data_names
-from muport.neighbors import as_points
 from muport.velocity._course_columns import check_several_times
 from muport.velocity._fitted_state import check_query
 from muport.velocity._hyperparameters import VelocityHyperparameters
@@ -28,6 +27,7 @@ from muport.velocity.velot._stored_results import (
     pack_raw_velocity,
     pack_windows,
     read_cells,
+    read_matrix,
     require_result,
     unpack_fit,
     unpack_raw_velocity,
@@ -280,10 +280,8 @@ def smooth_velocity(
     """
     data, name = in_modality(adata, modality), basis.removeprefix("X_")
     key = f"X_{name}"
-    if velocity_key not in data.obsm:
-        raise KeyError(f"velocity_key={velocity_key!r} is not in obsm: call compute_ot_velocity first.")
+    velocities = read_matrix(data, velocity_key, "velocity_key", "call compute_ot_velocity first")
     cells = read_cells(data, key, time_key)
-    velocities = as_points(data.obsm[velocity_key], f"obsm[{velocity_key!r}]")
     if velocities.shape != cells.x.shape:
         raise ValueError(f"obsm[{velocity_key!r}] has shape {velocities.shape}, but obsm[{key!r}] {cells.x.shape}.")
     transport = find_result(data, VelotKeys.TRANSPORT) if velocity_key == VelotKeys.RAW else None
@@ -427,14 +425,9 @@ def velocity(
     True
     """
     data = in_modality(adata, modality)
-    if project_umap and project_basis not in data.obsm:
-        raise KeyError(
-            f"project_basis={project_basis!r} is not in obsm, which has {sorted(data.obsm.keys())}: compute it, or "
-            "pass project_umap=False."
-        )
     # everything is checked before anything is written
     if project_umap:
-        as_points(data.obsm[project_basis], f"obsm[{project_basis!r}]")
+        read_matrix(data, project_basis, "project_basis", "compute it, or pass project_umap=False")
     VelocityHyperparameters.from_arguments(locals(), use_time=use_pseudotime)
     check_integers(1, n_epochs=n_epochs)
     build_windows(
