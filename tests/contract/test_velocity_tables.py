@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anndata
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -390,4 +391,5 @@ def test_formats_of_stored_velocities_and_embeddings(stored, call, record_proper
             columns = [f"d{i}" for i in range(x.shape[1])]
             mine.obsm[key] = pd.DataFrame(x, mine.obs_names, columns) if convert is None else convert(x)
         assert np.allclose(np.asarray(call(mine)), expected, atol=1e-4)
+    plt.close("all")
     record_property("tries", len(FORMATS))
