@@ -12,6 +12,7 @@ In the order of reading:
 - ``_corrected_expression``: values without the effects of the batches
 - ``_batch_effects``: the effects of the batches on the features
 - ``_working_space``: the space of the transport, for each kind of data
+- ``_fitted_cells``: the cells of the fit, recognized by a code
 - ``_fitted_state``: what a fitted model keeps, and the map of every cell
 - ``_hyperparameters``: the six hyperparameters, and the quantities that the method derives from them
 - ``_batch_design``: what is asked of each batch variable

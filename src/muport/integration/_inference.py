@@ -23,9 +23,10 @@ from muport.integration._corrected_expression import (
     select_features,
 )
 from muport.integration._feature_values import check_finite, compute_imputation_weights, fill_in, read_values
+from muport.integration._fitted_cells import code_cells
 from muport.integration._fitted_state import transform_cells
 from muport.integration._hyperparameters import FitOptions
-from muport.integration._working_space import IntegratedRows, code_cells, make_network_views
+from muport.integration._working_space import IntegratedRows, make_network_views
 from muport.integration.labels._label_transfer import predict_labels
 from muport.integration.prototypes._standardized_cells import standardize
 from muport.integration.spaces._joint_space import JointSpace, split_modalities

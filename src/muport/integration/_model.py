@@ -17,17 +17,12 @@ from muport.data import check_pairings, choose_batch_key, compare_pairs, match_n
 from muport.integration._batch_design import MODALITY, Strengths
 from muport.integration._cell_maps import assign_maps, describe_groups
 from muport.integration._design_of_rows import build_design, embed_and_fit_covariates
+from muport.integration._fitted_cells import code_cells
 from muport.integration._fitted_state import IntegrationState, transform_cells
 from muport.integration._hyperparameters import FitOptions, Hyperparameters
 from muport.integration._inference import find_batch_of_cell
 from muport.integration._label_fit import add_labels
-from muport.integration._working_space import (
-    alignment_metrics,
-    code_cells,
-    fit_space,
-    make_network_views,
-    split_modality_set,
-)
+from muport.integration._working_space import alignment_metrics, fit_space, make_network_views, split_modality_set
 from muport.integration._written_results import ResultWriting
 from muport.integration.atlas._centroid_fit import fit_centroids
 from muport.integration.atlas._sampling import CellSource

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muport._arrays import row_codes, sum_codes
 from muport._keys import quote_name, unquote_name
 from muport.integration.gromov._gromov_space import GromovSpace, fit_gromov_space, map_to_hub, summarize_alignment
 from muport.integration.spaces._joint_space import JointSpace, embed_cells, fit_joint_space, split_modalities
@@ -28,7 +26,6 @@ __all__ = [
     "IntegratedRows",
     "Space",
     "alignment_metrics",
-    "code_cells",
     "embed_rows",
     "find_fitted_group",
     "fit_space",
@@ -137,21 +134,6 @@ def embed_rows(rows: Rows, space: Space | None) -> EmbeddedRows:
 def alignment_metrics(space: Space | None) -> dict[str, float]:
     """Return how far to trust the alignment of modalities without shared features; nothing for other spaces."""
     return summarize_alignment(space) if isinstance(space, GromovSpace) else {}
-
-
-def code_cells(rows: Rows) -> dict[str, str]:
-    """Code the cells of each batch, whatever their order: their modalities, coordinates and covariates."""
-    codes = np.zeros(rows.n_cells, np.uint64)
-    for number, name in enumerate(rows.modalities):
-        taken, own = rows.modality == number, rows.own.get(name)
-        of_row = row_codes(rows.x[taken]) + np.uint64(zlib.crc32(name.encode()))
-        if own is not None and not np.shares_memory(own, rows.x):
-            of_row += 3 * row_codes(own)
-        codes += sum_codes(of_row, rows.cell[taken], rows.n_cells)
-    if rows.covariates is not None:
-        codes += row_codes(rows.covariates)
-    of_batch = sum_codes(codes, _batch_of_cell(rows), len(rows.batches))
-    return {name: f"{code:016x}" for name, code in zip(rows.batches, of_batch.tolist(), strict=True)}
 
 
 def separate_paired_cells(rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
