@@ -334,3 +334,10 @@ def test_the_data_are_no_parameter_of_a_saved_model(model, tmp_path, name):
     model.init_params_["non_kwargs"][name] = None
     model.save(tmp_path / "m")
     assert json.loads((tmp_path / "m" / "model.json").read_text())["init_params"] == {"strength": 0.5}
+
+
+def test_query_cells_of_another_width_are_refused_at_once(model, fake, mdata):
+    query = mdata.copy()
+    query["rna"].obsm["X_shared"] = query["rna"].obsm["X_shared"][:, :3]
+    with pytest.raises(ValueError, match=r"obsm\['X_shared'\] of 'rna' has 3 coordinates, but the model has 4"):
+        fake.load_query_data(query, model)

@@ -56,12 +56,15 @@ class Representation:
         return count_columns(self.values, self.where)
 
     def check_rows(self) -> None:
-        """Refuse what has not one row for each cell, or is a table of cells with other names."""
+        """Refuse what has not one row for each cell, the width of the model, or, as a table, the names of the cells."""
         values, n_rows = self.values, tuple(getattr(self.values, "shape", ()))[:1]
         if self.width and n_rows != (len(self.obs_names),):
             raise ValueError(
                 f"{self.where} has {n_rows[0]} rows for {len(self.obs_names)} cells: compute it again for these."
             )
+        # a table is aligned by its names
+        if self.columns is not None and not isinstance(values, pd.DataFrame) and self.width != len(self.columns):
+            raise ValueError(f"{self.where} has {self.width} coordinates, but the model has {len(self.columns)}.")
         if isinstance(values, pd.DataFrame) and not values.index.equals(self.obs_names):
             other = values.index.difference(self.obs_names, sort=False)
             found = f"for example {other[0]!r}" if len(other) else "the same in another order"
