@@ -1,5 +1,6 @@
 """Checks of arguments: what they accept, and that errors name the argument and its value."""
 
+import anndata
 import numpy as np
 import pytest
 
@@ -19,6 +20,10 @@ def test_an_option_is_one_of_the_list():
     check_option("method", None, ("exact", None))
     with pytest.raises(ValueError, match="method='slow' is unknown: use one of 'exact', None"):
         check_option("method", "slow", iter(["exact", None]))
+    with pytest.raises(ValueError, match="(?s)metric=AnnData object .* is unknown"):
+        check_option("metric", anndata.AnnData(np.zeros((2, 2))), ["mw2"])
+    with pytest.raises(ValueError, match="is unknown"):
+        check_option("metric", np.array(["mw2", "sliced"]), ["mw2"])
 
 
 def test_flags_are_boolean():

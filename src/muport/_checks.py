@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ def check_option(name: str, value: object, options: Iterable[object]) -> None:
     >>> check_option("method", "exact", ["exact", "sinkhorn"])
     """
     listed = list(options)
-    if value not in listed:
+    # data in place of an option cannot be compared
+    if not isinstance(value, Hashable) or value not in listed:
         raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, listed))}.")
 
 

@@ -82,6 +82,12 @@ def test_a_saved_model_maps(folder, tmp_path, capsys):
     run(folder, capsys, "integrate", "batches.h5ad", "-o", str(first), "--save", str(tmp_path / "m"), *BATCHES)
     run(folder, capsys, "integrate", "batches.h5ad", "-o", str(second), "--load", str(tmp_path / "m"))
     assert np.array_equal(*(anndata.read_h5ad(path).obsm["X_muport"] for path in (first, second)))
+    argv = ["integrate", str(folder / "batches.h5ad"), "-o", str(second), "--load", str(tmp_path / "m"), "--force"]
+    assert cli.main([*argv, "--plot", str(tmp_path / "pictures")]) == 0
+    printed = capsys.readouterr().err
+    assert "muport integrate: 240 cells" in printed
+    assert "\u250c" not in printed  # nothing was fitted, so there is no table, and no empty one
+    assert (tmp_path / "pictures" / "cells.png").exists()
 
 
 @pytest.mark.promise("Cells that the command line maps from counts get the labels that cells of the fit get")
@@ -186,7 +192,10 @@ def test_gmm(folder, tmp_path, capsys):
         "distances.csv",
         "embedding.csv",
         "conditions.csv",
+        "held_out.csv",
     }
+    held_out = pd.read_csv(tmp_path / "tables" / "held_out.csv", index_col=0)
+    assert set(held_out.index) == set(distances.index)
     assert "X_gmm" in anndata.read_h5ad(tmp_path / "out.h5ad").obsm
 
 

@@ -85,6 +85,9 @@ def test_query_data_are_described_by_the_reference(model, tmp_path):
             query.train(**QUIET)
         if hasattr(query, "predict"):
             assert query.predict().equals(model.predict(new))
+    del new.obsm["X_pca"]
+    with pytest.raises(KeyError, match="New cells are not set up: pass them to load_query_data"):
+        cls.load(tmp_path / "m", new)
     with pytest.raises(TypeError, match="reference_model is a dict"):
         cls.load_query_data(new, {})
     with pytest.raises(KeyError):
@@ -96,6 +99,9 @@ def test_a_model_prints_a_short_table(model):
     assert max(map(len, text.splitlines())) <= 80
     assert len(text.splitlines()) < 30
     assert "120 cells" in text
+    categories = {"Integration": "batch=2, labels=3", "GMM": "labels=2, sample=6"}  # no label is no category
+    assert categories.get(type(model).__name__, "120 cells") in text
+    assert ("categories" in text) == (type(model).__name__ in categories)
     assert ", Trained" in text
     assert html.startswith("<table>")
     assert "120 cells" in html

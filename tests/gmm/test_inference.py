@@ -6,7 +6,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import pdist, squareform
+from scipy.spatial.distance import cdist, pdist, squareform
 
 from muport.gmm import ComponentGroups
 from muport.gmm.distances._mixture_wasserstein import mixture_wasserstein
@@ -62,6 +62,10 @@ def test_embedding_keeps_distances(model):
     assert list(flat.columns) == ["MDS1", "MDS2"]
     assert list(flat.index) == list(model.state_.samples)
     assert np.allclose(flat, model.get_sample_embedding(metric="learnt"))
+    without = model.get_sample_embedding(11, learnt=False).to_numpy()
+    distances = model.get_sample_distances("mw2", learnt=False)
+    assert np.allclose(cdist(without, without)[0, 1:], distances.to_numpy()[0, 1:], rtol=0.05)
+    assert not np.allclose(cdist(flat, flat), cdist(without[:, :2], without[:, :2]), rtol=0.05)
 
 
 def test_embedding_of_a_plane_is_exact(drawn, set_up):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import anndata
 import numpy as np
 import pytest
 import torch
@@ -171,6 +172,8 @@ def test_sparse_and_text_are_type_errors() -> None:
         as_points(csr_matrix(X))
     with pytest.raises(TypeError, match="numeric"):
         as_points([["a", "b"]])
+    with pytest.raises(TypeError, match=r"x is AnnData: pass coordinates, such as those of its obsm\['X_pca'\]"):
+        as_points(anndata.AnnData(X))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("first", ["torch", "faiss"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -37,6 +38,15 @@ def test_patients_lie_where_they_are_and_have_their_colour(xy):
         assert color[:3] == pytest.approx(case if CONDITION[name] == "case" else control)
     assert [t.get_text() for t in ax.get_legend().texts] == ["case", "control"]
     assert [t.get_text() for t in ax.texts] == NAMES
+
+
+def test_patients_as_an_anndata_are_refused_with_the_fix():
+    with pytest.raises(TypeError, match="embedding is AnnData: pass an array or a table"):
+        patient_embedding(anndata.AnnData(np.zeros((3, 2))))
+
+
+def test_title_and_scales(xy):
+    ax = patient_embedding(xy, CONDITION, title="patients")
     assert ax.get_title() == "patients"
     assert ax.get_aspect() == 1
 

@@ -35,6 +35,29 @@ def prepared(data, **options):
     return data
 
 
+def test_genes_that_were_not_measured_are_at_their_mean(counts):
+    """Oracle: the steps by hand, with the columns of the missing genes at the mean of the reference."""
+    reference, new = prepared(counts[:100], n_top_genes=30), counts[100:].copy()
+    selected = np.flatnonzero(reference.var["highly_variable"])
+    fewer = new[:, np.setdiff1d(np.arange(60), selected[:3])].copy()
+    with pytest.raises(KeyError, match="lacks 3 of the 30 features .* allow_missing"):
+        muport.pp.project(fewer, reference, allow_missing=0.05)
+    with pytest.raises(ValueError, match="allow_missing"):
+        muport.pp.project(fewer, reference, allow_missing=2)
+    muport.pp.project(fewer, reference, allow_missing=0.1)
+    recipe = find_recipe(reference, "X_pca")
+    by_hand = fewer.copy()
+    sc.pp.normalize_total(by_hand, target_sum=recipe.target)
+    sc.pp.log1p(by_hand)
+    scaled = np.minimum(by_hand[:, reference.var_names[selected[3:]]].X.toarray() * recipe.scale[3:], recipe.largest)
+    expected = (scaled - recipe.mean[3:]) @ recipe.loadings[3:] - recipe.offset
+    assert np.allclose(fewer.obsm["X_pca"], expected, atol=1e-4)
+    complete = new.copy()
+    muport.pp.project(complete, reference, allow_missing=0.5)
+    muport.pp.project(new, reference)
+    assert np.array_equal(complete.obsm["X_pca"], new.obsm["X_pca"])
+
+
 @pytest.mark.promise("New cells get the coordinates that they would have had in the reference")
 def test_cells_of_the_reference_get_their_own_coordinates(multiome):
     reference = prepared(multiome)

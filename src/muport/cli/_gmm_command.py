@@ -13,6 +13,8 @@ from muport.data._durable_files import write_whole
 if TYPE_CHECKING:
     import argparse
 
+    import pandas as pd
+
 __all__ = ["add_gmm"]
 
 
@@ -65,7 +67,7 @@ def _gmm(args: argparse.Namespace) -> None:
                 tables["conditions"] = model.predict(soft=True)
                 report.add({"outcome": model.outcome})
             if args.folds is not None:
-                _cross_validate(model, args, report)
+                tables["held_out"] = _cross_validate(model, args, report)
             data.obsm[args.key] = model.get_latent_representation()
         else:
             from muport.gmm import GMM
@@ -86,13 +88,16 @@ def _gmm(args: argparse.Namespace) -> None:
         report.finish(data, model)
 
 
-def _cross_validate(model: Any, args: argparse.Namespace, report: Report) -> None:
-    result = model.cross_validate(n_folds=args.folds or None, random_state=args.seed)
+def _cross_validate(model: Any, args: argparse.Namespace, report: Report) -> pd.DataFrame:
+    """Report the scores of held-out samples, and return the prediction for each."""
+    result = model.cross_validate(n_folds=args.folds or None, random_state=args.seed, progress=report.progress)
     if model.outcome == "class":
         report.add({"balanced_accuracy": result.balanced_accuracy, "auroc": result.auroc, "log_loss": result.log_loss})
     else:
         report.add(result.scores)
     report.add({f"{name} 95 %": list(bounds) for name, bounds in result.intervals.items()})
+    table: pd.DataFrame = result.to_frame()
+    return table
 
 
 def _train(data: Any, args: argparse.Namespace, report: Report) -> Any:

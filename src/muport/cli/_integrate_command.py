@@ -69,7 +69,7 @@ def _integrate(args: argparse.Namespace) -> None:
     report = Report(args)
     with prepared(args) as data:
         model = _fit_or_load(data, args, report)
-        _draw(data, args, report)
+        _draw(data, args, report, model)
         report.finish(data, model)
 
 
@@ -83,18 +83,20 @@ def _transfer(args: argparse.Namespace) -> None:
         data.obs["prediction"] = model.predict(threshold=args.threshold, adata=data)
         data.obs["prediction_confidence"] = soft.max(axis=1)
         report.add({"labels": soft.shape[1], "mean_confidence": float(soft.max(axis=1).mean())})
-        _draw(data, args, report)
+        _draw(data, args, report, model)
         report.finish(data, model)
 
 
-def _draw(data: Any, args: argparse.Namespace, report: Report) -> None:
+def _draw(data: Any, args: argparse.Namespace, report: Report, model: Any) -> None:
     if args.plot is None:
         return
     from muport.cli._pictures import draw_cells
 
-    batches = [args.batch_key] if isinstance(args.batch_key, str) else list(args.batch_key)
-    # new cells of a loaded model need no columns
-    colors = [name for name in (*batches, args.labels_key) if name not in (None, "", "auto")]
+    # new cells of a loaded model may have the columns of the model, and need none
+    columns = vars(args) if args.load is None else model.registry_["setup_args"]
+    batch, labels = columns["batch_key"], columns["labels_key"]
+    colors = [*([batch] if batch is None or isinstance(batch, str) else batch), labels]
+    colors = [name for name in colors if name not in (None, "", "auto") and (args.load is None or name in data.obs)]
     draw_cells(data, args.key, [*colors, *(["prediction"] if "prediction" in data.obs else [])], args.plot, report)
 
 

@@ -16,6 +16,7 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 from sklearn.exceptions import NotFittedError
 
+from muport._keys import REGISTRY_KEYS
 from muport.data._hidden_methods import HiddenMethod, ModelType, list_visible
 from muport.data._model_copies import keep_whole, take_apart
 from muport.data._model_files import data_file, read_model, write_model
@@ -23,6 +24,7 @@ from muport.data._model_summary import as_html, as_text, describe_data, describe
 from muport.data._saved_data import data_file_name, read_data, write_data
 from muport.data._serialization import pack, unpack, unpack_state
 from muport.data.projection._recipe import ProjectionRecipe, find_recipe
+from muport.data.reading._annotations import COLUMN_RULES
 from muport.data.reading._rows import Rows, read_rows
 from muport.data.registration._fields import JoinedObs, columns_of, modalities_of
 from muport.data.registration._pairing import check_pairings, compare_pairs
@@ -142,6 +144,16 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
         key = JoinedObs.CATEGORICAL_MAPPING_KEY
         return {name: tuple(map(str, state[key])) for name, state in states.items() if key in state}
 
+    def _count_categories(self) -> dict[str, int]:
+        """Registry key -> number of categories, of the columns that were named; no label is no category."""
+        arguments, counts = self.registry_["setup_args"], {}
+        for key, names in self._known_names.items():
+            named = key not in COLUMN_RULES or arguments.get(COLUMN_RULES[key].argument) is not None
+            no_label = key == REGISTRY_KEYS.LABELS_KEY and arguments.get("unlabeled_category") in names
+            if named and len(names) > no_label:
+                counts[key] = len(names) - no_label
+        return counts
+
     def _rows(
         self,
         data: mudata.MuData | anndata.AnnData | None = None,
@@ -167,11 +179,13 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
             if self._setup.paired is None:
                 check_pairings(compare_pairs(rows), concatenated=self._setup.concatenate, warn=False)
             return rows
-        data = self._own_data("pass the data to the method")
+        data = self._own_data()
         columns = columns_of(self.registry_)
         return read_rows(data, self._setup, columns=columns, known=self._known_names, require_labels=False)
 
-    def _own_data(self, advice: str) -> Any:
+    def _own_data(
+        self, advice: str = "pass data to the method if it takes them, or load the model with its data"
+    ) -> Any:
         """Return the data of the model; if it was loaded without data, the error ends with `advice`."""
         if self.adata is None and self._query is not None:
             raise ValueError(
@@ -312,7 +326,11 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
         except ValueError as error:
             raise ValueError(f"{str(folder)!r} was changed or damaged after it was saved: {error}") from error
         data = _saved_data(folder, document) if adata is None else (None if adata is False else adata)
-        model = cls._from_contents(contents, data)
+        try:
+            model = cls._from_contents(contents, data)
+        except KeyError as error:
+            fix = "New cells are not set up: pass them to load_query_data, or to a model loaded with adata=False."
+            raise KeyError(f"{error.args[0]} {fix}" if adata is data else error.args[0]) from error
         model.state_, model.projections_ = state, recipes
         model.to_device(torch_device)
         model.module.eval()
@@ -379,14 +397,13 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
         """Return a title, and what describes the model, by name."""
         title = f"muport.{type(self).__name__}, {'Trained' if self.is_trained_ else 'Not Trained'}"
         setup = {key: value for key, value in self.registry_["setup_args"].items() if key != "unlabeled_category"}
-        n_names = {key: len(names) for key, names in self._known_names.items()}
         params = {**self.init_params_["non_kwargs"], **self.init_params_["kwargs"]}
         rows = {
             "query cells" if self._query is not None else "data": describe_data(
                 self.adata if self._query is None else self._query
             ),
             "set-up": describe_values(setup),
-            "categories": describe_values(n_names),
+            "categories": describe_values(self._count_categories()),
             "options": describe_values(params),
             "metrics": describe_values(self.metrics_),
         }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from muport._checks import check_integers, check_seed
+from muport._checks import check_flags, check_integers, check_seed
 from muport.gmm._cohort_structure import CohortStructure
 from muport.gmm._fitted_state import check_confounding, fit_new_patients, labeled_patients, make_fitter
 from muport.gmm._inference import PACKAGE, row_samples, row_types, row_weights
@@ -26,7 +28,7 @@ from muport.gmm.prediction._patient_classifier import predict_conditions
 from muport.gmm.prediction._tuning import check_grid, tune
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from muport.gmm.prediction._patient_classifier import PatientClassifier
     from muport.gmm.prediction._tuning import Tuning
 
-__all__ = ["ConditionPrediction"]
+__all__ = ["ConditionPrediction", "show_progress"]
 
 #: Options of the metric that cross-validation takes from the last training, and that `tune` may vary.
 _METRIC_OPTIONS = ("bures", "method", "mix", "n_comps", "n_states", "offset", "ridge", "tau", "training")
@@ -99,6 +101,7 @@ class ConditionPrediction(CohortStructure):
         n_permutations: int = 0,
         random_state: int = 0,
         strata_key: str | None = None,
+        progress: bool = True,
     ) -> CrossValidation | OutcomeValidation:
         """Predict every patient of known condition from the others, with mixtures and metric fitted without it.
 
@@ -119,6 +122,8 @@ class ConditionPrediction(CohortStructure):
         strata_key
             Column with the stratum of each cell, such as the center or the pair: permutations keep the conditions of
             each stratum.
+        progress
+            Show the elapsed time, and of classes the fold that is fitted.
 
         Returns
         -------
@@ -135,6 +140,7 @@ class ConditionPrediction(CohortStructure):
             do not differ, or samples have no person or stratum.
         """
         check_seed(random_state)
+        check_flags(progress=progress)
         check_integers(0, n_permutations=n_permutations)
         cells, fit_options, metric_options = self._validation_inputs(group_key)
         state, known = self._fitted(), self._labeled_patients()
@@ -144,9 +150,10 @@ class ConditionPrediction(CohortStructure):
             "strata": None if strata is None else strata[known],
         }  # fmt: skip
         fitter, settings = self._make_fitter(fit_options), MetricSettings.from_options(metric_options)
-        if state.outcome is None:
-            return self._with_names(cross_validate(cells, fitter, settings, **options))
-        result = validate_outcome(cells, state.outcome.subset(known), fitter, settings, **options)
+        with show_progress("folds", progress) as report:
+            if state.outcome is None:
+                return self._with_names(cross_validate(cells, fitter, settings, **options, report=report))
+            result = validate_outcome(cells, state.outcome.subset(known), fitter, settings, **options)
         return replace(result, samples=tuple(state.samples[i] for i in known))
 
     def tune(
@@ -156,6 +163,7 @@ class ConditionPrediction(CohortStructure):
         n_inner: int = 5,
         group_key: str | None = None,
         random_state: int = 0,
+        progress: bool = True,
     ) -> Tuning:
         """Choose options by cross-validation, and score the choice by a second cross-validation around it.
 
@@ -169,7 +177,7 @@ class ConditionPrediction(CohortStructure):
         n_folds, n_inner
             Numbers of outer and inner folds; the choice of an outer fold does not use its patients. If there are fewer
             than `n_inner` patients outside a fold, they are held out one by one.
-        group_key, random_state
+        group_key, random_state, progress
             As for :meth:`cross_validate`.
 
         Returns
@@ -182,17 +190,19 @@ class ConditionPrediction(CohortStructure):
             If the grid is empty or has an unknown name, the outcome is not a class, or as for :meth:`cross_validate`.
         """
         check_seed(random_state)
+        check_flags(progress=progress)
         if self._fitted().outcome is not None:
             raise ValueError("tune compares options for classes: compare cross_validate() for other outcomes.")
         grid = _DEFAULT_GRID if grid is None else grid
         cells, fit_options, metric_options = self._validation_inputs(group_key)
         check_grid(grid, _METRIC_OPTIONS, [name for name in fit_options if name not in ("random_state", "refit")])
-        tuning = tune(
-            cells, grid,
-            make_fitter=lambda **options: self._make_fitter({**fit_options, **options}),
-            make_settings=lambda **options: MetricSettings.from_options({**metric_options, **options}),
-            n_folds=n_folds, n_inner=n_inner, random_state=random_state,
-        )  # fmt: skip
+        with show_progress("folds", progress) as report:
+            tuning = tune(
+                cells, grid,
+                make_fitter=lambda **options: self._make_fitter({**fit_options, **options}),
+                make_settings=lambda **options: MetricSettings.from_options({**metric_options, **options}),
+                n_folds=n_folds, n_inner=n_inner, random_state=random_state, report=report,
+            )  # fmt: skip
         return replace(tuning, outer=self._with_names(tuning.outer))
 
     def _validation_inputs(self, group_key: str | None) -> tuple[LabeledCells, dict[str, Any], dict[str, Any]]:
@@ -275,6 +285,15 @@ class ConditionPrediction(CohortStructure):
         mixtures = fit_new_patients(state.cohort, rows.x, sample, settings, weight, names=rows.samples)
         counts = CellCounts.count(sample, len(rows.samples), row_types(codes, rows), len(state.types), weight)
         return mixtures, pd.Index(rows.samples, name=name), counts, self._covariate_columns(rows, data)
+
+
+@contextmanager
+def show_progress(what: str, show: bool) -> Iterator[Callable[[str], None]]:
+    """A spinner with the elapsed time; yields a function that changes its text."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, disable=not show, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda text: bar.update(task, description=text)
 
 
 def _class_table(

@@ -176,7 +176,9 @@ class CohortInference(MuDataModel):
             values = distance(rows.x, row_samples(rows), weight=row_weights(rows), w=w, random_state=random_state)
         return pd.DataFrame(values, index=list(state.samples), columns=list(state.samples))
 
-    def get_sample_embedding(self, n_components: int = 2, metric: Distance | None = None) -> pd.DataFrame:
+    def get_sample_embedding(
+        self, n_components: int = 2, metric: Distance | None = None, learnt: bool = True
+    ) -> pd.DataFrame:
         """Return coordinates of patients that preserve their distances: classical multidimensional scaling.
 
         Parameters
@@ -185,6 +187,8 @@ class CohortInference(MuDataModel):
             Number of coordinates, at most the number of patients.
         metric
             As for :meth:`get_sample_distances`; ``"learnt"`` by default if there is a metric, else ``"mw2"``.
+        learnt
+            False: without the learned metric, which separates even permuted conditions.
 
         Returns
         -------
@@ -199,8 +203,9 @@ class CohortInference(MuDataModel):
         n = len(state.samples)
         if isinstance(n_components, bool | float) or n_components not in range(1, n + 1):
             raise ValueError(f"n_components={n_components!r} must be an integer from 1 to {n}, the number of patients.")
-        distance: Distance = metric or ("mw2" if state.predictor is None else "learnt")
-        coordinates = embed_distances(self.get_sample_distances(distance).to_numpy(), n_components)
+        check_flags(learnt=learnt)
+        distance: Distance = metric or ("learnt" if learnt and state.predictor is not None else "mw2")
+        coordinates = embed_distances(self.get_sample_distances(distance, learnt).to_numpy(), n_components)
         columns = [f"MDS{i + 1}" for i in range(n_components)]
         return pd.DataFrame(coordinates, index=list(state.samples), columns=columns)
 
@@ -422,7 +427,7 @@ class CohortInference(MuDataModel):
         key: str | None = self.registry_["setup_args"].get("cell_type_key")
         if key is None:
             return None, ()
-        cells = self._own_data("pass the data to the method") if data is None else data
+        cells = self._own_data() if data is None else data
         return read_cell_types(cells, key, known)
 
     def _read_groups(

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from muport._checks import check_seed
 from muport.data import expand_use_rep, register
-from muport.gmm._condition_prediction import ConditionPrediction
+from muport.gmm._condition_prediction import ConditionPrediction, show_progress
 from muport.gmm._fitted_state import GMMState, cell_codes, fit_cohort, labeled_patients
 from muport.gmm._inference import read_cell_types, row_samples, row_types, row_weights, sample_conditions
 from muport.gmm._outcome_columns import find_kind
@@ -274,7 +273,7 @@ class GMM(ConditionPrediction):
         settings = SelectionSettings.from_options(options, str(device))
         rows = self._rows()
         sample, weight = row_samples(rows), row_weights(rows)
-        with _progress("mixtures", verbose):
+        with show_progress("mixtures", verbose):
             cohort, selected = fit_cohort(rows.x, sample, settings, weight, names=rows.samples)
         condition = sample_conditions(rows, str(self._setup.labels_key))
         codes, types = self._read_types(None)
@@ -473,7 +472,7 @@ class GMM(ConditionPrediction):
             shrinkage=shrinkage, common_k=True, accelerator=accelerator, devices=devices, random_state=random_state,
         )  # fmt: skip
         if self._setup.labels_key is not None:
-            with _progress("metric", progress):
+            with show_progress("metric", progress):
                 self.train_gmm(
                     n_comps, method, group_key=group_key, random_state=random_state, covariate_keys=covariate_keys
                 )
@@ -490,11 +489,3 @@ class GMM(ConditionPrediction):
             "covariance_type": mixtures.covariance_type, "n_components": state.cohort.best_k,
             "component_sharing": state.cohort.sharing, "samples": list(state.samples),
         }  # fmt: skip
-
-
-def _progress(what: str, show: bool) -> Progress:
-    """A spinner with the elapsed time."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    bar = Progress(*columns, disable=not show, transient=True)
-    bar.add_task(what, total=None)
-    return bar

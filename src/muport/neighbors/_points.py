@@ -50,6 +50,9 @@ def as_points(x: Points, name: str = "x") -> np.ndarray:
     """
     if hasattr(x, "toarray"):
         raise TypeError(f"{name} is sparse: pass a dense embedding, e.g. its principal components.")
+    if hasattr(x, "obsm"):
+        # NumPy would read it cell by cell, for minutes
+        raise TypeError(f"{name} is {type(x).__name__}: pass coordinates, such as those of its obsm['X_pca'].")
     if hasattr(x, "detach"):
         x = x.detach().cpu().numpy()
     if np.ma.is_masked(x):

@@ -163,7 +163,7 @@ def driver_heatmap(
 
     Returns
     -------
-    The axes, with one row for each gene.
+    The axes, with one row for each gene. White are times near which fewer than 10 cells count.
 
     Raises
     ------
@@ -197,6 +197,12 @@ def driver_heatmap(
     order = np.argsort(np.nanargmax(scaled, axis=1), kind="stable") if sort else np.arange(len(names))
     axes = get_axes(ax, 4.5, 1.2 + 0.2 * len(names))
     left, right = (np.nanmin(time), np.nanmax(time)) if days is None else (-0.5, len(days) - 0.5)
+    if days is None:
+        # times at either end that no cell of the fate reaches
+        reached = np.flatnonzero(~np.isnan(scaled).all(axis=0))
+        step = (right - left) / scaled.shape[1]
+        left, right = left + step * reached[0], left + step * (reached[-1] + 1)
+        scaled = scaled[:, reached[0] : reached[-1] + 1]
     image = axes.imshow(
         scaled[order], aspect="auto", cmap=cmap, vmin=0, vmax=1, interpolation="nearest",
         extent=(float(left), float(right), len(names) - 0.5, -0.5),

@@ -206,6 +206,7 @@ def feature_ranking(
     axes.invert_yaxis()
     axes.axvline(0, color="0.3", lw=0.8)
     axes.set(title=name if title is None else title, xlabel="score")
+    axes.locator_params(axis="x", nbins=4)  # small scores have long numbers
     hide_frame(axes)
     return output.finish(axes)
 

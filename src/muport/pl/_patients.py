@@ -16,6 +16,7 @@ from muport.pl.drawing._axes import add_legend, check_legend_loc, get_axes, hide
 from muport.pl.drawing._colors import CategoryColors, color_categories
 from muport.pl.drawing._colors import palette as default_palette
 from muport.pl.drawing._finished_figure import Output
+from muport.pl.drawing._names_beside_dots import write_names_beside
 from muport.pl.drawing._palettes import check_cmap, parse_palette
 from muport.pl.drawing._values import as_numbers
 
@@ -91,15 +92,14 @@ def patient_embedding(
     categories = _color_patients(condition, index, palette)
     axes = get_axes(ax, 5, 4)
     axes.scatter(xy[:, 0], xy[:, 1], color=categories.colors, s=60, edgecolors="white", linewidths=0.8)
-    if names:
-        for name, point in zip(index, xy, strict=True):
-            axes.annotate(str(name), point[:2], (4, 4), textcoords="offset points", fontsize="x-small")
     axes.set(title=title, xlabel="dimension 1", ylabel="dimension 2", xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
     hide_frame(axes)
     add_legend(axes, categories.legend, legend_loc)
     if ax is None:
         widen_by_legends(axes.figure, [[axes]])  # type: ignore[arg-type]
+    if names:
+        write_names_beside(axes, xy[:, :2], [str(name) for name in index])
     return output.finish(axes)
 
 

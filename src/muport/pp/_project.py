@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anndata
 import mudata
 
+from muport._checks import check_numbers
 from muport.data import accept_data_names, check_writable
 from muport.data.projection._new_cells import project_cells
 from muport.data.projection._recipe import PROJECTIONS_KEY, find_recipe, store_recipe
@@ -22,7 +23,12 @@ _ONLY = "data"
 
 @accept_data_names
 def project(
-    data: anndata.AnnData | mudata.MuData, reference: Any, *, modality: str = "rna", copy: bool = False
+    data: anndata.AnnData | mudata.MuData,
+    reference: Any,
+    *,
+    modality: str = "rna",
+    copy: bool = False,
+    allow_missing: float = 0.0,
 ) -> anndata.AnnData | mudata.MuData | None:
     """Project new cells into the representations that :func:`prepare` computed for a reference.
 
@@ -45,6 +51,10 @@ def project(
         Modality of the reference that `data` is, if `data` is an AnnData and the reference has several.
     copy
         Return a copy with the results instead of writing into `data`.
+    allow_missing
+        Largest fraction of the features with loadings that `data` may lack. A feature that is missing is taken at its
+        mean in the reference, so that cells lie nearer to the mean of the reference the more features are missing.
+        Proteins, and peaks that are linked to genes, must be complete.
 
     Returns
     -------
@@ -54,9 +64,9 @@ def project(
     Raises
     ------
     KeyError
-        If the reference has no such representations, the modality does not exist, or `data` lacks features.
+        If the reference has no such representations, the modality does not exist, or `data` lacks more features.
     ValueError
-        If values are not counts, names of features repeat, or `data` is a view.
+        If values are not counts, `allow_missing` is not in 0..1, names of features repeat, or `data` is a view.
 
     Examples
     --------
@@ -68,6 +78,7 @@ def project(
     >>> bool(np.allclose(new.obsm["X_pca"][:10], adata.obsm["X_pca"][40:], atol=1e-4))
     True
     """
+    check_numbers(0, 1, allow_missing=allow_missing)
     data = data.copy() if copy else data
     check_writable(data)
     recipes = _read_recipes(reference)
@@ -79,7 +90,7 @@ def project(
             "reference, or the cells of the model, with muport.pp.prepare, and name the modalities alike."
         )
     coordinates = {
-        (name, key): project_cells(data, parts[name], name, key, recipe)
+        (name, key): project_cells(data, parts[name], name, key, recipe, allow_missing=allow_missing)
         for name, of_part in found.items()
         for key, recipe in of_part.items()
     }

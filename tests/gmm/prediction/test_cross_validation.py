@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,27 @@ def test_confusion_and_intervals():
     again = cross_validate(x, sample, condition, fitter=mixture_fitter(2), n_folds=3)
     np.testing.assert_array_equal(again.probabilities, found.probabilities)
     assert again.intervals == found.intervals
+    lines = repr(found).splitlines()
+    assert lines[0] == "CrossValidation: 12 patients, 2 conditions, 3 folds"
+    low, high = found.intervals["auroc"]
+    assert lines[2].split() == ["auroc", f"{found.auroc:.3f},", *f"95 % interval {low:.3f} to {high:.3f}".split()]
+    assert len(lines) == 4
+
+
+def test_a_row_for_each_patient_with_names():
+    x, sample, condition = cohort(6)
+    steps = []
+    found = cross_validate(x, sample, condition, fitter=mixture_fitter(2), n_folds=3, report=steps.append)
+    assert steps == [f"{what} of fold {i} of 3" for what in ("mixtures", "conditions") for i in (1, 2, 3)]
+    names = tuple(f"P{i}" for i in range(12))
+    table = replace(found, samples=names, conditions=("control", "case")).to_frame()
+    assert table.index.tolist() == list(names)
+    assert table["known"].tolist() == np.array(["control", "case"])[condition].tolist()
+    p = table[["probability of control", "probability of case"]]
+    np.testing.assert_array_equal(p, found.probabilities)
+    np.testing.assert_array_equal(table["predicted"] == "case", p.to_numpy().argmax(axis=1) == 1)
+    np.testing.assert_array_equal(table["fold"], found.fold)
+    assert found.to_frame().index.tolist() == list(range(12))
 
 
 def test_three_conditions():

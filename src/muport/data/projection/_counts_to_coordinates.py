@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,17 +23,26 @@ __all__ = ["compute_coordinates"]
 
 
 def compute_coordinates(
-    counts: Any, names: Sequence[str] | pd.Index, recipe: ProjectionRecipe, where: str
+    counts: Any,
+    names: Sequence[str] | pd.Index,
+    recipe: ProjectionRecipe,
+    where: str,
+    *,
+    allow_missing: float = 0.0,
 ) -> NDArray[np.float32]:
     """Compute the coordinates (n, k) of cells; those of a cell depend on its own counts and the recipe only.
 
     - `counts`: (n, p) counts.
     - `names`: (p,) names of their features, in any order. Features that the recipe does not use are ignored.
     - `where`: How the message calls the data.
+    - `allow_missing`: Largest fraction of the features with loadings that may be missing. A missing one counts as if it
+      had its mean in the reference: it changes no coordinate.
 
-    Raises KeyError if features that have loadings are missing; ValueError if names repeat.
+    Raises KeyError if more of these features are missing; ValueError if names repeat.
     """
-    columns = _match_features(pd.Index(names), recipe, where)
+    columns = _match_features(pd.Index(names), recipe, where, allow_missing)
+    if allow_missing and not _needs_all(recipe):
+        recipe = replace(recipe, mean=np.where(columns[recipe.used] < 0, 0, recipe.mean))
     links, present = recipe.links, columns >= 0
     # a feature that is missing has no counts; only the depth of the cell depends on it
     selection = sparse.csr_matrix(
@@ -47,20 +57,27 @@ def compute_coordinates(
     return z
 
 
-def _match_features(names: pd.Index, recipe: ProjectionRecipe, where: str) -> NDArray[np.int64]:
+def _needs_all(recipe: ProjectionRecipe) -> bool:
+    """Whether a coordinate depends on all features: each cell's mean over the proteins, or the peaks of a gene."""
+    return recipe.transform == "clr" or len(recipe.link_start) > 0
+
+
+def _match_features(names: pd.Index, recipe: ProjectionRecipe, where: str, allow_missing: float) -> NDArray[np.int64]:
     """Return the column of each feature of the recipe, -1 where it is missing."""
     if not names.is_unique:
         raise ValueError(f"{where}: names of features repeat, for example {names[names.duplicated()][0]!r}.")
     columns = np.asarray(names.get_indexer(pd.Index(recipe.features)), dtype=np.int64)
     needed = np.ones(len(columns), dtype=bool)
-    if recipe.transform != "clr" and not len(recipe.link_start):
+    if not _needs_all(recipe):
         needed[:] = False
         needed[recipe.used] = True
     missing = np.flatnonzero(needed & (columns < 0))
-    if len(missing):
+    if len(missing) > (0 if _needs_all(recipe) else allow_missing * needed.sum()):
+        fix = "If they were not measured, muport.pp.project(..., allow_missing=fraction) projects without them."
         raise KeyError(
             f"{where} lacks {len(missing)} of the {int(needed.sum())} features that the projection needs, for example "
             f"{recipe.features[int(missing[0])]!r}: count the new cells on the features of the reference."
+            + ("" if _needs_all(recipe) else f" {fix}")
         )
     return columns
 

@@ -65,9 +65,18 @@ def add_missing_coordinates(
 
 
 def project_cells(
-    data: anndata.AnnData | mudata.MuData, part: anndata.AnnData, name: str, key: str, recipe: ProjectionRecipe
+    data: anndata.AnnData | mudata.MuData,
+    part: anndata.AnnData,
+    name: str,
+    key: str,
+    recipe: ProjectionRecipe,
+    *,
+    allow_missing: float = 0.0,
 ) -> NDArray[np.float32]:
-    """Compute the coordinates (n, k) of the cells of a modality from its counts, or from those of `recipe.source`."""
+    """Compute the coordinates (n, k) of the cells of a modality from its counts, or from those of `recipe.source`.
+
+    - `allow_missing`: Largest fraction of the features that may be missing.
+    """
     source, mods = part, getattr(data, "mod", {})
     if part.n_obs == 0:
         return np.empty((0, recipe.loadings.shape[1]), np.float32)
@@ -84,7 +93,7 @@ def project_cells(
         counts = get_counts(source, counts_layer(source), (1, 1))
     except ValueError as error:
         raise ValueError(f"obsm[{key!r}] of {name!r} is missing, and is projected from counts; {error}") from error
-    return compute_coordinates(counts, source.var_names, recipe, where)
+    return compute_coordinates(counts, source.var_names, recipe, where, allow_missing=allow_missing)
 
 
 def _check_same_space(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from muport._arrays import describe_fields
 from muport._checks import check_integers
 from muport.gmm.metric._kernel_ridge import balanced_loss, inner_folds
 from muport.gmm.metric._metric_settings import MetricSettings
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     type FoldMixtures = tuple[Mixtures, Mixtures]
 
 __all__ = [
-    "CrossValidation", "bootstrap_intervals", "check_number_of_folds", "columns_of", "cross_validate", "fit_fold",
-    "make_folds", "number_folds", "permutation_p_values", "permute_within", "predict_folds", "score_predictions",
-    "summarize",
+    "CrossValidation", "bootstrap_intervals", "check_number_of_folds", "columns_of", "cross_validate",
+    "describe_scores", "fit_fold", "fit_folds", "make_folds", "number_folds", "permutation_p_values", "permute_within",
+    "predict_folds", "score_predictions", "summarize",
 ]  # fmt: skip
 
 _N_BOOTSTRAP = 1000
@@ -89,7 +89,12 @@ class CrossValidation:
     conditions: tuple[str, ...] = ()
     pooled_auroc: float = float("nan")
 
-    __repr__ = describe_fields
+    def __repr__(self) -> str:
+        """Describe the folds in one line, and each score in one."""
+        scores = {"balanced_accuracy": self.balanced_accuracy, "auroc": self.auroc}
+        title = f"CrossValidation: {len(self.condition)} patients, {self.probabilities.shape[1]} conditions"
+        p_values = self.p_values if len(self.null) else {}
+        return describe_scores(title, self.fold, {**scores, "log_loss": self.log_loss}, self.intervals, p_values)
 
     @property
     def p_values(self) -> dict[str, float]:
@@ -102,6 +107,36 @@ class CrossValidation:
         classes = self.probabilities.shape[1]
         pair = self.condition * classes + self.probabilities.argmax(axis=1)
         return np.bincount(pair, minlength=classes**2).reshape(classes, classes)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the known and the predicted condition of each patient.
+
+        Returns
+        -------
+        Columns ``"known"``, ``"predicted"`` and ``"fold"``, and the probability of each condition.
+        """
+        names = list(self.conditions or map(str, range(self.probabilities.shape[1])))
+        index = pd.Index(self.samples or range(len(self.condition)))
+        codes = {"known": self.condition, "predicted": self.probabilities.argmax(axis=1)}
+        columns = {name: pd.Categorical.from_codes(code, categories=names) for name, code in codes.items()}
+        table = pd.DataFrame({**columns, "fold": self.fold}, index=index)
+        return table.join(pd.DataFrame(self.probabilities, index=index, columns=names).add_prefix("probability of "))
+
+
+def describe_scores(
+    title: str,
+    fold: NDArray[np.int64],
+    scores: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]],
+    p_values: Mapping[str, float],
+) -> str:
+    """Describe a validation in folds (P,): a line for each score, with its interval and p-value where there are any."""
+    lines = [f"{title}, {len(np.unique(fold))} folds"]
+    for name, score in scores.items():
+        interval = "95 % interval {:.3f} to {:.3f}".format(*intervals[name]) if name in intervals else ""
+        p_value = f"p = {p_values[name]:.3g}" if name in p_values else ""
+        lines.append(", ".join(filter(None, (f"  {name:17} {score:.3f}", interval, p_value))))
+    return "\n".join(lines)
 
 
 def permutation_p_values(scores: Mapping[str, float], null: NDArray[np.float64]) -> dict[str, float]:
@@ -120,6 +155,7 @@ def cross_validate(
     n_permutations: int = 0,
     strata: NDArray[np.int64] | None = None,
     random_state: int = 0,
+    report: Callable[[str], None] = lambda _: None,
 ) -> CrossValidation:
     """Predict every patient from the others: mixtures, metric, its options and the classifier are fitted without it.
 
@@ -131,14 +167,15 @@ def cross_validate(
     - `n_permutations`: Number of repeats with permuted conditions, whose scores are those of chance.
     - `strata`: (P,) codes; conditions are permuted within strata.
     - `random_state`: Seed of the permutations and of the bootstrap.
+    - `report`: Called with what is computed next.
 
     Raises ValueError if a condition has no patient outside a fold, or there are more folds than groups.
     """
     folds = make_folds(cells, n_folds)
-    mixtures = [fit_fold(cells, rows, fitter) for rows in folds]
+    mixtures = fit_folds(cells, folds, fitter, report)
     rng = np.random.default_rng(random_state)
     labels = [cells.condition, *(_permute(cells.condition, folds, strata, rng) for _ in range(n_permutations))]
-    p, families = predict_folds(mixtures, folds, labels, cells, settings)
+    p, families = predict_folds(mixtures, folds, labels, cells, settings, report)
     fold = number_folds(folds, len(cells))
     scores = [score_predictions(p[i], label, fold)[:2] for i, label in enumerate(labels[1:], start=1)]
     return summarize(p[0], cells, folds, families[0], np.array(scores).reshape(-1, 2), rng)
@@ -246,12 +283,27 @@ def fit_fold(cells: LabeledCells, rows: NDArray[np.int64], fitter: Fitter) -> Fo
     return transform(train.x, train.sample, train.weight), transform(test.x, test.sample, test.weight)
 
 
+def fit_folds(
+    cells: LabeledCells,
+    folds: Sequence[NDArray[np.int64]],
+    fitter: Fitter,
+    report: Callable[[str], None] = lambda _: None,
+) -> list[FoldMixtures]:
+    """Fit the mixtures of each fold, and report which one."""
+    mixtures = []
+    for i, rows in enumerate(folds):
+        report(f"mixtures of fold {i + 1} of {len(folds)}")
+        mixtures.append(fit_fold(cells, rows, fitter))
+    return mixtures
+
+
 def predict_folds(
     mixtures: Sequence[FoldMixtures],
     folds: Sequence[NDArray[np.int64]],
     labels: Sequence[NDArray[np.int64]],
     cells: LabeledCells,
     settings: MetricSettings,
+    report: Callable[[str], None] = lambda _: None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Predict held-out patients under R sets of conditions; plans are computed once for all sets.
 
@@ -260,7 +312,8 @@ def predict_folds(
     group, counts = cells.group, cells.counts()
     p = np.zeros((len(labels), len(group), max(int(label.max()) for label in labels) + 1))
     families = []
-    for (train, test), rows in zip(mixtures, folds, strict=True):
+    for i, ((train, test), rows) in enumerate(zip(mixtures, folds, strict=True)):
+        report(f"conditions of fold {i + 1} of {len(folds)}")
         rest = np.setdiff1d(np.arange(len(group)), rows)
         plans, weights = CohortPlans(train, settings.n_states, settings.random_state), []
         cache: PlanCache = {}

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from muport._arrays import describe_fields
 from muport.gmm.metric._metric_settings import MetricSettings
 from muport.gmm.metric._pair_scatters import CohortPlans
 from muport.gmm.prediction._cross_validation import (
     bootstrap_intervals,
     check_number_of_folds,
     columns_of,
+    describe_scores,
     fit_fold,
     number_folds,
     permutation_p_values,
@@ -86,7 +86,11 @@ class OutcomeValidation:
     null: NDArray[np.float64]
     samples: tuple[str, ...] = ()
 
-    __repr__ = describe_fields
+    def __repr__(self) -> str:
+        """Describe the folds in one line, and each score in one."""
+        title = f"OutcomeValidation: {len(self.value)} patients, {self.outcome.kind} outcome"
+        p_values = self.p_values if len(self.null) else {}
+        return describe_scores(title, self.fold, self.scores, self.intervals, p_values)
 
     @property
     def p_values(self) -> dict[str, float]:

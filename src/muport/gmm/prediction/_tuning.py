@@ -81,6 +81,7 @@ def tune(
     n_folds: int | None = 5,
     n_inner: int = 5,
     random_state: int = 0,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
     """Choose options by cross-validation, and score the choice by a second cross-validation around it.
 
@@ -91,6 +92,7 @@ def tune(
     - `n_folds`: Number of outer folds; ``None`` leaves each group out.
     - `n_inner`: Number of inner folds.
     - `random_state`: Seed of the bootstrap.
+    - `report`: Called with what is computed next.
 
     Raises ValueError if the grid is empty, or as for :func:`cross_validate`.
     """
@@ -117,7 +119,8 @@ def tune(
     check_number_of_folds(cells.group, "the default, 5", n_inner=n_inner)
     folds = make_folds(cells, n_folds)
     p, families, chosen = np.zeros((len(cells), int(cells.condition.max()) + 1)), [], []
-    for rows in folds:
+    for i, rows in enumerate(folds):
+        report(f"options and predictions of fold {i + 1} of {len(folds)}")
         options, _ = choose(_training_part(cells, rows))
         fitter, settings = build(options)
         predicted, weights = predict_folds(
@@ -126,6 +129,7 @@ def tune(
         p[rows] = predicted[0, rows]
         families += list(weights[0])
         chosen.append(options)
+    report("options of all patients")
     best, results = choose(cells)
     table = pd.DataFrame([
         {**options, "balanced_accuracy": result.balanced_accuracy, "auroc": result.auroc, "log_loss": result.log_loss}

@@ -3,6 +3,7 @@
 In the order of reading:
 
 - ``_axes``: new axes, dots and legends in one style
+- ``_names_beside_dots``: names of dots and of groups, placed so that they do not cover each other
 - ``_finished_figure``: figures that are shown, saved or returned
 - ``_colors``: colors of categories
 - ``_values``: coordinates, columns and genes of an AnnData or MuData, found by key

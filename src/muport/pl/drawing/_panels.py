@@ -19,6 +19,7 @@ from muport.pl.drawing._axes import (
 )
 from muport.pl.drawing._colors import MISSING, CategoryColors, color_categories
 from muport.pl.drawing._colors import palette as default_palette
+from muport.pl.drawing._names_beside_dots import separate_names
 from muport.pl.drawing._palettes import check_cmap, choose_shades
 from muport.pl.drawing._values import get_coordinates, get_values
 
@@ -212,12 +213,15 @@ def _write_names(ax: Axes, xy: NDArray[np.float64], values: pd.Series) -> None:
     finite = np.isfinite(xy).all(axis=1)
     names = values.astype(object)[finite].dropna().map(str).unique()
     fontsize = "x-small" if len(names) <= _MAX_NAMES_ON_DATA else "xx-small"
-    for name in names:
-        x, y = np.median(xy[finite & (text == name)], axis=0)
-        ax.text(
-            x, y, name, ha="center", va="center", fontsize=fontsize, weight="bold", zorder=6,
-            path_effects=[withStroke(linewidth=2, foreground="white")],
-        )  # fmt: skip
+    centers = np.array([np.median(xy[finite & (text == name)], axis=0) for name in names])
+    texts = [
+        ax.annotate(
+            name, center, (0, 0), textcoords="offset pixels", ha="center", va="center", fontsize=fontsize,
+            weight="bold", zorder=6, path_effects=[withStroke(linewidth=2, foreground="white")],
+        )
+        for name, center in zip(names, centers, strict=True)
+    ]  # fmt: skip
+    separate_names(ax, texts)
 
 
 def _check_limit(name: str, limit: float | str | None) -> None:

@@ -69,6 +69,8 @@ def get_matrix(
 
 def as_numbers(values: Any, what: str) -> NDArray[np.float64]:
     """Return values as float64; a TypeError names them, as `what`, if they are not real numbers."""
+    if hasattr(values, "obs_names"):
+        raise TypeError(f"{what} is {type(values).__name__}: pass an array or a table, such as one of its obsm.")
     array = values.to_numpy(na_value=np.nan) if isinstance(values, pd.DataFrame | pd.Series) else np.asarray(values)
     if array.dtype.kind in "biufO":
         try:
