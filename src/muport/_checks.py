@@ -84,7 +84,8 @@ def check_numbers(low: float, high: float, **values: Any) -> None:
     """Raise a ValueError unless every value is a number from `low` to `high`."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
-            raise ValueError(f"{name}={value!r} must be a number from {low:g} to {high:g}.")
+            bounds = f" from {low:g} to {high:g}" if np.isfinite([low, high]).any() else ""
+            raise ValueError(f"{name}={value!r} must be a number{bounds}.")
 
 
 def check_positive(**values: Any) -> None:

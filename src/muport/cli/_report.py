@@ -83,15 +83,17 @@ class Report:
         from rich.console import Console
         from rich.table import Table
 
-        title = f"muport {self.args.command}: {self.cells:,} cells in {seconds:.1f} s"
-        table = Table(title=title, title_justify="left", show_header=False)
+        table = Table(show_header=False)
         table.add_column(overflow="fold")
         table.add_column(justify="right", overflow="fold")
         for name, value in self.metrics.items():
             table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
         console = Console(stderr=True)
+        # the title of a narrow table would be wrapped
+        console.print(f"muport {self.args.command}: {self.cells:,} cells in {seconds:.1f} s", highlight=False)
         # a loaded model has nothing to report of its fit, and a table without rows is an empty frame
-        console.print(table if self.metrics else title, highlight=False)
+        if self.metrics:
+            console.print(table)
         for path in self.written:
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 

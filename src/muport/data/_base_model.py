@@ -16,7 +16,7 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 from sklearn.exceptions import NotFittedError
 
-from muport._keys import REGISTRY_KEYS
+from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport.data._hidden_methods import HiddenMethod, ModelType, list_visible
 from muport.data._model_copies import keep_whole, take_apart
 from muport.data._model_files import data_file, read_model, write_model
@@ -149,7 +149,7 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
         arguments, counts = self.registry_["setup_args"], {}
         for key, names in self._known_names.items():
             named = key not in COLUMN_RULES or arguments.get(COLUMN_RULES[key].argument) is not None
-            no_label = key == REGISTRY_KEYS.LABELS_KEY and arguments.get("unlabeled_category") in names
+            no_label = key == REGISTRY_KEYS.LABELS_KEY and arguments.get("unlabeled_category", UNLABELED_CATEGORY) in names
             if named and len(names) > no_label:
                 counts[key] = len(names) - no_label
         return counts

@@ -139,7 +139,10 @@ def population_mass(
     taken = mass[cells]
     total = float(taken.sum())
     if total <= 0:
-        raise ValueError(f"the population has no cell at time {time:g}: pass another time, or another population.")
+        raise ValueError(
+            f"the population has no cell at time {time:g}: pass a time at which it has cells, not that of the cells it "
+            "comes from or becomes, or another population."
+        )
     normalized: NDArray[np.float64] = taken / total
     return normalized
 
@@ -162,6 +165,12 @@ def _mass_of_labels(population: str | Sequence[str], labels: NDArray[np.str_] | 
 
 def _as_masses(population: Any, names: pd.Index) -> NDArray[np.float64]:
     values = rows_by_name(population, names, "population")
+    # names that are numbers would be read as masses
+    if getattr(getattr(values, "dtype", None), "kind", "f") == "U" or isinstance(values, pd.Index):
+        raise TypeError(
+            f"population is {type(population).__name__} of names: pass a list of labels, or of cells the mask "
+            "adata.obs_names.isin(names)."
+        )
     try:
         mass = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
