@@ -52,6 +52,11 @@ def test_numbers_lie_in_a_closed_range(value):
         check_numbers(0, 1, share=value)
 
 
+def test_a_number_without_bounds_is_called_a_number():
+    with pytest.raises(ValueError, match="time='day 3' must be a number[.]$"):
+        check_numbers(-np.inf, np.inf, time="day 3")
+
+
 @pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), True, "1"])
 def test_positive_numbers_are_finite(value):
     check_positive(reg=1e-9, tol=1)

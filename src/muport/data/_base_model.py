@@ -16,15 +16,13 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 from sklearn.exceptions import NotFittedError
 
-from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
 from muport.data._hidden_methods import HiddenMethod, ModelType, list_visible
 from muport.data._model_copies import keep_whole, take_apart
 from muport.data._model_files import data_file, read_model, write_model
-from muport.data._model_summary import as_html, as_text, describe_data, describe_values
+from muport.data._model_summary import as_html, as_text, count_categories, describe_data, describe_values
 from muport.data._saved_data import data_file_name, read_data, write_data
 from muport.data._serialization import pack, unpack, unpack_state
 from muport.data.projection._recipe import ProjectionRecipe, find_recipe
-from muport.data.reading._annotations import COLUMN_RULES
 from muport.data.reading._rows import Rows, read_rows
 from muport.data.registration._fields import JoinedObs, columns_of, modalities_of
 from muport.data.registration._pairing import check_pairings, compare_pairs
@@ -143,16 +141,6 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
         states = {key: field["state_registry"] for key, field in self.registry_["field_registries"].items()}
         key = JoinedObs.CATEGORICAL_MAPPING_KEY
         return {name: tuple(map(str, state[key])) for name, state in states.items() if key in state}
-
-    def _count_categories(self) -> dict[str, int]:
-        """Registry key -> number of categories, of the columns that were named; no label is no category."""
-        arguments, counts = self.registry_["setup_args"], {}
-        for key, names in self._known_names.items():
-            named = key not in COLUMN_RULES or arguments.get(COLUMN_RULES[key].argument) is not None
-            no_label = key == REGISTRY_KEYS.LABELS_KEY and arguments.get("unlabeled_category", UNLABELED_CATEGORY) in names
-            if named and len(names) > no_label:
-                counts[key] = len(names) - no_label
-        return counts
 
     def _rows(
         self,
@@ -403,7 +391,7 @@ class MuDataModel(BaseModelClass, metaclass=ModelType):  # type: ignore[misc]
                 self.adata if self._query is None else self._query
             ),
             "set-up": describe_values(setup),
-            "categories": describe_values(self._count_categories()),
+            "categories": describe_values(count_categories(self._known_names, self.registry_["setup_args"])),
             "options": describe_values(params),
             "metrics": describe_values(self.metrics_),
         }

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from muport._keys import REGISTRY_KEYS, UNLABELED_CATEGORY
+from muport.data.reading._annotations import COLUMN_RULES
 
-__all__ = ["as_html", "as_text", "describe_data", "describe_values"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["as_html", "as_text", "count_categories", "describe_data", "describe_values"]
 
 _WIDTH = 80
 _LISTED_VALUES = 12
@@ -24,6 +27,20 @@ def describe_data(data: Any) -> str:
         return "none"
     parts = ", ".join(f"{name} {part.n_obs:,}" for name, part in getattr(data, "mod", {}).items())
     return f"{data.n_obs:,} cells" + (f" ({parts})" if parts else "")
+
+
+def count_categories(names: Mapping[str, Sequence[str]], setup: Mapping[str, Any]) -> dict[str, int]:
+    """Count the categories of each column that the set-up names; no label is no category.
+
+    - `names`: Registry key -> names of its categories.
+    """
+    counts = {}
+    for key, own in names.items():
+        named = key not in COLUMN_RULES or setup.get(COLUMN_RULES[key].argument) is not None
+        no_label = key == REGISTRY_KEYS.LABELS_KEY and setup.get("unlabeled_category", UNLABELED_CATEGORY) in own
+        if named and len(own) > no_label:
+            counts[key] = len(own) - no_label
+    return counts
 
 
 def describe_values(values: Mapping[str, Any]) -> str:

@@ -386,7 +386,7 @@ class Integration(ResultWriting):
             self.state_ = add_labels(state, embedded.rows, rows, options) if rows.labels else state
         description = describe_variables(state, self.metrics_)
         if progress:
-            print("\n".join(filter(None, [describe_metrics(self.metrics_), description])))
+            print("\n".join(filter(None, [describe_metrics(self.metrics_, len(embedded.rows.groups)), description])))
         self.history_ = {
             name: pd.DataFrame({name: [row[i] for row in fit.history]}).rename_axis("iteration")
             for i, name in enumerate(_HISTORY)

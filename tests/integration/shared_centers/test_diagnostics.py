@@ -83,9 +83,9 @@ def test_kept_neighbors_are_those_of_the_same_group(two):
 
 
 def test_the_sentence_about_a_fit_holds_its_numbers():
-    text = describe_metrics(
-        {"move": 0.314, "neighbors_kept": 0.957, "batch_variance": 0.25, "batch_variance_left": 0.01}
-    )
+    metrics = {"move": 0.314, "neighbors_kept": 0.957, "batch_variance": 0.25, "batch_variance_left": 0.01}
+    text = describe_metrics(metrics, 2)
+    assert describe_metrics(metrics, 1) == "All cells are one batch, so none was moved."
     assert all(number in text for number in ("0.31 ", "96%", "25.0%", "before and 1.0% after"))
 
 

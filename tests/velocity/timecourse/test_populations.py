@@ -61,6 +61,8 @@ def test_populations_are_labels_masks_or_masses(population, expected):
         ([1, 1], LABELS, ValueError, r"shape \(2,\).*4 cells"),
         (pd.Series([1.0], index=["a"]), LABELS, ValueError, "population"),
         ({"a": 1}, LABELS, TypeError, "dict"),
+        (pd.Index(["1", "2"]), LABELS, TypeError, r"Index of names: .* mask adata.obs_names.isin\(names\)"),
+        (np.array(["1", "2", "1", "2"]), LABELS, TypeError, "of names"),
     ],
 )
 def test_bad_populations_are_refused(population, labels, error, words):

@@ -167,8 +167,10 @@ def measure_batch_variance(
     return before, after
 
 
-def describe_metrics(metrics: Mapping[str, float]) -> str:
+def describe_metrics(metrics: Mapping[str, float], n_groups: int) -> str:
     """Describe a fit: how far cells moved, what was kept, and what is left of the batch effect."""
+    if n_groups == 1:
+        return "All cells are one batch, so none was moved."
     return (
         f"Cells moved by {metrics['move']:.2f} of their root mean square distance from the mean. Within batches, "
         f"{metrics['neighbors_kept']:.0%} of the nearest neighbors are kept. The batches explain "
