@@ -87,7 +87,7 @@ class Report:
         table.add_column(overflow="fold")
         table.add_column(justify="right", overflow="fold")
         for name, value in self.metrics.items():
-            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+            table.add_row(name, _short(value))
         console = Console(stderr=True)
         # the title of a narrow table would be wrapped
         console.print(f"muport {self.args.command}: {self.cells:,} cells in {seconds:.1f} s", highlight=False)
@@ -101,6 +101,13 @@ class Report:
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     left_out = ("call", "command", "debug", "input", "json", "quiet", "config", "stdout")
     return {name: value for name, value in vars(args).items() if name not in left_out and value is not None}
+
+
+def _short(value: Any) -> str:
+    """Numbers with four digits, also in lists."""
+    if isinstance(value, list | tuple):
+        return " to ".join(map(_short, value)) if len(value) == 2 else ", ".join(map(_short, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value: Any) -> Any:
