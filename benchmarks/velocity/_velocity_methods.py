@@ -30,6 +30,7 @@ N_PATHS, SETTLED, ROOT = 100, 0.7, 0.1
 PACKAGE = {
     "muport": ("muport:Velocity", "muport"),
     "muport_fates": ("muport:Velocity", "muport"),
+    "muport_velocity_fates": ("muport:Velocity", "muport"),
     "muport_coupling_fates": ("muport:Velocity", "muport"),
     "velot": ("velot", "velot"),
     "scvelo_stochastic": ("scvelo", "scvelo"),
@@ -93,7 +94,7 @@ def _paths(model: object, data: Arrays) -> dict[str, NDArray[np.generic]]:
     return out
 
 
-def muport_fates(data: Arrays, kernel: str = "velocity") -> dict[str, NDArray[np.generic]]:
+def muport_fates(data: Arrays, kernel: str = "combined") -> dict[str, NDArray[np.generic]]:
     """Our ``Velocity``'s fate probabilities."""
     from muport.velocity import Velocity
 
@@ -106,8 +107,13 @@ def muport_fates(data: Arrays, kernel: str = "velocity") -> dict[str, NDArray[np
     return {"fates": fates[list(names)].to_numpy(), "names": names, "velocity": model.get_velocity()}
 
 
+def muport_velocity_fates(data: Arrays) -> dict[str, NDArray[np.generic]]:
+    """The same by the velocity alone."""
+    return muport_fates(data, kernel="velocity")
+
+
 def muport_coupling_fates(data: Arrays) -> dict[str, NDArray[np.generic]]:
-    """The same by the couplings between days."""
+    """The same by the couplings between days alone."""
     return muport_fates(data, kernel="coupling")
 
 
@@ -175,6 +181,7 @@ def cellrank_fates(data: Arrays) -> dict[str, NDArray[np.generic]]:
 METHODS: dict[str, Callable[[Arrays], dict[str, NDArray[np.generic]]]] = {
     "muport": muport,
     "muport_fates": muport_fates,
+    "muport_velocity_fates": muport_velocity_fates,
     "muport_coupling_fates": muport_coupling_fates,
     "velot": velot,
     "scvelo_stochastic": scvelo_stochastic,

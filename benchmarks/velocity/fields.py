@@ -157,8 +157,10 @@ def clones() -> tuple[Rows, list[str]]:
     day, state = adata.obs["day"].to_numpy(), adata.obs["state_info"].astype(str).to_numpy()
     found = {
         "muport, days": run("muport_fates", [data["days"]])[0],
-        "muport, couplings of days": run("muport_coupling_fates", [data["days"]])[0],
+        "muport, days, couplings alone": run("muport_coupling_fates", [data["days"]])[0],
+        "muport, days, velocity alone": run("muport_velocity_fates", [data["days"]])[0],
         "muport, pseudotime": run("muport_fates", [data["pseudotime"]])[0],
+        "muport, pseudotime, velocity alone": run("muport_velocity_fates", [data["pseudotime"]])[0],
         "CellRank PseudotimeKernel": run("cellrank_fates", [data["pseudotime"]])[0],
         "kNN of terminal cells": _vote(data["days"]),
     }
@@ -185,7 +187,7 @@ def clones() -> tuple[Rows, list[str]]:
             max(mean[who, "CellRank PseudotimeKernel"], mean[who, "kNN of terminal cells"]),
         )
         for who in ("all", "undifferentiated")
-        for ours in ("muport, days", "muport, couplings of days", "muport, pseudotime")
+        for ours in ("muport, days", "muport, pseudotime")
     ]
 
 

@@ -298,12 +298,13 @@ def test_features_move_as_their_loadings(branching, fitted):
 
 
 def test_transition_matrix_is_a_chain_that_goes_on(branching, fitted):
-    kernel = fitted.get_transition_matrix()
-    assert kernel.shape == (500, 500)
-    assert np.allclose(kernel.sum(axis=1), 1)
+    kernels = [fitted.get_transition_matrix(), fitted.get_transition_matrix(kernel="velocity")]
     time = branching.obs["time"].to_numpy()
     middle = (time > 0.1) & (time < 0.8)
-    assert ((kernel @ time - time)[middle] > 0).mean() > 0.9
+    for kernel, least in zip(kernels, (0.8, 0.9), strict=True):
+        assert kernel.shape == (500, 500)
+        assert np.allclose(kernel.sum(axis=1), 1)
+        assert ((kernel @ time - time)[middle] > 0).mean() > least
 
 
 def test_trajectories_stay_in_their_branch(fitted):
@@ -423,5 +424,5 @@ def test_rows_of_a_mudata_follow_names(kit):
 def test_fates_are_a_table_of_the_cells(fitted, branching):
     assert isinstance(fitted.get_fates(["A", "B"]), pd.DataFrame)
     with pytest.warns(UserWarning, match="reach no terminal state"):
-        assert list(fitted.get_fates("A").columns) == ["A"]
+        assert list(fitted.get_fates("A", kernel="velocity").columns) == ["A"]
     assert len(fitted.get_fates(["A", "B"])) == branching.n_obs

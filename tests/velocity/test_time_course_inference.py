@@ -367,8 +367,9 @@ def test_coordinates_of_other_cells_are_refused(model, adata, tmp_path):
         Velocity.load(tmp_path / "model", adata=other).get_coupling(EARLY, FORK)
 
 
-def test_fates_by_couplings_reach_the_last_day(model, adata):
-    fates = model.get_fates(["up", "down"], kernel="coupling")
+@pytest.mark.parametrize("kernel", ["coupling", "combined"])
+def test_fates_by_couplings_reach_the_last_day(model, adata, kernel):
+    fates = model.get_fates(["up", "down"], kernel=kernel)
     day, fate = adata.obs["day"], adata.obs["fate"]
     assert fates.sum(axis=1).to_numpy() == pytest.approx(1)
     assert fates["up"][(day == "E1") & (fate == "up")].min() > 0.95
@@ -381,6 +382,31 @@ def test_fates_by_couplings_do_not_depend_on_the_order_of_cells(model, adata):
     shuffled = fit(adata[np.random.default_rng(0).permutation(adata.n_obs)].copy())
     again = shuffled.get_fates(["up", "down"], kernel="coupling").loc[adata.obs_names]
     assert again.to_numpy() == pytest.approx(model.get_fates(["up", "down"], kernel="coupling").to_numpy(), abs=1e-5)
+
+
+def test_combined_moves_are_those_of_get_transition_matrix_and_of_perturb(model, caplog):
+    combined, flow, couplings = (
+        model.get_transition_matrix(kernel=kernel) for kernel in ("combined", "velocity", "coupling")
+    )
+    rest = (3 * combined - flow - couplings).toarray()
+    assert rest.min() > -1e-9
+    assert rest.sum(axis=1) == pytest.approx(1)
+    with caplog.at_level("INFO", logger="muport"):
+        fates = model.get_fates(["up", "down"])
+    assert "couplings of days" in caplog.text
+    assert fates.equals(model.get_fates(["up", "down"], kernel="combined"))
+    same = model.perturb(0, 0.0, terminal_states=["up", "down"], n_bootstrap=0, n_members=0)
+    assert same.table["change"].to_numpy() == pytest.approx(0, abs=1e-6)
+
+
+def test_without_its_data_a_model_has_no_couplings(model, tmp_path, caplog):
+    model.save(tmp_path / "model")
+    alone = Velocity.load(tmp_path / "model", adata=False)
+    with caplog.at_level("INFO", logger="muport"):
+        alone.get_transition_matrix()
+    assert "velocity and neighbors." in caplog.text
+    with pytest.raises(ValueError, match="load it with the cells"):
+        alone.get_fates(["up", "down"], kernel="coupling")
 
 
 def test_a_chain_of_couplings_needs_days(model):

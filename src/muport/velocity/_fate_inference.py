@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,14 @@ from muport._tables import check_fates
 from muport.data import in_memory, layer_of
 from muport.velocity._course_columns import complete_column
 from muport.velocity._inference import FittedCells, VelocityInference
+from muport.velocity.fates._combined_kernel import CombinedKernel, fit_combined_kernel
 from muport.velocity.fates._condition_fates import SampleDesign, check_design, compare_conditions, sample_shares
 from muport.velocity.fates._drivers import correlate_features, feature_velocity
 from muport.velocity.fates._fate_probabilities import committor, fate_probabilities
 from muport.velocity.fates._macrostates import MetaStates, meta_states
 from muport.velocity.fates._terminal_states import terminal_states
 from muport.velocity.fates._transition_matrix import cell_kernel
+from muport.velocity.timecourse._days import is_time_course
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +30,11 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     from numpy.typing import NDArray
 
+logger = logging.getLogger("muport")
+
 __all__ = ["FateInference", "find_terminal_states", "has_label_of"]
+
+Kernel = Literal["combined", "velocity", "coupling"]
 
 _CANDIDATES = 3  # labels that a warning names
 _LEAST_RANGE = 1e-5  # of probabilities that differ between cells
@@ -36,47 +43,66 @@ _LEAST_RANGE = 1e-5  # of probabilities that differ between cells
 class FateInference(VelocityInference):
     """Methods of a trained model that read the Markov chain of cells: terminal states, fates, macrostates, drivers."""
 
-    def get_transition_matrix(
-        self, n_neighbors: int = 15, kernel: Literal["velocity", "coupling"] = "velocity"
-    ) -> sp.csr_matrix:
+    def get_transition_matrix(self, n_neighbors: int = 15, kernel: Kernel = "combined") -> sp.csr_matrix:
         """Return the transition matrix of the cells.
 
         Parameters
         ----------
         n_neighbors
-            Number of cells to move to; with couplings, those of the same day.
+            Number of cells to move to, for each kind of moves; of the couplings, those of the same day.
         kernel
             ``"velocity"``: each cell moves to the neighbors of the point its velocity leads to. ``"coupling"``, for
             cells that were measured at a few times: half of the moves of a cell lead to its descendants on the next
             day, as :meth:`~muport.Velocity.get_coupling` has them, and half to its neighbors of the same day, as in
-            CellRank's ``RealTimeKernel``; cells of the last day move within it. Couplings reach the next day however
-            far apart the days are, and their fates agreed better with known ones on simulated courses.
+            CellRank's ``RealTimeKernel``; cells of the last day move within it. ``"combined"``: equal parts of the
+            moves along the velocity, of moves to the neighbors of the cell (more often to later ones) and, where cells
+            were measured at a few times and the model has its data, of ``"coupling"``. Its fates are closer to the
+            known ones of simulated courses than those of each kind alone.
 
         Returns
         -------
         (n_obs, n_obs) row-stochastic sparse matrix, in the order of the cells; CellRank's ``PrecomputedKernel`` takes
         it.
         """
-        return self._transitions(self._cells(), n_neighbors, kernel)
+        return self._transitions(self._cells(), n_neighbors, kernel)[0]
 
-    def _transitions(self, cells: FittedCells, n_neighbors: int, kernel: str) -> sp.csr_matrix:
-        """Transition matrix along the velocity; the class that knows the days adds that of the couplings."""
-        check_option("kernel", kernel, ("velocity", "coupling"))
-        return _transition_matrix(cells, n_neighbors)
+    def _transitions(self, cells: FittedCells, n_neighbors: int, kernel: str) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        """Transition matrix of the cells, and the one in which terminal states are found: that of the flow."""
+        check_option("kernel", kernel, get_args(Kernel))
+        check_integers(n_neighbors=n_neighbors)
+        if kernel == "coupling":
+            couplings = self._couplings(n_neighbors)
+            return couplings, couplings
+        if kernel == "velocity":
+            flow = _transition_matrix(cells, n_neighbors)
+            return flow, flow
+        combined = self._combined_kernel(cells, n_neighbors)
+        return combined.matrix, combined.flow.matrix
+
+    def _combined_kernel(self, cells: FittedCells, n_neighbors: int) -> CombinedKernel:
+        """Moves along the velocity and to neighbors, and by the couplings of the cells of measured days."""
+        couplings = None
+        if self.adata is not None and is_time_course(cells.time):
+            couplings = self._couplings(n_neighbors)
+        kinds = "the velocity and neighbors" if couplings is None else "the velocity, neighbors and couplings of days"
+        logger.info("transition matrix: equal parts of moves by %s.", kinds)
+        return fit_combined_kernel(cells.x, cells.velocity, cells.time, n_neighbors, couplings)
+
+    def _couplings(self, n_neighbors: int) -> sp.csr_matrix:
+        """Transition matrix by the plans between days, of the class that knows them."""
+        raise NotImplementedError
 
     def get_fates(
-        self,
-        terminal_states: Sequence[str] | None = None,
-        n_neighbors: int = 15,
-        kernel: Literal["velocity", "coupling"] = "velocity",
+        self, terminal_states: Sequence[str] | None = None, n_neighbors: int = 15, kernel: Kernel = "combined"
     ) -> pd.DataFrame:
         """Return the probability that each cell ends in each terminal state.
 
         Parameters
         ----------
         terminal_states
-            Labels that are terminal states. By default these are computed from the transition matrix, and named after
-            the most frequent label of their cells.
+            Labels that are terminal states. By default these are the ends of the flow, computed from the transition
+            matrix of ``"velocity"`` (of ``"coupling"`` with that kernel), and named after the most frequent label of
+            their cells.
         n_neighbors, kernel
             As for :meth:`get_transition_matrix`.
 
@@ -95,8 +121,8 @@ class FateInference(VelocityInference):
             :meth:`~muport.Velocity.get_coupling`.
         """
         cells = self._cells()
-        matrix = self._transitions(cells, n_neighbors, kernel)
-        codes, names = find_terminal_states(cells, matrix, terminal_states)
+        matrix, flow = self._transitions(cells, n_neighbors, kernel)
+        codes, names = find_terminal_states(cells, flow, terminal_states)
         if terminal_states is None and len(names) == 1:
             _warn_of_one_end(cells, names[0])
         return pd.DataFrame(fate_probabilities(matrix, codes), index=cells.names, columns=names)
@@ -222,14 +248,14 @@ class FateInference(VelocityInference):
             )
         return pairs[1], column.names
 
-    def get_committor(self, source: str, sink: str, n_neighbors: int = 15) -> pd.Series:
+    def get_committor(self, source: str, sink: str, n_neighbors: int = 15, kernel: Kernel = "combined") -> pd.Series:
         """Return the probability that each cell reaches one label before another.
 
         Parameters
         ----------
         source, sink
             Labels: 0 in the first, 1 in the second.
-        n_neighbors
+        n_neighbors, kernel
             As for :meth:`get_transition_matrix`.
 
         Returns
@@ -241,15 +267,17 @@ class FateInference(VelocityInference):
         KeyError
             If a label does not exist.
         ValueError
-            If no labels were set up.
+            If no labels were set up; with couplings, as :meth:`~muport.Velocity.get_coupling`.
         """
         cells = self._cells()
         groups = [has_label(cells, name) for name in (source, sink)]
-        values = committor(_transition_matrix(cells, n_neighbors), *groups)
+        values = committor(self._transitions(cells, n_neighbors, kernel)[0], *groups)
         return pd.Series(values, index=cells.names, name=f"{source} to {sink}")
 
     def get_states(self, n_states: int | None = None, n_neighbors: int = 15, random_state: int = 0) -> MetaStates:
         """Coarse-grain the transition matrix into a few soft macrostates, with a directed graph and a role for each.
+
+        The matrix is that of ``kernel="velocity"``: flux and roles are those of the flow.
 
         Parameters
         ----------

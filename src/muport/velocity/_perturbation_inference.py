@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,8 +78,9 @@ class PerturbationInference(FateInference):
         """Change features of all cells, follow each from its new position, and return how its fates change.
 
         Each cell is moved in the representation by the amounts times the loadings of the features. From there it makes
-        one move along the velocity at its new position, and then goes on by the chain of :meth:`get_fates`. Without a
-        change, its fates are those of :meth:`get_fates`.
+        one move of those that :meth:`get_fates` combines: along the velocity at its new position, to its neighbors
+        there, or, between measured days, to the descendants of the nearest cell of its day. Then it goes on by the
+        chain of :meth:`get_fates`. Without a change, its fates are those of :meth:`get_fates`.
 
         Limits: the change is a single push, not a lasting one. The field stays as it is: what a gene regulates is not
         known to the model, so only the features that are named change at once, and others only as the cells do that the
@@ -163,13 +164,13 @@ class PerturbationInference(FateInference):
         positions = (cells.x + shift).astype(np.float32)
         distance = _distance_to_cells(cells.x, positions)
         velocities = _velocities(cells, positions, n_members)
-        kernel = fit_kernel(cells.x, velocities[0][0], time=cells.time, k=n_neighbors)
-        codes, names = find_terminal_states(cells, kernel.matrix, terminal_states)
+        kernel = self._combined_kernel(cells, n_neighbors)
+        codes, names = find_terminal_states(cells, kernel.flow.matrix, terminal_states)
         in_population &= codes < 0
         _warn_if_far(distance[in_population])
         pairs = [perturbed_fates(kernel, codes, positions, velocities[0][1])]
         for own, moved in velocities[1:]:
-            refit = fit_kernel(cells.x, own, time=cells.time, k=n_neighbors)
+            refit = replace(kernel, flow=fit_kernel(cells.x, own, time=cells.time, k=n_neighbors))
             pairs.append(perturbed_fates(refit, codes, positions, moved))
         has_fate = [(before.sum(axis=1) > 0) & (after.sum(axis=1) > 0) for before, after in pairs]
         kept = [in_population & mask for mask in has_fate]

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.data import Rows
-    from muport.velocity._inference import FittedCells
 
 __all__ = ["TimeCourseInference"]
 
@@ -389,10 +388,7 @@ class TimeCourseInference(PerturbationInference):
             days, GrowthOptions(options.growth_relaxation, options.denoise, replicates, options.random_state)
         )
 
-    def _transitions(self, cells: FittedCells, n_neighbors: int, kernel: str) -> sp.csr_matrix:
-        if kernel != "coupling":
-            return super()._transitions(cells, n_neighbors, kernel)
-        check_integers(n_neighbors=n_neighbors)
+    def _couplings(self, n_neighbors: int) -> sp.csr_matrix:
         course = self._course()
         plans = [course.plan(day).plan for day in range(len(course.days.times) - 1)]
         return coupling_kernel(course.days.x, course.days.members, plans, n_neighbors)

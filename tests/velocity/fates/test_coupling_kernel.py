@@ -38,3 +38,16 @@ def test_neighbors_of_the_day_are_the_nearest():
     chain = coupling_kernel(x, [np.arange(4), np.arange(4, 6)], [sp.csr_matrix((4, 2))], 1).toarray()
     assert chain[:4, :4].argmax(axis=1).tolist() == [1, 0, 3, 2]
     assert not chain[:4, 4:].any()
+
+
+def test_many_descendants_are_represented_by_a_sample_of_their_mass():
+    """Half of the mass is on one descendant, the rest on 999: the chain keeps both parts, and their mean position."""
+    rng = np.random.default_rng(0)
+    mass = np.r_[999.0, rng.uniform(0.5, 1.5, 999)]
+    x = rng.normal(size=(1002, 2)).astype(np.float32)
+    chain = coupling_kernel(x, [np.arange(2), np.arange(2, 1002)], [sp.csr_matrix(np.stack([mass, mass]))], 1)
+    row = chain[[0]].toarray().ravel()[2:]
+    assert np.count_nonzero(row) <= 64
+    assert row.sum() == pytest.approx(0.5)
+    assert row[0] == pytest.approx(0.25, abs=0.01)
+    assert row @ x[2:] == pytest.approx(0.5 * (mass / mass.sum()) @ x[2:], abs=0.1)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muport.velocity.fates._combined_kernel import fit_combined_kernel
 from muport.velocity.fates._perturbation import mean_change, perturbed_fates
-from muport.velocity.fates._transition_matrix import fit_kernel
 
 
 def test_a_push_to_one_side_leads_to_its_branch(chains: Any) -> None:
     x, v, time, branch = chains.forked(0.5, 400, seed=0)
     x, v = x.astype(np.float32), v.astype(np.float32)
-    kernel = fit_kernel(x, v, time=time)
+    kernel = fit_combined_kernel(x, v, time, 15)
     ends = chains.late_cells(time, branch, ["A", "B"])
     before, same = perturbed_fates(kernel, ends, x, v)
     assert same == pytest.approx(before, abs=1e-6)

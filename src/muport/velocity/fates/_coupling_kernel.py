@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["coupling_kernel"]
 
 _WITHIN_DAY = 0.5  # fraction of the moves that lead to cells of the same day
+_MAX_DESCENDANTS = 64  # of a cell in the chain: its rows stay as short however many cells a day has
 
 
 def coupling_kernel(
@@ -26,6 +27,8 @@ def coupling_kernel(
     """(n, n) transition matrix: cells move to their descendants on the next day, and to their neighbors of their day.
 
     Each kind has half of the moves. Cells of the last day, and cells without descendants, move within their day only.
+    Of more than 64 descendants of a cell, a systematic sample represents all: in the order of their mass, one at each
+    64th of it.
 
     - `x`: (n, d) cells.
     - `members`: Rows of the cells of each day, at least two of each.
@@ -41,7 +44,8 @@ def coupling_kernel(
     """
     n = len(x)
     within = _normalize(_place([(rows, rows, _neighbor_graph(x[rows], k)) for rows in members], n))
-    descent = _normalize(_place(list(zip(members[:-1], members[1:], plans, strict=True)), n))
+    thinned = [_thin(plan) for plan in plans]
+    descent = _normalize(_place(list(zip(members[:-1], members[1:], thinned, strict=True)), n))
     onward = np.where(np.diff(descent.indptr) > 0, 1 - _WITHIN_DAY, 0.0)
     chain = sp.csr_matrix(sp.diags(onward) @ descent + sp.diags(1 - onward) @ within)
     chain.sort_indices()
@@ -55,6 +59,20 @@ def _neighbor_graph(x: NDArray[np.float32], k: int) -> sp.csr_matrix:
     weights = self_tuned_weights(near.distances).ravel()
     graph = sp.csr_matrix((weights, (rows, near.indices.ravel())), shape=(len(x), len(x)))
     return sp.csr_matrix(graph + graph.T)
+
+
+def _thin(plan: sp.csr_matrix) -> sp.csr_matrix:
+    """A plan with at most `_MAX_DESCENDANTS` entries in each row; rows keep their sum."""
+    points = (np.arange(_MAX_DESCENDANTS) + 0.5) / _MAX_DESCENDANTS
+    thinned = sp.csr_matrix(plan, dtype=np.float64, copy=True)
+    for row in np.flatnonzero(np.diff(plan.indptr) > _MAX_DESCENDANTS):
+        mass = thinned.data[plan.indptr[row] : plan.indptr[row + 1]]
+        order = np.argsort(-mass, kind="stable")
+        passed = np.cumsum(mass[order])
+        drawn = np.bincount(np.searchsorted(passed, points * passed[-1]), minlength=len(mass))
+        mass[order] = drawn * (passed[-1] / _MAX_DESCENDANTS)
+    thinned.eliminate_zeros()
+    return thinned
 
 
 def _place(blocks: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], sp.csr_matrix]], n: int) -> sp.csr_matrix:

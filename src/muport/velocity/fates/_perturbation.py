@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from muport.velocity.fates._transition_matrix import CellKernel
+    from muport.velocity.fates._combined_kernel import CombinedKernel
 
     type Floats = NDArray[np.float64]
     type Ints = NDArray[np.int64]
@@ -22,7 +22,7 @@ __all__ = ["mean_change", "perturbed_fates"]
 
 
 def perturbed_fates(
-    kernel: CellKernel, terminal: Ints, positions: NDArray[np.float32], velocity: NDArray[np.float32]
+    kernel: CombinedKernel, terminal: Ints, positions: NDArray[np.float32], velocity: NDArray[np.float32]
 ) -> tuple[Floats, Floats]:
     """Fates (n, f) of the cells where they are, and from other positions with the velocities there.
 
