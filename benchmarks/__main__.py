@@ -29,6 +29,7 @@ MODULES = {
     "unshared": "modalities.unshared",
     "atlas": "atlas.centroids",
     "velocity": "velocity.fields",
+    "simulated_fates": "velocity.simulated_fates",
     "held_out_days": "velocity.held_out_days",
     "growth": "velocity.growth",
     "cohort": "patients.cohort",
