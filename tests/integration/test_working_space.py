@@ -323,7 +323,7 @@ def test_own_representations_denoise_a_shared_space_unless_a_reference_stays():
     rows = model._rows()
     space = fit_space(rows, seed=0, device="cpu")
     assert isinstance(space, SharedSpace)
-    assert not np.allclose(embed_rows(rows, space).rows.x, rows.x, atol=0.1)
+    assert not np.allclose(embed_rows(rows, space).rows.x[:, : rows.x.shape[1]], rows.x, atol=0.1)
     assert fit_space(rows, seed=0, device="cpu", denoise_shared=False) is None
     model.train(**QUIET)
     z = pd.DataFrame(model.get_latent_representation(), mdata.obs_names).loc[mdata["rna"].obs_names]

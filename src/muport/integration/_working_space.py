@@ -10,7 +10,7 @@ import numpy as np
 from muport._keys import quote_name, unquote_name
 from muport.integration.gromov._gromov_space import GromovSpace, fit_gromov_space, map_to_hub, summarize_alignment
 from muport.integration.spaces._joint_space import JointSpace, embed_cells, fit_joint_space, split_modalities
-from muport.integration.spaces._shared_space import SharedSpace, denoise, fit_shared_space
+from muport.integration.spaces._shared_space import SharedSpace, embed_modality, fit_shared_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -84,8 +84,9 @@ def fit_space(
     """Fit the space in which the modalities are compared.
 
     If each two modalities are linked by pairs of modalities that have 30 cells or more in common, it is a joint space
-    fitted on those cells. If not, it is the shared representation, denoised by the own representation of each modality.
-    Without a shared representation, the modalities are aligned by their geometry alone (Gromov-Wasserstein).
+    fitted on those cells. If not, it is the shared representation, denoised and completed by the own representation of
+    each modality. Without a shared representation, the modalities are aligned by their geometry alone
+    (Gromov-Wasserstein).
 
     - `denoise_shared`: Whether a shared representation is denoised by own representations.
     - `unproved`: Modalities whose common names are not known to be pairs; they do not link the two.
@@ -121,7 +122,7 @@ def embed_rows(rows: Rows, space: Space | None) -> EmbeddedRows:
     if space is None:
         return EmbeddedRows(rows)
     if isinstance(space, SharedSpace):
-        return EmbeddedRows(replace(rows, x=_denoise_rows(rows, space)))
+        return EmbeddedRows(replace(rows, x=_embed_in_shared_space(rows, space)))
     if isinstance(space, GromovSpace):
         own = {name: values for name, values in _own_representations(rows)[0].items() if len(values)}
         x = np.concatenate([map_to_hub(space, name, values) for name, values in own.items()])
@@ -203,8 +204,10 @@ def find_fitted_group(name: str, groups: tuple[str, ...]) -> str | None:
     return None
 
 
-def _denoise_rows(rows: Rows, space: SharedSpace) -> NDArray[np.float32]:
-    own, x = _own_representations(rows)[0], rows.x.copy()
+def _embed_in_shared_space(rows: Rows, space: SharedSpace) -> NDArray[np.float32]:
+    own = _own_representations(rows)[0]
+    x = np.zeros((len(rows.x), rows.x.shape[1] + space.n_canonical), np.float32)
+    x[:, : rows.x.shape[1]] = rows.x
     for code, name in enumerate(rows.modalities):
         rows_of_modality = rows.modality == code
         if rows_of_modality.any() and name in space.regressions:
@@ -213,7 +216,7 @@ def _denoise_rows(rows: Rows, space: SharedSpace) -> NDArray[np.float32]:
                     f"the cells lack the own representation of modality {name!r} (use_rep), by which the model "
                     "denoises the shared space: compute it, or keep the counts from which it is projected."
                 )
-            x[rows_of_modality] = denoise(space, name, own[name], x[rows_of_modality])
+            x[rows_of_modality] = embed_modality(space, name, own[name], rows.x[rows_of_modality])
     return x
 
 

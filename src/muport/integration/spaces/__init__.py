@@ -10,5 +10,6 @@ In the order of reading:
 - ``_distance_weights``: the weight of each axis of a modality in distances
 - ``_held_out_pairs``: how well held-out paired cells find their partner
 - ``_joint_space``: one space for paired and partly paired cells
-- ``_shared_space``: a shared space of unpaired cells, denoised by the representation of each modality
+- ``_canonical_axes``: axes on which the representations of unpaired modalities agree
+- ``_shared_space``: a shared space of unpaired cells, denoised and completed by the representation of each modality
 """

@@ -1,35 +1,50 @@
-"""A space that unpaired modalities share, denoised by the representation that each modality has of its own."""
+"""A space that unpaired modalities share, denoised and completed by the representation that each has of its own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from muport._arrays import canonical_order
+from muport._arrays import canonical_order, unit_rows
 from muport.integration.prototypes._standardized_cells import standardize
+from muport.integration.spaces._canonical_axes import (
+    N_NEIGHBORS,
+    CanonicalAxes,
+    find_mutual_neighbors,
+    fit_canonical_axes,
+)
 from muport.integration.spaces._joint_space import PREDICTION_WEIGHT
 from muport.integration.spaces._ridge_regression import RidgeRegression, fit_ridge
 from muport.integration.spaces._scaling import fit_scaling
+from muport.neighbors import knn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from muport.integration.spaces._scaling import Coordinates
 
-__all__ = ["SharedSpace", "denoise", "fit_shared_space"]
+__all__ = ["SharedSpace", "denoise", "embed_modality", "fit_shared_space"]
+
+_MAX_CELLS = 20_000  # of a modality, on which canonical axes are fitted
+_MAX_CELLS_OF_CHOICE = 2_000  # of a modality, on which the number of rounds is chosen
+_MAX_ROUNDS = 2  # of matching cells and fitting the canonical axes
+_N_SPLITS = 2  # of the shared axes into two halves
 
 
 @dataclass(frozen=True, eq=False)
 class SharedSpace:
-    """Regressions that denoise the shared coordinates; their size does not grow with the number of cells.
+    """Regressions that denoise the shared coordinates, and canonical axes; their size does not grow with the cells.
 
     - `center`, `scale`: Modality -> (d_m,) mean of its own representation, and root mean square distance to it.
     - `regressions`: Modality -> regression of the shared coordinates on the standardized own representation.
     - `denoised_center`: Modality -> (d_s,) mean of its denoised coordinates.
     - `rescaling`: Modality -> (d_s,) factors that give its denoised coordinates the same standard deviations as the
       others'.
+    - `canonical_axes`: Axes on which the own representations agree, beside the denoised coordinates; None where they
+      do not help, and in models of versions that did not fit them.
+    - `unit_length`: Whether cells are scaled to length 1; False in models of versions that did not.
     """
 
     center: dict[str, Annotated[NDArray[np.float32], "*"]]
@@ -37,6 +52,13 @@ class SharedSpace:
     regressions: dict[str, RidgeRegression]
     denoised_center: dict[str, Annotated[NDArray[np.float32], "S"]]
     rescaling: dict[str, Annotated[NDArray[np.float32], "S"]]
+    canonical_axes: CanonicalAxes | None = None
+    unit_length: bool = False
+
+    @property
+    def n_canonical(self) -> int:
+        """Number k of the canonical axes; 0 without them."""
+        return 0 if self.canonical_axes is None else self.canonical_axes.n_axes
 
     def check_consistency(self) -> None:
         """Raise a ValueError unless each modality has its statistics and a regression of their widths."""
@@ -44,27 +66,83 @@ class SharedSpace:
             expected = (len(self.center[name]), len(self.denoised_center[name]))
             if regression.widths != expected or name not in self.scale or name not in self.rescaling:
                 raise ValueError(f"the regression of {name!r} has the widths {regression.widths}, expected {expected}.")
+        if self.canonical_axes is not None:
+            self.canonical_axes.check_widths({name: len(center) for name, center in self.center.items()})
 
 
 def fit_shared_space(own: Coordinates, shared: Coordinates, random_state: int = 0) -> SharedSpace:
-    """Fit the denoising of coordinates that modalities share, where each also has a representation of its own.
+    """Fit the space of modalities that share coordinates, where each also has a representation of its own.
 
     Modalities often share few features, and the values s of one cell are mostly noise. The cell's own representation x
-    is made from all features, so the prediction E[s | x] by ridge regression has less noise; but it lacks what x does
-    not predict, in the first place rare types. As in the joint space, a prediction therefore counts a third of a
-    measurement: (s + E[s | x] / 3) / (1 + 1 / 3). Each axis is then rescaled, in each modality, to the geometric mean
-    of its standard deviations over the modalities: an axis that one modality cannot predict shrinks in all.
+    is made from all features. It enters in two ways.
+
+    The prediction E[s | x] by ridge regression has less noise; but it lacks what x does not predict, in the first place
+    rare types. As in the joint space, a prediction therefore counts a third of a measurement:
+    (s + E[s | x] / 3) / (1 + 1 / 3). Each axis is then rescaled, in each modality, to the geometric mean of its
+    standard deviations over the modalities: an axis that one modality cannot predict shrinks in all.
+
+    What the shared features do not measure at all, the own representations may still have in common. Cells of two
+    modalities that are mutual neighbors in the denoised coordinates are roughly alike, and the canonical axes of their
+    own representations average over many such matches. These axes stand beside the denoised coordinates, and a second
+    round matches the cells in both. The number of rounds (0, 1 or 2) is the one whose matches agree
+    best in shared axes that were left out (see :func:`_choose_rounds`). Matching and canonical correlation by turns
+    follow MaxFuse [1]_.
 
     - `own`: Modality -> (n_m, d_m) own representation.
     - `shared`: Modality -> (n_m, d_s) shared coordinates, row by row.
+
+    References
+    ----------
+    .. [1] Chen et al. (2024), Integration of spatial and single-cell data across modalities with weakly linked
+       features. Nature Biotechnology.
     """
     center, scale = fit_scaling(own)
-    regressions, denoised_center, deviation = {}, {}, {}
+    rows, values = {}, {}
     for m, x in own.items():
         order = canonical_order(np.concatenate([x, shared[m]], axis=1))
-        rows, s = standardize(x[order], center[m], scale[m]), shared[m][order]
-        regressions[m] = fit_ridge(rows, s, random_state)
-        denoised = _average_with_prediction(rows, s, regressions[m])
+        rows[m], values[m] = standardize(x[order], center[m], scale[m]), shared[m][order]
+    space = _fit_denoising(center, scale, rows, values, random_state)
+    sample = _sample_cells(rows, _MAX_CELLS, random_state)
+    rows, values = ({m: x[sample[m]] for m, x in of.items()} for of in (rows, values))
+    n_rounds = _choose_rounds(rows, values, random_state)
+    denoised = {m: denoise(space, m, rows[m], values[m]) for m in rows}
+    return replace(space, canonical_axes=_fit_rounds(rows, denoised, n_rounds)[-1], unit_length=True)
+
+
+def embed_modality(
+    space: SharedSpace, modality: str, own: NDArray[np.float32], shared: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Embed cells of a modality in the shared space, each cell by itself.
+
+    - `own`: (n, d_m) own representation.
+    - `shared`: (n, d_s) shared coordinates.
+
+    Returns the directions, as unit vectors, of the (n, d_s) denoised coordinates, and beside them of the (n, k)
+    canonical ones, if the space has them.
+    """
+    x = standardize(own, space.center[modality], space.scale[modality])
+    denoised = denoise(space, modality, x, shared)
+    return _join_directions(space.canonical_axes, modality, x, denoised) if space.unit_length else denoised
+
+
+def denoise(
+    space: SharedSpace, modality: str, x: NDArray[np.float32], shared: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Denoise shared coordinates (n, d_s) by standardized own representations (n, d_m): mean 0 in each modality."""
+    denoised = _average_with_prediction(x, shared, space.regressions[modality])
+    denoised -= space.denoised_center[modality]
+    denoised *= space.rescaling[modality]
+    return denoised
+
+
+def _fit_denoising(
+    center: dict[str, NDArray[np.float32]], scale: dict[str, float], rows: Coordinates, values: Coordinates, seed: int
+) -> SharedSpace:
+    """Fit the regressions and the rescaling on standardized own representations and the shared coordinates."""
+    regressions, denoised_center, deviation = {}, {}, {}
+    for m, x in rows.items():
+        regressions[m] = fit_ridge(x, values[m], seed)
+        denoised = _average_with_prediction(x, values[m], regressions[m])
         denoised_center[m] = denoised.mean(axis=0, dtype=np.float64).astype(np.float32)
         deviation[m] = np.maximum(denoised.std(axis=0, dtype=np.float64), np.finfo(np.float32).tiny)
     common = np.exp(np.mean([np.log(values) for values in deviation.values()], axis=0))
@@ -72,21 +150,69 @@ def fit_shared_space(own: Coordinates, shared: Coordinates, random_state: int = 
     return SharedSpace(center, scale, regressions, denoised_center, rescaling)
 
 
-def denoise(
-    space: SharedSpace, modality: str, own: NDArray[np.float32], shared: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Denoise the shared coordinates of cells of a modality, each cell by itself.
+def _fit_rounds(x: Coordinates, denoised: Coordinates, n_rounds: int) -> list[CanonicalAxes | None]:
+    """Fit the canonical axes after 0, 1, ... rounds; each round matches the cells in the space of the one before."""
+    rounds: list[CanonicalAxes | None] = [None]
+    while len(rounds) <= n_rounds:
+        z = {m: _join_directions(rounds[-1], m, x[m], denoised[m]) for m in x}
+        rounds.append(fit_canonical_axes(x, find_mutual_neighbors(z)))
+    return rounds
 
-    - `own`: (n, d_m) own representation.
-    - `shared`: (n, d_s) shared coordinates.
 
-    Returns (n, d_s) denoised coordinates, of mean 0 in each modality.
+def _choose_rounds(x: Coordinates, shared: Coordinates, seed: int) -> int:
+    """Choose the number of rounds whose matches agree best in shared axes that were left out.
+
+    The shared axes are split into two halves, several times. One half is all that the modalities share in the fit; by
+    the other it is measured how well cells and their matches agree. The measure needs neither pairs nor labels.
     """
-    x = standardize(own, space.center[modality], space.scale[modality])
-    denoised = _average_with_prediction(x, shared, space.regressions[modality])
-    denoised -= space.denoised_center[modality]
-    denoised *= space.rescaling[modality]
-    return denoised
+    n_axes = next(iter(shared.values())).shape[1]
+    if n_axes < 2:
+        return 0
+    sample = _sample_cells(x, _MAX_CELLS_OF_CHOICE, seed)
+    x, shared = ({m: values[sample[m]] for m, values in of.items()} for of in (x, shared))
+    center, scale = {m: np.zeros(v.shape[1], np.float32) for m, v in x.items()}, dict.fromkeys(x, 1.0)
+    agreement, rng = np.zeros(_MAX_ROUNDS + 1), np.random.default_rng(seed)
+    for _ in range(_N_SPLITS):
+        first, second = np.array_split(rng.permutation(n_axes), 2)
+        for fitted, left_out in ((first, second), (second, first)):
+            values = {m: s[:, fitted] for m, s in shared.items()}
+            space = _fit_denoising(center, scale, x, values, seed)
+            denoised = {m: denoise(space, m, x[m], values[m]) for m in x}
+            held_out = {m: s[:, left_out] - s[:, left_out].mean(axis=0) for m, s in shared.items()}
+            for i, axes in enumerate(_fit_rounds(x, denoised, _MAX_ROUNDS)):
+                agreement[i] += _measure_agreement(
+                    {m: _join_directions(axes, m, x[m], denoised[m]) for m in x}, held_out
+                )
+    return int(agreement.argmax())
+
+
+def _measure_agreement(z: Coordinates, values: Coordinates) -> float:
+    """Correlation of the values of cells with the means of their nearest cells in each other modality."""
+    found = []
+    for a in z:
+        for b in z:
+            if a != b:
+                nearest = knn(z[a], min(N_NEIGHBORS, len(z[a])), query=z[b]).indices
+                pair = np.stack([values[a][nearest].mean(axis=1).ravel(), values[b].ravel()]).astype(np.float64)
+                found.append(float(np.prod(unit_rows(pair), axis=0).sum()))
+    return float(np.mean(found))
+
+
+def _sample_cells(x: Coordinates, most: int, seed: int) -> dict[str, NDArray[np.int64]]:
+    """Sample at most `most` rows of each modality, sorted."""
+    rng = np.random.default_rng(seed)
+    return {m: np.sort(rng.choice(len(x[m]), min(most, len(x[m])), replace=False)) for m in sorted(x)}
+
+
+def _join_directions(
+    axes: CanonicalAxes | None, modality: str, x: NDArray[np.float32], denoised: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Unit vectors along the denoised coordinates (n, d_s), and beside them along the canonical ones (n, k).
+
+    The length of a vector follows the depth to which a cell is sequenced, its direction the kind of the cell.
+    """
+    parts = [denoised] if axes is None else [denoised, axes.project(modality, x)]
+    return np.concatenate([unit_rows(part) for part in parts], axis=1)
 
 
 def _average_with_prediction(
