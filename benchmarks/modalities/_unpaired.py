@@ -17,7 +17,7 @@ import scanpy as sc
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-from muport import datasets
+from muport import datasets, pp
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,6 +121,21 @@ def snare_shared() -> tuple[md.MuData, Truth]:
     return _hide(ref, query, Truth("snare_mouse_cortex", "atac", _labels(atac), True, note))
 
 
+def snare_prepared() -> tuple[md.MuData, Truth]:
+    """The same cells from counts: all representations by ``pp.prepare``."""
+    mdata = datasets.load("snare_mouse_cortex")
+    pp.prepare(mdata, umap=False, modalities={"rna": "rna", "atac": "atac"})
+    rna, atac = mdata["rna"], mdata["atac"]
+    ref_obs = {"batch": rna.obs["batch"], "cell_type": _labels(rna)}
+    keys = {"rna": ("X_shared", "X_pca"), "atac": ("X_shared", "X_lsi")}
+    counts = rna.layers["counts"]
+    ref = _modality("rna", list(rna.obs_names), counts, ref_obs, {key: rna.obsm[key] for key in keys["rna"]})
+    obsm = {key: atac.obsm[key] for key in keys["atac"]}
+    query = _modality("atac", list(atac.obs_names), atac.X, {"batch": atac.obs["batch"]}, obsm)
+    note = "the same cells, all representations from counts by `pp.prepare`"
+    return _hide(ref, query, Truth("snare_prepared", "atac", _labels(atac), True, note))
+
+
 def teaseq_shared() -> tuple[md.MuData, Truth]:
     """TEA-seq RNA and protein: the genes that code the measured proteins are the shared features."""
     mdata = datasets.load("teaseq_rna_adt")
@@ -154,4 +169,9 @@ def bmmc_shared() -> tuple[md.MuData, Truth]:
     return _hide(ref, query, Truth("bmmc_unpaired_liger", "atac", _labels(atac), False, note))
 
 
-UNPAIRED = {"snare_mouse_cortex": snare_shared, "teaseq_rna_adt": teaseq_shared, "bmmc_unpaired_liger": bmmc_shared}
+UNPAIRED = {
+    "snare_mouse_cortex": snare_shared,
+    "snare_prepared": snare_prepared,
+    "teaseq_rna_adt": teaseq_shared,
+    "bmmc_unpaired_liger": bmmc_shared,
+}
