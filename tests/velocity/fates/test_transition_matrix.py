@@ -116,3 +116,9 @@ def test_kernel_refuses_bad_options(option: dict[str, Any], message: str) -> Non
 def test_refuses_what_is_no_chain(chain: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         as_transition_matrix(chain)
+
+
+def test_repeated_entries_of_a_kernel_mean_their_sum():
+    repeated = sp.csr_matrix((np.array([2.0, -1.0, 1.0]), np.array([1, 1, 0]), np.array([0, 2, 3])), shape=(2, 2))
+    assert repeated.nnz == 3
+    np.testing.assert_array_equal(as_transition_matrix(repeated).toarray(), [[0, 1], [1, 0]])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from muport._arrays import normalize_rows
+from muport._arrays import normalize_rows, sum_repeats
 from muport._tables import rows_by_name, rows_in_one_order, same_row_and_column_order
 from muport.neighbors import as_points, knn
 
@@ -235,7 +235,7 @@ def as_transition_matrix(kernel: Any) -> sp.csr_matrix:
 
     Raises ValueError if it is not square, not finite, negative, or a row does not sum to 1.
     """
-    matrix = sp.csr_matrix(same_row_and_column_order(kernel, "kernel"), dtype=np.float64)
+    matrix = sum_repeats(sp.csr_matrix(same_row_and_column_order(kernel, "kernel"), dtype=np.float64))
     if matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise ValueError(f"kernel has shape {matrix.shape}: it must be square, one row per cell.")
     if not (np.isfinite(matrix.data).all() and (matrix.data >= 0).all()):
