@@ -44,7 +44,6 @@ class SharedSpace:
       others'.
     - `canonical_axes`: Axes on which the own representations agree, beside the denoised coordinates; None where they
       do not help, and in models of versions that did not fit them.
-    - `unit_length`: Whether cells are scaled to length 1; False in models of versions that did not.
     """
 
     center: dict[str, Annotated[NDArray[np.float32], "*"]]
@@ -53,7 +52,6 @@ class SharedSpace:
     denoised_center: dict[str, Annotated[NDArray[np.float32], "S"]]
     rescaling: dict[str, Annotated[NDArray[np.float32], "S"]]
     canonical_axes: CanonicalAxes | None = None
-    unit_length: bool = False
 
     @property
     def n_canonical(self) -> int:
@@ -106,7 +104,7 @@ def fit_shared_space(own: Coordinates, shared: Coordinates, random_state: int = 
     rows, values = ({m: x[sample[m]] for m, x in of.items()} for of in (rows, values))
     n_rounds = _choose_rounds(rows, values, random_state)
     denoised = {m: denoise(space, m, rows[m], values[m]) for m in rows}
-    return replace(space, canonical_axes=_fit_rounds(rows, denoised, n_rounds)[-1], unit_length=True)
+    return replace(space, canonical_axes=_fit_rounds(rows, denoised, n_rounds)[-1])
 
 
 def embed_modality(
@@ -117,12 +115,12 @@ def embed_modality(
     - `own`: (n, d_m) own representation.
     - `shared`: (n, d_s) shared coordinates.
 
-    Returns the directions, as unit vectors, of the (n, d_s) denoised coordinates, and beside them of the (n, k)
-    canonical ones, if the space has them.
+    Returns the (n, d_s) denoised coordinates. If the space has canonical axes: the directions, as unit vectors, of the
+    denoised coordinates, and beside them those of the (n, k) canonical ones.
     """
     x = standardize(own, space.center[modality], space.scale[modality])
     denoised = denoise(space, modality, x, shared)
-    return _join_directions(space.canonical_axes, modality, x, denoised) if space.unit_length else denoised
+    return denoised if space.canonical_axes is None else _join_directions(space.canonical_axes, modality, x, denoised)
 
 
 def denoise(
