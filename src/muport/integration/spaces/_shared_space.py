@@ -161,9 +161,9 @@ def _choose_rounds(x: Coordinates, shared: Coordinates, seed: int) -> int:
     """Choose the number of rounds whose matches agree best in shared axes that were left out.
 
     The shared axes are split into two halves, several times. One half is all that the modalities share in the fit; by
-    the other it is measured how well cells and their matches agree. The measure needs neither pairs nor labels. Rounds
-    count only if they agree better than no round in every half: where own representations are mostly noise, the gain
-    is in some axes and the loss in others.
+    the other it is measured how well cells and their matches agree. The measure needs neither pairs nor labels. The
+    gain of the first round must be larger than its standard error over the halves: a second round matches cells by
+    axes that matches have made, so it can only be judged where the first was of use.
     """
     n_axes = next(iter(shared.values())).shape[1]
     if n_axes < 2:
@@ -175,8 +175,10 @@ def _choose_rounds(x: Coordinates, shared: Coordinates, seed: int) -> int:
         first, second = np.array_split(rng.permutation(n_axes), 2)
         halves += [(first, second), (second, first)]
     agreement = np.array([_measure_rounds(x, shared, fitted, left_out, seed) for fitted, left_out in halves])
-    better = (agreement > agreement[:, :1]).all(axis=0)
-    return int(np.where(better, agreement.mean(axis=0), -np.inf).argmax()) if better.any() else 0
+    gain = agreement[:, 1] - agreement[:, 0]
+    if gain.mean() <= gain.std(ddof=1) / np.sqrt(len(gain)):
+        return 0
+    return 1 + int(agreement.mean(axis=0)[1:].argmax())
 
 
 def _measure_rounds(
