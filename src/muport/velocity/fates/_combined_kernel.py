@@ -86,7 +86,7 @@ def fit_combined_kernel(
     >>> x = np.arange(6, dtype=np.float32)[:, None]
     >>> kernel = fit_combined_kernel(x, np.ones_like(x), np.arange(6.0), k=2)
     >>> kernel.matrix[2].toarray().round(2).tolist()
-    [[0.0, 0.12, 0.0, 0.59, 0.28, 0.0]]
+    [[0.0, 0.12, 0.0, 0.87, 0.01, 0.0]]
     """
     around = fit_kernel(x, np.zeros_like(velocity), time=time, k=k, step=1.0)
     return CombinedKernel(fit_kernel(x, velocity, time=time, k=k), around, couplings)
