@@ -82,9 +82,8 @@ def fit_shared_space(own: Coordinates, shared: Coordinates, random_state: int = 
     What the shared features do not measure at all, the own representations may still have in common. Cells of two
     modalities that are mutual neighbors in the denoised coordinates are roughly alike, and the canonical axes of their
     own representations average over many such matches. These axes stand beside the denoised coordinates, and a second
-    round matches the cells in both. The number of rounds (0, 1 or 2) is the one whose matches agree
-    best in shared axes that were left out (see :func:`_choose_rounds`). Matching and canonical correlation by turns
-    follow MaxFuse [1]_.
+    round matches the cells in both. The number of rounds (0, 1 or 2) is chosen by shared axes that were left out (see
+    :func:`_choose_rounds`). MaxFuse [1]_ alternates between matching and canonical correlation in this way.
 
     - `own`: Modality -> (n_m, d_m) own representation.
     - `shared`: Modality -> (n_m, d_s) shared coordinates, row by row.
@@ -162,8 +161,8 @@ def _choose_rounds(x: Coordinates, shared: Coordinates, seed: int) -> int:
 
     The shared axes are split into two halves, several times. One half is all that the modalities share in the fit; by
     the other it is measured how well cells and their matches agree. The measure needs neither pairs nor labels. The
-    gain of the first round must be larger than its standard error over the halves: a second round matches cells by
-    axes that matches have made, so it can only be judged where the first was of use.
+    gain of the first round must be larger than its standard error over the halves. The second round is judged only if
+    the first is of use, because it matches cells by the axes of the first.
     """
     n_axes = next(iter(shared.values())).shape[1]
     if n_axes < 2:
