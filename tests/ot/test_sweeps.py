@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from muport.ot import Potentials, sinkhorn
+from muport.ot import Potentials, _sinkhorn, sinkhorn
 
 RELAXATIONS = [(math.inf, math.inf), (0.5, math.inf), (math.inf, 0.5), (0.3, 2.0), (20.0, 20.0), (0.0, math.inf)]
 REG_TYPES = ["kl", "entropy"]
@@ -173,3 +173,23 @@ def test_a_cost_is_large_or_small_beside_the_reg_of_its_own_problem() -> None:
     cost[1, 1, 1] = 1e9
     with pytest.raises(ValueError, match="The largest cost"):
         sinkhorn(cost, a, b, 1.0)
+
+
+@pytest.mark.parametrize(("n", "threads"), [(20, 1), (600, 2)])
+def test_problems_with_short_sweeps_use_one_thread(monkeypatch: pytest.MonkeyPatch, n: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = []
+
+    def logged(*args: object) -> tuple[torch.Tensor, ...]:
+        seen.append(torch.get_num_threads())
+        return solve_chunk(*args)
+
+    solve_chunk = _sinkhorn._solve_chunk
+    monkeypatch.setattr(_sinkhorn, "_solve_chunk", logged)
+    try:
+        cost, a, b = batch(0, 1, n, n)
+        sinkhorn(cost, a, b, reg=1.0, max_iter=10)
+        assert (seen, torch.get_num_threads()) == ([threads], 2)
+    finally:
+        torch.set_num_threads(before)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from muport._parallel import single_threaded_torch
 from muport.ot._result import OTResult, log_plan_rows
 
 __all__ = ["Potentials", "sinkhorn"]
@@ -30,6 +31,8 @@ _MAX_SHIFT = 20.0  # largest log-scaling kept outside the kernel: beyond it, it 
 _MAX_LOG = 40.0  # largest |log| of a kernel sum: far inside float32, so that underflowed terms are negligible
 #: Cost entries solved together: two float32 kernels fit into a last-level cache, or into the memory of a GPU.
 _CHUNK = {"cpu": 2**20, "cuda": 2**28}
+#: Cost entries up to which one thread is used: a sweep is shorter than the wait of several threads for each other.
+_ONE_THREAD_UP_TO = 2**18
 
 
 @dataclass(frozen=True)
@@ -413,7 +416,8 @@ def sinkhorn(
         rows = slice(low, low + size)
         side_a, side_b = (_Side(mass[rows], x[rows], reg_type == "entropy") for mass, x in ((a, lam[0]), (b, lam[1])))
         chunk = _Chunk(solved_cost[rows], side_a, side_b, eps[rows])
-        solved.append(_solve_chunk(chunk, (start[0][rows], start[1][rows]), eps_scaling, max_iter, tol))
+        with single_threaded_torch(chunk.cost.numel() <= _ONE_THREAD_UP_TO):
+            solved.append(_solve_chunk(chunk, (start[0][rows], start[1][rows]), eps_scaling, max_iter, tol))
     f, g, n_iter, residual = (torch.cat(tensors) for tensors in zip(*solved, strict=True))
     reg_m = lam[0][:, 0], lam[1][:, 0]
     return Potentials(f, g, n_iter, residual <= tol, residual, cost, a, b, eps[:, 0], reg_m, reg_type)

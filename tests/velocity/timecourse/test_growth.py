@@ -90,3 +90,12 @@ def test_batches_of_other_sizes_do_not_look_like_growth():
     cells = Days(days.x, days.time, batch.astype(np.int64)).take(kept)
     rate, _ = fit_growth(cells, FAST).evaluate(cells.x, cells.time)
     assert abs(rate[cells.batch == 1].mean() - rate[cells.batch == 0].mean()) < 0.05
+
+
+def test_rates_do_not_depend_on_the_number_of_cores(monkeypatch):
+    days, _ = branches(0.5, n=40)
+    found = []
+    for cores in (1, 3):
+        monkeypatch.setattr("muport._parallel.count_cores", lambda cores=cores: cores)
+        found.append(fit_growth(days, GrowthOptions(n_replicates=3)).rate)
+    np.testing.assert_array_equal(*found)

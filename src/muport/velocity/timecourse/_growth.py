@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import torch
 
+from muport._parallel import parallel_map
 from muport.neighbors import knn
 from muport.ot import solve
 from muport.velocity.timecourse._couplings import CouplingOptions, couple_days, split_days
@@ -117,13 +118,14 @@ def fit_growth(days: Days, options: GrowthOptions = GrowthOptions()) -> GrowthFi
     rng = np.random.default_rng(options.random_state)
     z = days.denoised if options.denoise else days.x
     coordinates = Days(z, days.time, days.batch, growth=days.growth)
-    rate, converged = _rates(coordinates, days.n_cells.astype(np.float64), options)
     kept = np.concatenate([_sample(rows, len(z), rng) for rows in days.members])
-    columns = [_smooth(coordinates, rate, coordinates, kept)]
-    for _ in range(options.n_replicates):
-        drawn = np.concatenate([rng.choice(rows, min(len(rows), _REPLICATE_CELLS)) for rows in days.members])
-        sample = coordinates.take(drawn)
-        columns.append(_smooth(sample, _rates(sample, days.n_cells.astype(np.float64), options)[0], coordinates, kept))
+    replicates = [
+        np.concatenate([rng.choice(rows, min(len(rows), _REPLICATE_CELLS)) for rows in days.members])
+        for _ in range(options.n_replicates)
+    ]
+    samples = [coordinates, *(coordinates.take(drawn) for drawn in replicates)]
+    rates, converged = _rates(samples, days.n_cells.astype(np.float64), options)
+    columns = [_smooth(sample, rate, coordinates, kept) for sample, rate in zip(samples, rates, strict=True)]
     table = np.stack(columns, axis=1)
     if options.n_replicates:
         # a replicate of m of n cells varies more than one of n cells would
@@ -146,25 +148,53 @@ def mass_along(
     return (start * np.exp(exponent)).astype(np.float32)
 
 
-def _rates(days: Days, mass: Floats, options: GrowthOptions) -> tuple[Floats, bool]:
-    """(n,) rate of each cell, the mean over its intervals, and whether all problems converged."""
-    total, count, converged = np.zeros(len(days.x)), np.zeros(len(days.x)), True
-    for day in range(len(days.times) - 1):
-        rows, columns = days.members[day], days.members[day + 1]
-        gap = float(days.times[day + 1] - days.times[day])
-        change = float(np.log(mass[day + 1] / mass[day]))
-        moved, stopped = _move(days, day, options)
+@dataclass(frozen=True, eq=False)
+class _Changes:
+    """Logarithmic changes of mass between a day and the next one, per unit of time.
+
+    - `rows`, `rate`: (k,) cells of both days, and the change of each.
+    - `converged`: Whether all transport problems converged.
+    """
+
+    rows: NDArray[np.int64]
+    rate: Floats
+    converged: bool
+
+
+def _rates(samples: list[Days], mass: Floats, options: GrowthOptions) -> tuple[list[Floats], bool]:
+    """(n,) rate of each cell of each sample, the mean over its intervals.
+
+    Also whether the problems of the first sample converged.
+    """
+    intervals = [(days, day) for days in samples for day in range(len(mass) - 1)]
+    found = iter(parallel_map(lambda interval: _change_masses(*interval, mass, options), intervals))
+    rates, converged = [], []
+    for days in samples:
+        total, count = np.zeros(len(days.x)), np.zeros(len(days.x))
+        changes = [next(found) for _ in range(len(mass) - 1)]
+        for change in changes:
+            total[change.rows] += change.rate
+            count[change.rows] += 1
+        rates.append(total / count.clip(min=1))
+        converged.append(all(change.converged for change in changes))
+    return rates, converged[0]
+
+
+def _change_masses(days: Days, day: int, mass: Floats, options: GrowthOptions) -> _Changes:
+    """Changes of mass of the cells of a day and of the next one, at total masses (D,) of the days."""
+    rows, columns = days.members[day], days.members[day + 1]
+    gap = float(days.times[day + 1] - days.times[day])
+    change = float(np.log(mass[day + 1] / mass[day]))
+    moved, converged = _move(days, day, options)
+    cells, rates = [], []
+    for left, right in split_days(days, rows, columns, options.random_state):
+        i, j = rows[left], columns[right]
+        prior = np.zeros(len(i)) if days.growth is None else days.growth[i] * gap
+        before, after, stopped = _log_changes(moved[left], days.x[j], change, prior, options.relaxation)
         converged &= stopped
-        for left, right in split_days(days, rows, columns, options.random_state):
-            i, j = rows[left], columns[right]
-            prior = np.zeros(len(i)) if days.growth is None else days.growth[i] * gap
-            before, after, stopped = _log_changes(moved[left], days.x[j], change, prior, options.relaxation)
-            converged &= stopped
-            total[i] += before / gap
-            total[j] += after / gap
-            count[i] += 1
-            count[j] += 1
-    return total / count.clip(min=1), converged
+        cells += [i, j]
+        rates += [before / gap, after / gap]
+    return _Changes(np.concatenate(cells), np.concatenate(rates), converged)
 
 
 def _move(days: Days, day: int, options: GrowthOptions) -> tuple[NDArray[np.float32], bool]:
