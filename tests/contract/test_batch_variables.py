@@ -179,14 +179,14 @@ def test_variables_that_divide_the_cells_alike_need_one_strength():
 @pytest.mark.parametrize(
     ("setup", "error", "message"),
     [
-        ({"batch_key": ["donor", "plate"]}, KeyError, "column 'plate' is not in obs"),
+        ({"batch_key": ["donor", "plate"]}, KeyError, "batch_key='plate' is not in obs"),
         ({"batch_key": ["donor", "donor"]}, ValueError, "names 'donor' twice"),
         ({"batch_key": []}, ValueError, "is an empty list"),
         ({"batch_key": ["donor", 3]}, TypeError, "must be a list of names of columns"),
         ({"batch_key": {"donor": 1}}, TypeError, "must be a list of names of columns"),
         ({"batch_key": ["donor", "gap"]}, ValueError, "batch_key='gap': 1 cells have no batch"),
         ({"continuous_covariate_keys": "depth"}, TypeError, "must be a list of names of columns"),
-        ({"continuous_covariate_keys": ["missing"]}, KeyError, "column 'missing' is not in obs"),
+        ({"continuous_covariate_keys": ["missing"]}, KeyError, "continuous_covariate_keys='missing' is not in obs"),
         ({"continuous_covariate_keys": ["depth", "depth"]}, ValueError, "names 'depth' twice"),
         ({"continuous_covariate_keys": ["holes"]}, ValueError, r"1 cells have no value \(NaN\)"),
         ({"continuous_covariate_keys": ["infinite"]}, ValueError, "infinite value"),

@@ -102,7 +102,7 @@ def test_cells_on_disk_or_in_memory_do_not_depend_on_the_type(tmp_path, record_p
 def test_unclear_columns_are_refused(record_property):
     adata = cells()
     adata.obs["batch"] = pd.Series([1 if i % 2 else "1" for i in range(240)], adata.obs_names, dtype=object)
-    with pytest.raises(ValueError, match=r"column 'batch' holds '1' \(str\) and 1 \(int\)"):
+    with pytest.raises(ValueError, match=r"batch_key='batch' holds '1' \(str\) and 1 \(int\)"):
         muport.Integration.setup_anndata(adata, batch_key="batch")
     with pytest.raises(ValueError, match=r"column 'batch' holds '1' \(str\) and 1 \(int\)"):
         muport.integrate_centroids(adata, batch_key="batch", verbose=False)

@@ -137,7 +137,7 @@ BAD_ASKED = {
     "distance": (lambda m: m.get_sample_distances("mmd"), ValueError, "metric='mmd'.*'sliced'"),
     "coordinates": (lambda m: m.get_sample_embedding(13), ValueError, "n_components=13.*12"),
     "folds": (lambda m: m.cross_validate(n_folds=1), ValueError, "n_folds=1"),
-    "group": (lambda m: m.cross_validate(group_key="person"), KeyError, "person"),
+    "group": (lambda m: m.cross_validate(group_key="person"), KeyError, "group_key='person' is not in obs"),
     "groups that cut samples": (lambda m: m.cross_validate(group_key="cell_type"), ValueError, "group_key='cell_type'"),
     "empty grid": (lambda m: m.tune({}), ValueError, "grid is empty"),
     "empty values": (lambda m: m.tune({"n_comps": []}), ValueError, "at least one value"),
@@ -148,6 +148,13 @@ BAD_ASKED = {
     "of": (lambda m: m.rank_features(np.eye(5), list("abcde"), "cells"), ValueError, "of='cells'"),
     "by": (lambda m: m.rank_features(np.eye(5), list("abcde"), by="size"), ValueError, "by='size'"),
     "groups": (lambda m: m.match_components(0), ValueError, "n_groups=0"),
+    "more groups than components": (lambda m: m.match_components(99), ValueError, "n_groups=99 is above"),
+    "more components than there are": (lambda m: m.get_barycenter(n_components=99), ValueError, "n_components=99 is"),
+    "modality of an AnnData": (lambda m: m.to_pseudobulk(modality="zz"), KeyError, "modality='zz'.*an AnnData"),
+    "a number as a group key": (lambda m: m.cross_validate(group_key=3), TypeError, "group_key=3 must be the name"),
+    "a number as a types key": (lambda m: m.get_component_types(3), TypeError, "types_key=3 must be the name"),
+    "a number as a stratum": (lambda m: m.test_components(strata_key=3), TypeError, "strata_key=3 must be the name"),
+    "unknown stratum": (lambda m: m.test_components(strata_key="site"), KeyError, "strata_key='site' is not in obs"),
     "types": (lambda m: m.get_component_types("lineage"), KeyError, "lineage"),
 }
 

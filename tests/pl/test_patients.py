@@ -40,6 +40,15 @@ def test_patients_lie_where_they_are_and_have_their_colour(xy):
     assert [t.get_text() for t in ax.texts] == NAMES
 
 
+def test_conditions_that_no_patient_has_need_no_color(xy, distances):
+    condition = pd.Series(pd.Categorical([CONDITION[name] for name in NAMES], categories=["case", "control", "x"]), NAMES)
+    for ax in (
+        patient_embedding(xy, condition, palette={"case": "red", "control": "blue"}),
+        distance_map(distances, condition, palette={"case": "red", "control": "blue"}),
+    ):
+        assert [t.get_text() for t in ax.get_legend().texts] == ["case", "control"]
+
+
 def test_patients_as_an_anndata_are_refused_with_the_fix():
     with pytest.raises(TypeError, match="embedding is AnnData: pass an array or a table"):
         patient_embedding(anndata.AnnData(np.zeros((3, 2))))

@@ -123,3 +123,15 @@ def test_refusals(change, kwargs, error, message):
     with pytest.raises(error, match=message):
         pp.to_pseudobulk(adata, **{"sample_key": "donor", **kwargs})
     pd.testing.assert_frame_equal(adata.obs, before.obs)
+
+
+def test_a_modality_of_an_anndata_is_refused():
+    adata = cells()
+    whole = MuData({"rna": adata, "other": adata.copy()})
+    assert np.array_equal(pp.to_pseudobulk(whole, "rna:donor").X, pp.to_pseudobulk(adata, "donor").X)
+    with pytest.raises(KeyError, match="modality='zz': the data are an AnnData"):
+        pp.to_pseudobulk(adata, "donor", modality="zz")
+    with pytest.raises(KeyError, match="modality='zz' is not in the data, which has"):
+        pp.to_pseudobulk(whole, "rna:donor", modality="zz")
+    with pytest.raises(KeyError, match="groups_key='kind' is not in obs"):
+        pp.to_pseudobulk(adata, "donor", "kind")

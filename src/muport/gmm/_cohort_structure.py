@@ -15,7 +15,7 @@ from muport.gmm._inference import row_samples
 from muport.gmm._sample_tables import SampleTables
 from muport.gmm.distances._mixture_wasserstein import compute_plans, pair_costs
 from muport.gmm.distances._nearest_patients import nearest_patients
-from muport.gmm.interpretation._component_groups import find_groups, match_components
+from muport.gmm.interpretation._component_groups import check_number_of_groups, find_groups, match_components
 from muport.gmm.interpretation._features import axis_loadings, order_loadings
 from muport.gmm.interpretation._mixture_barycenter import fit_barycenter
 from muport.gmm.interpretation._patient_trajectory import (
@@ -73,7 +73,7 @@ class CohortStructure(SampleTables):
         KeyError
             If there is no such condition or sample.
         ValueError
-            If the group is empty, or `n_components` is not positive.
+            If the group is empty, or `n_components` is not positive or above the number of components of the group.
 
         References
         ----------
@@ -93,10 +93,10 @@ class CohortStructure(SampleTables):
         """
         state: GMMState = self._fitted()
         check_seed(random_state)
-        if n_components is not None:
-            check_integers(n_components=n_components)
         patients = self._group_members(group)
         mixtures = state.cohort.mixtures.subset(patients)
+        if n_components is not None:
+            check_number_of_groups(mixtures, n_components=n_components)
         groups = match_components(mixtures, n_components, random_state=random_state)
         return fit_barycenter(mixtures, groups, [state.samples[i] for i in patients])
 

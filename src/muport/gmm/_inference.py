@@ -221,7 +221,13 @@ class CohortInference(MuDataModel):
 
         Returns
         -------
-        Group of each component, Wasserstein barycenters of the groups, and the fraction of each group in each patient.
+        Group of each component, Wasserstein barycenters of the groups, and the fraction of each group in each patient;
+        fewer groups than `n_groups` if there are fewer different components.
+
+        Raises
+        ------
+        ValueError
+            If `n_groups` is not positive, or above the number of components of all patients.
         """
         check_seed(random_state)
         return match_components(self._fitted().cohort.mixtures, n_groups, random_state=random_state)
@@ -253,7 +259,7 @@ class CohortInference(MuDataModel):
         """
         matched = find_groups(groups, self._fitted().cohort.mixtures, random_state)
         sample = self._fitted_rows().sample
-        code, types = self._read_labels(types_key)
+        code, types = self._read_labels(types_key, "types_key")
         r = sum_by_group(self.get_responsibilities(), cast("NDArray[np.int64]", sample), matched)
         return component_types(r, np.array([*types, None], dtype=object)[code])
 
@@ -414,10 +420,10 @@ class CohortInference(MuDataModel):
     def _read(cls, data: Data, setup_args: dict[str, Any], required: bool) -> Rows:
         return read_rows(data, Setup.from_args({**cls._setup_defaults, **setup_args}), require_labels=required)
 
-    def _read_labels(self, key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-        """Codes (n_cells,) of another column, -1 where missing, and the names."""
-        rows = self._read(self.adata, {**self.registry_["setup_args"], "labels_key": key}, required=True)
-        return rows.label, rows.labels
+    def _read_labels(self, key: str, argument: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        """Codes (n_cells,) of another column, which `argument` names, -1 where missing; and the names."""
+        column = joined_column(self.adata, key, argument).without(self._setup.unlabeled_category)
+        return column.codes, column.names
 
     def _read_types(
         self, data: Data | None, known: tuple[str, ...] | None = None
@@ -436,7 +442,7 @@ class CohortInference(MuDataModel):
         """(P,) person, or whatever the argument names, of each sample; None without a key."""
         if key is None:
             return None
-        person, people = self._read_labels(key)
+        person, people = self._read_labels(key, argument)
         sample = cast("NDArray[np.int64]", rows.sample)
         group = label_samples(sample, person, rows.samples, people, f"{argument}={key!r}", what)
         if (group < 0).any():
@@ -458,7 +464,7 @@ def read_cell_types(
 
     Raises KeyError if there is no such column; ValueError if it has fewer than two types, or about one for each cell.
     """
-    column = joined_column(data, key)
+    column = joined_column(data, key, "cell_type_key")
     if known is None:
         if not 2 <= len(column.names) <= max(2, data.n_obs // 2):
             raise ValueError(

@@ -52,7 +52,7 @@ def find_kind(data: Data, rows: Rows, condition: NDArray[np.int64], outcome: str
     if outcome == "auto":
         kind = "survival" if event is not None else _find_kind(data, rows, condition, key)
         logger.info("outcome='auto': labels_key=%r holds %d values: %s.", key, len(rows.labels), kind)
-    elif outcome == "class" and holds_numbers(data, key):
+    elif outcome == "class" and holds_numbers(data, key, "labels_key"):
         check_classes(condition, rows.labels, f"labels_key={key!r}")
     if kind in OUTCOMES:
         read_outcome(data, rows, condition, cast("OutcomeKind", kind), key, event)
@@ -60,7 +60,7 @@ def find_kind(data: Data, rows: Rows, condition: NDArray[np.int64], outcome: str
 
 
 def _find_kind(data: Data, rows: Rows, condition: NDArray[np.int64], key: str) -> str:
-    if holds_numbers(data, key):
+    if holds_numbers(data, key, "labels_key"):
         try:
             check_classes(condition, rows.labels, key)
         except ValueError:
@@ -118,7 +118,7 @@ def _level_order(data: Data, names: tuple[str, ...], key: str) -> NDArray[np.int
 
 def _read_events(data: Data, rows: Rows, key: str, known: NDArray[np.bool_]) -> NDArray[np.int64]:
     """(P,) whether the event happened; 0 for a sample without a time."""
-    column = joined_column(data, key)
+    column = joined_column(data, key, "event_key")
     what = f"event_key={key!r}"
     events = [_event(name, what) for name in column.names]
     sample = cast("NDArray[np.int64]", rows.sample)

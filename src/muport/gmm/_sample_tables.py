@@ -23,6 +23,7 @@ from muport.gmm.metric._log_ratios import centered_log_ratios
 from muport.gmm.metric._nuisance import CovariateCode
 from muport.gmm.mixtures._mixtures import responsibilities
 from muport.neighbors import knn
+from muport.pp._counts import find_counts
 from muport.pp.samples._pseudobulk import to_pseudobulk
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ class SampleTables(CohortInference):
         by: Literal["types", "components"] | None = None,
         layer: str | None = None,
         min_cells: int = 10,
-        modality: str = "rna",
+        modality: str | None = None,
         groups: ComponentGroups | None = None,
         random_state: int = 0,
     ) -> anndata.AnnData:
@@ -275,8 +276,10 @@ class SampleTables(CohortInference):
         ----------
         by
             As for :meth:`test_abundance`. A cell counts for its most probable component.
-        layer, min_cells, modality
+        layer, min_cells
             As for :func:`muport.pp.to_pseudobulk`.
+        modality
+            Modality of a MuData that has the counts; ``"rna"`` by default.
         groups
             Result of :meth:`match_components`; computed by default.
         random_state
@@ -295,10 +298,7 @@ class SampleTables(CohortInference):
         state: GMMState = self._fitted()
         by_types = _counts_types(by, state)
         rows, data = self._fitted_rows(), self.adata
-        mods = {modality: data} if isinstance(data, anndata.AnnData) else data.mod
-        if modality not in mods:
-            raise KeyError(f"modality={modality!r} is not in the data, which has {list(mods)}.")
-        adata = mods[modality]
+        adata = find_counts(data, modality)
         sample = cast("NDArray[np.int64]", rows.sample)
         if not by_types:
             matched = find_groups(groups, self._fitted().cohort.mixtures, random_state)
@@ -342,11 +342,11 @@ class SampleTables(CohortInference):
         - `known`: Levels of the fit; a sample with another one gets -1.
         """
         sample, what = cast("NDArray[np.int64]", rows.sample), f"covariate_keys={key!r}"
-        if holds_numbers(data, key) and not known:
+        if holds_numbers(data, key, "covariate_keys") and not known:
             numbers, codes = np.unique(joined_numbers(data, key, "covariate_keys"), return_inverse=True)
             code = label_samples(sample, codes, rows.samples, tuple(map(str, numbers)), what, "value")
             return np.append(numbers, np.nan)[code], ()
-        column = joined_column(data, key).without(self._setup.unlabeled_category)
+        column = joined_column(data, key, "covariate_keys").without(self._setup.unlabeled_category)
         column = column.with_names_of(known) if known else column
         code = label_samples(sample, column.codes, rows.samples, column.names, what, "value")
         if not known:
@@ -384,7 +384,7 @@ class SampleTables(CohortInference):
         """Columns (Q, q) of the covariates of the fit for the samples of some cells; None without covariates."""
         columns = []
         for code in self._fitted().covariates:
-            if not code.levels and not holds_numbers(data, code.key):
+            if not code.levels and not holds_numbers(data, code.key, "covariate_keys"):
                 raise TypeError(
                     f"covariate_keys={code.key!r} holds numbers in the fit, but text or categories in these cells: "
                     "convert the column with .astype(float)."

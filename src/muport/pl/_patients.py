@@ -224,8 +224,10 @@ def _color_patients(condition: Any | None, index: pd.Index, palette: Any) -> Cat
             repeated = condition.index[condition.index.duplicated()][0]
             raise ValueError(f"condition has several entries for patient {repeated!r}: keep one.")
         condition = condition.loc[index]
-    names = list(pd.Categorical(condition).categories)
-    categories = color_categories(condition, None if palette is None else parse_palette(palette, names, "condition"))
+    names = pd.Categorical(condition).categories
+    unused = set(names) - set(pd.Categorical(condition).unique())
+    shades = None if palette is None else parse_palette(palette, list(names), "condition", unused)
+    categories = color_categories(condition, shades)
     if len(categories.colors) != n:
         raise ValueError(f"condition has {len(categories.colors)} entries for {n} patients.")
     return categories

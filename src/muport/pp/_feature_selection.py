@@ -115,7 +115,7 @@ def _batch_codes(
     """Return the batch of each cell of `adata`, which is `data` or one of its modalities: (n,), without gaps."""
     if batch_key is None:
         return np.zeros(adata.n_obs, dtype=np.int64)
-    column = joined_column(adata if batch_key in adata.obs else data, batch_key)
+    column = joined_column(adata if batch_key in adata.obs else data, batch_key, "batch_key")
     codes = column.codes if batch_key in adata.obs else column.codes[data.obs_names.get_indexer(adata.obs_names)]
     if (codes < 0).any():
         first = adata.obs_names[int(np.flatnonzero(codes < 0)[0])]

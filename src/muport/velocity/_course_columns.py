@@ -41,7 +41,7 @@ def check_several_times(time: NDArray[np.float64], key: str) -> None:
 
 def complete_column(data: Any, key: str, argument: str) -> Column:
     """A categorical column of which every cell has a value; ValueError otherwise."""
-    column = joined_column(data, key)
+    column = joined_column(data, key, argument)
     missing = int((column.codes < 0).sum())
     if missing:
         raise ValueError(f"{argument}={key!r}: {missing} cells have no value (NaN): give them one, or leave them out.")

@@ -298,8 +298,9 @@ class TimeCourseInference(PerturbationInference):
         times = course.days.times
         ends = (times[0] if source_time is None else source_time, times[-1] if target_time is None else target_time)
         source, target = _interval(course.days, *ends)
-        before = self._annotation(course, source, source_key, sample_key)
-        after = self._annotation(course, target, source_key if target_key is None else target_key, sample_key)
+        before = self._annotation(course, source, ("source_key", source_key), sample_key)
+        named = ("source_key", source_key) if target_key is None else ("target_key", target_key)
+        after = self._annotation(course, target, named, sample_key)
         if all(side.sample is not None and len(np.unique(side.sample)) < 2 for side in (before, after)):
             raise ValueError(
                 f"sample_key={sample_key!r}: both days have cells of one sample only, from which no interval can be "
@@ -307,19 +308,25 @@ class TimeCourseInference(PerturbationInference):
             )
         return transition_table(course.coupling(source, target), before, after, n_bootstrap, level, random_state)
 
-    def _annotation(self, course: _Course, day: int, key: str, sample_key: str | None) -> Annotation:
-        """A column, and the samples, of the cells of a day; without the values that none of them has."""
+    def _annotation(
+        self, course: _Course, day: int, named: tuple[str, str], sample_key: str | None
+    ) -> Annotation:
+        """A column, and the samples, of the cells of a day; without the values that none of them has.
+
+        - `named`: Argument that names the column, and the name.
+        """
+        argument, key = named
         data, cells = self._own_data("load it with its data, which hold the columns"), course.days.members[day]
-        column = joined_column(data, key)
+        column = joined_column(data, key, argument)
         code = column.codes[cells]
         present = np.unique(code[code >= 0])
         if len(present) == 0:
-            raise ValueError(f"column {key!r} has no value in the cells of time {course.days.times[day]:g}.")
+            raise ValueError(f"{argument}={key!r} has no value in the cells of time {course.days.times[day]:g}.")
         position = np.full(len(column.names) + 1, -1, np.int64)
         position[present] = np.arange(len(present))
         sample = None
         if sample_key is not None:
-            sample = joined_column(data, sample_key).codes[cells]
+            sample = joined_column(data, sample_key, "sample_key").codes[cells]
             if (sample < 0).any():
                 raise ValueError(
                     f"sample_key={sample_key!r}: {int((sample < 0).sum())} cells of time {course.days.times[day]:g} "

@@ -94,6 +94,15 @@ def test_a_missing_column_lists_those_there():
         find_column("rna:c", "what", [], {"rna": ["a"]})
 
 
+def test_messages_name_the_argument(paired):
+    with pytest.raises(KeyError, match="group_key='x' is not in obs"):
+        joined_column(paired, "x", "group_key")
+    for data in (paired, paired["rna"]):
+        for key in (3, None, ["batch"]):
+            with pytest.raises(TypeError, match="group_key=.* must be the name of a column"):
+                joined_column(data, key, "group_key")
+
+
 def test_columns_are_read_where_they_stand(paired):
     paired.mod["adt"] = paired["adt"][::-1].copy()
     paired.obs["batch"] = ["x", None] * 5

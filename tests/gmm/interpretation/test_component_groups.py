@@ -88,7 +88,7 @@ def test_groups_of_some_patients():
 
 def test_diagonal_covariances_and_more_groups_than_components():
     mixtures = Mixtures(np.ones((3, 1)), np.array([[[0.0]], [[0.0]], [[5.0]]]), np.ones((3, 1, 1)), "diag")
-    groups = match_components(mixtures, 9)
+    groups = match_components(mixtures, 3)
     assert groups.group.ravel().tolist() == [0, 0, 1]
     assert groups.shares.tolist() == [[1, 0], [1, 0], [0, 1]]
 
@@ -98,6 +98,10 @@ def test_same_seed_same_groups_and_bad_number():
     assert (first.covariances == second.covariances).all()
     with pytest.raises(ValueError, match="n_groups=0"):
         match_components(mixed(), 0)
+    total = int((mixed().weights > 0).sum())
+    assert len(match_components(mixed(), total)) <= total
+    with pytest.raises(ValueError, match=f"n_groups={total + 1} is above {total}, the number of components"):
+        match_components(mixed(), total + 1)
 
 
 def test_groups_of_other_mixtures_of_equal_size_are_refused():

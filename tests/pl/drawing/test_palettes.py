@@ -40,6 +40,16 @@ def test_new_colors_are_stored(cells):
     assert legend_of(embedding(cells, "umap", "type", palette="Set1"))["b"] == "#e41a1c"
 
 
+def test_a_category_without_values_needs_no_color(cells):
+    cells.obs["type"] = cells.obs["type"].cat.add_categories(["unused"])
+    drawn = legend_of(embedding(cells, "umap", "type", palette={"a": "red", "b": "blue"}))
+    assert drawn == {"b": "#0000ff", "a": "#ff0000"}
+    with pytest.raises(ValueError, match="no color for 'a' of color='type'"):
+        embedding(cells, "umap", "type", palette={"unused": "red", "b": "blue"})
+    with pytest.raises(ValueError, match="2 colors for the 3 categories of color='type'.*1 of which have no values"):
+        embedding(cells, "umap", "type", palette=["red", "blue"])
+
+
 def test_too_few_stored_colors_are_replaced(cells):
     cells.uns["type_colors"] = ["red"]
     embedding(cells, "umap", "type")

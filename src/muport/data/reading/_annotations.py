@@ -119,7 +119,7 @@ def _read(data: mudata.MuData | anndata.AnnData, key: str, rule: ColumnRule) -> 
         if rule.weights and not numbers.any():
             raise ValueError(f"{rule.argument}={key!r}: all weights are zero: give at least one cell a weight.")
         return numbers
-    column = joined_column(data, key)
+    column = joined_column(data, key, rule.argument)
     missing = np.flatnonzero(column.codes < 0)
     if rule.complete and len(missing):
         raise ValueError(

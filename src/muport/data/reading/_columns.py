@@ -60,7 +60,12 @@ def find_column(
     it, and comes last.
 
     - `key`: Name of the column, with or without a modality prefix.
+    - `what`: How messages call the column.
+
+    Raises KeyError if no obs has the column; TypeError if `key` is not a string.
     """
+    if not isinstance(key, str):
+        raise TypeError(f"{what} must be the name of a column, which is a string.")
     owned: list[tuple[str | None, str]] = [
         (m, name)
         for m, columns in modalities.items()
@@ -94,8 +99,10 @@ def read_obs(data: mudata.MuData | anndata.AnnData, key: str, what: str) -> list
     return sources
 
 
-def holds_numbers(data: mudata.MuData | anndata.AnnData, key: str) -> bool:
+def holds_numbers(data: mudata.MuData | anndata.AnnData, key: str, argument: str | None = None) -> bool:
     """Return whether ``obs[key]`` holds numbers, not truth values, categories or text.
+
+    - `argument`: Argument that names the column, for messages.
 
     Raises KeyError if no obs has the column.
     """
@@ -103,7 +110,7 @@ def holds_numbers(data: mudata.MuData | anndata.AnnData, key: str) -> bool:
         pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
         if values.dtype != object
         else pd.api.types.infer_dtype(values, skipna=True) in ("floating", "integer", "mixed-integer-float")
-        for values in (source.values for source in read_obs(data, key, f"column {key!r}"))
+        for values in (source.values for source in read_obs(data, key, name_column(key, argument)))
     )
 
 
@@ -119,7 +126,12 @@ def ordered_names(data: mudata.MuData | anndata.AnnData, key: str) -> tuple[str,
     return None
 
 
-def joined_column(data: mudata.MuData | anndata.AnnData, key: str) -> Column:
+def name_column(key: str, argument: str | None) -> str:
+    """How messages call a column: by the argument that names it, if there is one."""
+    return f"column {key!r}" if argument is None else f"{argument}={key!r}"
+
+
+def joined_column(data: mudata.MuData | anndata.AnnData, key: str, argument: str | None = None) -> Column:
     """Gather ``obs[key]`` of all cells, one coding for all, without touching `data`.
 
     ``data.obs[key]`` comes first; cells that miss it there take it from the modalities, matched by name. Values become
@@ -131,18 +143,20 @@ def joined_column(data: mudata.MuData | anndata.AnnData, key: str) -> Column:
         Object whose ``obs_names`` are the cells.
     key
         Name of the column, with or without a modality prefix.
+    argument
+        Argument that names the column, for messages.
 
     Raises
     ------
     KeyError
         If no ``obs`` has the column; lists the columns that exist.
     TypeError
-        If a value is a list, a dict or the like.
+        If `key` is not a string, or a value is a list, a dict or the like.
     ValueError
         If two modalities give the same cell different values, ``data.obs["rna:batch"]`` differs from the column of the
         modality, or a column has values such as 1 and ``"1"``.
     """
-    what = f"column {key!r}"
+    what = name_column(key, argument)
     sources = []
     for source in read_obs(data, key, what):
         codes, distinct = distinct_values(source.values, what)

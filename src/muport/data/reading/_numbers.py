@@ -65,7 +65,7 @@ def joined_numbers(
     [8.5, 10.5]
     """
     what = f"{argument}={key!r}"
-    columns = read_obs(data, key, f"column {key!r}")
+    columns = read_obs(data, key, what)
     sources = [
         ObsValues(column.modality, column.cell, as_numbers(column.values, what, argument == "time_key"))
         for column in columns

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ComponentGroups",
+    "check_number_of_groups",
     "compute_barycenters",
     "fixed_point_step",
     "group_weights",
@@ -91,7 +92,7 @@ def match_components(mixtures: Mixtures, n_groups: int | None = None, *, random_
     - `random_state`: Seed of the start.
 
     Returns fewer groups than `n_groups` if there are fewer different components. Raises ValueError if `n_groups` is not
-    positive.
+    positive, or above the number of components of all patients.
 
     Examples
     --------
@@ -100,9 +101,9 @@ def match_components(mixtures: Mixtures, n_groups: int | None = None, *, random_
     >>> match_components(Mixtures(np.full((2, 2), 0.5), means, np.ones((2, 2, 1)), "diag")).group.tolist()
     [[0, 1], [1, 0]]
     """
-    if n_groups is not None:
-        check_integers(n_groups=n_groups)
     has_mass = mixtures.weights > 0
+    if n_groups is not None:
+        check_number_of_groups(mixtures, n_groups=n_groups)
     mass = torch.from_numpy(mixtures.weights[has_mass])
     mean, covariance = torch.from_numpy(mixtures.means[has_mass]), torch.from_numpy(mixtures.full()[has_mass])
     number = n_groups or int(mixtures.n_components.max())
@@ -114,6 +115,15 @@ def match_components(mixtures: Mixtures, n_groups: int | None = None, *, random_
     group[has_mass], distance[has_mass] = label.numpy(), np.sqrt(cost.numpy())
     shares = group_shares(mixtures, group, len(center_mean))
     return ComponentGroups(group, center_mean.numpy(), center_covariance.numpy(), shares, distance)
+
+
+def check_number_of_groups(mixtures: Mixtures, **values: int) -> None:
+    """Raise a ValueError unless every value is from 1 to the number of components of all patients."""
+    check_integers(**values)
+    total = int((mixtures.weights > 0).sum())
+    for name, value in values.items():
+        if value > total:
+            raise ValueError(f"{name}={value} is above {total}, the number of components of all patients: lower it.")
 
 
 def compute_barycenters(mean: Tensor, covariance: Tensor, mass: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

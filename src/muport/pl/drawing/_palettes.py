@@ -10,10 +10,11 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, is_color_like, to_hex
 
+from muport.pl.drawing._colors import MISSING
 from muport.pl.drawing._colors import palette as default_palette
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from muport.pl.drawing._values import Column, Data
 
@@ -33,10 +34,11 @@ def choose_shades(column: Column, palette: Any | None) -> list[Any]:
     new ones. As in scanpy, new ones and those of `palette` are written to ``uns``; only for a categorical column,
     whose order of categories is stored with it, and not in a view, which would become a copy.
     """
-    categories = list(pd.Categorical(column.values).categories)
+    coded = pd.Categorical(column.values)
+    categories, unused = list(coded.categories), set(coded.categories) - set(coded.unique())
     key, owner = f"{column.key}_colors", column.owner
     if palette is not None:
-        shades = parse_palette(palette, categories, column.key)
+        shades = parse_palette(palette, categories, column.key, unused)
     else:
         stored = _read_colors(owner, key) if owner is not None else None
         if stored is not None and len(stored) >= len(categories):
@@ -47,8 +49,13 @@ def choose_shades(column: Column, palette: Any | None) -> list[Any]:
     return shades
 
 
-def parse_palette(palette: Any, categories: Sequence[Any], name: str) -> list[Any]:
-    """Return the color of each category. ValueError names the palette, the category and what to pass."""
+def parse_palette(
+    palette: Any, categories: Sequence[Any], name: str, unused: Collection[Any] = frozenset()
+) -> list[Any]:
+    """Return the color of each category. ValueError names the palette, the category and what to pass.
+
+    - `unused`: Categories that no value has; a dict need not have their colors.
+    """
     n = len(categories)
     if isinstance(palette, str) and palette in colormaps:
         colormap = colormaps[palette]
@@ -57,9 +64,9 @@ def parse_palette(palette: Any, categories: Sequence[Any], name: str) -> list[An
         return [colormap(x) for x in np.linspace(0, 1, max(n, 1))[:n]]
     if isinstance(palette, Mapping):
         absent = [category for category in categories if category not in palette and str(category) not in palette]
-        if absent:
-            raise ValueError(f"palette has no color for {absent[0]!r} of color={name!r}: add it.")
-        shades = [palette.get(category, palette.get(str(category))) for category in categories]
+        if needed := [category for category in absent if category not in unused]:
+            raise ValueError(f"palette has no color for {needed[0]!r} of color={name!r}: add it.")
+        shades = [palette.get(category, palette.get(str(category), MISSING)) for category in categories]
     elif isinstance(palette, str) or not np.iterable(palette):
         raise ValueError(
             f"palette={palette!r} must be a list of colors, a dict from category to color, or the name of a "
@@ -69,8 +76,9 @@ def parse_palette(palette: Any, categories: Sequence[Any], name: str) -> list[An
         # a cycler of matplotlib gives dicts
         shades = [shade["color"] if isinstance(shade, Mapping) else shade for shade in palette]
     if len(shades) < n:
+        without = f", {len(unused)} of which have no values: remove_unused_categories() drops them" if unused else ""
         raise ValueError(
-            f"palette has {len(shades)} colors for the {n} categories of color={name!r}: pass {n} or more."
+            f"palette has {len(shades)} colors for the {n} categories of color={name!r}: pass {n} or more{without}."
         )
     _check_colors(shades, "palette", "pass names or hexadecimal codes of colors")
     return shades[:n]

@@ -74,7 +74,7 @@ def _cell_position(holder: Data, cell: str | int) -> int:
 
 
 def _cluster_members(data: Data, holder: Data, labels_key: str, cluster: str) -> NDArray[np.bool_]:
-    column = joined_column(data, labels_key)
+    column = joined_column(data, labels_key, "labels_key")
     codes = column.codes if holder is data else column.codes[data.obs_names.get_indexer(holder.obs_names)]
     member = codes == (column.names.index(str(cluster)) if str(cluster) in column.names else -2)
     if not member.any():

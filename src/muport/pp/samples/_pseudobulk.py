@@ -13,7 +13,7 @@ from scipy import sparse
 from muport._checks import check_integers
 from muport.data import accept_data_names, check_cells, joined_column
 from muport.data.reading._count_matrix import get_counts, iterate_blocks
-from muport.pp._counts import get_modality, logger
+from muport.pp._counts import find_counts, logger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +27,7 @@ def to_pseudobulk(
     layer: str | None = None,
     min_cells: int = 10,
     *,
-    modality: str = "rna",
+    modality: str | None = None,
 ) -> anndata.AnnData:
     """Add up the counts of the cells of each sample, or of each sample and type.
 
@@ -52,7 +52,7 @@ def to_pseudobulk(
     min_cells
         Rows of fewer cells are left out.
     modality
-        Modality of a MuData.
+        Modality of a MuData; ``"rna"`` by default.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def to_pseudobulk(
     Raises
     ------
     KeyError
-        If the modality, the layer or a column does not exist.
+        If the modality, the layer or a column does not exist, or a modality of an AnnData is named.
     ValueError
         If values are not counts, a cell has no sample, `min_cells` is not a positive integer, no row has enough cells,
         or two rows would have the same name.
@@ -80,7 +80,7 @@ def to_pseudobulk(
     """
     check_integers(min_cells=min_cells)
     check_cells(data)
-    adata = get_modality(data, modality) if isinstance(data, mudata.MuData) else data
+    adata = find_counts(data, modality)
     if not adata.obs_names.is_unique:
         repeated = adata.obs_names[adata.obs_names.duplicated()][0]
         raise ValueError(f"several cells have the name {repeated!r}: call obs_names_make_unique().")
@@ -109,8 +109,10 @@ def _read_keys(
 ) -> pd.DataFrame:
     """Return the sample and the type of the cells of a modality, as categories; a missing type is missing."""
     table = pd.DataFrame(index=data.obs_names)
-    for key in dict.fromkeys(key for key in (sample_key, groups_key) if key is not None):
-        column = joined_column(data, key)
+    for argument, key in (("sample_key", sample_key), ("groups_key", groups_key)):
+        if key is None:
+            continue
+        column = joined_column(data, key, argument)
         table[key] = pd.Categorical.from_codes(column.codes, list(column.names))
     table = table.loc[adata.obs_names]
     lacking = table.index[table[sample_key].isna()]
