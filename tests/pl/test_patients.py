@@ -41,7 +41,9 @@ def test_patients_lie_where_they_are_and_have_their_colour(xy):
 
 
 def test_conditions_that_no_patient_has_need_no_color(xy, distances):
-    condition = pd.Series(pd.Categorical([CONDITION[name] for name in NAMES], categories=["case", "control", "x"]), NAMES)
+    condition = pd.Series(
+        pd.Categorical([CONDITION[name] for name in NAMES], categories=["case", "control", "x"]), NAMES
+    )
     for ax in (
         patient_embedding(xy, condition, palette={"case": "red", "control": "blue"}),
         distance_map(distances, condition, palette={"case": "red", "control": "blue"}),

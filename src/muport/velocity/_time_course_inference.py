@@ -308,9 +308,7 @@ class TimeCourseInference(PerturbationInference):
             )
         return transition_table(course.coupling(source, target), before, after, n_bootstrap, level, random_state)
 
-    def _annotation(
-        self, course: _Course, day: int, named: tuple[str, str], sample_key: str | None
-    ) -> Annotation:
+    def _annotation(self, course: _Course, day: int, named: tuple[str, str], sample_key: str | None) -> Annotation:
         """A column, and the samples, of the cells of a day; without the values that none of them has.
 
         - `named`: Argument that names the column, and the name.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anndata
-import mudata
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -16,6 +15,7 @@ from muport.data.reading._count_matrix import get_counts, iterate_blocks
 from muport.pp._counts import find_counts, logger
 
 if TYPE_CHECKING:
+    import mudata
     from numpy.typing import NDArray
 
 
