@@ -23,8 +23,7 @@ from muport.gmm.metric._log_ratios import centered_log_ratios
 from muport.gmm.metric._nuisance import CovariateCode
 from muport.gmm.mixtures._mixtures import responsibilities
 from muport.neighbors import knn
-from muport.pp._counts import find_counts
-from muport.pp.samples._pseudobulk import to_pseudobulk
+from muport.pp.samples._pseudobulk import find_counts, to_pseudobulk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

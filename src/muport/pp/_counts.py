@@ -27,15 +27,6 @@ def get_modality(data: mudata.MuData, modality: str) -> anndata.AnnData:
     return adata
 
 
-def find_counts(data: anndata.AnnData | mudata.MuData, modality: str | None) -> anndata.AnnData:
-    """Return an AnnData itself, which has no modality to name, or a modality of a MuData: RNA by default."""
-    if isinstance(data, mudata.MuData):
-        return get_modality(data, "rna" if modality is None else modality)
-    if modality is not None:
-        raise KeyError(f"modality={modality!r}: the data are an AnnData, which has no modalities; leave it out.")
-    return data
-
-
 def writable_modality(data: anndata.AnnData | mudata.MuData, modality: str) -> anndata.AnnData:
     """Return an AnnData itself, or a modality of a MuData; raise a ValueError if `data` is a view."""
     check_writable(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anndata
+import mudata
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -12,10 +13,9 @@ from scipy import sparse
 from muport._checks import check_integers
 from muport.data import accept_data_names, check_cells, joined_column
 from muport.data.reading._count_matrix import get_counts, iterate_blocks
-from muport.pp._counts import find_counts, logger
+from muport.pp._counts import get_modality, logger
 
 if TYPE_CHECKING:
-    import mudata
     from numpy.typing import NDArray
 
 
@@ -102,6 +102,15 @@ def to_pseudobulk(
     sums = _sum_rows(get_counts(adata, layer, (1, 1)), row_of_cell, len(rows))
     obs = rows.join(_find_constant(data, adata, row_of_cell, rows.index, keys))
     return anndata.AnnData(sums, obs=obs, var=adata.var.copy())
+
+
+def find_counts(data: anndata.AnnData | mudata.MuData, modality: str | None) -> anndata.AnnData:
+    """Return an AnnData itself, which has no modality to name, or a modality of a MuData: RNA by default."""
+    if isinstance(data, mudata.MuData):
+        return get_modality(data, "rna" if modality is None else modality)
+    if modality is not None:
+        raise KeyError(f"modality={modality!r}: the data are an AnnData, which has no modalities; leave it out.")
+    return data
 
 
 def _read_keys(
