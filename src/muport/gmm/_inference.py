@@ -215,19 +215,13 @@ class CohortInference(MuDataModel):
         Parameters
         ----------
         n_groups
-            Number of groups; by default the largest number of components of a patient.
+            Number of groups, at most that of all components; by default the largest number of components of a patient.
         random_state
             Seed.
 
         Returns
         -------
-        Group of each component, Wasserstein barycenters of the groups, and the fraction of each group in each patient;
-        fewer groups than `n_groups` if there are fewer different components.
-
-        Raises
-        ------
-        ValueError
-            If `n_groups` is not positive, or above the number of components of all patients.
+        Group of each component, Wasserstein barycenters of the groups, and the fraction of each group in each patient.
         """
         check_seed(random_state)
         return match_components(self._fitted().cohort.mixtures, n_groups, random_state=random_state)
