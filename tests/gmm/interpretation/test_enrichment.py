@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from muport.gmm.interpretation._enrichment import enrichment
+from muport.gmm.interpretation._enrichment import _make_network, enrichment
 
 FEATURES = [f"g{i}" for i in range(60)]
 SETS = {"up": FEATURES[:8], "other": [*FEATURES[30:40], "not measured"], "small": FEATURES[50:52]}
+
+TABLE = pd.DataFrame({"source": "up", "target": FEATURES[:8]})
 
 
 @pytest.fixture
@@ -62,11 +64,27 @@ def test_a_table_of_sets_and_an_empty_item(scores):
         ({"sets": {"x": ["GENE1", "GENE2"]}}, r"sets: none of 1 has min_features=5 .*same names"),
         ({"sets": pd.DataFrame({"a": [1]})}, "'source' and 'target'"),
         ({"scores": np.zeros((60, 2))}, "scores are all 0"),
+        ({"method": "__doc__"}, "method='__doc__' is not a method"),
+        ({"method": 3}, "method=3 is not a method"),
+        ({"min_features": 0}, "min_features=0"),
+        ({"sets": FEATURES}, "sets is list: pass a dict"),
+        ({"sets": {"up": "g1g2g3"}}, r"sets\['up'\]='g1g2g3' must be a list"),
+        ({"sets": TABLE.assign(target=None)}, "8 rows of the table lack a value"),
+        ({"sets": TABLE.assign(weight=np.inf)}, "the weight inf is not a finite number"),
+        ({"sets": TABLE.assign(weight="a")}, "the weight 'a' is not a finite number"),
     ],
 )
 def test_bad_input_is_named(monkeypatch, scores, change, words):
     """No method runs, so a stand-in for decoupler does."""
     stand_in = type("decoupler", (), {"mt": type("mt", (), {"ulm": None})})
     monkeypatch.setitem(sys.modules, "decoupler", stand_in)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         enrichment(**({"scores": scores, "features": FEATURES, "sets": SETS} | change))
+
+
+def test_names_that_are_numbers_are_those_of_the_features():
+    table = pd.DataFrame({"source": pd.Categorical(["up"] * 8, categories=["up", "unused"]), "target": range(8)})
+    for sets in (table, {"up": range(8)}):
+        net, sizes = _make_network(sets, [str(i) for i in range(60)], 5)
+        assert net["target"].tolist() == [str(i) for i in range(8)]
+        assert sizes.to_dict() == {"up": 8}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from muport._checks import check_integers
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike
 
@@ -39,9 +42,11 @@ def enrichment(
     Hochberg over the sets of an item; 1 if the method has no test) and ``n_features``. Items keep their order, and the
     sets of an item are sorted by decreasing |score|. The sign of a learned axis is a convention, so the sign of a score
     is relative to it. Raises ImportError if decoupler is not installed; ValueError if shapes do not fit, a name occurs
-    twice, the method is unknown, or no set has enough features.
+    twice, a weight is not a finite number, the method is unknown, or no set has enough features; TypeError if the sets
+    are neither lists by name nor a table.
     """
     decoupler = _import_decoupler()
+    check_integers(min_features=min_features)
     matrix = np.atleast_2d(np.asarray(scores, dtype=np.float64).T)
     columns = [str(feature) for feature in features]
     items = [str(i) for i in range(len(matrix))] if names is None else [str(name) for name in names]
@@ -52,7 +57,7 @@ def enrichment(
     if len(set(columns)) < len(columns):
         index = pd.Index(columns)
         raise ValueError(f"features: {index[index.duplicated()][0]!r} occurs twice; make the names unique first.")
-    if not hasattr(decoupler.mt, method):
+    if not isinstance(method, str) or not callable(getattr(decoupler.mt, method, None)) or method.startswith("_"):
         raise ValueError(f"method={method!r} is not a method of decoupler.mt; try 'ulm', 'gsea', 'ora' or 'zscore'.")
     net, sizes = _make_network(sets, columns, min_features)
     # an item whose scores are all 0 cannot be tested
@@ -76,13 +81,7 @@ def _make_network(
     sets: Mapping[str, Iterable[str]] | pd.DataFrame, columns: list[str], least: int
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Pairs of a set and a feature in the format of decoupler, and the sizes of the sets that are large enough."""
-    if isinstance(sets, pd.DataFrame):
-        if not {"source", "target"} <= set(sets.columns):
-            raise ValueError(f"sets: the table needs columns 'source' and 'target', it has {list(sets.columns)}.")
-        net = sets[[name for name in ("source", "target", "weight") if name in sets.columns]]
-    else:
-        pairs = [(str(name), str(feature)) for name, members in sets.items() for feature in members]
-        net = pd.DataFrame(pairs, columns=["source", "target"])
+    net = _read_table(sets) if isinstance(sets, pd.DataFrame) else _read_mapping(sets)
     net = net.drop_duplicates(["source", "target"])
     sizes = net[net["target"].isin(columns)].groupby("source").size()
     kept = sizes[sizes >= least]
@@ -92,6 +91,38 @@ def _make_network(
             f"({columns[0]!r}, ...); check that both use the same names."
         )
     return net[net["source"].isin(kept.index)], kept
+
+
+def _read_table(sets: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of a table, with names as text, and their weights if it has any."""
+    if not {"source", "target"} <= set(sets.columns):
+        raise ValueError(f"sets: the table needs columns 'source' and 'target', it has {list(sets.columns)}.")
+    net = sets[[name for name in ("source", "target", "weight") if name in sets.columns]]
+    if (missing := net.isna().any(axis=1)).any():
+        raise ValueError(f"sets: {int(missing.sum())} rows of the table lack a value (NaN): leave them out.")
+    names = {name: net[name].astype(str) for name in ("source", "target")}
+    if "weight" not in net:
+        return pd.DataFrame(names)
+    weight = pd.to_numeric(net["weight"], errors="coerce").to_numpy(dtype=np.float64)
+    if not np.isfinite(weight).all():
+        bad = net["weight"].iloc[int(np.flatnonzero(~np.isfinite(weight))[0])]
+        raise ValueError(f"sets: the weight {bad!r} is not a finite number: correct it, or drop the column.")
+    return pd.DataFrame(names | {"weight": weight})
+
+
+def _read_mapping(sets: Any) -> pd.DataFrame:
+    """The pairs of sets by name."""
+    if not isinstance(sets, Mapping):
+        raise TypeError(
+            f"sets is {type(sets).__name__}: pass a dict from the name of a set to its features, or a table with the "
+            "columns 'source' and 'target'."
+        )
+    for name, members in sets.items():
+        # the letters of one name would be features
+        if isinstance(members, str) or not isinstance(members, Iterable):
+            raise TypeError(f"sets[{name!r}]={members!r} must be a list of features.")
+    pairs = [(str(name), str(feature)) for name, members in sets.items() for feature in members]
+    return pd.DataFrame(pairs, columns=["source", "target"])
 
 
 def _to_long_table(score: pd.DataFrame, padj: pd.DataFrame | None, sizes: pd.Series) -> pd.DataFrame:

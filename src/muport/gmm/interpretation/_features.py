@@ -44,16 +44,21 @@ def axis_loadings(w: ArrayLike, loadings: ArrayLike) -> NDArray[np.float64]:
 def order_loadings(loadings: Any, features: Sequence[str]) -> Any:
     """Loadings (g, d) in the order of the features; a table is matched by name.
 
-    Raises TypeError if the features are one string; ValueError if names repeat or are not those of the loadings.
+    Raises TypeError if the features are one string, or the loadings are not real numbers; ValueError if names are
+    missing, repeat or are not those of the loadings.
     """
     if isinstance(features, str):
         raise TypeError(f"features={features!r} is one string: pass a list of names.")
     names = pd.Index(list(features))
+    if names.hasnans:
+        raise ValueError("features holds a missing name (NaN): name each feature.")
     if not names.is_unique:
         raise ValueError(f"features names {names[names.duplicated()][0]!r} twice: make the names unique.")
     if isinstance(loadings, pd.DataFrame) and not isinstance(loadings.index, pd.RangeIndex):
         loadings = rows_by_name(loadings, names, "loadings", row="feature")
     loadings = loadings.toarray() if sparse.issparse(loadings) else loadings
+    if not isinstance(loadings, pd.DataFrame) and (kind := np.asarray(loadings).dtype).kind not in "biuf":
+        raise TypeError(f"loadings hold {kind}, not real numbers: convert them with .astype(float).")
     if len(loadings) != len(names):
         raise ValueError(f"features has {len(names)} names for {len(loadings)} rows of loadings.")
     return loadings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from muport.gmm.prediction._cross_validation import (
 from muport.gmm.prediction._labeled_cells import LabeledCells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -62,13 +63,15 @@ class Tuning:
 
 def check_grid(grid: Mapping[str, Sequence[Any]], metric_options: Iterable[str], fitter_options: Iterable[str]) -> None:
     """Raise an error unless the grid has lists of values for known options; those of the fitter have a prefix."""
+    if not isinstance(grid, Mapping):
+        raise TypeError(f"grid is {type(grid).__name__}: pass a dict from the name of a setting to a list of values.")
     if not grid:
         raise ValueError("grid is empty: give at least one setting with its values.")
     names = [*metric_options, *(_PREFIX + name for name in fitter_options)]
     for name, values in grid.items():
         if name not in names:
             raise ValueError(f"grid has the setting {name!r}, which is unknown: use some of {names}.")
-        if isinstance(values, str) or not hasattr(values, "__len__"):
+        if isinstance(values, str | Mapping) or not isinstance(values, Iterable) or not hasattr(values, "__len__"):
             raise TypeError(f"grid[{name!r}]={values!r} must be a list of values.")
 
 
