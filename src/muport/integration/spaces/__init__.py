@@ -7,7 +7,7 @@ In the order of reading:
 - ``_cross_modality``: prediction of one modality from another, through paired cells and through a shared space
 - ``_modality_weights``: the weight of each modality in each cell
 - ``_axis_weights``: the weight of each axis of a modality in predictions
-- ``_distance_weights``: the weight of each axis of a modality in distances
+- ``_distance_maps``: the map of each modality to coordinates in which distances count structure
 - ``_held_out_pairs``: how well held-out paired cells find their partner
 - ``_joint_space``: one space for paired and partly paired cells
 - ``_canonical_axes``: axes on which the representations of unpaired modalities agree

@@ -18,7 +18,7 @@ from muport.integration.spaces._cross_modality import (
     impute_modalities,
     predict_modality,
 )
-from muport.integration.spaces._distance_weights import fit_distance_weights
+from muport.integration.spaces._distance_maps import fit_distance_maps
 from muport.integration.spaces._held_out_pairs import estimate_shared_fraction
 from muport.integration.spaces._modality_weights import (
     ModalityWeights,
@@ -55,7 +55,11 @@ class JointSpace:
     - `shared_scale`: Factor of the shared coordinates, which are appended to those of the modalities; 0 if they are not
       appended.
     - `axis_weights`: Modality -> (d_m,) factors of its standardized coordinates; without one, they are 1.
-    - `distance_weights`: Modality -> (d_m,) further factors of its coordinates in the space, after the predictions.
+    - `distance_weights`: Modality -> (d_m,) further factors of its coordinates in the space, after the predictions;
+      only in spaces of older versions.
+    - `distance_maps`: Modality -> (d_m, d_m) matrix that its coordinates are multiplied by, after the predictions; none
+      in spaces of older versions.
+    - `measured_share`: Share of the coordinates that are measurements alone, without predictions and modality weights.
     """
 
     modalities: Annotated[tuple[str, ...], "M"]
@@ -66,6 +70,8 @@ class JointSpace:
     shared_scale: Annotated[float, "0.."] = 0.0
     axis_weights: dict[str, Annotated[NDArray[np.float32], "*", "0.."]] = field(default_factory=dict)
     distance_weights: dict[str, Annotated[NDArray[np.float32], "*", "0.."]] = field(default_factory=dict)
+    distance_maps: dict[str, Annotated[NDArray[np.float32], "* *"]] = field(default_factory=dict)
+    measured_share: Annotated[float, "0..1"] = 0.0
 
     def check_consistency(self) -> None:
         """Raise a ValueError unless the statistics, weights and predictions are those of the modalities."""
@@ -75,6 +81,8 @@ class JointSpace:
         for fitted in (self.axis_weights, self.distance_weights):
             if any(len(weights) != widths.get(name) for name, weights in fitted.items()):
                 raise ValueError(f"the axis weights of {sorted(fitted)} do not fit the widths {widths}.")
+        if any(matrix.shape != (widths.get(name),) * 2 for name, matrix in self.distance_maps.items()):
+            raise ValueError(f"the distance maps of {sorted(self.distance_maps)} do not fit the widths {widths}.")
         for source, regressions in self.predictor.direct.items():
             for target, regression in regressions.items():
                 if regression.widths != (widths[source], widths[target]):
@@ -145,18 +153,24 @@ def fit_joint_space(
     center, scale = fit_scaling(representations)
     x = {m: standardize(representations[m], center[m], scale[m]) for m in names}
     axis_weights = fit_axis_weights(x, cell_index, batch, random_state)
-    distance = fit_distance_weights(x, axis_weights, cell_index, batch, random_state)
+    distance = fit_distance_maps(x, axis_weights, cell_index, batch, random_state)
     x = {m: values * axis_weights[m] for m, values in x.items()}
     predictor = fit_predictor(x, cell_index, len(batch), shared, random_state)
-    weighted = {m: values * distance.axes[m] for m, values in x.items()}
-    # (n_cells, M) scores, NaN where a cell was not scored, and their (M,) means
-    scores, mean_scores = (
-        values * distance.modalities for values in score_modalities(weighted, cell_index, batch, random_state)
-    )
+    mapped = {m: values @ distance.maps[m] for m, values in x.items()}
+    # (n_cells, M) scores, NaN where a cell was not scored, and their (M,) means; weights are squares of scores
+    factor = distance.dimensions ** (distance.share / 2)
+    scores, mean_scores = (values * factor for values in score_modalities(mapped, cell_index, batch, random_state))
     # weights depend on the location in the space: the cells are embedded with constant weights first
     constant = fit_constant_weights(mean_scores, sum(values.shape[1] for values in x.values()))
     space = JointSpace(
-        names, center, scale, predictor, constant, axis_weights=axis_weights, distance_weights=distance.axes
+        names,
+        center,
+        scale,
+        predictor,
+        constant,
+        axis_weights=axis_weights,
+        distance_maps=distance.maps,
+        measured_share=distance.share,
     )
     rows = np.flatnonzero(np.isfinite(scores).any(axis=1))
     scored, cell_of_scored = _take_cells(representations, cell_index, rows, len(batch))
@@ -183,10 +197,11 @@ def embed_cells(
     """Embed cells in the joint space, each cell by itself.
 
     Let x_m be the standardized coordinates of modality m times the weights of its axes, and P_bm(x_b) the prediction of
-    m from b. The modalities that a cell lacks are predicted from those it has. Then z_m = w_m x_m + (sum over b != m of
+    m from b. The modalities that a cell lacks are predicted from those it has. Then y_m = w_m x_m + (sum over b != m of
     w_b P_bm(x_b)) / 3, where w are the weights of the modalities at the cell's location, and 1/3 is
     `PREDICTION_WEIGHT`: predictions have less noise than measurements, but they lack what only one modality measures,
-    so they count less.
+    so they count less. The coordinates are z_m = (f x_m + (1 - f) y_m) A_m, where A_m is the map of the modality and f
+    the share of the maps (see :func:`fit_distance_maps`): if all cells have all modalities, measurements count alone.
 
     - `representations`: Modality -> (n_m, d_m) own representations, of any of the space's modalities.
     - `cell_index`: Modality -> (n_m,) index of each row in the union of all cells.
@@ -221,21 +236,21 @@ def embed_cells(
 def split_modalities(space: JointSpace, y: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """Split the first D columns of cells (n, D + d_s) into the representations (n, d_m) of all modalities.
 
-    With w the mean weight of a modality, its coordinates in z are divided by w + (1 - w) / 3, and by the weights of the
-    axes. This restores what all
-    modalities predict alike; what only this modality measures has the factor w in z, so it is shrunk, as noise is.
+    The map of the modality is inverted first. With w its mean weight and f the share of measurements alone, its
+    coordinates are divided by f + (1 - f) (w + (1 - w) / 3), and by the weights of the axes. This restores what all
+    modalities predict alike; what only this modality measures has the factor f + (1 - f) w: it is shrunk, as noise is.
     """
     bounds = np.cumsum([0, *(len(space.center[m]) for m in space.modalities)])
-    factor = space.weights.mean_weights + np.float32(PREDICTION_WEIGHT) * (1 - space.weights.mean_weights)
-    scale = {m: np.float32(space.scale[m]) / f for m, f in zip(space.modalities, factor, strict=True)}
-    return {
-        m: np.ascontiguousarray(
-            y[:, low:high] * (scale[m] / _get(space.axis_weights, m) / _get(space.distance_weights, m))
-            + space.center[m],
-            np.float32,
-        )
-        for m, low, high in zip(space.modalities, bounds[:-1], bounds[1:], strict=True)
-    }
+    w, f = space.weights.mean_weights, space.measured_share
+    factor = f + (1 - f) * (w + PREDICTION_WEIGHT * (1 - w))
+    scale = {m: np.float32(space.scale[m] / own) for m, own in zip(space.modalities, factor, strict=True)}
+    parts: dict[str, NDArray[np.float32]] = {}
+    for m, low, high in zip(space.modalities, bounds[:-1], bounds[1:], strict=True):
+        x = y[:, low:high] / _get(space.distance_weights, m)
+        if m in space.distance_maps:
+            x = x @ np.linalg.inv(space.distance_maps[m].astype(np.float64))
+        parts[m] = np.ascontiguousarray(x * (scale[m] / _get(space.axis_weights, m)) + space.center[m], np.float32)
+    return parts
 
 
 def _estimate_fraction(
@@ -293,13 +308,14 @@ def _sum_weighted(
     - `coordinates`: (source, target) -> (n, d_target) coordinates, predicted unless the source is the target.
     - `weights`: (n, M) weights of the sources.
     """
-    z = []
+    z, share = [], np.float32(space.measured_share)
     for m in space.modalities:
-        z_m = np.zeros(coordinates[m, m].shape, np.float32)
+        z_m = share * coordinates[m, m]
         for i, b in enumerate(space.modalities):
-            values = coordinates[b, m]
-            z_m += weights[:, [i]] * (values if b == m else np.float32(PREDICTION_WEIGHT) * values)
-        z.append(z_m * _get(space.distance_weights, m))
+            factor = (1 - share) * np.float32(1 if b == m else PREDICTION_WEIGHT)
+            z_m += factor * weights[:, [i]] * coordinates[b, m]
+        z_m *= _get(space.distance_weights, m)
+        z.append(z_m @ space.distance_maps[m] if m in space.distance_maps else z_m)
     return np.concatenate(z, axis=1)
 
 
