@@ -76,7 +76,7 @@ def test_a_table_of_sets_and_an_empty_item(scores):
 )
 def test_bad_input_is_named(monkeypatch, scores, change, words):
     """No method runs, so a stand-in for decoupler does."""
-    stand_in = type("decoupler", (), {"mt": type("mt", (), {"ulm": None})})
+    stand_in = type("decoupler", (), {"mt": type("mt", (), {"ulm": max})})
     monkeypatch.setitem(sys.modules, "decoupler", stand_in)
     with pytest.raises((TypeError, ValueError), match=words):
         enrichment(**({"scores": scores, "features": FEATURES, "sets": SETS} | change))

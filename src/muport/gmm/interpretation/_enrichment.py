@@ -105,7 +105,7 @@ def _read_table(sets: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(names)
     weight = pd.to_numeric(net["weight"], errors="coerce").to_numpy(dtype=np.float64)
     if not np.isfinite(weight).all():
-        bad = net["weight"].iloc[int(np.flatnonzero(~np.isfinite(weight))[0])]
+        bad = net["weight"].tolist()[int(np.flatnonzero(~np.isfinite(weight))[0])]
         raise ValueError(f"sets: the weight {bad!r} is not a finite number: correct it, or drop the column.")
     return pd.DataFrame(names | {"weight": weight})
 
