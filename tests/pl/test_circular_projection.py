@@ -56,6 +56,17 @@ def test_bad_fates_are_named(cells, fates):
         circular_projection(fates, fates)
     with pytest.raises(ValueError, match="fates has 2 columns, and a circle needs 3"):
         circular_projection(fates[["a", "b"]], cells)
+    for value in (np.nan, np.inf, -1.0, 2.0):
+        with pytest.raises(ValueError, match="fates: column 'a' is not numbers from 0 to 1"):
+            circular_projection(fates.assign(a=value), cells)
+    with pytest.raises(ValueError, match="sum to 2 for cell"):
+        circular_projection(fates * 0.5 + 0.375, cells)
+    with pytest.raises(ValueError, match="column 'a' is not numbers"):
+        circular_projection(fates + 0j, cells)
+    with pytest.raises(ValueError, match="several columns 'a'"):
+        circular_projection(fates.set_axis(list("aacd"), axis=1), cells)
+    with pytest.raises(ValueError, match="several rows for cell 'c0'"):
+        circular_projection(fates.set_axis(["c0"] * 40, axis=0), cells)
     with pytest.raises(ValueError, match="1 cells are not in data"):
         circular_projection(fates, cells[1:].copy())
     with pytest.raises(ValueError, match="no cell reaches a fate"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from muport._tables import check_fates
 from muport.data import check_cells
 from muport.pl.drawing._colors import palette as default_palette
 from muport.pl.drawing._finished_figure import Output
@@ -76,7 +77,8 @@ def circular_projection(
     TypeError
         If `fates` is not a DataFrame, or `data` no AnnData or MuData.
     ValueError
-        If there are fewer than three fates, a cell of `fates` is not in `data`, or no cell reaches a fate.
+        If there are fewer than three fates, `fates` do not hold probabilities, a cell of `fates` is not in `data` or
+        repeats, or no cell reaches a fate.
 
     References
     ----------
@@ -131,8 +133,11 @@ def _check_fates(fates: Any, data: Data) -> pd.DataFrame:
     absent = fates.index.difference(data.obs_names)
     if len(absent):
         raise ValueError(f"fates: {len(absent)} cells are not in data, for example {absent[0]!r}: pass their data.")
-    total = fates.sum(axis=1)
-    reached = fates.loc[np.isfinite(fates).all(axis=1) & (total > 0)]
+    if not fates.index.is_unique:
+        repeated = fates.index[fates.index.duplicated()][0]
+        raise ValueError(f"fates has several rows for cell {repeated!r}: keep one.")
+    table = check_fates(fates, fates.index)
+    reached = table.loc[table.sum(axis=1) > 0]
     if reached.empty:
         raise ValueError("fates: no cell reaches a fate, nothing can be drawn.")
     return reached.div(reached.sum(axis=1), axis=0)
