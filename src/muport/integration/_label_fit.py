@@ -14,14 +14,19 @@ from muport.integration._working_space import separate_paired_cells
 from muport.integration.labels._label_transfer import fit_labels
 from muport.integration.prototypes._standardized_cells import standardize
 from muport.integration.spaces._joint_space import JointSpace
+from muport.integration.spaces._shared_space import SharedSpace
 
 if TYPE_CHECKING:
     from muport.data import Rows
     from muport.integration._fitted_state import IntegrationState
     from muport.integration._hyperparameters import FitOptions
+    from muport.integration._working_space import Space
     from muport.integration.labels._label_transfer import Representations
 
 __all__ = ["add_labels"]
+
+# What an own representation says of the label is partly known from the space already, if the space is made of it.
+_WEIGHT_OF_CONTAINED = 0.5  # of the classifiers in own representations
 
 
 def add_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: FitOptions) -> IntegrationState:
@@ -30,9 +35,8 @@ def add_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: Fit
     # before types are separated, which would use the labels on which the confidence is calibrated.
     plain = replace(state, sharpening=0.0, types=None)
     parts, cell = [embedded], embedded.cell
-    subspace_starts: tuple[int, ...] = ()
-    if isinstance(state.space, JointSpace):
-        subspace_starts = state.space.subspace_starts
+    joint = isinstance(state.space, JointSpace)
+    if joint:
         separate, separate_cell = separate_paired_cells(rows)
         if len(separate_cell):
             further = embed_without_covariates(separate, state.space, state.covariates, options.search_device)
@@ -40,8 +44,14 @@ def add_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: Fit
     y = [transform_cells(part.x, assign_maps(part, state), plain, device=options.search_device) for part in parts]
     z = standardize(np.concatenate(y), state.center, state.scale)
     own = _concatenate_representations(parts)
-    labels = fit_labels(z, rows.label[cell], rows.labels, own, options.seed, cell, len(embedded.x), subspace_starts)
+    weight = _WEIGHT_OF_CONTAINED if _contains_own(state.space) else 1.0
+    labels = fit_labels(z, rows.label[cell], rows.labels, own, options.seed, cell, len(embedded.x), joint, weight)
     return replace(state, labels=labels)
+
+
+def _contains_own(space: Space | None) -> bool:
+    """Whether the space is made of the own representations of the modalities."""
+    return isinstance(space, JointSpace) or (isinstance(space, SharedSpace) and space.n_canonical > 0)
 
 
 def _concatenate_representations(parts: list[Rows]) -> Representations:

@@ -5,7 +5,7 @@ import pytest
 from sklearn.cross_decomposition import CCA
 from sklearn.neighbors import NearestNeighbors
 
-from muport.integration.spaces._canonical_axes import find_mutual_neighbors, fit_canonical_axes
+from muport.integration.spaces._canonical_axes import find_mutual_neighbors, find_neighbors, fit_canonical_axes
 
 
 def cells(n: int = 400, seed: int = 0, names: tuple[str, ...] = ("a", "b")) -> dict[str, np.ndarray]:
@@ -20,7 +20,8 @@ def all_pairs(names: tuple[str, ...], n: int) -> dict:
     return {(a, b): (rows, rows) for i, a in enumerate(names) for b in names[i + 1 :]}
 
 
-def test_mutual_neighbors_are_those_of_scikit_learn():
+def test_mutual_neighbors_are_those_of_scikit_learn(monkeypatch):
+    monkeypatch.setattr("muport.integration.spaces._canonical_axes.N_NEIGHBORS", 6)
     rng = np.random.default_rng(0)
     z = {"a": rng.normal(size=(50, 4)).astype("f4"), "b": rng.normal(size=(70, 4)).astype("f4")}
     near = {}
@@ -28,7 +29,7 @@ def test_mutual_neighbors_are_those_of_scikit_learn():
         found = NearestNeighbors(n_neighbors=6, algorithm="brute").fit(z[one]).kneighbors(z[other])[1]
         near[one] = {(i, j) for j, row in enumerate(found) for i in row}
     expected = {(i, j) for i, j in near["a"] if (j, i) in near["b"]}
-    rows = find_mutual_neighbors(z, 6)["a", "b"]
+    rows = find_mutual_neighbors(find_neighbors(z))["a", "b"]
     assert set(zip(*(r.tolist() for r in rows), strict=True)) == expected
 
 

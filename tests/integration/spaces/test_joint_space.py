@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -13,6 +14,8 @@ from muport.data._serialization import pack, state_classes, unpack
 from muport.integration.spaces._cross_modality import predict_modality
 from muport.integration.spaces._joint_space import JointSpace, embed_cells, fit_joint_space, split_modalities
 from muport.integration.spaces._modality_weights import interpolate_weights
+from muport.integration.spaces._shared_space import embed_modality
+from muport.metrics import knn_labels
 from muport.neighbors import knn
 
 NOISE = {"rna": 0.3, "atac": 0.6, "adt": 0.4}
@@ -230,20 +233,52 @@ def test_shared_coordinates_are_appended_where_cells_lack_a_modality(mosaic, pai
     space = mosaic.fit(shared=True)
     embedding = mosaic.embed(space, shared=True)
     width = sum(WIDTH[m] for m in mosaic.views)
-    assert embedding.z.shape == (N, width + 4)
-    assert space.subspace_starts == (0, width)
-    assert paired.fit(shared=True).subspace_starts == (0,)
-    s = {m: (x - x.mean(0)) / np.sqrt(np.square(x - x.mean(0)).sum(1).mean()) for m, x in mosaic.shared.items()}
-    total, number = np.zeros((N, 4)), np.zeros((N, 1))
-    for m, x in s.items():
-        total[mosaic.cell[m]] += x
-        number[mosaic.cell[m]] += 1
+    assert space.shared_space is not None
+    assert embedding.z.shape == (N, width + space.shared_space.width)
+    total, number = np.zeros((N, space.shared_space.width)), np.zeros((N, 1))
+    for m, rows in mosaic.cell.items():
+        total[rows] += embed_modality(space.shared_space, m, mosaic.views[m], mosaic.shared[m])
+        number[rows] += 1
     np.testing.assert_allclose(embedding.z[:, width:], space.shared_scale * total / number, atol=1e-4)
     # a cell without shared coordinates is embedded too, and modalities are split as before
     np.testing.assert_array_equal(mosaic.embed(space).z[:, width:], 0)
     assert {m: x.shape[1] for m, x in split_modalities(space, embedding.z).items()} == {
         m: WIDTH[m] for m in mosaic.views
     }
+
+
+def test_a_space_of_an_older_version_appends_the_shared_coordinates_as_they_are(mosaic):
+    space = replace(mosaic.fit(shared=True), shared_space=None)
+    embedding = mosaic.embed(space, shared=True)
+    s = {m: (x - x.mean(0)) / np.sqrt(np.square(x - x.mean(0)).sum(1).mean()) for m, x in mosaic.shared.items()}
+    total, number = np.zeros((N, 4)), np.zeros((N, 1))
+    for m, x in s.items():
+        total[mosaic.cell[m]] += x
+        number[mosaic.cell[m]] += 1
+    np.testing.assert_allclose(embedding.z[:, space.width :], space.shared_scale * total / number, atol=1e-4)
+
+
+def test_shared_coordinates_have_the_estimated_fraction_of_the_squared_distances(mosaic, monkeypatch):
+    monkeypatch.setattr("muport.integration.spaces._joint_space.estimate_shared_fraction", lambda *_: 0.3)
+    space = mosaic.fit(shared=True)
+    z = mosaic.embed(space, shared=True).z
+    own, shared = (np.square(part - part.mean(0)).sum(1).mean() for part in (z[:, : space.width], z[:, space.width :]))
+    assert shared / (own + shared) == pytest.approx(0.3, abs=0.1)
+
+
+def test_canonical_axes_bring_cells_of_one_modality_nearer_to_their_like():
+    rng = np.random.default_rng(0)
+    cells, right = Mosaic(_mosaic(0.1), noise={"rna": 0.2, "atac": 0.2}), {}
+    cells.shared = {m: s + 2 * rng.normal(size=s.shape).astype(np.float32) for m, s in cells.shared.items()}
+    space = cells.fit(shared=True)
+    assert space.shared_space is not None
+    assert space.shared_space.n_canonical > 0
+    rna, atac = (np.setdiff1d(cells.cell[m], cells.cell[other]) for m, other in (("rna", "atac"), ("atac", "rna")))
+    kind = cells.kind.astype(str)
+    for name, fitted in (("with", space), ("without", replace(space, shared_space=None))):
+        z = cells.embed(fitted, shared=True).z[:, space.width :]
+        right[name] = float((knn_labels(z[rna], kind[rna], query=z[atac], k=15) == kind[atac]).mean())
+    assert right["with"] > right["without"] + 0.2
 
 
 def test_shared_coordinates_without_signal_have_a_small_scale():

@@ -2,7 +2,7 @@
 
 - Votes: the nearest labeled rows in the integrated space vote for a row of any modality.
 - Modality classifiers: one in each modality's own representation, if that is another space.
-- Joint classifiers: with paired cells, one in each sub-space of the joint space, for modalities with an own classifier.
+- Joint classifier: with paired cells, one in the joint space, for modalities with an own classifier.
 - Calibration: an inverse temperature for each modality, fitted to held-out labels.
 - Reach: distance to the labeled rows from which on the probabilities approach the uniform distribution.
 """
@@ -51,7 +51,8 @@ def fit_labels(
     seed: int,
     cell: NDArray[np.int64] | None = None,
     n_voting: int | None = None,
-    subspace_starts: tuple[int, ...] = (),
+    joint: bool = False,
+    own_weight: float = 1.0,
 ) -> LabelModel:
     """Choose the labeled rows that vote, fit the classifiers, and calibrate the probabilities.
 
@@ -59,20 +60,22 @@ def fit_labels(
     - `code`: (n,) labels, -1 where unknown; at least one is known.
     - `cell`: (n,) cell of each row; the rows of a cell do not vote for one another. By default each row is a cell.
     - `n_voting`: Only the first `n_voting` rows may vote; by default all. Classifiers and calibration use all rows.
-    - `subspace_starts`: Each start s stands for the sub-space z[:, s:], in which a joint classifier is fitted. Empty if
-      no cell is in several modalities: then there are no joint classifiers.
+    - `joint`: Whether a classifier is fitted in the integrated space too.
+    - `own_weight`: Factor of the scores of the modality classifiers: 1 if votes and own representations are independent
+      given the label, less if the integrated space is made of the own representations.
     """
     model = _choose_voters(z, code[:n_voting], names, seed)
     model = replace(model, reach=_fit_reach(model))
     log_votes, _ = _compute_log_votes(z, model, cell)
     log_p = {modality: log_votes[rows] for modality, (rows, _) in representations.items()}
     own = {modality: (rows, values) for modality, (rows, values) in representations.items() if values is not None}
-    if own and subspace_starts:
-        model, combined = _fit_joint_classifiers(z, code, model, subspace_starts, cell, log_votes)
+    if own and joint:
+        model, combined = _fit_joint_classifier(z, code, model, log_votes)
         log_p |= {modality: combined[rows] for modality, (rows, _) in own.items()}
-    classifiers = {m: _fit_co_trained(log_p[m], code[rows], values) for m, (rows, values) in own.items()}
+    weight = np.float32(own_weight)
+    classifiers = {m: weight * _fit_co_trained(log_p[m], code[rows], values) for m, (rows, values) in own.items()}
     model = replace(model, modality_classifiers=classifiers)
-    return replace(model, inverse_temperature=_calibrate(log_p, code, representations, model, seed))
+    return replace(model, inverse_temperature=_calibrate(log_p, code, representations, model, own_weight, seed))
 
 
 def predict_labels(
@@ -81,13 +84,13 @@ def predict_labels(
     """Predict the probabilities (n, C) of the labels of integrated rows; each row sums to 1.
 
     With v_c the votes for label c and, from the classifier on the modality's own representation h, s_c = log p(h | c)
-    up to a term that is the same for all labels::
+    times its weight, up to a term that is the same for all labels::
 
         p_c is proportional to (v_c exp(s_c)) ** inverse_temperature
 
-    That is, z and h are taken as independent given the label. With joint classifiers, v is, for modalities with an own
-    classifier, the geometric mean of the votes and the joint classifier over all sub-spaces: votes can follow any
-    shape, and a linear classifier is less sensitive to noise that is the same in all labels. At distance D from the
+    With the weight 1, z and h are taken as independent given the label. With a joint classifier, v is, for modalities
+    with an own classifier, the geometric mean of the votes and the joint classifier: votes can follow any shape, and a
+    linear classifier is less sensitive to noise that is the same in all labels. At distance D from the
     nearest labeled row, the result is w p + (1 - w) / C with w = min(1, (reach / D)^2), so that a cell of an unknown
     type does not get a confident label.
 
@@ -236,39 +239,31 @@ def _compute_frequencies(model: LabelModel) -> NDArray[np.float64]:
     return n_rows / n_rows.sum()
 
 
-def _fit_joint_classifiers(
-    z: NDArray[np.float32],
-    code: NDArray[np.int64],
-    model: LabelModel,
-    subspace_starts: tuple[int, ...],
-    cell: NDArray[np.int64] | None,
-    log_votes: NDArray[np.float64],
+def _fit_joint_classifier(
+    z: NDArray[np.float32], code: NDArray[np.int64], model: LabelModel, log_votes: NDArray[np.float64]
 ) -> tuple[LabelModel, NDArray[np.float64]]:
-    """Fit a linear classifier in each sub-space.
+    """Fit a linear classifier in the integrated space.
 
-    Returns the model with the classifiers, and (n, C) log probabilities: means over the votes and the classifiers,
-    where each labeled row is scored by classifiers that were fitted without its label.
+    Returns the model with the classifier, and (n, C) log probabilities: means over the votes and the classifier, where
+    each labeled row is scored by a classifier that was fitted without its label.
     """
     prior = np.log(_compute_frequencies(model) + _TINY).astype(np.float32)
     known = code >= 0
-    classifiers, log_p = [], []
-    for start in subspace_starts:
-        x = z[:, start:]
-        subspace_log_votes = _compute_subspace_log_votes(z, model, cell, start, log_votes)
-        classifier = _fit_co_trained(subspace_log_votes, code, x)
-        classifier[-1] += prior
-        score = _score(classifier, x)
-        score[known] = _score_held_out(subspace_log_votes, code, x)[known] + prior
-        classifiers.append(classifier)
-        log_p += [log_softmax(subspace_log_votes, axis=1), log_softmax(score, axis=1)]
-    model = replace(model, subspace_starts=subspace_starts, joint_classifiers=tuple(classifiers))
-    return model, np.mean(log_p, axis=0)
+    classifier = _fit_co_trained(log_votes, code, z)
+    classifier[-1] += prior
+    score = _score(classifier, z)
+    score[known] = _score_held_out(log_votes, code, z)[known] + prior
+    log_p = np.mean([log_softmax(log_votes, axis=1), log_softmax(score, axis=1)], axis=0)
+    return replace(model, subspace_starts=(0,), joint_classifiers=(classifier,)), log_p
 
 
 def _average_joint_log_p(
     z: NDArray[np.float32], model: LabelModel, cell: NDArray[np.int64] | None, log_votes: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Average the log probabilities (n, C) of the votes and of the joint classifiers over all sub-spaces."""
+    """Average the log probabilities (n, C) of the votes and of the joint classifiers.
+
+    Models of older versions have a second classifier, in a sub-space of z.
+    """
     log_p = []
     for start, classifier in zip(model.subspace_starts, model.joint_classifiers, strict=True):
         log_p.append(log_softmax(_compute_subspace_log_votes(z, model, cell, start, log_votes), axis=1))
@@ -337,6 +332,7 @@ def _calibrate(
     code: NDArray[np.int64],
     representations: Representations,
     model: LabelModel,
+    own_weight: float,
     seed: int,
 ) -> dict[str, float]:
     """Fit the inverse temperature of each modality.
@@ -351,14 +347,15 @@ def _calibrate(
     for modality, (rows, values) in representations.items():
         labeled = np.flatnonzero(code[rows] >= 0)
         if len(labeled) >= _CALIBRATION_CELLS[0]:
-            logit = log_p[modality] + _score_held_out(log_p[modality], code[rows], values)
+            logit = log_p[modality] + own_weight * _score_held_out(log_p[modality], code[rows], values)
             sample = _subsample(labeled[canonical_order(logit[labeled])], rng)
             inverse_temperature[modality] = _fit_inverse_temperature(logit[sample], code[rows][sample])
         elif values is not None and len(rows):
             sample = _subsample(canonical_order(values), rng)
             log_votes = log_p[modality][sample]
             logit = log_votes + _score(model.modality_classifiers[modality], values[sample])
-            inverse_temperature[modality] = _match_confidence(logit, log_votes, _compute_frequencies(model))
+            of_classifier = (logit - log_votes) / own_weight + np.log(np.maximum(_compute_frequencies(model), _TINY))
+            inverse_temperature[modality] = _match_confidence(logit, (log_votes, of_classifier))
     return inverse_temperature
 
 
@@ -381,11 +378,12 @@ def _score_held_out(
     return score
 
 
-def _match_confidence(logit: NDArray[np.float64], log_p: NDArray[np.float64], frequency: NDArray[np.float64]) -> float:
-    """Fit the inverse temperature of `logit` at which the mean confidence is that of votes and classifier, averaged."""
+def _match_confidence(logit: NDArray[np.float64], predictors: tuple[NDArray[np.float64], ...]) -> float:
+    """Fit the inverse temperature of `logit` at which the mean confidence is the mean of the predictors' own.
+
+    - `predictors`: (n, C) log probabilities, up to a term that is the same for all labels.
+    """
     choice = logit.argmax(axis=1)[:, None]
-    # the second is the classifier alone: its score plus the log frequencies of the labels
-    predictors = (log_p, logit - log_p + np.log(np.maximum(frequency, _TINY)))
     confidence = np.mean([np.take_along_axis(softmax(values, axis=1), choice, 1).mean() for values in predictors])
 
     def gap(log_inverse_temperature: float) -> float:

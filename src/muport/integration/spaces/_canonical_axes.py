@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
     from muport.integration.spaces._scaling import Coordinates
 
+    #: Names of two modalities -> (n, k) rows of the first that are nearest to each of n cells of the second.
+    type Neighbors = Mapping[tuple[str, str], NDArray[np.int64]]
     #: Names of two modalities -> (p,) rows of the first, and (p,) rows of the second.
     type Matches = Mapping[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.int64]]]
 
-__all__ = ["CanonicalAxes", "find_mutual_neighbors", "fit_canonical_axes"]
+__all__ = ["CanonicalAxes", "find_mutual_neighbors", "find_neighbors", "fit_canonical_axes"]
 
 N_NEIGHBORS = 15  # of a cell in another modality
 _MIN_MATCHES = 30
@@ -54,13 +57,21 @@ class CanonicalAxes:
         return np.asarray((x - self.center[modality]) @ self.axes[modality], np.float32)
 
 
-def find_mutual_neighbors(z: Coordinates, k: int = N_NEIGHBORS) -> Matches:
-    """Find the cells of each two modalities that are among the k nearest of each other.
+def find_neighbors(z: Coordinates) -> Neighbors:
+    """Find the nearest cells, in each modality, of the cells of each other one.
 
     - `z`: Modality -> (n_m, d) coordinates that are comparable between modalities.
     """
-    names = sorted(z)
-    return {(a, b): _mutual(z[a], z[b], k) for i, a in enumerate(names) for b in names[i + 1 :]}
+    found = {}
+    for a, b in permutations(sorted(z), 2):
+        k = min(N_NEIGHBORS, len(z[a])) if len(z[b]) else 0
+        found[a, b] = knn(z[a], k, query=z[b]).indices if k else np.empty((len(z[b]), 0), np.int64)
+    return found
+
+
+def find_mutual_neighbors(neighbors: Neighbors) -> Matches:
+    """Find the cells of each two modalities that are among the nearest of each other."""
+    return {(a, b): _find_mutual(of_b, neighbors[b, a]) for (a, b), of_b in neighbors.items() if a < b}
 
 
 def fit_canonical_axes(own: Coordinates, matches: Matches) -> CanonicalAxes | None:
@@ -101,20 +112,21 @@ def fit_canonical_axes(own: Coordinates, matches: Matches) -> CanonicalAxes | No
     )
 
 
-def _mutual(a: NDArray[np.float32], b: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of a and b that are among the k nearest of each other, sorted."""
-    if not (len(a) and len(b)):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    found = sp.csr_array(_neighbor_matrix(b, a, k).multiply(_neighbor_matrix(a, b, k).T)).tocoo()
+def _find_mutual(of_b: NDArray[np.int64], of_a: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of a and b that are neighbors of each other, sorted.
+
+    - `of_b`: (n_b, k) rows of a that are nearest to each cell of b.
+    - `of_a`: (n_a, k) rows of b that are nearest to each cell of a.
+    """
+    found = sp.csr_array(_neighbor_matrix(of_a, len(of_b)).multiply(_neighbor_matrix(of_b, len(of_a)).T)).tocoo()
     order = np.lexsort([found.col, found.row])
     return found.row[order].astype(np.int64), found.col[order].astype(np.int64)
 
 
-def _neighbor_matrix(x: NDArray[np.float32], query: NDArray[np.float32], k: int) -> sp.csr_array:
-    """(n_query, n) matrix of ones where a cell of x is among the k nearest of a query."""
-    nearest = knn(x, min(k, len(x)), query=query).indices
-    start = np.arange(len(query) + 1) * nearest.shape[1]
-    return sp.csr_array((np.ones(nearest.size, np.int8), nearest.ravel(), start), shape=(len(query), len(x)))
+def _neighbor_matrix(nearest: NDArray[np.int64], n: int) -> sp.csr_array:
+    """(n_query, n) matrix of ones where a cell is among the nearest (n_query, k) of a query."""
+    start = np.arange(len(nearest) + 1) * nearest.shape[1]
+    return sp.csr_array((np.ones(nearest.size, np.int8), nearest.ravel(), start), shape=(len(nearest), n))
 
 
 def _inverse_root(x: NDArray[np.float64]) -> NDArray[np.float64]:

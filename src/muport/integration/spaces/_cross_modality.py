@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from muport.integration.spaces._scaling import Coordinates
 
 __all__ = [
+    "PREDICTION_WEIGHT",
     "AssistedPredictor",
     "CrossModalPredictor",
     "SharedPredictor",
@@ -31,6 +32,7 @@ __all__ = [
     "predict_modality",
 ]
 
+PREDICTION_WEIGHT = 1 / 3  # weight of predicted coordinates, relative to measured ones
 _MIN_PAIRS = 20  # with fewer paired cells, the shared coordinates alone predict
 _MIN_R2 = 1e-6  # R squared that a prediction counts with if it explains nothing
 

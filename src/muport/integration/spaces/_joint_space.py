@@ -12,6 +12,7 @@ from muport._arrays import canonical_order
 from muport.integration.prototypes._standardized_cells import standardize
 from muport.integration.spaces._axis_weights import fit_axis_weights
 from muport.integration.spaces._cross_modality import (
+    PREDICTION_WEIGHT,
     CrossModalPredictor,
     align_shared,
     fit_predictor,
@@ -28,6 +29,7 @@ from muport.integration.spaces._modality_weights import (
     score_modalities,
 )
 from muport.integration.spaces._scaling import fit_scaling
+from muport.integration.spaces._shared_space import SharedSpace, embed_modality, fit_shared_space
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,11 +38,10 @@ if TYPE_CHECKING:
     from muport.integration.spaces._ridge_regression import CellIndex
     from muport.integration.spaces._scaling import Coordinates
 
-__all__ = ["PREDICTION_WEIGHT", "JointEmbedding", "JointSpace", "embed_cells", "fit_joint_space", "split_modalities"]
+__all__ = ["JointEmbedding", "JointSpace", "embed_cells", "fit_joint_space", "split_modalities"]
 
 _CHUNK_SIZE = 2**14  # cells embedded together: bounds the memory
 _SHARED_FRACTION = 0.01, 0.9  # smallest and largest fraction of the squared distances from shared coordinates
-PREDICTION_WEIGHT = 1 / 3  # weight of predicted coordinates, relative to measured ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,8 @@ class JointSpace:
     - `weights`: Weights of the modalities.
     - `shared_scale`: Factor of the shared coordinates, which are appended to those of the modalities; 0 if they are not
       appended.
+    - `shared_space`: Space in which the shared coordinates are embedded before they are appended; None if they are not
+      appended, and in models of versions that appended them as they are.
     - `axis_weights`: Modality -> (d_m,) factors of its standardized coordinates; without one, they are 1.
     - `distance_weights`: Modality -> (d_m,) further factors of its coordinates in the space, after the predictions;
       only in spaces of older versions.
@@ -72,6 +75,7 @@ class JointSpace:
     distance_weights: dict[str, Annotated[NDArray[np.float32], "*", "0.."]] = field(default_factory=dict)
     distance_maps: dict[str, Annotated[NDArray[np.float32], "* *"]] = field(default_factory=dict)
     measured_share: Annotated[float, "0..1"] = 0.0
+    shared_space: SharedSpace | None = None
 
     def check_consistency(self) -> None:
         """Raise a ValueError unless the statistics, weights and predictions are those of the modalities."""
@@ -87,6 +91,8 @@ class JointSpace:
             for target, regression in regressions.items():
                 if regression.widths != (widths[source], widths[target]):
                     raise ValueError(f"the regression of {target!r} on {source!r} has the widths {regression.widths}.")
+        if self.shared_space is not None:
+            self.shared_space.check_consistency()
 
     @property
     def width(self) -> int:
@@ -96,13 +102,10 @@ class JointSpace:
     @property
     def shared_width(self) -> int:
         """Number d_s of shared coordinates that are appended; 0 if they are not."""
+        if self.shared_space is not None:
+            return self.shared_space.width
         shared = self.predictor.shared
         return len(next(iter(shared.center.values()))) if shared is not None and self.shared_scale else 0
-
-    @property
-    def subspace_starts(self) -> tuple[int, ...]:
-        """First column s of each subspace ``z[:, s:]`` with its own label classifier: 0, and D if d_s > 0."""
-        return (0, self.width) if self.shared_width else (0,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +137,9 @@ def fit_joint_space(
     - `cell_index`: Modality -> (n_m,) index of each row in the union of all cells; a cell in several is paired.
     - `batch`: (n_cells,) codes.
     - `shared`: Modality -> (n_m, d_s) coordinates in a space that all modalities share. They improve the predictions
-      for cells that lack a modality. If there are such cells, they are also appended to the coordinates of the
-      modalities, with a scale that grows with how well they match held-out pairs (:func:`estimate_shared_fraction`).
+      for cells that lack a modality. If there are such cells, they are also embedded as those of unpaired cells
+      (:func:`fit_shared_space`) and appended to the coordinates of the modalities, with a scale that grows with how
+      well they match held-out pairs (:func:`estimate_shared_fraction`).
 
     Examples
     --------
@@ -180,10 +184,15 @@ def fit_joint_space(
     space = replace(space, weights=fit_weights(z[order], scores[rows][order], mean_scores, random_state))
     if not shared or all(len(rows_of_modality) == len(batch) for rows_of_modality in cell_index.values()):
         return space
-    fraction = np.clip(_estimate_fraction(space, x, cell_index, len(batch), shared, random_state), *_SHARED_FRACTION)
+    shared_space = fit_shared_space(representations, shared, random_state)
+    embedded = {m: embed_modality(shared_space, m, representations[m], shared[m]) for m in names}
+    found = _estimate_fraction(space, x, cell_index, len(batch), shared, embedded, random_state)
+    fraction = np.clip(found, *_SHARED_FRACTION)
     mean_square = np.square(z[order] - z[order].mean(axis=0)).sum(axis=1).mean()
-    # the standardized shared coordinates have mean square 1: scale^2 / (scale^2 + mean_square) = fraction
-    return replace(space, shared_scale=float(np.sqrt(fraction / (1 - fraction) * mean_square)))
+    mean_square_shared = np.mean([np.square(values).sum(axis=1).mean() for values in embedded.values()])
+    # scale^2 * mean_square_shared / (scale^2 * mean_square_shared + mean_square) = fraction
+    ratio = fraction / (1 - fraction) * mean_square / max(mean_square_shared, np.finfo(np.float32).tiny)
+    return replace(space, shared_space=shared_space, shared_scale=float(np.sqrt(ratio)))
 
 
 def embed_cells(
@@ -227,7 +236,9 @@ def embed_cells(
         chunk = {m: values[rows] for m, values in x.items()}
         z[rows, : space.width], chunk_weights = _combine_modalities(space, chunk, chunk_of_shared, observed[rows])
         weights[rows] *= np.maximum(chunk_weights, np.finfo(np.float32).tiny)
-    if s is not None and space.shared_scale:
+    if shared and s is not None and space.shared_scale:
+        if space.shared_space is not None:
+            s = _embed_shared(space.shared_space, representations, shared, cell_index, n_cells)
         z[:, space.width :] = np.float32(space.shared_scale) * _average_shared(space, s, observed)
     weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return JointEmbedding(z, weights, observed)
@@ -254,9 +265,18 @@ def split_modalities(space: JointSpace, y: NDArray[np.float32]) -> dict[str, NDA
 
 
 def _estimate_fraction(
-    space: JointSpace, x: Coordinates, cell_index: CellIndex, n_cells: int, shared: Coordinates, seed: int
+    space: JointSpace,
+    x: Coordinates,
+    cell_index: CellIndex,
+    n_cells: int,
+    shared: Coordinates,
+    embedded: Coordinates,
+    seed: int,
 ) -> float:
-    """Estimate the fraction of the squared distances that the shared coordinates should have."""
+    """Estimate the fraction of the squared distances that the embedded shared coordinates should have.
+
+    The space in which they are embedded knows no pairs, so that it is fitted only once.
+    """
 
     def embed_held_out(separated: CellIndex, first: Side, second: Side) -> tuple[BothSides, BothSides]:
         n = len(first[1])
@@ -272,10 +292,19 @@ def _estimate_fraction(
         s = align_shared(predictor, shared_of_sides, {m: rows for m, (rows, _) in sides.items()}, 2 * n)
         assert s is not None  # for mypy; the predictor was fitted with the shared coordinates  # nosec B101
         z = _combine_modalities(replace(space, predictor=predictor), values, s, observed)[0]
-        average = _average_shared(space, s, observed)
-        return (z[:n], z[n:]), (average[:n], average[n:])
+        return (z[:n], z[n:]), (embedded[first[0]][first[1]], embedded[second[0]][second[1]])
 
     return estimate_shared_fraction(x, cell_index, n_cells, embed_held_out)
+
+
+def _embed_shared(
+    space: SharedSpace, representations: Coordinates, shared: Coordinates, cell_index: CellIndex, n_cells: int
+) -> dict[str, NDArray[np.float32]]:
+    """Embed the shared coordinates of each modality, by cell: (n_cells, d_s), 0 where a cell lacks the modality."""
+    embedded = {m: np.zeros((n_cells, space.width), np.float32) for m in space.regressions}
+    for m in embedded.keys() & shared.keys() & representations.keys():
+        embedded[m][cell_index[m]] = embed_modality(space, m, representations[m], shared[m])
+    return embedded
 
 
 def _average_shared(space: JointSpace, s: Coordinates, observed: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -10,19 +10,19 @@ import numpy as np
 from muport._arrays import canonical_order, unit_rows
 from muport.integration.prototypes._standardized_cells import standardize
 from muport.integration.spaces._canonical_axes import (
-    N_NEIGHBORS,
     CanonicalAxes,
     find_mutual_neighbors,
+    find_neighbors,
     fit_canonical_axes,
 )
-from muport.integration.spaces._joint_space import PREDICTION_WEIGHT
+from muport.integration.spaces._cross_modality import PREDICTION_WEIGHT
 from muport.integration.spaces._ridge_regression import RidgeRegression, fit_ridge
 from muport.integration.spaces._scaling import fit_scaling
-from muport.neighbors import knn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from muport.integration.spaces._canonical_axes import Neighbors
     from muport.integration.spaces._scaling import Coordinates
 
 __all__ = ["SharedSpace", "denoise", "embed_modality", "fit_shared_space"]
@@ -52,6 +52,11 @@ class SharedSpace:
     denoised_center: dict[str, Annotated[NDArray[np.float32], "S"]]
     rescaling: dict[str, Annotated[NDArray[np.float32], "S"]]
     canonical_axes: CanonicalAxes | None = None
+
+    @property
+    def width(self) -> int:
+        """Number d_s + k of coordinates of a cell in the space."""
+        return len(next(iter(self.denoised_center.values()))) + self.n_canonical
 
     @property
     def n_canonical(self) -> int:
@@ -103,7 +108,10 @@ def fit_shared_space(own: Coordinates, shared: Coordinates, random_state: int = 
     rows, values = ({m: x[sample[m]] for m, x in of.items()} for of in (rows, values))
     n_rounds = _choose_rounds(rows, values, random_state)
     denoised = {m: denoise(space, m, rows[m], values[m]) for m in rows}
-    return replace(space, canonical_axes=_fit_rounds(rows, denoised, n_rounds)[-1])
+    axes = None
+    for _ in range(n_rounds):
+        axes = _fit_round(rows, _find_neighbors(rows, denoised, axes))
+    return replace(space, canonical_axes=axes)
 
 
 def embed_modality(
@@ -147,13 +155,14 @@ def _fit_denoising(
     return SharedSpace(center, scale, regressions, denoised_center, rescaling)
 
 
-def _fit_rounds(x: Coordinates, denoised: Coordinates, n_rounds: int) -> list[CanonicalAxes | None]:
-    """Fit the canonical axes after 0, 1, ... rounds; each round matches the cells in the space of the one before."""
-    rounds: list[CanonicalAxes | None] = [None]
-    while len(rounds) <= n_rounds:
-        z = {m: _join_directions(rounds[-1], m, x[m], denoised[m]) for m in x}
-        rounds.append(fit_canonical_axes(x, find_mutual_neighbors(z)))
-    return rounds
+def _find_neighbors(x: Coordinates, denoised: Coordinates, axes: CanonicalAxes | None) -> Neighbors:
+    """Find the nearest cells in each other modality, in the denoised and the canonical coordinates."""
+    return find_neighbors({m: _join_directions(axes, m, x[m], denoised[m]) for m in x})
+
+
+def _fit_round(x: Coordinates, neighbors: Neighbors) -> CanonicalAxes | None:
+    """Fit the canonical axes on the cells that are neighbors of each other."""
+    return fit_canonical_axes(x, find_mutual_neighbors(neighbors))
 
 
 def _choose_rounds(x: Coordinates, shared: Coordinates, seed: int) -> int:
@@ -189,21 +198,20 @@ def _measure_rounds(
     space = _fit_denoising(center, scale, x, values, seed)
     denoised = {m: denoise(space, m, x[m], values[m]) for m in x}
     held_out = {m: s[:, left_out] - s[:, left_out].mean(axis=0) for m, s in shared.items()}
-    return [
-        _measure_agreement({m: _join_directions(axes, m, x[m], denoised[m]) for m in x}, held_out)
-        for axes in _fit_rounds(x, denoised, _MAX_ROUNDS)
-    ]
+    neighbors = _find_neighbors(x, denoised, None)
+    agreement = [_measure_agreement(neighbors, held_out)]
+    for _ in range(_MAX_ROUNDS):
+        neighbors = _find_neighbors(x, denoised, _fit_round(x, neighbors))
+        agreement.append(_measure_agreement(neighbors, held_out))
+    return agreement
 
 
-def _measure_agreement(z: Coordinates, values: Coordinates) -> float:
-    """Correlation of the values of cells with the means of their nearest cells in each other modality."""
+def _measure_agreement(neighbors: Neighbors, values: Coordinates) -> float:
+    """Correlation of the values of cells with the means of their neighbors in each other modality."""
     found = []
-    for a in z:
-        for b in z:
-            if a != b:
-                nearest = knn(z[a], min(N_NEIGHBORS, len(z[a])), query=z[b]).indices
-                pair = np.stack([values[a][nearest].mean(axis=1).ravel(), values[b].ravel()]).astype(np.float64)
-                found.append(float(np.prod(unit_rows(pair), axis=0).sum()))
+    for (a, b), nearest in neighbors.items():
+        pair = np.stack([values[a][nearest].mean(axis=1).ravel(), values[b].ravel()]).astype(np.float64)
+        found.append(float(np.prod(unit_rows(pair), axis=0).sum()))
     return float(np.mean(found))
 
 
