@@ -335,7 +335,7 @@ def test_labels_are_transferred_better_the_more_cells_are_paired():
     right, gap = [], []
     for share in (0.0, 0.1, 0.6):
         results = []
-        for seed in range(2):
+        for seed in range(4):
             mdata, truth = hard(share, n=900, seed=seed)
             setup(mdata, shared_rep="X_shared")
             model = Integration(mdata)
