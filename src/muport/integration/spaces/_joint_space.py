@@ -186,7 +186,7 @@ def fit_joint_space(
         return space
     shared_space = fit_shared_space(representations, shared, random_state)
     embedded = {m: embed_modality(shared_space, m, representations[m], shared[m]) for m in names}
-    found = _estimate_fraction(space, x, cell_index, len(batch), shared, embedded, random_state)
+    found = _estimate_fraction(space, x, cell_index, shared, embedded, random_state)
     fraction = np.clip(found, *_SHARED_FRACTION)
     mean_square = np.square(z[order] - z[order].mean(axis=0)).sum(axis=1).mean()
     mean_square_shared = np.mean([np.square(values).sum(axis=1).mean() for values in embedded.values()])
@@ -268,7 +268,6 @@ def _estimate_fraction(
     space: JointSpace,
     x: Coordinates,
     cell_index: CellIndex,
-    n_cells: int,
     shared: Coordinates,
     embedded: Coordinates,
     seed: int,
@@ -277,6 +276,7 @@ def _estimate_fraction(
 
     The space in which they are embedded knows no pairs, so that it is fitted only once.
     """
+    n_cells = 1 + max(int(cells.max(initial=-1)) for cells in cell_index.values())
 
     def embed_held_out(separated: CellIndex, first: Side, second: Side) -> tuple[BothSides, BothSides]:
         n = len(first[1])
