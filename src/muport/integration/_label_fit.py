@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_labels"]
 
-# What an own representation says of the label is partly known from the space already, if the space is made of it.
-_WEIGHT_OF_CONTAINED = 0.5  # of the classifiers in own representations
-
 
 def add_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: FitOptions) -> IntegrationState:
     """Fit the labels in the integrated space, and add them to the state."""
@@ -35,8 +32,7 @@ def add_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: Fit
     # before types are separated, which would use the labels on which the confidence is calibrated.
     plain = replace(state, sharpening=0.0, types=None)
     parts, cell = [embedded], embedded.cell
-    joint = isinstance(state.space, JointSpace)
-    if joint:
+    if isinstance(state.space, JointSpace):
         separate, separate_cell = separate_paired_cells(rows)
         if len(separate_cell):
             further = embed_without_covariates(separate, state.space, state.covariates, options.search_device)
@@ -44,12 +40,12 @@ def add_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: Fit
     y = [transform_cells(part.x, assign_maps(part, state), plain, device=options.search_device) for part in parts]
     z = standardize(np.concatenate(y), state.center, state.scale)
     own = _concatenate_representations(parts)
-    weight = _WEIGHT_OF_CONTAINED if _contains_own(state.space) else 1.0
-    labels = fit_labels(z, rows.label[cell], rows.labels, own, options.seed, cell, len(embedded.x), joint, weight)
+    made_of_own = _is_made_of_own(state.space)
+    labels = fit_labels(z, rows.label[cell], rows.labels, own, options.seed, cell, len(embedded.x), made_of_own)
     return replace(state, labels=labels)
 
 
-def _contains_own(space: Space | None) -> bool:
+def _is_made_of_own(space: Space | None) -> bool:
     """Whether the space is made of the own representations of the modalities."""
     return isinstance(space, JointSpace) or (isinstance(space, SharedSpace) and space.n_canonical > 0)
 

@@ -2,7 +2,8 @@
 
 - Votes: the nearest labeled rows in the integrated space vote for a row of any modality.
 - Modality classifiers: one in each modality's own representation, if that is another space.
-- Joint classifier: with paired cells, one in the joint space, for modalities with an own classifier.
+- Joint classifier: one in the integrated space, if that is made of the own representations, for modalities with an own
+  classifier.
 - Calibration: an inverse temperature for each modality, fitted to held-out labels.
 - Reach: distance to the labeled rows from which on the probabilities approach the uniform distribution.
 """
@@ -40,6 +41,7 @@ _FOLDS = 5  # parts of the labels that are held out in turn
 _LOG_INVERSE_TEMPERATURE = (-3.0, 2.0)  # bounds of its natural logarithm
 _CANDIDATES = 3  # nearest voters, of which one may be the row itself
 _SAME_PLACE = 1e-3  # distance of a row to itself as a voter, as a fraction of the reach, at most
+_WEIGHT_OF_CONTAINED = 0.5  # of the classifiers in own representations of which the integrated space is made
 _TINY = 1e-12  # keeps logarithms and quotients finite
 
 
@@ -51,8 +53,7 @@ def fit_labels(
     seed: int,
     cell: NDArray[np.int64] | None = None,
     n_voting: int | None = None,
-    joint: bool = False,
-    own_weight: float = 1.0,
+    made_of_own: bool = False,
 ) -> LabelModel:
     """Choose the labeled rows that vote, fit the classifiers, and calibrate the probabilities.
 
@@ -60,16 +61,17 @@ def fit_labels(
     - `code`: (n,) labels, -1 where unknown; at least one is known.
     - `cell`: (n,) cell of each row; the rows of a cell do not vote for one another. By default each row is a cell.
     - `n_voting`: Only the first `n_voting` rows may vote; by default all. Classifiers and calibration use all rows.
-    - `joint`: Whether a classifier is fitted in the integrated space too.
-    - `own_weight`: Factor of the scores of the modality classifiers: 1 if votes and own representations are independent
-      given the label, less if the integrated space is made of the own representations.
+    - `made_of_own`: Whether the integrated space is made of the own representations. Then a classifier is fitted in it
+      too, and the modality classifiers count half, because votes and own representations are not independent given the
+      label.
     """
     model = _choose_voters(z, code[:n_voting], names, seed)
     model = replace(model, reach=_fit_reach(model))
     log_votes, _ = _compute_log_votes(z, model, cell)
     log_p = {modality: log_votes[rows] for modality, (rows, _) in representations.items()}
     own = {modality: (rows, values) for modality, (rows, values) in representations.items() if values is not None}
-    if own and joint:
+    own_weight = _WEIGHT_OF_CONTAINED if made_of_own else 1.0
+    if own and made_of_own:
         model, combined = _fit_joint_classifier(z, code, model, log_votes)
         log_p |= {modality: combined[rows] for modality, (rows, _) in own.items()}
     weight = np.float32(own_weight)
