@@ -110,8 +110,8 @@ class LabelModel:
     - `reach`: 99th percentile of the distance of a voter to the nearest other one. A cell farther away is unlike all.
     - `modality_classifiers`: Modality -> (d_m + 1, C) weights in its own representation h; they give log p(h | c) up to
       a term that is the same for all labels.
-    - `subspace_starts`: Each start s stands for the sub-space position[:, s:]; 0 is the whole space. A second start, the
-      shared coordinates of a joint space, is only in models of older versions.
+    - `subspace_starts`: Each start s stands for the sub-space position[:, s:]; 0 is the whole space. Only models of
+      older versions have a second start, of the shared coordinates of a joint space.
     - `joint_classifiers`: (d - s + 1, C) weights in each of these sub-spaces; they give log probabilities. Empty if the
       integrated space is not made of own representations.
     """
