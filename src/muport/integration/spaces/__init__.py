@@ -9,7 +9,7 @@ In the order of reading:
 - ``_axis_weights``: the weight of each axis of a modality in predictions
 - ``_distance_maps``: the map of each modality to coordinates in which distances count structure
 - ``_held_out_pairs``: how well held-out paired cells find their partner
-- ``_joint_space``: one space for paired and partly paired cells
 - ``_canonical_axes``: axes on which the representations of unpaired modalities agree
 - ``_shared_space``: a shared space of unpaired cells, denoised and completed by the representation of each modality
+- ``_joint_space``: one space for paired and partly paired cells
 """
