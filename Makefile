@@ -8,7 +8,7 @@ UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 # Another version can be asked for: make test PYTHON=3.13
 PYTHON := $(file < .python-version)
 BIN := .venv/bin
-PEERS := concord ggmlot harmony1 scanorama scbiot velot
+PEERS := concord ggmlot glue harmony1 mofa scanorama scbiot velot
 DATA := $(abspath $(wildcard ../shared/data))
 
 .PHONY: help env demo test test-lowest test-newest lint audit docs browser bench build lock clean
