@@ -38,6 +38,25 @@ def verdict(text: str, value: float, bound: float, *, at_most: bool = False, dig
     return f"- **{'PASS' if met else 'FAIL'}**: {text}: {value:.{digits}f} (target {sign} {bound:.{digits}f})"
 
 
+def read_page(name: str, header: Sequence[str], n_keys: int) -> tuple[list[list[object]], list[str], str]:
+    """Rows of the table with this header on a page, the notes below, and the commit at which it was measured.
+
+    - `n_keys`: Number of first columns that hold text; the others hold figures, and a dash is NaN.
+    """
+    lines = (RESULTS / f"{name}.md").read_text(encoding="utf-8").splitlines()
+    start = lines.index("| " + " | ".join(header) + " |") + 2
+    rows: list[list[object]] = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        values = [value.strip() for value in line.strip("|").split("|")]
+        figures = [math.nan if value == "–" else float(value) for value in values[n_keys:]]
+        rows.append([*values[:n_keys], *figures])
+    measured = next(line for line in lines if line.startswith("Measured at commit "))
+    notes = [line for line in lines[start + len(rows) :] if line.startswith("- ")]
+    return rows, notes, measured.split()[3].strip(",")
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

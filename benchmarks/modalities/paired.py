@@ -1,6 +1,6 @@
 """Paired and partly paired cells.
 
-Usage: ``python -m benchmarks.modalities.paired [--parts ...] [--peers FOLDER] [--no-training]``.
+Usage: ``python -m benchmarks.modalities.paired [--parts ...] [--peers FOLDER] [--no-training] [--ours]``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from benchmarks.common._measure import ROOT, make_environment
 from benchmarks.common._scores import accuracies
-from benchmarks.common._tables import report, setting, table, verdict
+from benchmarks.common._tables import read_page, report, setting, table, verdict
 from benchmarks.modalities._paired_cases import PAIRED, Case, case, in_order
 from benchmarks.modalities._unpaired import log_norm, zscore
 
@@ -258,8 +258,10 @@ def on_representations(found: Case, suffix: str, weights: dict[str, str]) -> dic
     return {name + suffix: call for name, call in methods.items()}
 
 
-def paired_part(names: list[str], folder: Path, missing: bool) -> tuple[list[list[object]], list[str], dict[str, str]]:
-    """Scores of every method on paired cells, what was trained how long, and our weights."""
+def paired_part(
+    names: list[str], folder: Path, missing: bool, ours: bool
+) -> tuple[list[list[object]], list[str], dict[str, str]]:
+    """Scores of every method, or of ours alone, on paired cells; what was trained how long, and our weights."""
     rows: list[list[object]] = []
     notes: list[str] = []
     weights: dict[str, str] = {}
@@ -272,7 +274,7 @@ def paired_part(names: list[str], folder: Path, missing: bool) -> tuple[list[lis
             "MOFA": lambda f=found: graph(mofa_latent(f, folder)),
             peer: lambda f=found, p=peer: _peer_graph(f, p, folder, missing, notes),
         }
-        for method, call in methods.items():
+        for method, call in _chosen(methods, ours).items():
             start = time.perf_counter()
             try:
                 scores = cluster_scores(call(), found.label)
@@ -282,6 +284,16 @@ def paired_part(names: list[str], folder: Path, missing: bool) -> tuple[list[lis
             rows.append([name, method, *scores])
             print(*rows[-1], f"{time.perf_counter() - start:.0f} s", flush=True)
     return rows, notes, weights
+
+
+def _chosen[T](methods: dict[str, T], ours: bool) -> dict[str, T]:
+    return {name: call for name, call in methods.items() if not ours or name.startswith("muport")}
+
+
+def merge_rows(kept: list[list[object]], rows: list[list[object]]) -> list[list[object]]:
+    """The rows of a page, those measured again in place of the former ones; the first two columns are the key."""
+    again = {tuple(row[:2]): row for row in rows}
+    return [again.get(tuple(row[:2]), row) for row in kept]
 
 
 def _peer_graph(found: Case, method: str, folder: Path, missing: bool, notes: list[str]) -> ad.AnnData:
@@ -318,8 +330,8 @@ def mosaic_scores(found: Case, Z: NDArray[np.float32]) -> list[float]:
     ]
 
 
-def mosaic_part(shares: list[float], folder: Path, missing: bool) -> tuple[list[list[object]], list[str]]:
-    """Scores of every method with some of the pairing hidden."""
+def mosaic_part(shares: list[float], folder: Path, missing: bool, ours: bool) -> tuple[list[list[object]], list[str]]:
+    """Scores of every method, or of ours alone, with some of the pairing hidden."""
     rows: list[list[object]] = []
     notes: list[str] = []
     for share in shares:
@@ -340,7 +352,7 @@ def mosaic_part(shares: list[float], folder: Path, missing: bool) -> tuple[list[
         }
         if share > 0:
             methods["muport, no shared space"] = lambda f=found: muport_latent(f)
-        for method, call in methods.items():
+        for method, call in _chosen(methods, ours).items():
             start = time.perf_counter()
             try:
                 scores = mosaic_scores(found, call())
@@ -416,21 +428,46 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
     parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "muport-paired")
     parser.add_argument("--no-training", action="store_true", help="leave out peers whose latent space is not there")
+    parser.add_argument("--ours", action="store_true", help="measure muport alone; keep the other rows of the page")
     args = parser.parse_args()
     args.peers.mkdir(parents=True, exist_ok=True)
     versions = setting("scvi-tools", "muon", "scib-metrics", "scanpy", "numpy")
     if "paired" in args.parts:
-        rows, notes, weights = paired_part(args.datasets, args.peers, not args.no_training)
-        header = ["data set", "method", "NMI", "ARI", "mean", "resolution", "purity"]
-        medians = [f"- muport's weights on {name} (median over cells): {text}." for name, text in weights.items()]
-        parts = [PAIRED_NOTE, versions, "## Targets\n", *paired_verdicts(rows), "\n## Figures\n", table(header, rows)]
-        report("paired", "Paired cells", [*parts, *medians, *notes], write=set(args.datasets) == set(PAIRED))
+        rows, notes, weights = paired_part(args.datasets, args.peers, not args.no_training, args.ours)
+        notes = [f"- muport's weights on {name} (median over cells): {text}." for name, text in weights.items()] + notes
+        write_paired(rows, [versions, *notes], ours=args.ours, write=set(args.datasets) == set(PAIRED))
     if "mosaic" in args.parts:
-        rows, notes = mosaic_part(args.shares, args.peers, not args.no_training)
-        header = ["method", "paired", "accuracy", "balanced", "FOSCTTM", "iLISI", "kBET"]
-        rows.sort(key=lambda row: str(row[0]))
-        parts = [MOSAIC_NOTE, versions, "## Targets\n", *mosaic_verdicts(rows), "\n## Figures\n", table(header, rows)]
-        report("mosaic", "Partly paired cells", [*parts, *notes], write=set(args.shares) == set(SHARES))
+        rows, notes = mosaic_part(args.shares, args.peers, not args.no_training, args.ours)
+        write_mosaic(rows, [versions, *notes], ours=args.ours, write=args.ours or set(args.shares) == set(SHARES))
+
+
+def write_paired(rows: list[list[object]], notes: list[str], *, ours: bool, write: bool) -> None:
+    """Print the page of paired cells, and write it."""
+    header = ["data set", "method", "NMI", "ARI", "mean", "resolution", "purity"]
+    if ours:
+        kept, former, commit = read_page("paired", header, 2)
+        rows = merge_rows(kept, rows)
+        notes = [*notes, *_of_peers(former), f"- The other methods were measured at commit {commit}."]
+    parts = [PAIRED_NOTE, notes[0], "## Targets\n", *paired_verdicts(rows), "\n## Figures\n", table(header, rows)]
+    report("paired", "Paired cells", [*parts, *notes[1:]], write=write)
+
+
+def _of_peers(notes: list[str]) -> list[str]:
+    return [note for note in notes if note.endswith("epochs.")]
+
+
+def write_mosaic(rows: list[list[object]], notes: list[str], *, ours: bool, write: bool) -> None:
+    """Print the page of partly paired cells, and write it."""
+    header = ["method", "paired", "accuracy", "balanced", "FOSCTTM", "iLISI", "kBET"]
+    if ours:
+        kept, former, commit = read_page("mosaic", header, 2)
+        measured = ", ".join(dict.fromkeys(str(row[1]) for row in rows))
+        rows = merge_rows(kept, rows)
+        others = f"- muport was measured again at {measured}; the other rows are those of commit {commit}."
+        notes = [*notes, *_of_peers(former), others]
+    rows.sort(key=lambda row: str(row[0]))
+    parts = [MOSAIC_NOTE, notes[0], "## Targets\n", *mosaic_verdicts(rows), "\n## Figures\n", table(header, rows)]
+    report("mosaic", "Partly paired cells", [*parts, *notes[1:]], write=write)
 
 
 if __name__ == "__main__":
