@@ -45,7 +45,7 @@ def fitted(mdata: MuData) -> Integration:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.promise("Answers about new cells do not depend on what became of the data of the model")
+@pytest.mark.promise("Results for new cells do not change when the data of the model change")
 def test_cells_that_changed_since_the_fit_are_refused(mdata, tmp_path, record_property):
     model, query = fitted(mdata), mdata.copy()
     model.save(tmp_path / "m")
