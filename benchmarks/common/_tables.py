@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+#: Note on a page of which only some rows were measured again; the commit follows.
+OTHERS = "- The other methods were measured at commit "
 
 
 def cell(value: object, digits: int = 3) -> str:
@@ -39,7 +41,9 @@ def verdict(text: str, value: float, bound: float, *, at_most: bool = False, dig
 
 
 def read_page(name: str, header: Sequence[str], n_keys: int) -> tuple[list[list[object]], list[str], str]:
-    """Rows of the table with this header on a page, the notes below, and the commit at which it was measured.
+    """Rows of the table with this header on a page, the notes below, and the commit at which other methods were run.
+
+    That is the commit of the page, unless a note tells that the rows of other methods are from a page before.
 
     - `n_keys`: Number of first columns that hold text; the others hold figures, and a dash is NaN.
     """
@@ -52,9 +56,9 @@ def read_page(name: str, header: Sequence[str], n_keys: int) -> tuple[list[list[
         values = [value.strip() for value in line.strip("|").split("|")]
         figures = [math.nan if value == "–" else float(value) for value in values[n_keys:]]
         rows.append([*values[:n_keys], *figures])
-    measured = next(line for line in lines if line.startswith("Measured at commit "))
     notes = [line for line in lines[start + len(rows) :] if line.startswith("- ")]
-    return rows, notes, measured.split()[3].strip(",")
+    measured = next(line for line in [*notes, *lines] if line.startswith((OTHERS, "Measured at commit ")))
+    return rows, notes, measured.split("at commit ")[1].split()[0].strip(".,")
 
 
 def _processor() -> str:

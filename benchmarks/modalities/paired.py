@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from benchmarks.common._measure import ROOT, make_environment
 from benchmarks.common._scores import accuracies
-from benchmarks.common._tables import read_page, report, setting, table, verdict
+from benchmarks.common._tables import OTHERS, read_page, report, setting, table, verdict
 from benchmarks.modalities._paired_cases import PAIRED, Case, case, in_order
 from benchmarks.modalities._unpaired import log_norm, zscore
 
@@ -287,6 +287,7 @@ def paired_part(
 
 
 def _chosen[T](methods: dict[str, T], ours: bool) -> dict[str, T]:
+    """All methods, or muport with its variants alone."""
     return {name: call for name, call in methods.items() if not ours or name.startswith("muport")}
 
 
@@ -420,6 +421,35 @@ def mosaic_verdicts(rows: list[list[object]]) -> list[str]:
     ]
 
 
+def write_paired(rows: list[list[object]], notes: list[str], *, ours: bool, write: bool) -> None:
+    """Print the page of paired cells, and write it."""
+    header = ["data set", "method", "NMI", "ARI", "mean", "resolution", "purity"]
+    if ours:
+        kept, former, commit = read_page("paired", header, 2)
+        rows = merge_rows(kept, rows)
+        notes = [*notes, *_of_peers(former), f"{OTHERS}{commit}."]
+    parts = [PAIRED_NOTE, notes[0], "## Targets\n", *paired_verdicts(rows), "\n## Figures\n", table(header, rows)]
+    report("paired", "Paired cells", [*parts, *notes[1:]], write=write)
+
+
+def _of_peers(notes: list[str]) -> list[str]:
+    """The notes on how long other methods were trained."""
+    return [note for note in notes if note.endswith("epochs.")]
+
+
+def write_mosaic(rows: list[list[object]], notes: list[str], *, ours: bool, write: bool) -> None:
+    """Print the page of partly paired cells, and write it."""
+    header = ["method", "paired", "accuracy", "balanced", "FOSCTTM", "iLISI", "kBET"]
+    if ours:
+        kept, former, commit = read_page("mosaic", header, 2)
+        measured = ", ".join(dict.fromkeys(str(row[1]) for row in rows))
+        rows = merge_rows(kept, rows)
+        notes = [*notes, *_of_peers(former), f"- muport was measured again at {measured}.", f"{OTHERS}{commit}."]
+    rows.sort(key=lambda row: str(row[0]))
+    parts = [MOSAIC_NOTE, notes[0], "## Targets\n", *mosaic_verdicts(rows), "\n## Figures\n", table(header, rows)]
+    report("mosaic", "Partly paired cells", [*parts, *notes[1:]], write=write)
+
+
 def main() -> None:
     """Run the parts, print them, and write the pages of those that were run whole."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -439,35 +469,6 @@ def main() -> None:
     if "mosaic" in args.parts:
         rows, notes = mosaic_part(args.shares, args.peers, not args.no_training, args.ours)
         write_mosaic(rows, [versions, *notes], ours=args.ours, write=args.ours or set(args.shares) == set(SHARES))
-
-
-def write_paired(rows: list[list[object]], notes: list[str], *, ours: bool, write: bool) -> None:
-    """Print the page of paired cells, and write it."""
-    header = ["data set", "method", "NMI", "ARI", "mean", "resolution", "purity"]
-    if ours:
-        kept, former, commit = read_page("paired", header, 2)
-        rows = merge_rows(kept, rows)
-        notes = [*notes, *_of_peers(former), f"- The other methods were measured at commit {commit}."]
-    parts = [PAIRED_NOTE, notes[0], "## Targets\n", *paired_verdicts(rows), "\n## Figures\n", table(header, rows)]
-    report("paired", "Paired cells", [*parts, *notes[1:]], write=write)
-
-
-def _of_peers(notes: list[str]) -> list[str]:
-    return [note for note in notes if note.endswith("epochs.")]
-
-
-def write_mosaic(rows: list[list[object]], notes: list[str], *, ours: bool, write: bool) -> None:
-    """Print the page of partly paired cells, and write it."""
-    header = ["method", "paired", "accuracy", "balanced", "FOSCTTM", "iLISI", "kBET"]
-    if ours:
-        kept, former, commit = read_page("mosaic", header, 2)
-        measured = ", ".join(dict.fromkeys(str(row[1]) for row in rows))
-        rows = merge_rows(kept, rows)
-        others = f"- muport was measured again at {measured}; the other rows are those of commit {commit}."
-        notes = [*notes, *_of_peers(former), others]
-    rows.sort(key=lambda row: str(row[0]))
-    parts = [MOSAIC_NOTE, notes[0], "## Targets\n", *mosaic_verdicts(rows), "\n## Figures\n", table(header, rows)]
-    report("mosaic", "Partly paired cells", [*parts, *notes[1:]], write=write)
 
 
 if __name__ == "__main__":

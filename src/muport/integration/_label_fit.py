@@ -46,7 +46,11 @@ def add_labels(state: IntegrationState, embedded: Rows, rows: Rows, options: Fit
 
 
 def _is_made_of_own(space: Space | None) -> bool:
-    """Whether the space is made of the own representations of the modalities."""
+    """Whether the space is made of the own representations of the modalities, as far as they have something in common.
+
+    Modalities that are aligned by their geometry alone (GromovSpace) do not count: what the weights and the classifier
+    of :func:`fit_labels` do there was not measured.
+    """
     return isinstance(space, JointSpace) or (isinstance(space, SharedSpace) and space.n_canonical > 0)
 
 

@@ -74,8 +74,7 @@ def fit_labels(
     if own and made_of_own:
         model, combined = _fit_joint_classifier(z, code, model, log_votes)
         log_p |= {modality: combined[rows] for modality, (rows, _) in own.items()}
-    weight = np.float32(own_weight)
-    classifiers = {m: weight * _fit_co_trained(log_p[m], code[rows], values) for m, (rows, values) in own.items()}
+    classifiers = {m: own_weight * _fit_co_trained(log_p[m], code[rows], values) for m, (rows, values) in own.items()}
     model = replace(model, modality_classifiers=classifiers)
     return replace(model, inverse_temperature=_calibrate(log_p, code, representations, model, own_weight, seed))
 
